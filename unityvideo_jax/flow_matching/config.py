@@ -1,0 +1,69 @@
+"""Configuration of the training objective."""
+
+import dataclasses
+import math
+
+from unityvideo_jax.errors import UserError
+from unityvideo_jax.flow_matching.timesteps import TIMESTEP_DISTRIBUTIONS
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ObjectiveConfig:
+    """What is noised, how much, and how often.
+
+    Attributes:
+      p_cond, p_est, p_joint: probabilities of the three tasks; they sum to 1. UnityVideo sec. 3.2
+        asks for p_cond < p_est < p_joint without numbers; the public release has 0.25, 0.25, 0.5.
+      timestep: "logit_normal" or "uniform".
+      logit_mean, logit_std: of the logit-normal distribution.
+      shift: of the timestep towards noise; the public release has 5.
+      condition_dropout: chance that the clean streams of a sample are replaced by noise at t = 1,
+        for guidance by the condition.
+
+    Raises:
+      UserError: a value out of range.
+    """
+
+    p_cond: float = 0.2
+    p_est: float = 0.3
+    p_joint: float = 0.5
+    timestep: str = "logit_normal"
+    logit_mean: float = 0.0
+    logit_std: float = 1.0
+    shift: float = 1.0
+    condition_dropout: float = 0.1
+
+    def __post_init__(self) -> None:
+        # "shift=5" on a command line is a whole number; the fields are real ones.
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.type is not float:
+                continue
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                raise UserError(f"objective.{field.name}={value!r} must be a number.")
+            if not math.isfinite(value):
+                raise UserError(f"objective.{field.name}={value!r} must be finite.")
+            object.__setattr__(self, field.name, float(value))
+        for name in ("p_cond", "p_est", "p_joint", "condition_dropout"):
+            value = getattr(self, name)
+            if not 0.0 <= value <= 1.0:
+                raise UserError(f"objective.{name}={value} is no probability: give 0 to 1.")
+        total = self.p_cond + self.p_est + self.p_joint
+        if abs(total - 1.0) > 1e-6:
+            raise UserError(
+                f"objective.p_cond + p_est + p_joint = {total:g} must be 1: "
+                f"got {self.p_cond}, {self.p_est}, {self.p_joint}."
+            )
+        if self.timestep not in TIMESTEP_DISTRIBUTIONS:
+            raise UserError(
+                f"objective.timestep={self.timestep!r} is unknown: choose one of "
+                f"{list(TIMESTEP_DISTRIBUTIONS)}."
+            )
+        for name in ("logit_std", "shift"):
+            if getattr(self, name) <= 0.0:
+                raise UserError(f"objective.{name}={getattr(self, name)} must be positive.")
+
+    @property
+    def task_probabilities(self) -> tuple[float, float, float]:
+        """In the order of `tasks.TASKS`."""
+        return self.p_cond, self.p_est, self.p_joint

@@ -1,0 +1,84 @@
+"""The flow-matching loss on the noised streams (UnityVideo sec. 3.4)."""
+
+from collections.abc import Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
+
+from unityvideo_jax.flow_matching import path
+from unityvideo_jax.flow_matching.config import ObjectiveConfig
+from unityvideo_jax.flow_matching.path import VelocityFn
+from unityvideo_jax.flow_matching.tasks import TASKS, Noising, draw_noising
+from unityvideo_jax.models.config import DEFAULT_MODALITIES
+
+TIMESTEP_BANDS = 4
+
+Metrics = dict[str, tuple[Float[Array, ""], Float[Array, ""]]]
+
+
+def flow_matching_loss(
+    velocity_fn: VelocityFn,
+    batch: Mapping[str, Array],
+    key: Key[Array, ""],
+    config: ObjectiveConfig,
+    *,
+    modalities: Sequence[str] = DEFAULT_MODALITIES,
+) -> tuple[Float[Array, ""], Metrics]:
+    """Mean over samples of the mean squared velocity error on a sample's noised streams.
+
+    A sample weighs the same whatever its task, so the loss of a batch is the mean of the losses of
+    its parts, and micro-batches or hosts can be averaged.
+
+    Args:
+      velocity_fn: the model.
+      batch: "latents" [B,S,t,h,w,C], "modality" [B,S], "context" [B,S,L,D]; stream 0 is RGB.
+      key: used up by this call; draws task, timestep, dropout and noise.
+      config: the objective.
+      modalities: names of the modality ids, for the metrics by modality.
+
+    Returns:
+      The loss, float32, and metrics as (sum, count) pairs, to be added up and then divided:
+      "loss" per sample, "loss/task/<task>" per sample, "loss/modality/<name>" and
+      "loss/timestep/<low>-<high>" per noised stream.
+    """
+    clean = batch["latents"].astype(jnp.float32)
+    draw_key, noise_key = jax.random.split(key)
+    noising = draw_noising(draw_key, clean.shape[0], clean.shape[1], config)
+    noise = jax.random.normal(noise_key, clean.shape, jnp.float32)
+    noised = path.interpolate(clean, noise, noising.timestep)
+    predicted = velocity_fn(noised, noising.timestep, batch["modality"], batch["context"])
+    error = jnp.square(predicted.astype(jnp.float32) - path.velocity(clean, noise))
+    by_stream = jnp.mean(error, axis=tuple(range(2, error.ndim)))
+
+    weights = noising.noised.astype(jnp.float32)
+    by_stream = jnp.where(noising.noised, by_stream, 0.0)
+    by_sample = jnp.sum(by_stream, axis=1) / jnp.sum(weights, axis=1)
+    metrics = _metrics(by_sample, by_stream, noising)
+    for index, name in enumerate(modalities):
+        chosen = weights * (batch["modality"] == index)
+        metrics[f"loss/modality/{name}"] = _pair(by_stream, chosen)
+    return jnp.mean(by_sample), metrics
+
+
+def _pair(
+    values: Float[Array, "..."], weights: Float[Array, "..."]
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    # where, not a product: a value that is not chosen must not count even if it is not finite.
+    return jnp.sum(jnp.where(weights > 0, values, 0.0)), jnp.sum(weights)
+
+
+def _metrics(
+    by_sample: Float[Array, "b"], by_stream: Float[Array, "b s"], noising: Noising
+) -> Metrics:
+    metrics = {"loss": _pair(by_sample, jnp.ones_like(by_sample))}
+    for index, name in enumerate(TASKS):
+        chosen = (noising.task == index).astype(jnp.float32)
+        metrics[f"loss/task/{name}"] = _pair(by_sample, chosen)
+    # t = 1 belongs to the last band.
+    bands = jnp.minimum(jnp.floor(noising.timestep * TIMESTEP_BANDS), TIMESTEP_BANDS - 1)
+    for index in range(TIMESTEP_BANDS):
+        low, high = index / TIMESTEP_BANDS, (index + 1) / TIMESTEP_BANDS
+        chosen = (noising.noised & (bands == index)).astype(jnp.float32)
+        metrics[f"loss/timestep/{low:.2f}-{high:.2f}"] = _pair(by_stream, chosen)
+    return metrics

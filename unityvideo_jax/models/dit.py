@@ -1,0 +1,234 @@
+"""The diffusion transformer: Wan 2.1's, over streams of several modalities at once.
+
+Streams lie side by side along the width, RGB first, and attend jointly. Attention does not care
+about the order of its tokens, only about the angles that RoPE gives them; so tokens are kept stream
+by stream, [batch, stream, token, dim], with the angles of the joint grid. Modulation then
+broadcasts and cross-attention splits by stream without moving any data.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from unityvideo_jax.errors import UserError
+from unityvideo_jax.models.attention import Attention, save_attention
+from unityvideo_jax.models.config import DEFAULT_MODALITIES, DiTConfig, model_flops
+from unityvideo_jax.models.layers import (
+    MLP,
+    LayerNorm,
+    Linear,
+    LogicalAxes,
+    gelu,
+    layer_norm,
+    patchify,
+    small_normal,
+    timestep_features,
+    unpatchify,
+)
+from unityvideo_jax.models.rope import RopeTable, rope_table
+from unityvideo_jax.models.switcher import (
+    AdditiveSwitch,
+    Heads,
+    ModalityEmbedding,
+    Modulation,
+    PatchEmbedding,
+    choose,
+)
+
+__all__ = ["DEFAULT_MODALITIES", "Block", "DiT", "DiTConfig", "model_flops"]
+
+FLOAT32 = jnp.dtype("float32")
+
+Constrain = Callable[[Array, LogicalAxes], Array]
+
+
+def _unconstrained(x: Array, axes: LogicalAxes) -> Array:
+    del axes
+    return x
+
+
+class Block(nnx.Module):
+    """Self-attention over all streams, cross-attention to text, feed-forward (Wan 2.1)."""
+
+    def __init__(self, config: DiTConfig, *, rngs: nnx.Rngs) -> None:
+        self.config = config
+        size = (config.dim, config.num_heads, config.eps, config.attention)
+        self.modulation = Modulation(config.num_tables, 6, config.dim, rngs=rngs)
+        self.self_attention = Attention(*size, rngs=rngs)
+        self.cross_norm = LayerNorm(config.dim, config.eps)
+        self.cross_attention = Attention(*size, rngs=rngs)
+        sizes = (config.dim, config.ffn_dim, config.dim)
+        self.ffn = MLP(sizes, ("embed", "mlp", "embed"), gelu, rngs=rngs)
+
+    def __call__(
+        self,
+        x: Float[Array, "b s n d"],
+        vectors: Float[Array, "b s 6 d"],
+        choice: Float[Array, "b s k"],
+        context: Float[Array, "b g m d"],
+        rope: RopeTable,
+    ) -> Float[Array, "b s n d"]:
+        """One block.
+
+        Args:
+          x: tokens in the compute type.
+          vectors: the timestep's modulation, float32.
+          choice: one-hot row of the modulation tables.
+          context: embedded text of each stream, or of all streams together (g = 1).
+          rope: angles of all streams' tokens.
+        """
+        dtype, eps = x.dtype, self.config.eps
+        b, s, n, d = x.shape
+        shift, scale, gate, ffn_shift, ffn_scale, ffn_gate = self.modulation(vectors, choice)
+
+        y = (layer_norm(x, eps) * (1.0 + scale) + shift).astype(dtype).reshape(b, s * n, d)
+        y = self.self_attention(y, y, dtype, rope).reshape(x.shape)
+        x = (x + y * gate).astype(dtype)
+
+        groups = context.shape[1]
+        y = self.cross_norm(x).astype(dtype).reshape(b * groups, s // groups * n, d)
+        y = self.cross_attention(y, context.reshape(b * groups, -1, d), dtype)
+        x = x + y.reshape(x.shape)
+
+        y = (layer_norm(x, eps) * (1.0 + ffn_scale) + ffn_shift).astype(dtype)
+        return (x + self.ffn(y, dtype) * ffn_gate).astype(dtype)
+
+
+class DiT(nnx.Module):
+    """Velocity of every stream's latents, given all streams (UnityVideo sec. 3; Wan 2.1).
+
+    `blocks` holds all blocks in one module whose parameters have the layer as first axis.
+    Each parameter's `logical_axes` metadata names its dimensions.
+    """
+
+    def __init__(self, config: DiTConfig, *, rngs: nnx.Rngs) -> None:
+        self.config = config
+        dim = config.dim
+        count = len(config.modalities)
+        self.patch_embedding = PatchEmbedding(config.num_inputs, config.patch_dim, dim, rngs=rngs)
+        self.text_embedding = MLP(
+            (config.text_dim, dim, dim), ("text", "embed", None), gelu, rngs=rngs, init=small_normal
+        )
+        self.time_embedding = MLP(
+            (config.freq_dim, dim, dim),
+            (None, "embed", None),
+            jax.nn.silu,
+            rngs=rngs,
+            init=small_normal,
+        )
+        self.time_projection = Linear(dim, 6 * dim, ("embed", None), rngs=rngs)
+        keys = jax.random.split(rngs.params(), config.num_layers)
+        self.blocks = nnx.vmap(lambda key: Block(config, rngs=nnx.Rngs(key)))(keys)
+        for _, node in nnx.iter_graph(self.blocks):
+            if isinstance(node, nnx.Param):
+                node.set_metadata("logical_axes", ("layers", *node.get_metadata("logical_axes")))
+        self.heads = Heads(
+            config.num_outputs,
+            dim,
+            config.patch_dim,
+            config.eps,
+            grouped=config.heads == "shared",
+            rngs=rngs,
+        )
+        # The switch comes last so that the base weights do not depend on it for a given seed.
+        if config.switcher == "adaln":
+            self.modality_embedding = ModalityEmbedding(count, dim)
+        elif config.switcher == "additive":
+            self.additive_switch = AdditiveSwitch(count, dim, rngs=rngs)
+
+    def __call__(
+        self,
+        latents: Float[Array, "b s t h w c"],
+        timestep: Float[Array, "b s"],
+        modality: Int[Array, "b s"],
+        context: Float[Array, "b s m e"],
+        *,
+        constrain: Constrain = _unconstrained,
+    ) -> Float[Array, "b s t h w c"]:
+        """Velocity dx/dt of each stream.
+
+        Args:
+          latents: noised or clean latents, RGB first if present.
+          timestep: of each stream, in [0, 1]; 0 = clean, 1 = noise.
+          modality: id of each stream, an index of `config.modalities`.
+          context: text features of each stream, at most `text_len` long; zeros are appended.
+          constrain: called with activations [b, s, n, d] and their logical axes
+            ("batch", None, "tokens", None) before every block; a place to lay out a sharding.
+
+        Returns:
+          float32, shaped as `latents`.
+
+        Raises:
+          UserError: sizes that the configuration cannot take.
+        """
+        config = self.config
+        dtype = jnp.dtype(config.dtype)
+        grid = self._check(latents, context)
+        streams = latents.shape[1]
+
+        patches = patchify(latents, config.patch_size)
+        x = self.patch_embedding(patches, modality, dtype)
+        # Modulation is float32 to the end: bfloat16 would blur neighbouring timesteps.
+        time = self.time_embedding(timestep_features(timestep, config.freq_dim), FLOAT32)
+        if config.switcher == "adaln":
+            time = time + self.modality_embedding(modality)
+        elif config.switcher == "additive":
+            x = self.additive_switch(x, modality, dtype)
+        vectors = self.time_projection(jax.nn.silu(time), FLOAT32)
+        vectors = vectors.reshape(*timestep.shape, 6, config.dim)
+
+        if not config.in_context:
+            context = context[:, :1]
+        missing = config.text_len - context.shape[2]
+        context = jnp.pad(context, ((0, 0), (0, 0), (0, missing), (0, 0)))
+        context = self.text_embedding(context, dtype)
+
+        rope = rope_table(config.head_dim, streams, grid, config.rope_theta)
+        choice = choose(modality, config.num_tables, grouped=False)
+        x = self._run_blocks(x, vectors, choice, context, rope, constrain)
+        x = self.heads(x, time, modality, dtype)
+        return unpatchify(x, config.patch_size, grid)
+
+    def _run_blocks(
+        self,
+        x: Float[Array, "b s n d"],
+        vectors: Float[Array, "b s 6 d"],
+        choice: Float[Array, "b s k"],
+        context: Float[Array, "b g m d"],
+        rope: RopeTable,
+        constrain: Constrain,
+    ) -> Float[Array, "b s n d"]:
+        """Scan over the layers: one block is traced and compiled, whatever their number."""
+        graphdef, stacked = nnx.split(self.blocks)
+
+        def body(x, params):
+            x = constrain(x, ("batch", None, "tokens", None))
+            return nnx.merge(graphdef, params)(x, vectors, choice, context, rope), None
+
+        if self.config.remat != "none":
+            policy = save_attention if self.config.remat == "attention" else None
+            body = jax.checkpoint(body, policy=policy, prevent_cse=False)
+        return jax.lax.scan(body, x, stacked)[0]
+
+    def _check(self, latents: Array, context: Array) -> tuple[int, int, int]:
+        """The token grid of one stream, or one clear error about a size."""
+        config = self.config
+        if latents.shape[-1] != config.in_channels:
+            raise UserError(
+                f"Latents have {latents.shape[-1]} channels but model.in_channels="
+                f"{config.in_channels}: use the VAE this model was made for."
+            )
+        if context.shape[-1] != config.text_dim:
+            raise UserError(
+                f"Context features have size {context.shape[-1]} but model.text_dim="
+                f"{config.text_dim}: use the text encoder this model was made for."
+            )
+        if context.shape[2] > config.text_len:
+            raise UserError(
+                f"Contexts are {context.shape[2]} tokens long but model.text_len="
+                f"{config.text_len}: shorten them or raise model.text_len."
+            )
+        return config.token_grid(tuple(latents.shape[2:5]))

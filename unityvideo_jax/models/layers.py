@@ -1,0 +1,152 @@
+"""The plain parts of the transformer: linear, norms, feed-forward, timestep features, patches.
+
+Parameters are float32 and say in their `logical_axes` metadata what each dimension means.
+"""
+
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+Initializer = Callable[..., Array]
+LogicalAxes = tuple[str | None, ...]
+
+xavier: Initializer = jax.nn.initializers.xavier_uniform()
+small_normal: Initializer = jax.nn.initializers.normal(0.02)
+zeros: Initializer = jax.nn.initializers.zeros
+
+
+def matmul_precision(dtype: jnp.dtype) -> jax.lax.Precision:
+    """Float32 asked for is float32 got: accelerators would round its products to fewer bits."""
+    is_full = jnp.dtype(dtype) == jnp.float32
+    return jax.lax.Precision.HIGHEST if is_full else jax.lax.Precision.DEFAULT
+
+
+class Linear(nnx.Module):
+    """`x @ kernel + bias`, computed in the type given at the call.
+
+    Args:
+      in_features, out_features: sizes.
+      axes: logical axes of the kernel; the bias takes the second.
+      rngs: source of the initial kernel.
+      init: initialiser of the kernel; the bias starts at zero.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        axes: LogicalAxes,
+        *,
+        rngs: nnx.Rngs,
+        init: Initializer = xavier,
+    ) -> None:
+        kernel = init(rngs.params(), (in_features, out_features), jnp.float32)
+        self.kernel = nnx.Param(kernel, logical_axes=axes)
+        self.bias = nnx.Param(jnp.zeros((out_features,), jnp.float32), logical_axes=axes[1:])
+
+    def __call__(self, x: Float[Array, "... i"], dtype: jnp.dtype) -> Float[Array, "... o"]:
+        kernel, bias = self.kernel[...].astype(dtype), self.bias[...].astype(dtype)
+        return jnp.matmul(x.astype(dtype), kernel, precision=matmul_precision(dtype)) + bias
+
+
+def layer_norm(x: Float[Array, "... d"], eps: float) -> Float[Array, "... d"]:
+    """Layer normalisation without affine part; float32 in the sums and in the result."""
+    x = x.astype(jnp.float32)
+    centred = x - jnp.mean(x, axis=-1, keepdims=True)
+    variance = jnp.mean(jnp.square(centred), axis=-1, keepdims=True)
+    return centred * jax.lax.rsqrt(variance + eps)
+
+
+class LayerNorm(nnx.Module):
+    """Layer normalisation with scale and bias, float32 throughout."""
+
+    def __init__(self, dim: int, eps: float) -> None:
+        self.eps = eps
+        self.scale = nnx.Param(jnp.ones((dim,), jnp.float32), logical_axes=("embed",))
+        self.bias = nnx.Param(jnp.zeros((dim,), jnp.float32), logical_axes=("embed",))
+
+    def __call__(self, x: Float[Array, "... d"]) -> Float[Array, "... d"]:
+        return layer_norm(x, self.eps) * self.scale[...] + self.bias[...]
+
+
+class RMSNorm(nnx.Module):
+    """Root-mean-square normalisation with a scale, over the whole last axis; float32 throughout."""
+
+    def __init__(self, dim: int, eps: float, axes: LogicalAxes) -> None:
+        self.eps = eps
+        self.scale = nnx.Param(jnp.ones((dim,), jnp.float32), logical_axes=axes)
+
+    def __call__(self, x: Float[Array, "... d"]) -> Float[Array, "... d"]:
+        x = x.astype(jnp.float32)
+        power = jnp.mean(jnp.square(x), axis=-1, keepdims=True)
+        return x * jax.lax.rsqrt(power + self.eps) * self.scale[...]
+
+
+class MLP(nnx.Module):
+    """Linear, activation, linear.
+
+    Args:
+      sizes: features in, hidden, out.
+      axes: logical axes of those three.
+      activation: applied to the hidden features.
+      rngs: source of the initial kernels.
+      init: initialiser of both kernels.
+    """
+
+    def __init__(
+        self,
+        sizes: tuple[int, int, int],
+        axes: tuple[str | None, str | None, str | None],
+        activation: Callable[[Array], Array],
+        *,
+        rngs: nnx.Rngs,
+        init: Initializer = xavier,
+    ) -> None:
+        self.activation = activation
+        self.up = Linear(sizes[0], sizes[1], axes[:2], rngs=rngs, init=init)
+        self.down = Linear(sizes[1], sizes[2], axes[1:], rngs=rngs, init=init)
+
+    def __call__(self, x: Float[Array, "... i"], dtype: jnp.dtype) -> Float[Array, "... o"]:
+        return self.down(self.activation(self.up(x, dtype)), dtype)
+
+
+def gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """GELU by the tanh formula, as Wan 2.1 uses it."""
+    return jax.nn.gelu(x, approximate=True)
+
+
+def timestep_features(timestep: Float[Array, "..."], dim: int) -> Float[Array, "... {dim}"]:
+    """Sinusoidal features of timesteps in [0, 1]: cos then sin of 1000*t times falling frequencies.
+
+    Wan 2.1 counts time in [0, 1000] with frequencies 10000^(-i/half).
+    """
+    half = dim // 2
+    frequencies = jnp.exp(-math.log(10_000.0) / half * jnp.arange(half, dtype=jnp.float32))
+    angles = 1000.0 * timestep.astype(jnp.float32)[..., None] * frequencies
+    return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
+
+
+def patchify(
+    latents: Float[Array, "b s t h w c"], patch: tuple[int, int, int]
+) -> Float[Array, "b s n p"]:
+    """Cut latent videos into patches; features ordered (time, height, width, channel)."""
+    b, s, t, h, w, c = latents.shape
+    pt, ph, pw = patch
+    x = latents.reshape(b, s, t // pt, pt, h // ph, ph, w // pw, pw, c)
+    x = x.transpose(0, 1, 2, 4, 6, 3, 5, 7, 8)
+    return x.reshape(b, s, (t // pt) * (h // ph) * (w // pw), pt * ph * pw * c)
+
+
+def unpatchify(
+    patches: Float[Array, "b s n p"], patch: tuple[int, int, int], grid: tuple[int, int, int]
+) -> Float[Array, "b s t h w c"]:
+    """The inverse of `patchify` for tokens on `grid` (time, height, width)."""
+    b, s, _, features = patches.shape
+    (pt, ph, pw), (t, h, w) = patch, grid
+    c = features // (pt * ph * pw)
+    x = patches.reshape(b, s, t, h, w, pt, ph, pw, c).transpose(0, 1, 2, 5, 3, 6, 4, 7, 8)
+    return x.reshape(b, s, t * pt, h * ph, w * pw, c)

@@ -1,0 +1,165 @@
+"""What changes with a stream's modality: modulation, input embedding, output head.
+
+Every one of them is a stack of weights with the modality first, and a (sample, stream) picks its
+row by a one-hot `choice`. The product with a one-hot is exact, gives the other rows a gradient of
+exactly zero, and, unlike a gather, needs no scatter in the backward pass.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from unityvideo_jax.models.layers import (
+    Linear,
+    layer_norm,
+    matmul_precision,
+    xavier,
+    zeros,
+)
+
+
+def choose(modality: Int[Array, "b s"], count: int, *, grouped: bool) -> Float[Array, "b s count"]:
+    """One-hot rows that pick from `count` weights for each (sample, stream).
+
+    Args:
+      modality: modality ids, 0 = RGB.
+      count: weights to choose from; 1 always picks it.
+      grouped: True = RGB takes row 0 and every other modality row 1; False = row by id.
+    """
+    if count == 1:
+        return jnp.ones((*modality.shape, 1), jnp.float32)
+    rows = (modality != 0).astype(modality.dtype) if grouped else modality
+    return jax.nn.one_hot(rows, count, dtype=jnp.float32)
+
+
+def select(
+    weights: Float[Array, "k ..."], choice: Float[Array, "b s k"]
+) -> Float[Array, "b s ..."]:
+    """The chosen row of `weights` for each (sample, stream), exactly."""
+    return jnp.tensordot(choice, weights, axes=1, precision=jax.lax.Precision.HIGHEST)
+
+
+def _copies(row: Float[Array, "..."], count: int) -> Float[Array, "count ..."]:
+    """The same initial row for every modality, so that none differs from the base model."""
+    return jnp.broadcast_to(row, (count, *row.shape))
+
+
+class Modulation(nnx.Module):
+    """Tables of modulation vectors, [modality, vectors, dim], added to the timestep's.
+
+    Wan 2.1 has one table; UnityVideo sec. 3.3 one a modality, which starts as its copy.
+    """
+
+    def __init__(self, count: int, vectors: int, dim: int, *, rngs: nnx.Rngs) -> None:
+        row = jax.random.normal(rngs.params(), (vectors, dim), jnp.float32) / math.sqrt(dim)
+        self.table = nnx.Param(_copies(row, count), logical_axes=("modality", None, "embed"))
+
+    def __call__(
+        self, embedding: Float[Array, "b s #v d"], choice: Float[Array, "b s k"]
+    ) -> list[Float[Array, "b s 1 d"]]:
+        """The float32 vectors of each (sample, stream), ready to broadcast over its tokens."""
+        vectors = select(self.table[...], choice) + embedding
+        return [vectors[:, :, i, None] for i in range(vectors.shape[2])]
+
+
+class PatchEmbedding(nnx.Module):
+    """Linear map of patches to tokens; with two of them, RGB takes the first, others the second."""
+
+    def __init__(self, count: int, patch_dim: int, dim: int, *, rngs: nnx.Rngs) -> None:
+        kernel = xavier(rngs.params(), (patch_dim, dim), jnp.float32)
+        self.count = count
+        self.kernel = nnx.Param(_copies(kernel, count), logical_axes=("modality", "patch", "embed"))
+        self.bias = nnx.Param(
+            jnp.zeros((count, dim), jnp.float32), logical_axes=("modality", "embed")
+        )
+
+    def __call__(
+        self, patches: Float[Array, "b s n p"], modality: Int[Array, "b s"], dtype: jnp.dtype
+    ) -> Float[Array, "b s n d"]:
+        patches, precision = patches.astype(dtype), matmul_precision(dtype)
+        if self.count == 1:
+            kernel, bias = self.kernel[0].astype(dtype), self.bias[0].astype(dtype)
+            return jnp.matmul(patches, kernel, precision=precision) + bias
+        choice = choose(modality, self.count, grouped=True)
+        kernel = select(self.kernel[...], choice).astype(dtype)
+        bias = select(self.bias[...], choice).astype(dtype)
+        return jnp.matmul(patches, kernel, precision=precision) + bias[:, :, None]
+
+
+class AdditiveSwitch(nnx.Module):
+    """The public release's switch: a vector per modality, and a residual linear on what is not RGB.
+
+    Both start at zero, so that the tokens start as the base model's.
+    """
+
+    def __init__(self, count: int, dim: int, *, rngs: nnx.Rngs) -> None:
+        self.vectors = nnx.Param(
+            jnp.zeros((count, dim), jnp.float32), logical_axes=("modality", "embed")
+        )
+        self.residual = Linear(dim, dim, ("embed", None), rngs=rngs, init=zeros)
+
+    def __call__(
+        self, tokens: Float[Array, "b s n d"], modality: Int[Array, "b s"], dtype: jnp.dtype
+    ) -> Float[Array, "b s n d"]:
+        added = self.residual(tokens, dtype) * (modality != 0)[:, :, None, None].astype(dtype)
+        choice = choose(modality, self.vectors.shape[0], grouped=False)
+        return tokens + added + select(self.vectors[...], choice)[:, :, None].astype(dtype)
+
+
+class ModalityEmbedding(nnx.Module):
+    """L_m of UnityVideo sec. 3.3: a vector a modality, added to the timestep embedding."""
+
+    def __init__(self, count: int, dim: int) -> None:
+        self.table = nnx.Param(
+            jnp.zeros((count, dim), jnp.float32), logical_axes=("modality", "embed")
+        )
+
+    def __call__(self, modality: Int[Array, "b s"]) -> Float[Array, "b s d"]:
+        return select(self.table[...], choose(modality, self.table.shape[0], grouped=False))
+
+
+class Heads(nnx.Module):
+    """Final norm, modulation and projection to patches, one set of weights a head.
+
+    The projection starts at zero, so that an untrained model predicts zero velocity.
+    """
+
+    def __init__(
+        self,
+        count: int,
+        dim: int,
+        patch_dim: int,
+        eps: float,
+        *,
+        grouped: bool,
+        rngs: nnx.Rngs,
+    ) -> None:
+        self.count, self.eps, self.grouped = count, eps, grouped
+        self.modulation = Modulation(count, 2, dim, rngs=rngs)
+        self.kernel = nnx.Param(
+            jnp.zeros((count, dim, patch_dim), jnp.float32),
+            logical_axes=("modality", "embed", "patch"),
+        )
+        self.bias = nnx.Param(
+            jnp.zeros((count, patch_dim), jnp.float32), logical_axes=("modality", "patch")
+        )
+
+    def __call__(
+        self,
+        x: Float[Array, "b s n d"],
+        time_embedding: Float[Array, "b s d"],
+        modality: Int[Array, "b s"],
+        dtype: jnp.dtype,
+    ) -> Float[Array, "b s n p"]:
+        """Predicted velocity of every patch, float32."""
+        choice = choose(modality, self.count, grouped=self.grouped)
+        shift, scale = self.modulation(time_embedding[:, :, None], choice)
+        x = (layer_norm(x, self.eps) * (1.0 + scale) + shift).astype(dtype)
+        kernel = select(self.kernel[...], choice).astype(dtype)
+        out = jnp.matmul(
+            x, kernel, precision=matmul_precision(dtype), preferred_element_type=jnp.float32
+        )
+        return out + select(self.bias[...], choice)[:, :, None]

@@ -12,8 +12,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
 from unityvideo_jax.errors import UserError
+from unityvideo_jax.flow_matching.path import VelocityFn
 from unityvideo_jax.sampling import solvers
-from unityvideo_jax.sampling.guidance import VelocityFn, guided_velocity, pass_weights
+from unityvideo_jax.sampling.guidance import guided_velocity, pass_weights
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-VelocityFn = Callable[..., Array]
+from unityvideo_jax.flow_matching.path import VelocityFn
 
 
 def pass_weights(

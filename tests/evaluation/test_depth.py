@@ -1,0 +1,170 @@
+import numpy as np
+import pytest
+import scipy.optimize
+
+from unityvideo_jax.errors import UserError
+from unityvideo_jax.evaluation import depth
+
+RNG = np.random.default_rng(0)
+
+
+def video(shape=(3, 5, 6), low=1.0, high=10.0):
+    return RNG.uniform(low, high, shape).astype(np.float32)
+
+
+def compute(prediction, truth):
+    metric = depth.DepthMetric()
+    metric.update({"depth": prediction}, {"depth": truth}, "clip 0")
+    return metric.compute()
+
+
+def test_toy_array_reads_differently_under_each_alignment():
+    """Truth 1, 2, 4, 4 m against 1, 2, 3, 5 by hand: the alignment decides the number."""
+    truth = np.array([[[1.0, 2.0]], [[4.0, 4.0]]], np.float32)
+    prediction = np.array([[[1.0, 2.0]], [[3.0, 5.0]]], np.float32)
+    results = compute(prediction, truth)
+    # Scale by frame: frame 0 is exact. In frame 1, |3s - 4| + |5s - 4| has its kink at s = 4/5:
+    # errors 1.6 and 0 of 4.
+    assert results["depth/depth_scale_frame/abs_rel"] == pytest.approx(1.6 / 4 / 4, abs=1e-3)
+    # Scale by video: |s-1| + |2s-2| + |3s-4| + |5s-4| is least at s = 1, errors 1/4 and 1/4.
+    assert results["depth/depth_scale_video/abs_rel"] == pytest.approx(0.125, abs=1e-3)
+    # Disparity 1, 1/2, 1/3, 1/5 -> 1, 1/2, 1/4, 1/4 by least squares with numpy's solver.
+    x = 1.0 / prediction.ravel().astype(np.float64)
+    a, b = np.polyfit(x, 1.0 / truth.ravel(), 1)
+    aligned = 1.0 / (a * x + b)
+    expected = (np.abs(aligned - truth.ravel()) / truth.ravel()).reshape(2, 2).mean(1).mean()
+    headline = results["depth/disparity_scale_shift_video/abs_rel"]
+    assert headline == pytest.approx(expected, rel=1e-6)
+    assert len({round(results[f"depth/{a}/abs_rel"], 3) for a in depth.ALIGNMENTS}) == 3
+
+
+def test_scale_and_shift_fit_equals_numpy_least_squares():
+    x, y = RNG.normal(size=50), RNG.normal(size=50)
+    expected = np.linalg.lstsq(np.stack([x, np.ones(50)], 1), y, rcond=None)[0]
+    np.testing.assert_allclose(depth.fit_scale_shift(x, y), expected, rtol=1e-10)
+
+
+def test_weiszfeld_reaches_the_least_absolute_deviation():
+    x, y = RNG.uniform(1, 5, 101), RNG.uniform(1, 5, 101)
+
+    def cost(scale):
+        return np.abs(scale * x - y).sum()
+
+    best = scipy.optimize.minimize_scalar(cost, bounds=(0.01, 10), method="bounded").fun
+    # Ten steps, the protocol's number, come near; the iteration itself goes to the optimum.
+    assert cost(depth.fit_scale_l1(x, y)) <= best * 1.01
+    assert cost(depth.fit_scale_l1(x, y, steps=2000)) <= best * 1.0001
+
+
+def test_one_weiszfeld_step_by_hand():
+    """x = (1, 1), y = (1, 3): start at 2, both weights 1, so the step stays at 2."""
+    assert depth.fit_scale_l1(np.array([1.0, 1.0]), np.array([1.0, 3.0]), 1) == pytest.approx(2.0)
+    # x = (1, 2), y = (1, 4): start 5/3; weights 3/2 and 3/2; next (1 + 8) / (1 + 4).
+    assert depth.fit_scale_l1(np.array([1.0, 2.0]), np.array([1.0, 4.0]), 1) == pytest.approx(1.8)
+
+
+def test_right_up_to_the_alignment_is_perfect():
+    truth = video()
+    affine = 1.0 / (0.3 / truth + 0.05)
+    results = compute(affine.astype(np.float32), truth)
+    assert results["depth/disparity_scale_shift_video/abs_rel"] < 1e-5
+    assert results["depth/disparity_scale_shift_video/delta_1"] == 1.0
+    assert results["depth/depth_scale_video/abs_rel"] > 0.05
+    scaled = compute(7.0 * truth, truth)
+    assert scaled["depth/depth_scale_video/abs_rel"] < 1e-6
+    by_frame = truth * np.array([1.0, 2.0, 0.5], np.float32)[:, None, None]
+    scaled = compute(by_frame, truth)
+    assert scaled["depth/depth_scale_frame/abs_rel"] < 1e-6
+    assert scaled["depth/depth_scale_video/abs_rel"] > 0.1
+
+
+def test_deltas_count_ratios_in_both_directions():
+    scores = depth.pixel_scores(np.array([1.2, 0.7, 1.8, 2.5]), np.ones(4))
+    np.testing.assert_array_equal(scores["delta_1"], [1, 0, 0, 0])
+    np.testing.assert_array_equal(scores["delta_2"], [1, 1, 0, 0])
+    np.testing.assert_array_equal(scores["delta_3"], [1, 1, 1, 0])
+    np.testing.assert_allclose(scores["abs_rel"], [0.2, 0.3, 0.8, 1.5])
+
+
+def test_sky_and_far_pixels_do_not_count():
+    truth = video((2, 4, 4))
+    prediction = video((2, 4, 4))
+    clean = compute(prediction[:, :, 1:], truth[:, :, 1:])
+    for value in (np.inf, 70.0, 1e-3, 500.0):
+        truth[:, :, 0] = value
+        prediction[:, :, 0] = 3.0
+        masked = compute(prediction, truth)
+        assert masked == pytest.approx(clean)
+
+
+def test_headline_averages_frames_and_the_others_pixels():
+    """Frame 0 has one valid pixel, frame 1 three; all errors sit in frame 0."""
+    truth = np.full((2, 1, 3), np.inf, np.float32)
+    truth[0, 0, 0], truth[1, 0] = 2.0, [1.0, 2.0, 4.0]
+    prediction = np.array([[[1.0, 1.0, 1.0]], [[1.0, 2.0, 4.0]]], np.float32)
+    aligned = depth.align(prediction, truth, "disparity_scale_shift_video")
+    errors = np.abs(aligned - truth) / np.where(np.isinf(truth), 1.0, truth)
+    expected = (errors[0, 0, 0] + errors[1, 0].mean()) / 2
+    results = compute(prediction, truth)
+    assert results["depth/disparity_scale_shift_video/abs_rel"] == pytest.approx(expected)
+    # One scale for the video is 1 (three of four pixels agree): error 1/2 on one pixel of four.
+    assert results["depth/depth_scale_video/abs_rel"] == pytest.approx(0.125, abs=1e-3)
+
+
+def test_videos_are_weighted_as_the_protocol_says():
+    small, large = video((1, 2, 2)), video((1, 8, 8))
+    bad_small, bad_large = video((1, 2, 2)), video((1, 8, 8))
+    metric = depth.DepthMetric()
+    metric.update({"depth": bad_small}, {"depth": small}, "small")
+    metric.update({"depth": bad_large}, {"depth": large}, "large")
+    both = metric.compute()
+    one, two = compute(bad_small, small), compute(bad_large, large)
+    headline = "depth/disparity_scale_shift_video/abs_rel"
+    assert both[headline] == pytest.approx((one[headline] + two[headline]) / 2)
+    weighted = "depth/depth_scale_video/abs_rel"
+    assert both[weighted] == pytest.approx((4 * one[weighted] + 64 * two[weighted]) / 68)
+
+
+def test_constant_prediction_falls_back_to_the_mean_disparity():
+    truth = video()
+    results = compute(np.full_like(truth, 3.0), truth)
+    guess = 1.0 / (1.0 / truth.astype(np.float64)).mean()
+    expected = (np.abs(guess - truth) / truth).mean(axis=(1, 2)).mean()
+    assert results["depth/disparity_scale_shift_video/abs_rel"] == pytest.approx(expected, rel=1e-5)
+    assert np.isfinite(list(results.values())).all()
+
+
+def test_infinite_and_constant_depth_stay_finite():
+    truth = video()
+    prediction = truth.copy()
+    prediction[:, 0] = np.inf
+    assert np.isfinite(list(compute(prediction, truth).values())).all()
+    assert np.isfinite(list(compute(np.full_like(truth, np.inf), truth).values())).all()
+    flat = np.full_like(truth, 5.0)
+    assert compute(prediction, flat)["depth/disparity_scale_shift_video/abs_rel"] < 1e-6
+
+
+def test_video_of_sky_is_counted_not_scored():
+    metric = depth.DepthMetric()
+    sky = np.full((2, 3, 3), np.inf, np.float32)
+    metric.update({"depth": sky}, {"depth": sky}, "clip 0")
+    with pytest.raises(UserError, match="no clip has anything to score"):
+        metric.compute()
+    truth = video((2, 3, 3))
+    metric.update({"depth": truth}, {"depth": truth}, "clip 1")
+    results = metric.compute()
+    assert results["depth/videos"] == 1 and results["depth/videos_without_valid_pixels"] == 1
+
+
+@pytest.mark.parametrize("role", ["predicted", "true"])
+def test_nan_is_named(role):
+    good, bad = video(), video()
+    bad[1, 2, 3] = np.nan
+    pair = (bad, good) if role == "predicted" else (good, bad)
+    with pytest.raises(UserError, match=rf"clip 0: {role} depth holds NaN, first at \(1, 2, 3\)"):
+        compute(*pair)
+
+
+def test_other_shape_is_named():
+    with pytest.raises(UserError, match="score both at one size"):
+        compute(video((2, 4, 4)), video((3, 4, 4)))

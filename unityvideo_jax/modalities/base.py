@@ -1,0 +1,124 @@
+"""What a modality is, and the table that knows them all by name."""
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from typing import Any, Protocol, runtime_checkable
+
+from jaxtyping import Array, Float, Shaped
+from numpy import ndarray
+
+from unityvideo_jax.errors import UserError
+
+# A clip is a flat dict of unbatched arrays: ground truth, or what a decoder read from a video.
+Clip = Mapping[str, Shaped[Array, "..."] | Shaped[ndarray, "..."]]
+# A side record holds what the pixels cannot: a few numbers of fixed shape, such as depth bounds.
+Side = Mapping[str, Float[Array, "..."] | Float[ndarray, "..."]]
+
+
+@runtime_checkable
+class Codec(Protocol):
+    """A reversible, versioned map between clip arrays and 3-channel video.
+
+    Attributes:
+      keys: the clip arrays that `encode` reads.
+      version: changes whenever the same clip would give other pixels; shards record it.
+      error_floor: the largest error that a round trip makes, by named quantity, without a VAE.
+    """
+
+    keys: tuple[str, ...]
+    version: str
+    error_floor: Mapping[str, float]
+
+    @property
+    def default_side(self) -> Side:
+        """The side record to decode with when none was made, as for generated video."""
+        ...
+
+    def check(self, clip: Clip, source: str) -> None:
+        """Host-side validation of shapes and values; raises UserError that starts with `source`."""
+        ...
+
+    def encode(self, clip: Clip) -> tuple[Float[Array, "t h w 3"], dict[str, Float[Array, "..."]]]:
+        """Draws the clip as video in [-1, 1]. Pure jnp: may be jitted and vmapped over clips."""
+        ...
+
+    def decode(
+        self,
+        video: Float[Array, "t h w 3"] | Float[ndarray, "t h w 3"],
+        side: Side,
+        **options: Any,
+    ) -> dict[str, ndarray]:
+        """Reads the clip arrays back on the host; values outside [-1, 1] are clipped."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Modality:
+    """One registry entry.
+
+    Attributes:
+      name: what configs, shards and flags call it: lower-case letters, digits and underscores.
+      prompt: the in-context prompt C_m in plain English (UnityVideo sec. 3.3); a clip or a user may
+        replace it ("segment the two people").
+      pixel_aligned: every pixel corresponds to an RGB pixel (UnityVideo sec. 3.4, stage 1).
+      sampling_weight: relative draw frequency (public release); the data config may override it.
+      codec: how its arrays become video and back.
+    """
+
+    name: str
+    prompt: str
+    pixel_aligned: bool
+    sampling_weight: float
+    codec: Codec
+
+    def __post_init__(self):
+        if not re.fullmatch(r"[a-z][a-z0-9_]*", self.name):
+            raise UserError(
+                f"modality name {self.name!r}: use lower-case letters, digits and underscores"
+            )
+        if not self.prompt.strip():
+            raise UserError(f"modality {self.name!r}: its prompt is empty; describe it in words")
+        if self.sampling_weight < 0:
+            raise UserError(
+                f"modality {self.name!r}: sampling_weight {self.sampling_weight} is negative"
+            )
+
+
+_REGISTRY: dict[str, Modality] = {}
+
+
+def register(modality: Modality) -> Modality:
+    """Makes `modality` known by its name, and returns it.
+
+    Raises:
+      UserError: another modality already has this name, or the codec lacks a part.
+    """
+    if not isinstance(modality.codec, Codec):
+        raise UserError(
+            f"modality {modality.name!r}: its codec lacks a member of modalities.base.Codec"
+        )
+    known = _REGISTRY.get(modality.name)
+    if known is not None and known != modality:
+        raise UserError(f"modality {modality.name!r} is registered already; choose another name")
+    _REGISTRY[modality.name] = modality
+    return modality
+
+
+def get(name: str) -> Modality:
+    """The modality of this name.
+
+    Raises:
+      UserError: no such modality; lists the known ones.
+    """
+    if name not in _REGISTRY:
+        raise UserError(
+            f"unknown modality {name!r}; known: {', '.join(_REGISTRY)}. "
+            "Import the module that registers it, or correct the name"
+        )
+    return _REGISTRY[name]
+
+
+def names() -> tuple[str, ...]:
+    """The known modalities in the order of registration, the built-in six first."""
+    return tuple(_REGISTRY)

@@ -1,0 +1,49 @@
+"""RGB: the video itself."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from unityvideo_jax.modalities import checks
+from unityvideo_jax.modalities.base import Clip, Modality, Side, register
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RGBCodec:
+    """Colour in [0, 1] to [-1, 1] and back; exact up to float32 rounding."""
+
+    keys: ClassVar[tuple[str, ...]] = ("rgb",)
+    version: ClassVar[str] = "rgb-1"
+    error_floor: ClassVar[Mapping[str, float]] = {"rgb": 1e-6, "rgb_8bit": 0.5 / 255 + 1e-6}
+
+    @property
+    def default_side(self) -> Side:
+        return {}
+
+    def check(self, clip: Clip, source: str) -> None:
+        rgb = checks.array(clip, "rgb", source, (3,))
+        checks.finite(rgb, f"{source}: rgb")
+        checks.within(rgb, 0.0, 1.0, f"{source}: rgb")
+
+    def encode(self, clip: Clip) -> tuple[Float[Array, "t h w 3"], dict[str, Array]]:
+        return 2.0 * jnp.asarray(clip["rgb"], jnp.float32) - 1.0, {}
+
+    def decode(
+        self, video: Float[Array, "t h w 3"] | Float[np.ndarray, "t h w 3"], side: Side, **_: Any
+    ) -> dict[str, np.ndarray]:
+        return {"rgb": np.clip((np.asarray(video, np.float32) + 1.0) / 2.0, 0.0, 1.0)}
+
+
+RGB = register(
+    Modality(
+        name="rgb",
+        prompt="a natural color video",
+        pixel_aligned=True,
+        sampling_weight=1.0,
+        codec=RGBCodec(),
+    )
+)

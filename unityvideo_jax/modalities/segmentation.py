@@ -1,0 +1,119 @@
+"""Segmentation: instance masks as flat colours."""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import jax.numpy as jnp
+import numpy as np
+import scipy.ndimage
+from jaxtyping import Array, Bool, Float
+
+from unityvideo_jax.errors import UserError
+from unityvideo_jax.modalities import checks
+from unityvideo_jax.modalities.base import Clip, Modality, Side, register
+from unityvideo_jax.modalities.palette import instance_palette, nearest_colour
+
+CAPACITY = len(instance_palette()) - 1
+# Farther than this from every colour is nothing: half of the least distance between colours.
+REJECT = 0.5
+# A colour counts as an instance if a square of this share of the diagonal lies inside it somewhere.
+CORE = 0.012
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SegmentationCodec:
+    """Instance k takes the k-th colour of a fixed palette, in every frame of every clip.
+
+    Clip: segments i32[T, H, W], 0 background, 1..26 instances in stable order. In `encode`, ids
+    beyond the palette are drawn as background; `check` refuses them.
+    Side: count f32[], the greatest id of the clip; 0 = not known.
+    """
+
+    keys: ClassVar[tuple[str, ...]] = ("segments",)
+    version: ClassVar[str] = "segmentation-lattice-1"
+    # Share of pixels that change their id; noise below REJECT in RGB distance changes none.
+    error_floor: ClassVar[Mapping[str, float]] = {"pixel_share": 0.0, "pixel_share_8bit": 0.0}
+
+    @property
+    def default_side(self) -> Side:
+        return {"count": np.zeros((), np.float32)}
+
+    def check(self, clip: Clip, source: str) -> None:
+        segments = checks.array(clip, "segments", source, integers=True)
+        if segments.min() < 0 or segments.max() > CAPACITY:
+            raise UserError(
+                f"{source}: segments spans ids [{segments.min()}, {segments.max()}]; "
+                f"renumber the instances to 1..{CAPACITY} (0 is background)"
+            )
+
+    def encode(self, clip: Clip) -> tuple[Float[Array, "t h w 3"], dict[str, Float[Array, "..."]]]:
+        segments = jnp.asarray(clip["segments"], jnp.int32)
+        known = (segments >= 0) & (segments <= CAPACITY)
+        segments = jnp.where(known, segments, 0)
+        video = jnp.asarray(instance_palette())[segments]
+        return video, {"count": segments.max().astype(jnp.float32)}
+
+    def decode(
+        self,
+        video: Float[Array, "t h w 3"] | Float[np.ndarray, "t h w 3"],
+        side: Side,
+        *,
+        reject: float = REJECT,
+        core: float = CORE,
+        **_: Any,
+    ) -> dict[str, np.ndarray]:
+        """Returns segments i32[T, H, W]: the nearest colour, or background if none is near.
+
+        Blurred borders run through other instances' colours. With a recorded count only the first
+        `count` colours are looked for; without, a colour counts only if a solid square of it is
+        found somewhere in the clip, and pixels of the others go to the nearest that does. Score
+        generated or estimated video with `default_side`: a recorded count is ground truth.
+
+        Args:
+          reject: the largest RGB distance to the nearest colour, in units of [-1, 1].
+          core: side of that square as a share of the frame diagonal; at least 3 pixels.
+        """
+        video = np.clip(np.asarray(video, np.float32), -1.0, 1.0)
+        palette = instance_palette()
+        count = int(np.asarray(side["count"]))
+        if count > 0:
+            candidates = np.arange(min(count, CAPACITY) + 1)
+        else:
+            candidates = np.arange(CAPACITY + 1)
+            size = max(3, round(core * math.hypot(*video.shape[1:3])))
+            solid = np.zeros(len(palette), bool)
+            for frame in video:
+                solid |= _solid_colours(frame, palette, reject, size)
+            solid[0] = True
+            candidates = np.flatnonzero(solid)
+        segments = np.empty(video.shape[:3], np.int32)
+        for t, frame in enumerate(video):
+            index, distance = nearest_colour(frame, palette[candidates])
+            segments[t] = np.where(distance <= reject, candidates[index], 0)
+        return {"segments": segments}
+
+
+def _solid_colours(
+    frame: Float[np.ndarray, "h w 3"], palette: Float[np.ndarray, "n 3"], reject: float, size: int
+) -> Bool[np.ndarray, " n"]:
+    """Which colours fill a size x size square somewhere in the frame."""
+    index, distance = nearest_colour(frame, palette)
+    index = np.where(distance <= reject, index, 0)
+    low = scipy.ndimage.minimum_filter(index, size, mode="constant", cval=-1)
+    high = scipy.ndimage.maximum_filter(index, size, mode="constant", cval=-1)
+    solid = np.zeros(len(palette), bool)
+    solid[np.unique(index[low == high])] = True
+    return solid
+
+
+SEGMENTATION = register(
+    Modality(
+        name="segmentation",
+        prompt="segment every person and object, one flat color each, on black",
+        pixel_aligned=False,
+        sampling_weight=2 / 7,
+        codec=SegmentationCodec(),
+    )
+)

@@ -1,0 +1,125 @@
+"""Skeleton: COCO-17 keypoints drawn as coloured joints and limbs."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from unityvideo_jax.errors import UserError
+from unityvideo_jax.modalities import checks
+from unityvideo_jax.modalities.base import Clip, Modality, Side, register
+from unityvideo_jax.modalities.skeleton_drawing import NUM_JOINTS, draw_codec, draw_openpose
+from unityvideo_jax.modalities.skeleton_reading import read_people
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SkeletonCodec:
+    """Joints as discs with a colour each, limbs dimmed, sizes in proportion to the frame.
+
+    Hue says which joint, brightness says visible or occluded (limbs are dimmer still), limbs say
+    which joints belong to one person. The frame's size is not among the keypoints, so `encode`
+    takes it from the clip's rgb; only the shape is used.
+
+    Clip: keypoints f32[T, P, 17, 2] in pixels (centres at integer + 0.5), visibility i32[T, P, 17]
+    (0 absent, 1 occluded, 2 visible), and rgb [T, H, W, 3] for the size.
+    Side: people f32[], how many have a keypoint; 0 = not known (or none).
+
+    Attributes:
+      style: 'codec', or 'openpose' for the drawing that other control models expect: it does not
+        decode and is never used for evaluation.
+    """
+
+    style: Literal["codec", "openpose"] = "codec"
+
+    keys: ClassVar[tuple[str, ...]] = ("keypoints", "visibility", "rgb")
+    # Pixels, of joints whose disc no other joint overlaps and that lie inside the frame.
+    error_floor: ClassVar[Mapping[str, float]] = {
+        "isolated_joint_px": 0.25,
+        "isolated_joint_px_8bit": 0.25,
+    }
+
+    @property
+    def version(self) -> str:
+        return f"skeleton-{self.style}-1"
+
+    @property
+    def default_side(self) -> Side:
+        return {"people": np.zeros((), np.float32)}
+
+    def check(self, clip: Clip, source: str) -> None:
+        keypoints, visibility = np.asarray(clip["keypoints"]), np.asarray(clip["visibility"])
+        if keypoints.ndim != 4 or keypoints.shape[2:] != (NUM_JOINTS, 2):
+            raise UserError(
+                f"{source}: keypoints has shape {keypoints.shape}; give [T, P, 17, 2] (COCO order)"
+            )
+        if visibility.shape != keypoints.shape[:3]:
+            raise UserError(
+                f"{source}: visibility has shape {visibility.shape}; "
+                f"give {keypoints.shape[:3]} like keypoints"
+            )
+        frames = np.shape(clip["rgb"])[0]
+        if keypoints.shape[0] != frames:
+            raise UserError(
+                f"{source}: keypoints has {keypoints.shape[0]} frames and rgb has {frames}; "
+                "bring them to one length"
+            )
+        if not np.issubdtype(visibility.dtype, np.integer):
+            raise UserError(f"{source}: visibility has dtype {visibility.dtype}; use integers")
+        if visibility.size and (visibility.min() < 0 or visibility.max() > 2):
+            raise UserError(
+                f"{source}: visibility spans [{visibility.min()}, {visibility.max()}]; "
+                "use 0 absent, 1 occluded, 2 visible"
+            )
+        # Absent keypoints may hold anything, NaN too.
+        checks.finite(np.where(visibility[..., None] > 0, keypoints, 0.0), f"{source}: keypoints")
+
+    def encode(self, clip: Clip) -> tuple[Float[Array, "t h w 3"], dict[str, Float[Array, "..."]]]:
+        height, width = np.shape(clip["rgb"])[1:3]
+        keypoints = jnp.asarray(clip["keypoints"], jnp.float32)
+        visibility = jnp.asarray(clip["visibility"], jnp.int32)
+        if keypoints.shape[1] == 0:  # nobody, ever: a shape, hence known when tracing
+            image = jnp.zeros((keypoints.shape[0], height, width, 3), jnp.float32)
+        else:
+            draw = draw_openpose if self.style == "openpose" else draw_codec
+            image = draw(keypoints, visibility, height, width)
+        people = (visibility > 0).any(axis=(0, 2)).sum().astype(jnp.float32)
+        return 2.0 * image - 1.0, {"people": people}
+
+    def decode(
+        self,
+        video: Float[Array, "t h w 3"] | Float[np.ndarray, "t h w 3"],
+        side: Side,
+        *,
+        max_people: int | None = None,
+        **_: Any,
+    ) -> dict[str, np.ndarray]:
+        """Returns keypoints f32[T, P, 17, 2] and visibility i32[T, P, 17], P as many as found.
+
+        A person keeps its place over the clip; the order is left to right at first sight, since the
+        picture does not hold the order that was encoded. Keypoints not found are 0 with visibility
+        0. Score generated or estimated video with `default_side`.
+
+        Raises:
+          UserError: the style is 'openpose'.
+        """
+        if self.style == "openpose":
+            raise UserError("the 'openpose' skeleton drawing has no decoder; use style='codec'")
+        image = (np.clip(np.asarray(video, np.float32), -1.0, 1.0) + 1.0) / 2.0
+        known = int(np.asarray(side["people"]))
+        limit = max_people if max_people is not None else (known or None)
+        keypoints, visibility = read_people(image, limit)
+        return {"keypoints": keypoints, "visibility": visibility}
+
+
+SKELETON = register(
+    Modality(
+        name="skeleton",
+        prompt="the skeleton of every person: colored joints and limbs on black",
+        pixel_aligned=False,
+        sampling_weight=2 / 7,
+        codec=SkeletonCodec(),
+    )
+)

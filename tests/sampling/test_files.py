@@ -1,0 +1,151 @@
+import hashlib
+import json
+
+import numpy as np
+import pytest
+
+from unityvideo_jax import media, modalities
+from unityvideo_jax.errors import UserError
+from unityvideo_jax.sampling import files
+from unityvideo_jax.sampling.streams import Samples, check_size, stream_order
+
+SIZE = dict(height=32, width=48, fps=8.0)
+
+
+def clip(frames=9, height=32, width=48):
+    y, x = np.mgrid[:height, :width]
+    video = np.stack(
+        [np.stack([x * 5 % 256, y * 7 % 256, 0 * x + 10 * t], -1) for t in range(frames)]
+    )
+    return video.astype(np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("available", "source_fps", "fps", "expected"),
+    [
+        (9, 8.0, 8.0, list(range(9))),
+        (9, 24.0, 8.0, [0, 3, 6]),
+        (7, 12.0, 8.0, [0, 2, 3, 4, 6]),
+        (5, 4.0, 8.0, list(range(5))),
+        (1, 30.0, 8.0, [0]),
+    ],
+)
+def test_frames_are_thinned_never_repeated(available, source_fps, fps, expected):
+    assert files.pick_frames(available, source_fps, fps).tolist() == expected
+
+
+def test_real_video_of_any_size_comes_in_the_models(tmp_path):
+    path = tmp_path / "film.mp4"
+    media.write_video(path, clip(30, 60, 100), 16.0)
+    given = files.read_given({"rgb": str(path)}, num_frames=None, default_frames=9, **SIZE)["rgb"]
+    assert given.video.shape == (9, 32, 48, 3)
+    assert given.video.dtype == np.float32 and np.abs(given.video).max() <= 1
+    assert given.source["frames"] == list(range(0, 18, 2))
+    assert given.source["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_short_video_gives_the_largest_length_that_fits(tmp_path):
+    path = tmp_path / "film.mp4"
+    media.write_video(path, clip(8), 8.0)
+    given = files.read_given({"rgb": str(path)}, num_frames=None, default_frames=17, **SIZE)["rgb"]
+    assert len(given.video) == 5
+    with pytest.raises(UserError, match=r"film.mp4: 8 frames at 8 frames/s but num_frames=9"):
+        files.read_given({"rgb": str(path)}, num_frames=9, default_frames=17, **SIZE)
+
+
+def test_image_folder(tmp_path):
+    from PIL import Image
+
+    for t, frame in enumerate(clip(6)):
+        Image.fromarray(frame).save(tmp_path / f"{t:03d}.png")
+    given = files.read_given({"rgb": str(tmp_path)}, num_frames=5, default_frames=5, **SIZE)["rgb"]
+    np.testing.assert_array_equal(media.to_uint8(given.video), clip(6)[:5])
+
+
+def test_truth_is_encoded_with_its_record(tmp_path):
+    path = tmp_path / "depth.npz"
+    depth = np.linspace(1.0, 9.0, 9 * 32 * 48).reshape(9, 32, 48).astype(np.float32)
+    np.savez(path, depth=depth)
+    given = files.read_given({"depth": str(path)}, num_frames=5, default_frames=17, **SIZE)["depth"]
+    decoded = modalities.get("depth").codec.decode(given.video, given.side)["depth"]
+    np.testing.assert_allclose(decoded, depth[:5], rtol=1e-4)
+
+
+def test_several_inputs_share_a_length(tmp_path):
+    np.savez(tmp_path / "d.npz", depth=np.ones((7, 32, 48), np.float32))
+    media.write_video(tmp_path / "v.mp4", clip(12), 8.0)
+    given = files.read_given(
+        {"depth": str(tmp_path / "d.npz"), "rgb": str(tmp_path / "v.mp4")},
+        num_frames=None,
+        default_frames=9,
+        **SIZE,
+    )
+    assert {len(one.video) for one in given.values()} == {5}
+
+
+def test_bad_truth_is_named(tmp_path):
+    path = tmp_path / "d.npz"
+
+    def read():
+        files.read_given({"depth": str(path)}, num_frames=None, default_frames=5, **SIZE)
+
+    with pytest.raises(UserError, match="no such file"):
+        read()
+    path.write_bytes(b"PK\x03\x04 cut off")
+    with pytest.raises(UserError, match="not a readable npz"):
+        read()
+    np.savez(path, disparity=np.ones((5, 32, 48)))
+    with pytest.raises(UserError, match="lacks depth"):
+        read()
+    np.savez(path, depth=np.ones((5, 16, 16), np.float32))
+    with pytest.raises(UserError, match="16x16 pixels but 32x48 is sampled"):
+        read()
+
+
+@pytest.mark.parametrize(
+    ("size", "message"),
+    [
+        ((16, 64, 64), "num_frames=16: the VAE takes 4n\\+1 frames; use 13 or 17"),
+        ((0, 64, 64), "num_frames=0"),
+        ((17, 60, 64), "height=60: must be a multiple of 16 pixels; use 48 or 64"),
+        ((17, 64, 8), "width=8: must be a multiple of 16 pixels; use 16 or 32"),
+    ],
+)
+def test_sizes_that_the_model_cannot_take_are_named(size, message):
+    with pytest.raises(UserError, match=message):
+        check_size(*size)
+
+
+def test_streams_keep_the_models_order():
+    known = ("rgb", "depth", "flow")
+    assert stream_order(["flow", "rgb"], known) == ("rgb", "flow")
+    with pytest.raises(UserError, match="modality 'normals': this model knows rgb, depth, flow"):
+        stream_order(["rgb", "normals"], known)
+    with pytest.raises(UserError, match="either given or wanted"):
+        stream_order(["rgb", "rgb"], known)
+
+
+def test_outputs_read_back(tmp_path):
+    depth = np.linspace(1.0, 9.0, 5 * 32 * 48).reshape(5, 32, 48).astype(np.float32)
+    encoded, side = modalities.get("depth").codec.encode({"depth": depth})
+    videos = {"rgb": media.to_float(clip(5))[None], "depth": np.asarray(encoded)[None]}
+    samples = Samples(
+        videos=videos,
+        latents={name: np.zeros((1, 2, 4, 6, 16), np.float32) for name in videos},
+        streams=("rgb", "depth"),
+    )
+    names = files.write_samples(
+        tmp_path / "out",
+        samples,
+        sides={"depth": side},
+        fps=8.0,
+        record={"request": {"wanted": ["depth"]}, "seed": 3},
+    )
+    assert sorted(names) == sorted(p.name for p in (tmp_path / "out").iterdir())
+    frames, fps = media.read_video(tmp_path / "out" / "rgb.mp4")
+    assert frames.shape == (5, 32, 48, 3) and fps == 8.0
+    loaded = np.load(tmp_path / "out" / "depth.npz")
+    np.testing.assert_allclose(loaded["depth"], depth, rtol=1e-4)
+    record = json.loads((tmp_path / "out" / "sample.json").read_text())
+    assert record["seed"] == 3
+    assert record["files"] == ["rgb.mp4", "depth.mp4", "depth.npz", "sheet.png"]

@@ -1,0 +1,118 @@
+import json
+
+import pytest
+
+from unityvideo_jax.errors import UserError
+from unityvideo_jax.sampling import requests
+
+
+def test_the_three_modes():
+    joint = requests.build(where="flags", mode="joint", modality=["depth"], prompt="a man")
+    assert (joint.given, joint.wanted) == ({}, ("rgb", "depth"))
+    control = requests.build(where="flags", mode="control", modality=["depth"], input="d.mp4")
+    assert (control.given, control.wanted) == ({"depth": "d.mp4"}, ("rgb",))
+    estimation = requests.build(
+        where="flags", mode="estimation", modality=["depth", "flow"], input="v.mp4"
+    )
+    assert (estimation.given, estimation.wanted) == ({"rgb": "v.mp4"}, ("depth", "flow"))
+
+
+def test_any_to_any():
+    request = requests.build(
+        where="flags", given={"depth": "d.npz", "skeleton": "s.mp4"}, wanted=["rgb", "flow"]
+    )
+    assert request.given == {"depth": "d.npz", "skeleton": "s.mp4"}
+    assert request.wanted == ("rgb", "flow")
+
+
+def test_modality_prompt_of_the_only_modality_or_by_name():
+    one = requests.build(
+        where="flags",
+        mode="joint",
+        modality=["segmentation"],
+        modality_prompt="segment the two objects",
+    )
+    assert one.modality_prompts == {"segmentation": "segment the two objects"}
+    several = requests.build(
+        where="flags", mode="joint", modality=["depth", "flow"], modality_prompt={"flow": "motion"}
+    )
+    assert several.modality_prompts == {"flow": "motion"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({}, "either a mode or given/wanted"),
+        (dict(mode="joint", modality=["depth"], wanted=["rgb"]), "either a mode or given/wanted"),
+        (dict(mode="paint", modality=["depth"]), "unknown mode 'paint'; choose one of joint"),
+        (dict(mode="joint"), "needs a modality other than rgb"),
+        (dict(mode="joint", modality=["rgb"]), "needs a modality other than rgb"),
+        (dict(mode="joint", modality=["depth"], input="a.mp4"), "takes no input"),
+        (dict(mode="estimation", modality=["depth"]), "needs an input"),
+        (dict(mode="control", modality=["depth", "flow"], input="a"), "several controls"),
+        (dict(given={"rgb": "a"}), "no stream is wanted"),
+        (dict(given={"rgb": "a"}, wanted=["depth"], input="b"), "belong to a mode"),
+        (
+            dict(mode="joint", modality=["depth", "flow"], modality_prompt="x"),
+            "for one modality but there are 2",
+        ),
+        (
+            dict(mode="joint", modality=["depth"], modality_prompt={"flow": "x"}),
+            "'flow', which is no stream",
+        ),
+        (dict(mode="joint", modality=["depth"], name="../up"), "becomes a folder"),
+    ],
+)
+def test_bad_requests_are_named(arguments, message):
+    with pytest.raises(UserError, match=f"^flags: .*{message}"):
+        requests.build(where="flags", **arguments)
+
+
+def test_batch_file(tmp_path):
+    lines = [
+        {"mode": "joint", "modality": "depth", "prompt": "a dog"},
+        {"mode": "estimation", "modality": ["flow"], "input": "v.mp4", "seed": 9, "name": "bikes"},
+        {"given": {"depth": "/abs/d.npz"}, "wanted": "rgb", "modality_prompt": {"depth": "near"}},
+    ]
+    path = tmp_path / "requests.jsonl"
+    path.write_text("\n\n".join(json.dumps(line) for line in lines))
+    first, second, third = requests.read_batch_file(path, default_seed=5)
+    assert (first.name, first.seed, first.prompt) == ("0000", 5, "a dog")
+    assert (second.name, second.seed) == ("bikes", 9)
+    assert second.given == {"rgb": str(tmp_path / "v.mp4")}
+    assert (third.name, third.seed, third.wanted) == ("0002", 7, ("rgb",))
+    assert third.given == {"depth": "/abs/d.npz"}
+    assert third.modality_prompts == {"depth": "near"}
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{", "line 2: not JSON"),
+        ("[1]", "line 2: not a JSON object"),
+        ('{"mood": "joint"}', "line 2: unknown key 'mood'; known: name, mode"),
+        ('{"mode": "joint", "modality": 3}', "line 2: modality has the wrong type: 3"),
+        ('{"mode": "joint", "modality": [3]}', "line 2: modality has the wrong type"),
+        ('{"mode": "joint", "modality": "depth", "seed": "x"}', "line 2: seed has the wrong type"),
+        ('{"mode": "joint", "modality": "depth", "name": "a"}', "two requests are named 'a'"),
+    ],
+)
+def test_bad_batch_files_are_named(tmp_path, line, message):
+    path = tmp_path / "requests.jsonl"
+    path.write_text('{"mode": "joint", "modality": "depth", "name": "a"}\n' + line)
+    with pytest.raises(UserError, match=message):
+        requests.read_batch_file(path, default_seed=0)
+
+
+def test_missing_and_empty_batch_files_are_named(tmp_path):
+    with pytest.raises(UserError, match="no such batch file"):
+        requests.read_batch_file(tmp_path / "none.jsonl", default_seed=0)
+    (tmp_path / "empty.jsonl").write_text("\n")
+    with pytest.raises(UserError, match="holds no request"):
+        requests.read_batch_file(tmp_path / "empty.jsonl", default_seed=0)
+
+
+def test_pairs():
+    assert requests.parse_pairs(["depth=a=b.mp4"], "--given") == {"depth": "a=b.mp4"}
+    with pytest.raises(UserError, match="--given: 'depth' is not of the form"):
+        requests.parse_pairs(["depth"], "--given")

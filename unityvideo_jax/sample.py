@@ -1,0 +1,188 @@
+"""Samples videos from a trained run: joint generation, control, estimation, or any mix of streams.
+
+  python -m unityvideo_jax.sample --workdir=run --mode=joint --modality=depth \
+      --prompt="A man kicks a red ball." --output=joint
+  python -m unityvideo_jax.sample --workdir=run --mode=control --modality=depth \
+      --input=joint/depth.mp4 --prompt="A man kicks a blue box." --output=control
+  python -m unityvideo_jax.sample --workdir=run --mode=estimation --modality=depth,flow \
+      --input=film.mp4 --output=estimation
+  python -m unityvideo_jax.sample --workdir=run --given=depth=d.npz,skeleton=s.mp4 --wanted=rgb \
+      --prompt="A woman waves." --output=two_controls
+  python -m unityvideo_jax.sample --workdir=run --batch_file=requests.jsonl --output=many
+"""
+
+import dataclasses
+import pathlib
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from absl import flags
+
+from unityvideo_jax import cli, modalities, provenance
+from unityvideo_jax.errors import UserError
+from unityvideo_jax.sampling import files, requests, solvers
+from unityvideo_jax.sampling.generate import SamplerConfig
+from unityvideo_jax.sampling.pipeline import Pipeline
+from unityvideo_jax.sampling.streams import RGB, check_size, stream_order
+
+_WORKDIR = flags.DEFINE_string("workdir", None, "Workdir of the training run.", required=True)
+_STEP = flags.DEFINE_integer("checkpoint_step", None, "Which checkpoint; the latest if left out.")
+_EMA = flags.DEFINE_bool("ema", True, "Use the averaged weights.")
+_MODE = flags.DEFINE_string("mode", "", f"One of {', '.join(requests.MODES)}.")
+_MODALITY = flags.DEFINE_list("modality", [], "Modality of the mode, or several (a,b).")
+_INPUT = flags.DEFINE_string("input", "", "Video, image folder, or npz of truth, of the mode.")
+_GIVEN = flags.DEFINE_list("given", [], "Instead of a mode: given streams, modality=path.")
+_WANTED = flags.DEFINE_list("wanted", [], "Instead of a mode: streams to sample.")
+_PROMPT = flags.DEFINE_string("prompt", "", "Caption of the RGB video.")
+_MODALITY_PROMPT = flags.DEFINE_multi_string(
+    "modality_prompt", [], "Replaces the modality's own prompt; with several, modality=text each."
+)
+_BATCH_FILE = flags.DEFINE_string("batch_file", "", "JSONL of requests instead of the flags above.")
+_STEPS = flags.DEFINE_integer("steps", None, "Solver steps.")
+_SOLVER = flags.DEFINE_enum("solver", None, solvers.SOLVERS, "ODE solver.")
+_TEXT = flags.DEFINE_float("text_guidance", None, "Guidance scale of the text; 1 is off.")
+_CONDITION = flags.DEFINE_float("condition_guidance", None, "The same for given streams.")
+_SHIFT = flags.DEFINE_float("shift", None, "Timestep shift.")
+_GRID = flags.DEFINE_enum("grid", None, solvers.GRIDS, "Grid of noise levels.")
+_SEED = flags.DEFINE_integer("seed", 0, "Seed; request n of a batch file takes seed + n.")
+_NUM_FRAMES = flags.DEFINE_integer("num_frames", None, "Frames, 4n+1.")
+_HEIGHT = flags.DEFINE_integer("height", None, "Pixels, a multiple of 16.")
+_WIDTH = flags.DEFINE_integer("width", None, "Pixels, a multiple of 16.")
+_FPS = flags.DEFINE_float("fps", None, "Frames/s of the model's video; faster input is thinned.")
+_OUTPUT = flags.DEFINE_string("output", None, "Folder of the results.", required=True)
+
+TASK_FLAGS = ("mode", "modality", "input", "given", "wanted", "prompt", "modality_prompt")
+
+
+def _requests() -> list[requests.Request]:
+    if _BATCH_FILE.value:
+        for name in TASK_FLAGS:
+            if flags.FLAGS[name].present:
+                raise UserError(f"--{name} and --batch_file: put it into the file's lines instead")
+        return requests.read_batch_file(_BATCH_FILE.value, _SEED.value)
+    texts = _MODALITY_PROMPT.value
+    by_name = any(text.partition("=")[0] in modalities.names() for text in texts)
+    return [
+        requests.build(
+            where="flags",
+            mode=_MODE.value,
+            modality=_MODALITY.value,
+            input=_INPUT.value,
+            given=requests.parse_pairs(_GIVEN.value, "--given"),
+            wanted=_WANTED.value,
+            prompt=_PROMPT.value,
+            modality_prompt=requests.parse_pairs(texts, "--modality_prompt")
+            if by_name or len(texts) > 1
+            else "".join(texts),
+            seed=_SEED.value,
+        )
+    ]
+
+
+def _sampler(default: SamplerConfig) -> SamplerConfig:
+    chosen = {
+        "steps": _STEPS.value,
+        "solver": _SOLVER.value,
+        "text_guidance": _TEXT.value,
+        "condition_guidance": _CONDITION.value,
+        "shift": _SHIFT.value,
+        "grid": _GRID.value,
+    }
+    return dataclasses.replace(default, **{k: v for k, v in chosen.items() if v is not None})
+
+
+def _load_given(pipeline: Pipeline, request: requests.Request) -> dict[str, files.Given]:
+    stream_order([*request.given, *request.wanted], pipeline.modalities)
+    data = pipeline.config["data"]
+    size = {
+        "height": _HEIGHT.value or data["height"],
+        "width": _WIDTH.value or data["width"],
+    }
+    check_size(_NUM_FRAMES.value or data["num_frames"], **size)
+    return files.read_given(
+        request.given,
+        num_frames=_NUM_FRAMES.value,
+        default_frames=data["num_frames"],
+        fps=_FPS.value or data["fps"],
+        **size,
+    )
+
+
+def _record(
+    pipeline: Pipeline,
+    request: requests.Request,
+    sampler: SamplerConfig,
+    given: Mapping[str, files.Given],
+) -> dict[str, Any]:
+    streams = stream_order([*request.given, *request.wanted], pipeline.modalities)
+    return {
+        "command": ["python", "-m", "unityvideo_jax.sample", *sys.argv[1:]],
+        "request": dataclasses.asdict(request),
+        "prompts": {
+            s: request.prompt
+            if s == RGB
+            else request.modality_prompts.get(s, modalities.get(s).prompt)
+            for s in streams
+        },
+        "sampler": dataclasses.asdict(sampler),
+        "given": {name: one.source for name, one in given.items()},
+        "codecs": {s: modalities.get(s).codec.version for s in streams},
+        "workdir": _WORKDIR.value,
+        "checkpoint_step": pipeline.step,
+        "ema": _EMA.value,
+        "config_sha256": provenance.config_hash(pipeline.config),
+        "config": provenance.plain(pipeline.config),
+        "versions": provenance.versions(),
+    }
+
+
+def main(argv: Sequence[str]) -> None:
+    """Samples every request into --output; a batch file's each into its own folder."""
+    del argv
+    todo = _requests()
+    output = pathlib.Path(_OUTPUT.value)
+    if output.exists() and not output.is_dir():
+        raise UserError(f"--output={output}: a file of that name exists; name a folder")
+    pipeline = Pipeline.from_workdir(_WORKDIR.value, step=_STEP.value, use_ema=_EMA.value)
+    sampler = _sampler(pipeline.sampler)
+    # All inputs are read before the first sample is made, so that a bad one costs nothing.
+    given = [_load_given(pipeline, request) for request in todo]
+    fps = _FPS.value or pipeline.config["data"]["fps"]
+    print(
+        f"weights of step {pipeline.step}, {sampler.solver} in {sampler.steps} steps, "
+        f"{len(todo)} request(s)",
+        flush=True,
+    )
+    for number, (request, streams) in enumerate(zip(todo, given, strict=True), start=1):
+        start = time.monotonic()
+        samples = pipeline(
+            request.prompt,
+            given={name: one.video for name, one in streams.items()},
+            wanted=request.wanted,
+            modality_prompts=request.modality_prompts,
+            sampler=sampler,
+            seed=request.seed,
+            num_frames=None if streams else _NUM_FRAMES.value,
+            height=_HEIGHT.value,
+            width=_WIDTH.value,
+        )
+        seconds = time.monotonic() - start
+        folder = output / request.name
+        record = _record(pipeline, request, sampler, streams)
+        shape = next(iter(samples.videos.values())).shape
+        names = files.write_samples(
+            folder,
+            samples,
+            sides={name: one.side for name, one in streams.items() if one.side is not None},
+            fps=fps,
+            record=record | {"size": shape[1:4], "fps": fps, "seconds": round(seconds, 3)},
+        )
+        label = request.name or "sample"
+        print(f"[{number}/{len(todo)}] {label}: {seconds:.1f} s, {folder}", flush=True)
+        print("  " + ", ".join(names), flush=True)
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,322 @@
+"""Text encoder, VAE and model behind one call: prompts and videos in, videos out."""
+
+import dataclasses
+import functools
+import os
+import types
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float, Shaped
+
+from unityvideo_jax import media, modalities
+from unityvideo_jax.errors import UserError
+from unityvideo_jax.models.dit import DiT, DiTConfig
+from unityvideo_jax.models.text import TextEncoder, get_text_encoder
+from unityvideo_jax.models.vae_weights import load_vae
+from unityvideo_jax.models.wan_vae import WanVAE
+from unityvideo_jax.sampling.generate import SamplerConfig, generate
+from unityvideo_jax.sampling.streams import (
+    RGB,
+    SPACE_STRIDE,
+    TIME_STRIDE,
+    Samples,
+    check_size,
+    stream_order,
+)
+
+
+def _as_batch(name: str, video: Shaped[np.ndarray, "..."], batch: int) -> Float[np.ndarray, "..."]:
+    """A given video as f32 [B,T,H,W,3] in [-1, 1]; one video serves a whole batch of prompts."""
+    video = np.asarray(video)
+    if video.ndim not in (4, 5) or video.shape[-1] != 3:
+        raise UserError(f"given {name}: shape {video.shape} is not [T,H,W,3] or [B,T,H,W,3]")
+    if video.dtype == np.uint8:
+        video = media.to_float(video)
+    elif not np.issubdtype(video.dtype, np.floating):
+        raise UserError(f"given {name}: dtype {video.dtype} is neither uint8 nor float in [-1, 1]")
+    if not np.isfinite(video).all():
+        raise UserError(f"given {name}: holds NaN or infinity; mend the video")
+    if np.abs(video).max() > 1.01:
+        raise UserError(
+            f"given {name}: values reach {np.abs(video).max():.3g}; pass uint8 or floats in [-1, 1]"
+        )
+    video = video.astype(np.float32)
+    if video.ndim == 4:
+        video = np.broadcast_to(video, (batch, *video.shape))
+    if len(video) != batch:
+        raise UserError(f"given {name}: {len(video)} videos for {batch} prompts; make them agree")
+    return video
+
+
+class Pipeline:
+    """Samples videos of any modality from prompts and videos of any other.
+
+    Build it with `from_workdir`, or from parts in memory.
+
+    Attributes:
+      config: the run's configuration (keys model, data, sampling).
+      step: training step of the weights.
+      modalities: names that the model knows, RGB first.
+    """
+
+    def __init__(
+        self,
+        *,
+        config: Mapping[str, Any],
+        params: Any,
+        vae: WanVAE,
+        text_encoder: TextEncoder,
+        step: int,
+    ):
+        """Takes parts that are loaded already.
+
+        Args:
+          config: with the keys model, data and sampling of a run.
+          params: state of the DiT, as nnx.split gives it.
+          vae: video autoencoder with the latents that the model was trained on.
+          text_encoder: the one that the model was trained on.
+          step: training step of the weights.
+        """
+        self.config = config
+        self.step = step
+        self.model_config = DiTConfig(**config["model"])
+        self.modalities = tuple(self.model_config.modalities)
+        self.text_encoder = text_encoder
+        self._graph = nnx.graphdef(nnx.eval_shape(lambda: DiT(self.model_config, rngs=nnx.Rngs(0))))
+        self._params = params
+        vae_graph, self._vae_params = nnx.split(vae)
+        self._encode = jax.jit(lambda p, video: nnx.merge(vae_graph, p).encode(video))
+        self._decode = jax.jit(lambda p, latents: nnx.merge(vae_graph, p).decode(latents))
+        self._sample = jax.jit(self._sample_latents, static_argnames=("wanted", "sampler"))
+
+    @classmethod
+    def from_workdir(
+        cls, workdir: str | os.PathLike, *, step: int | None = None, use_ema: bool = True
+    ) -> "Pipeline":
+        """Loads a training run: its configuration, weights, VAE and text encoder.
+
+        Args:
+          workdir: of `unityvideo_jax.train`.
+          step: which checkpoint; None is the latest.
+          use_ema: averaged weights rather than those of the last step.
+
+        Raises:
+          UserError: no such run or checkpoint.
+        """
+        # Here, so that sampling from parts in memory needs nothing of training.
+        from unityvideo_jax.training.checkpoints import load_for_inference
+
+        config, params, step = load_for_inference(workdir, step=step, use_ema=use_ema)
+        data = config["data"]
+        return cls(
+            config=config,
+            params=params,
+            vae=load_vae(data["vae"] or None),
+            text_encoder=get_text_encoder(data["text_encoder"], data["text_length"]),
+            step=int(step),
+        )
+
+    @property
+    def sampler(self) -> SamplerConfig:
+        """The run's own sampling settings."""
+        return SamplerConfig(**self.config["sampling"])
+
+    def velocity(self, params: Any) -> Any:
+        """The model as (latents, timestep, modality, context) -> velocity."""
+        return nnx.merge(self._graph, params)
+
+    def encode(self, video: Float[np.ndarray, "b t h w 3"]) -> Float[Array, "b lt lh lw c"]:
+        """Normalised latents of video in [-1, 1], one video at a time to bound the memory."""
+        parts = [self._encode(self._vae_params, jnp.asarray(one[None])) for one in video]
+        return jnp.concatenate(parts)
+
+    def decode(self, latents: Float[Array, "b lt lh lw c"]) -> Float[np.ndarray, "b t h w 3"]:
+        """Video in [-1, 1] of normalised latents, one video at a time to bound the memory."""
+        parts = [np.asarray(self._decode(self._vae_params, one[None])) for one in latents]
+        return np.clip(np.concatenate(parts), -1.0, 1.0)
+
+    def _sample_latents(
+        self, params, given, modality, context, null_context, key, *, wanted, sampler
+    ):
+        return generate(
+            self.velocity(params),
+            given=given,
+            wanted=wanted,
+            modality=modality,
+            context=context,
+            null_context=null_context,
+            key=key,
+            config=sampler,
+        )
+
+    def contexts(
+        self,
+        streams: Sequence[str],
+        captions: Sequence[str],
+        modality_prompts: Mapping[str, str | Sequence[str]],
+    ) -> tuple[Float[np.ndarray, "b s l d"], Float[np.ndarray, "b s l d"]]:
+        """Text embeddings per sample and stream, and those that text guidance compares with.
+
+        RGB reads the caption, a modality its in-context prompt C_m. Guidance drops the texts that
+        training drops: the caption, and the prompts only if the run had prompt dropout.
+        """
+        batch = len(captions)
+        texts, null_texts = [], []
+        drops_prompts = float(self.config["data"].get("prompt_dropout", 0.0)) > 0
+        for name in streams:
+            if name == RGB:
+                texts.append(list(captions))
+                null_texts.append([""] * batch)
+                continue
+            prompt = modality_prompts.get(name, modalities.get(name).prompt)
+            prompts = [prompt] * batch if isinstance(prompt, str) else list(prompt)
+            if len(prompts) != batch:
+                raise UserError(
+                    f"modality_prompts[{name!r}]: {len(prompts)} prompts for {batch} captions"
+                )
+            texts.append(prompts)
+            null_texts.append([""] * batch if drops_prompts else prompts)
+        # Each distinct text is embedded once.
+        distinct = sorted({t for row in texts + null_texts for t in row})
+        table = dict(zip(distinct, self.text_encoder(distinct), strict=True))
+
+        def stack(rows):
+            return np.stack([[table[row[b]] for row in rows] for b in range(batch)])
+
+        return stack(texts), stack(null_texts)
+
+    def __call__(
+        self,
+        prompts: str | Sequence[str],
+        *,
+        given: Mapping[str, Shaped[np.ndarray, "..."]] = types.MappingProxyType({}),
+        wanted: Sequence[str],
+        modality_prompts: Mapping[str, str | Sequence[str]] = types.MappingProxyType({}),
+        sampler: SamplerConfig | None = None,
+        seed: int | Sequence[int] = 0,
+        num_frames: int | None = None,
+        height: int | None = None,
+        width: int | None = None,
+    ) -> Samples:
+        """Samples the wanted streams for every prompt.
+
+        Args:
+          prompts: captions of the video; "" for none, as for estimation from unlabelled video.
+          given: videos per stream, [T,H,W,3] (for every prompt) or [B,T,H,W,3], uint8 or float in
+            [-1, 1]; modalities as their codec encodes them.
+          wanted: streams to sample; with `given`, any two or more of the model's modalities, or one
+            alone.
+          modality_prompts: replaces a modality's own prompt ("segment the two objects"), one for
+            all captions or one a caption.
+          sampler: None takes the run's own.
+          seed: one for the batch, or one a prompt; a prompt's own seed makes its sample independent
+            of the rest of the batch.
+          num_frames, height, width: of what is sampled; None takes the size of the given videos, or
+            the run's own.
+
+        Raises:
+          UserError: names the argument: unknown or repeated modality, sizes that differ or that the
+            model cannot take, counts that disagree.
+        """
+        captions = [prompts] if isinstance(prompts, str) else list(prompts)
+        batch = len(captions)
+        if not batch:
+            raise UserError("prompts: empty; pass at least one caption (it may be '')")
+        if isinstance(wanted, str):
+            raise UserError(f"wanted={wanted!r}: pass a tuple of names, ({wanted!r},)")
+        streams = stream_order([*given, *wanted], self.modalities)
+        if not wanted:
+            raise UserError("wanted: empty; name at least one modality to sample")
+        for name in modality_prompts:
+            if name not in streams or name == RGB:
+                raise UserError(f"modality_prompts[{name!r}]: no such modality stream in this call")
+        videos = {name: _as_batch(name, given[name], batch) for name in streams if name in given}
+        size = self._size(videos, num_frames, height, width)
+        sampler = sampler or self.sampler
+
+        context, null_context = self.contexts(streams, captions, modality_prompts)
+        if np.array_equal(context, null_context):
+            # Nothing to drop: the guidance term is zero, and its pass would be wasted.
+            sampler = dataclasses.replace(sampler, text_guidance=1.0)
+        latents = self._given_latents(streams, videos, size, batch)
+        ids = np.array([self.modalities.index(name) for name in streams], np.int32)
+        result = self._sample(
+            self._params,
+            latents,
+            jnp.tile(ids, (batch, 1)),
+            jnp.asarray(context),
+            jnp.asarray(null_context),
+            _keys(seed, batch),
+            wanted=tuple(name in wanted for name in streams),
+            sampler=sampler,
+        )
+        finite = np.asarray(jnp.isfinite(result).all(axis=(2, 3, 4, 5)))
+        if not finite.all():
+            bad = [f"{streams[s]} of sample {b}" for b, s in np.argwhere(~finite)]
+            raise FloatingPointError(f"the sampler left the finite numbers: {', '.join(bad)}")
+        for s, name in enumerate(streams):
+            if name in wanted:
+                videos[name] = self.decode(result[:, s])
+        return Samples(
+            videos={name: videos[name] for name in streams},
+            latents={name: np.asarray(result[:, s]) for s, name in enumerate(streams)},
+            streams=streams,
+        )
+
+    def _size(
+        self,
+        videos: Mapping[str, Float[np.ndarray, "b t h w 3"]],
+        num_frames: int | None,
+        height: int | None,
+        width: int | None,
+    ) -> tuple[int, int, int]:
+        """(T, H, W) of the call: asked for, else the given videos', else the run's own."""
+        sizes = {name: video.shape[1:4] for name, video in videos.items()}
+        if len(set(sizes.values())) > 1:
+            listed = ", ".join(f"{name} {size}" for name, size in sizes.items())
+            raise UserError(f"given videos differ in (frames, height, width): {listed}")
+        data = self.config["data"]
+        default = next(iter(sizes.values()), (data["num_frames"], data["height"], data["width"]))
+        asked = (num_frames, height, width)
+        size = tuple(int(d if a is None else a) for a, d in zip(asked, default, strict=True))
+        for name, given_size in sizes.items():
+            if size != tuple(given_size):
+                raise UserError(
+                    f"given {name}: {given_size} but {size} (frames, height, width) was asked for; "
+                    "resize the video or leave the size out"
+                )
+        check_size(*size, patch=self.model_config.patch_size[1])
+        return size
+
+    def _given_latents(
+        self,
+        streams: Sequence[str],
+        videos: Mapping[str, Float[np.ndarray, "b t h w 3"]],
+        size: tuple[int, int, int],
+        batch: int,
+    ) -> Float[Array, "b s lt lh lw c"]:
+        num_frames, height, width = size
+        shape = (
+            batch,
+            (num_frames - 1) // TIME_STRIDE + 1,
+            height // SPACE_STRIDE,
+            width // SPACE_STRIDE,
+            self.model_config.in_channels,
+        )
+        placeholder = functools.partial(jnp.zeros, shape, jnp.float32)
+        parts = [self.encode(videos[name]) if name in videos else placeholder() for name in streams]
+        return jnp.stack(parts, axis=1)
+
+
+def _keys(seed: int | Sequence[int], batch: int) -> Array:
+    """One key from one seed, or a vector of keys, one a sample."""
+    if isinstance(seed, int | np.integer):
+        return jax.random.key(int(seed))
+    if len(seed) != batch:
+        raise UserError(f"seed: {len(seed)} seeds for {batch} prompts; give one, or one a prompt")
+    return jnp.stack([jax.random.key(int(s)) for s in seed])

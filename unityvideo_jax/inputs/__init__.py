@@ -1,0 +1,1 @@
+"""Inputs: latent shards and their preparation, the Grain pipeline, and worlds online."""

@@ -1,0 +1,1 @@
+"""Builders of the datasets in TFDS form."""

@@ -1,0 +1,1 @@
+"""Latent video shards, one series a modality."""

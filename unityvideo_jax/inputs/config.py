@@ -1,0 +1,181 @@
+"""What `config.data` may say, checked before anything is opened."""
+
+import dataclasses
+import math
+from collections.abc import Iterable, Mapping
+
+from unityvideo_jax.errors import UserError
+
+# The public release draws depth, flow and DensePose half as often as the other two.
+RELEASE_WEIGHTS = {
+    "depth": 1 / 7,
+    "flow": 1 / 7,
+    "densepose": 1 / 7,
+    "segmentation": 2 / 7,
+    "skeleton": 2 / 7,
+}
+# Wan 2.1's VAE halves space three times and time twice; the model patches 2x2 latents.
+SPATIAL_MULTIPLE = 16
+TEMPORAL_STRIDE = 4
+
+
+def check_frames(num_frames: int, name: str) -> None:
+    """Raises UserError unless the causal VAE can take this many frames (4n+1)."""
+    if num_frames < 1 or num_frames % TEMPORAL_STRIDE != 1:
+        lower = max(1, (num_frames - 1) // TEMPORAL_STRIDE * TEMPORAL_STRIDE + 1)
+        raise UserError(
+            f"{name}={num_frames}: the frame count must be 4n+1; "
+            f"use {lower} or {lower + TEMPORAL_STRIDE}"
+        )
+
+
+def check_size(size: int, name: str) -> None:
+    """Raises UserError unless a height or width divides by VAE stride times patch size."""
+    if size < SPATIAL_MULTIPLE or size % SPATIAL_MULTIPLE:
+        lower = max(SPATIAL_MULTIPLE, size // SPATIAL_MULTIPLE * SPATIAL_MULTIPLE)
+        raise UserError(
+            f"{name}={size}: must be divisible by {SPATIAL_MULTIPLE}; "
+            f"use {lower} or {lower + SPATIAL_MULTIPLE}"
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """The keys of `config.data`.
+
+    Attributes:
+      kind: 'shards' reads what `unityvideo_jax.prepare` wrote; 'online' renders worlds.
+      dirs: folders given to prepare as --workdir; shards only.
+      dir_weights: relative draw frequency of each folder; empty means equal.
+      modality_weights: relative draw frequency of each modality that joins RGB.
+      caption_dropout: probability that the caption becomes the null context (UnityVideo sec. 4.1;
+        public release: 0.1).
+      prompt_dropout: the same for the modality prompt (public release: 0).
+      num_frames: 4n+1.
+      height, width: pixels, divisible by 16.
+      fps: frames per second of rendered worlds.
+      split: which worlds to render; shards carry their own.
+      text_encoder, text_length: as `models.text.get_text_encoder` takes them.
+      vae: folder of VAE weights; '' is the shipped one.
+      num_workers: reader processes; 0 reads in threads, which is faster unless decoding is heavy.
+        A saved iterator state needs the same number again.
+      read_threads: reader threads a process.
+
+    Raises:
+      UserError: a value out of range, named with its mend.
+    """
+
+    kind: str = "shards"
+    dirs: tuple[str, ...] = ()
+    dir_weights: tuple[float | int, ...] = ()
+    modality_weights: Mapping[str, float | int] = dataclasses.field(
+        default_factory=lambda: dict(RELEASE_WEIGHTS)
+    )
+    caption_dropout: float | int = 0.1
+    prompt_dropout: float | int = 0.0
+    num_frames: int = 17
+    height: int = 64
+    width: int = 64
+    fps: float | int = 8.0
+    split: str = "train"
+    text_encoder: str = "words"
+    text_length: int = 48
+    vae: str = ""
+    num_workers: int = 0
+    read_threads: int = 4
+
+    def __post_init__(self):
+        if self.kind not in ("shards", "online"):
+            raise UserError(f"config.data.kind={self.kind!r}: use 'shards' or 'online'")
+        if self.kind == "shards" and not self.dirs:
+            raise UserError(
+                "config.data.dirs is empty: name the folders that `python -m unityvideo_jax.prepare"
+                "` wrote, or set config.data.kind='online' to render worlds"
+            )
+        if self.dir_weights and len(self.dir_weights) != len(self.dirs):
+            raise UserError(
+                f"config.data.dir_weights has {len(self.dir_weights)} entries for "
+                f"{len(self.dirs)} dirs; give one a folder, or () for equal weights"
+            )
+        check_weights(dict(zip(self.dirs, self.dir_weights, strict=False)), "dir_weights")
+        check_weights(self.modality_weights, "modality_weights")
+        check_frames(self.num_frames, "config.data.num_frames")
+        check_size(self.height, "config.data.height")
+        check_size(self.width, "config.data.width")
+        for name in ("caption_dropout", "prompt_dropout"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UserError(f"config.data.{name}={getattr(self, name)}: give 0 to 1")
+        if self.fps <= 0:
+            raise UserError(f"config.data.fps={self.fps}: must be positive")
+        if self.num_workers < 0 or self.read_threads < 1:
+            raise UserError("config.data: num_workers must be >= 0 and read_threads >= 1")
+
+    def weights_of_dirs(self) -> tuple[float, ...]:
+        """One weight a folder, ones if none were given."""
+        return tuple(float(w) for w in self.dir_weights) or (1.0,) * len(self.dirs)
+
+
+def as_data_config(config: object) -> DataConfig:
+    """A DataConfig from itself or from a dict-like `config.data`.
+
+    Raises:
+      UserError: a key that does not exist, or a bad value.
+    """
+    if isinstance(config, DataConfig):
+        return config
+    values = dict(config.items())
+    known = {field.name for field in dataclasses.fields(DataConfig)}
+    if unknown := sorted(set(values) - known):
+        raise UserError(f"config.data.{unknown[0]}: no such key; known: {', '.join(sorted(known))}")
+    if "modality_weights" in values:
+        values["modality_weights"] = dict(values["modality_weights"].items())
+    for name in ("dirs", "dir_weights"):
+        if isinstance(values.get(name), str):
+            raise UserError(f"config.data.{name}: give a tuple, e.g. ('{values[name]}',)")
+        if name in values:
+            values[name] = tuple(values[name])
+    return DataConfig(**values)
+
+
+def check_weights(weights: Mapping[str, float | int], name: str) -> None:
+    """Raises UserError for a weight that is negative or not finite."""
+    for key, weight in weights.items():
+        if not math.isfinite(weight) or weight < 0:
+            raise UserError(f"config.data.{name}[{key!r}]={weight}: must be finite and >= 0")
+
+
+def stage_modality_weights(
+    config: DataConfig, modalities: Iterable[str], stage_weights: Mapping[str, float | int] | None
+) -> dict[str, float]:
+    """The modalities that join RGB and their weights, in the order of `modalities`.
+
+    Args:
+      config: its `modality_weights` hold unless `stage_weights` are given.
+      modalities: all modalities of the model, 'rgb' among them.
+      stage_weights: weights of the current curriculum stage; the modalities that it leaves out, or
+        weighs 0, are not drawn.
+
+    Returns:
+      Weights that sum to one.
+
+    Raises:
+      UserError: an unknown modality, or nothing left to draw.
+    """
+    modalities = tuple(modalities)
+    name = "modality_weights" if stage_weights is None else "stage_weights"
+    weights = dict((config.modality_weights if stage_weights is None else stage_weights).items())
+    check_weights(weights, name)
+    if "rgb" not in modalities:
+        raise UserError("config.model.modalities lacks 'rgb', which every sample contains")
+    if unknown := [m for m in weights if m not in modalities]:
+        raise UserError(
+            f"{name}: unknown modality {unknown[0]!r}; config.model.modalities knows "
+            f"{', '.join(m for m in modalities if m != 'rgb')}"
+        )
+    if weights.get("rgb"):
+        raise UserError(f"{name}['rgb']: RGB is in every sample already; leave it out")
+    drawn = {m: float(weights[m]) for m in modalities if weights.get(m)}
+    if not drawn:
+        raise UserError(f"{name}: no modality with a positive weight; give at least one")
+    total = sum(drawn.values())
+    return {m: w / total for m, w in drawn.items()}

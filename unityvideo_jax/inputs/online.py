@@ -1,0 +1,198 @@
+"""Worlds rendered and encoded on the accelerator while training; nothing is stored."""
+
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from unityvideo_jax import modalities as registry
+from unityvideo_jax.errors import UserError
+from unityvideo_jax.inputs.config import as_data_config, stage_modality_weights
+from unityvideo_jax.inputs.encode import LatentEncoder, load_encoder
+from unityvideo_jax.inputs.mixing import Mixture
+from unityvideo_jax.inputs.pipeline import rows_per_process
+from unityvideo_jax.inputs.preparing import Texts
+from unityvideo_jax.inputs.sources import text_of
+
+
+def group_size(rows: int, modalities: int, limit: int = 16) -> int:
+    """Clips that share a modality and are rendered at once: the largest divisor of `rows`.
+
+    Small enough that a batch holds at least two groups a modality, if it can, and at most `limit`,
+    which bounds the memory of rendering and encoding.
+    """
+    most = max(1, min(limit, rows // (2 * modalities)))
+    return max(n for n in range(1, most + 1) if rows % n == 0)
+
+
+class OnlineWorlds:
+    """An endless iterator of batches over worlds 0, 1, 2, ... of a split; each is seen once.
+
+    A batch is divided into groups of one modality each, drawn by weight as in the shards' pipeline.
+    One compiled function loops over the groups: it renders, draws RGB and, by `lax.switch`, the
+    group's modality alone, and encodes both. Shapes are fixed, so it compiles once.
+
+    Args:
+      data_config: a DataConfig or dict-like `config.data`; its split, frames, size, fps, weights,
+        dropouts, text encoder and VAE are used.
+      modalities: `config.model.modalities`; a modality's id is its place here.
+      batch_size: rows of the global batch; this process yields its share.
+      seed: of the worlds, the order of modalities and text dropout.
+      stage_weights: modality weights of the curriculum stage; None takes the config's.
+      process_index, process_count: which part of each global batch this process yields.
+      encoder: overrides the VAE that `data_config` names.
+      text_encoder: overrides the text encoder that `data_config` names.
+      clips_per_group: overrides `group_size`.
+
+    Yields:
+      {latents f32[B,2,t,h,w,C] on the device, not waited for; modality i32[B,2], context
+      f32[B,2,L,D] and index i32[B] on the host}, stream 0 being RGB.
+
+    Raises:
+      UserError: an unknown modality, split or encoder, or a batch that does not divide.
+    """
+
+    def __init__(
+        self,
+        data_config: Any,
+        modalities: Sequence[str],
+        batch_size: int,
+        seed: int,
+        *,
+        stage_weights: Mapping[str, float | int] | None = None,
+        process_index: int = 0,
+        process_count: int = 1,
+        encoder: LatentEncoder | None = None,
+        text_encoder: Texts | None = None,
+        clips_per_group: int | None = None,
+    ):
+        from unityvideo_jax import worlds
+        from unityvideo_jax.models.text import get_text_encoder
+
+        self._config = config = as_data_config(data_config)
+        self._rows = rows_per_process(batch_size, process_index, process_count)
+        self._batch_size, self._seed = batch_size, seed
+        self._first = process_index * self._rows
+        drawn = stage_modality_weights(config, modalities, stage_weights)
+        self._names = tuple(drawn)
+        self._mixture = Mixture(list(drawn.values()))
+        self._ids = np.asarray([tuple(modalities).index(name) for name in self._names], np.int32)
+        self._rgb_id = tuple(modalities).index("rgb")
+        self._group = clips_per_group or group_size(self._rows, len(self._names))
+        if self._rows % self._group:
+            raise UserError(
+                f"clips_per_group={self._group}: must divide the {self._rows} rows of a process"
+            )
+        self._world = worlds.WorldConfig(
+            height=config.height,
+            width=config.width,
+            num_frames=config.num_frames,
+            fps=float(config.fps),
+            split=config.split,
+            seed=seed,
+        )
+        self._encoder = encoder or load_encoder(config.vae)
+        self._texts = text_encoder or get_text_encoder(config.text_encoder, config.text_length)
+        self._null = self._texts([""])[0]
+        self._encode = _compiled(self._world, self._names, self._encoder)
+        self._next_index = 0
+        self._ahead: tuple[int, Any] | None = None
+
+    def __iter__(self) -> "OnlineWorlds":
+        return self
+
+    def get_state(self) -> dict[str, int]:
+        """The index of the next global batch's first world."""
+        return {"next_index": self._next_index}
+
+    def set_state(self, state: Mapping[str, int]) -> None:
+        """Goes on exactly where `get_state` was asked.
+
+        Raises:
+          UserError: a state of another batch size.
+        """
+        if state["next_index"] % self._batch_size:
+            raise UserError(
+                f"the saved input position {state['next_index']} is no multiple of "
+                f"config.train.batch_size={self._batch_size}; resume with the batch size it had"
+            )
+        self._next_index = int(state["next_index"])
+
+    def __next__(self) -> dict[str, Any]:
+        from unityvideo_jax import worlds
+
+        start = self._next_index
+        index = self._indices(start)
+        # Scenes are sampled one batch ahead: describing them on the host then need not wait for
+        # the training step that is queued on the device in between.
+        if self._ahead is None or self._ahead[0] != start:
+            self._ahead = (start, worlds.sample_scenes(self._world, index))
+        scenes = self._ahead[1]
+        self._next_index = start + self._batch_size
+        following = self._indices(self._next_index)
+        self._ahead = (self._next_index, worlds.sample_scenes(self._world, following))
+
+        groups = self._groups(start)
+        latents = self._encode(
+            self._encoder.params, index.reshape(-1, self._group), groups.astype(np.int32)
+        )
+        chosen = np.repeat(groups, self._group)
+        return {
+            "latents": latents,
+            "modality": np.stack(
+                [np.full(self._rows, self._rgb_id, np.int32), self._ids[chosen]], axis=1
+            ),
+            "context": self._context(worlds.describe(self._world, scenes), chosen, index),
+            "index": index,
+        }
+
+    def _indices(self, start: int) -> Int[np.ndarray, "b"]:
+        first = start + self._first
+        return np.arange(first, first + self._rows, dtype=np.int64).astype(np.int32)
+
+    def _groups(self, start: int) -> Int[np.ndarray, "g"]:
+        """Which of the drawn modalities each group of this process's rows has."""
+        first = (start + self._first) // self._group
+        count = self._rows // self._group
+        return np.asarray([self._mixture[n][0] for n in range(first, first + count)])
+
+    def _context(
+        self, descriptions: Sequence[Any], chosen: np.ndarray, index: np.ndarray
+    ) -> Float[np.ndarray, "b 2 l d"]:
+        captions = self._texts([text_of(d, "rgb") for d in descriptions])
+        prompts = self._texts(
+            [text_of(d, self._names[m]) for d, m in zip(descriptions, chosen, strict=True)]
+        )
+        context = np.stack([captions, prompts], axis=1).astype(np.float32)
+        rates = (self._config.caption_dropout, self._config.prompt_dropout)
+        # One generator a world: what is dropped depends on its index, not on the batch around it.
+        drop = np.stack([np.random.default_rng((self._seed, n)).random(2) for n in index]) < rates
+        return np.where(drop[..., None, None], self._null, context)
+
+
+def _compiled(world: Any, names: tuple[str, ...], encoder: LatentEncoder) -> Any:
+    """(params, index i32[G,g], group i32[G]) -> latents f32[G*g,2,t,h,w,C], jitted."""
+    from unityvideo_jax import worlds
+
+    def drawn(name: str, clips: Mapping[str, Array]) -> Float[Array, "g t h w 3"]:
+        codec = registry.get(name).codec
+        return jax.vmap(lambda clip: codec.encode(clip)[0])({k: clips[k] for k in codec.keys})
+
+    branches = [functools.partial(drawn, name) for name in names]
+
+    def one_group(params: Any, index: Array, choice: Array) -> Float[Array, "g 2 t h w c"]:
+        clips = dict(worlds.render(world, worlds.sample_scenes(world, index)))
+        videos = jnp.concatenate([drawn("rgb", clips), jax.lax.switch(choice, branches, clips)])
+        latents = encoder.apply(params, videos)
+        return jnp.stack(jnp.split(latents, 2), axis=1).astype(jnp.float32)
+
+    @jax.jit
+    def encode(params: Any, index: Array, groups: Array) -> Float[Array, "b 2 t h w c"]:
+        latents = jax.lax.map(lambda args: one_group(params, *args), (index, groups))
+        return latents.reshape(-1, *latents.shape[2:])
+
+    return encode

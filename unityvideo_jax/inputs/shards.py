@@ -1,0 +1,289 @@
+"""Latent shards on disk: `<dir>/latents/<modality>/1.0.0/*.array_record*` and `dataset.json`.
+
+Record n of every series belongs to the same clip n, so that any modality can be joined to RGB by
+record number. `data/latents/README.md` describes the records.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import importlib.util
+import io
+import json
+import os
+import pathlib
+import sys
+import types
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from absl import logging
+from jaxtyping import Float
+
+from unityvideo_jax.errors import UserError
+
+FORMAT = 1
+VERSION = "1.0.0"
+CARD_NAME = "dataset.json"
+NULL_CONTEXT_NAME = "null_context.npy"
+# The TFDS split inside a folder; which worlds or clips it holds is the card's `split`.
+TFDS_SPLIT = "train"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Card:
+    """What `dataset.json` says of a folder of shards; it is written last, so it means complete.
+
+    Attributes:
+      count: clips, the same in every series.
+      num_frames, height, width, fps: of the pixels that were encoded.
+      latent_shape: (t, h, w, C) of one record.
+      vae: fingerprint of the VAE that made the latents.
+      text_encoder, text_length, text_dim: of the embeddings.
+      modalities: the series that exist, 'rgb' first.
+      codecs: codec version of each modality.
+      settings: everything that decides the content, as prepare compares it.
+    """
+
+    format: int = FORMAT
+    count: int
+    num_frames: int
+    height: int
+    width: int
+    fps: float
+    latent_shape: tuple[int, ...]
+    vae: str
+    text_encoder: str
+    text_length: int
+    text_dim: int
+    modalities: tuple[str, ...]
+    codecs: dict[str, str]
+    settings: dict[str, Any]
+    null_context: str = NULL_CONTEXT_NAME
+
+
+def root_of(directory: str | os.PathLike) -> pathlib.Path:
+    """The folder inside a prepare --workdir that holds the series."""
+    return pathlib.Path(directory) / "latents"
+
+
+@contextlib.contextmanager
+def atomic_path(path: pathlib.Path) -> Iterator[pathlib.Path]:
+    """A temporary path that becomes `path` when the block ends without an error."""
+    temporary = path.with_name(f".{path.name}.part")
+    yield temporary
+    with open(temporary, "rb+") as handle:
+        os.fsync(handle.fileno())
+    os.replace(temporary, path)
+
+
+def write_json(path: pathlib.Path, content: Mapping[str, Any]) -> None:
+    """Writes indented JSON that appears only when it is whole."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2) + "\n")
+
+
+def write_card(directory: str | os.PathLike, card: Card) -> None:
+    """Writes `dataset.json`, which declares the shards complete."""
+    write_json(root_of(directory) / CARD_NAME, dataclasses.asdict(card))
+
+
+def read_card(directory: str | os.PathLike) -> Card:
+    """Reads `dataset.json`.
+
+    Raises:
+      UserError: no such folder, no finished shards in it, or a card that does not parse.
+    """
+    path = root_of(directory) / CARD_NAME
+    if not path.exists():
+        what = "no such folder" if not pathlib.Path(directory).exists() else "no finished shards"
+        raise UserError(
+            f"{path.parent.parent}: {what} (looked for {path}); run `python -m unityvideo_jax."
+            f"prepare --workdir={path.parent.parent} ...` to its end"
+        )
+    try:
+        content = json.loads(path.read_text())
+        if content.get("format") != FORMAT:
+            raise UserError(
+                f"{path}: format {content.get('format')}, this version reads {FORMAT}; prepare the "
+                "shards again"
+            )
+        content["latent_shape"] = tuple(content["latent_shape"])
+        content["modalities"] = tuple(content["modalities"])
+        return Card(**content)
+    except (json.JSONDecodeError, TypeError, KeyError, AttributeError) as error:
+        raise UserError(f"{path}: not a dataset card ({error}); prepare the shards again") from None
+
+
+@functools.cache
+def _builder_module() -> types.ModuleType:
+    # By file, from beside this package, in a checkout and installed alike: a folder `data` where
+    # the user happens to stand must not shadow the builder.
+    path = pathlib.Path(__file__).resolve().parents[2] / "data" / "latents" / "latents.py"
+    name = "data.latents.latents"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None or not path.exists():
+        raise FileNotFoundError(f"{path}: the builder is missing from this installation")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def write_series(
+    directory: str | os.PathLike,
+    modality: str,
+    records: Callable[[], Iterator[Mapping[str, Any]]],
+    *,
+    count: int,
+    latent_shape: tuple[int, ...],
+    embedding_shape: tuple[int, int],
+    side_shapes: Mapping[str, tuple[int, ...]],
+) -> pathlib.Path:
+    """Packs one modality's records by the TFDS builder, whole or not at all.
+
+    Args:
+      directory: a prepare --workdir.
+      modality: name of the series.
+      records: makes an iterator of dicts with key, latents, text, embedding and, if the codec has
+        one, side.
+      count: how many there are, to choose the number of files.
+      latent_shape: (t, h, w, C).
+      embedding_shape: (L, D).
+      side_shapes: shape of each number in the side record.
+
+    Returns:
+      The folder of the finished series.
+    """
+    import tensorflow_datasets as tfds
+
+    module = _builder_module()
+    size = 2 * count * (int(np.prod(latent_shape)) + int(np.prod(embedding_shape)))
+    # 8 to 32 files read best, fewer if each would hold only a handful of records.
+    num_shards = max(1, min(count // 8, max(8, min(32, size >> 28))))
+    tfds.disable_progress_bar()
+    with _quiet():
+        builder = module.Latents(
+            records=records,
+            split=TFDS_SPLIT,
+            latent_shape=latent_shape,
+            embedding_shape=embedding_shape,
+            side_shapes=side_shapes,
+            data_dir=os.fspath(directory),
+            config=tfds.core.BuilderConfig(name=modality, version=VERSION),
+            file_format="array_record",
+        )
+        builder.download_and_prepare(
+            download_config=tfds.download.DownloadConfig(num_shards=num_shards)
+        )
+    return pathlib.Path(builder.data_dir)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Hides TFDS's talk of downloads and custom configurations; errors still raise."""
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity(logging.ERROR)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        logging.set_verbosity(verbosity)
+
+
+class Series:
+    """Random access to the records of one modality; picklable and safe to share among threads.
+
+    Raises:
+      UserError: on opening, a file that is missing, truncated or of another length than recorded;
+        on reading, a record whose checksum fails. Both name the file.
+    """
+
+    def __init__(self, directory: str | os.PathLike, modality: str):
+        self.directory, self.modality = os.fspath(directory), modality
+        self._source: Any = None
+        self._open()
+
+    @property
+    def path(self) -> pathlib.Path:
+        """The folder of the series' files."""
+        return root_of(self.directory) / self.modality / VERSION
+
+    def _mend(self) -> str:
+        return (
+            f"delete {self.path} and {root_of(self.directory) / CARD_NAME} and prepare the shards "
+            "again, or restore the file"
+        )
+
+    def _open(self) -> None:
+        import tensorflow_datasets as tfds
+
+        if not self.path.is_dir():
+            raise UserError(
+                f"{self.path}: no series of modality {self.modality!r}; add it with `python -m "
+                f"unityvideo_jax.prepare --workdir={self.directory} --modalities=...`"
+            )
+        try:
+            builder = tfds.builder_from_directory(self.path)
+            split = builder.info.splits[TFDS_SPLIT]
+        except Exception as error:
+            raise UserError(
+                f"{self.path}: its dataset_info.json or features.json does not read ({error}); "
+                f"{self._mend()}"
+            ) from error
+        self._files = [os.fspath(f) for f in split.filepaths]
+        self._ends = np.cumsum(split.shard_lengths)
+        for file, length in zip(self._files, split.shard_lengths, strict=True):
+            self._check_file(file, length)
+        self._source = builder.as_data_source(split=TFDS_SPLIT)
+
+    def _check_file(self, file: str, length: int) -> None:
+        from array_record.python.array_record_module import ArrayRecordReader
+
+        try:
+            reader = ArrayRecordReader(file)
+            found = reader.num_records()
+            reader.close()
+        except (RuntimeError, OSError) as error:
+            raise UserError(f"{file}: corrupt or truncated ({error}); {self._mend()}") from error
+        if found != length:
+            raise UserError(
+                f"{file}: holds {found} records where dataset_info.json says {length}; "
+                f"{self._mend()}"
+            )
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"directory": self.directory, "modality": self.modality}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(state["directory"], state["modality"])
+
+    def __len__(self) -> int:
+        return int(self._ends[-1]) if len(self._ends) else 0
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """Record `index`: key, latents f16[t,h,w,C], side, text and embedding f16[L,D]."""
+        try:
+            record = self._source[index]
+        except (RuntimeError, OSError) as error:
+            file = self._files[int(np.searchsorted(self._ends, index, side="right"))]
+            raise UserError(
+                f"{file}: record {index} of {self.modality} is corrupt ({error}); {self._mend()}"
+            ) from error
+        return {
+            "key": record["key"].decode(),
+            "latents": record["latents"],
+            "side": dict(record.get("side", {})),
+            "text": record["text"].decode(),
+            "embedding": record["embedding"],
+        }
+
+
+def read_null_context(directory: str | os.PathLike) -> Float[np.ndarray, "l d"]:
+    """The embedding of the empty text that the folder was prepared with."""
+    path = root_of(directory) / read_card(directory).null_context
+    try:
+        return np.load(path).astype(np.float32)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: does not read ({error}); prepare the shards again") from None

@@ -1,0 +1,205 @@
+"""Resumable work in chunks: every finished chunk is one whole file, every half one is nothing."""
+
+import contextlib
+import fcntl
+import json
+import pathlib
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from unityvideo_jax.errors import UserError
+from unityvideo_jax.inputs.shards import CARD_NAME, atomic_path, root_of, write_json
+
+FOLDER = ".staging"
+SETTINGS_NAME = "settings.json"
+
+
+def difference(
+    stored: Mapping[str, Any], wanted: Mapping[str, Any], *, shared_only: bool = False
+) -> str | None:
+    """The first setting that differs, as '--name=old, now --name=new'; None if all agree.
+
+    Args:
+      stored: from a JSON file.
+      wanted: of this run.
+      shared_only: leave out settings that only one of the two has.
+    """
+    # Through JSON, since that is how the stored ones went: tuples become lists.
+    wanted = json.loads(json.dumps(wanted))
+    for name in [*wanted, *(n for n in stored if n not in wanted)]:
+        if shared_only and not (name in stored and name in wanted):
+            continue
+        if stored.get(name) != wanted.get(name):
+            return f"{_show(name, stored.get(name))}, now {_show(name, wanted.get(name))}"
+    return None
+
+
+def _show(name: str, value: Any) -> str:
+    text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
+    text = text if len(text) < 200 else text[:200] + "..."
+    # Settings that are no flag, such as a codec's version, have a space in their name.
+    return f"{name} {text}" if " " in name else f"--{name}={text}"
+
+
+class Staging:
+    """The chunk files of one unfinished preparation, in `<workdir>/latents/.staging/`.
+
+    Args:
+      workdir: prepare's --workdir.
+      settings: everything that decides the content; a resumed run must bring the same.
+      num_clips: in all.
+      chunk_size: clips a file.
+    """
+
+    def __init__(
+        self,
+        workdir: pathlib.Path,
+        settings: Mapping[str, Any],
+        *,
+        num_clips: int,
+        chunk_size: int,
+    ):
+        self._workdir = workdir
+        self._folder = root_of(workdir) / FOLDER
+        self._settings = dict(settings)
+        self._num_clips, self._chunk_size = num_clips, chunk_size
+
+    def check(self) -> bool:
+        """Whether an unfinished preparation of the same settings is there. Writes nothing.
+
+        Raises:
+          UserError: one of other settings is there, or a latents folder that is not ours.
+        """
+        path = self._folder / SETTINGS_NAME
+        if not path.exists():
+            root = root_of(self._workdir)
+            ours = {FOLDER, f"{FOLDER}.lock"}
+            strangers = [p for p in root.iterdir() if p.name not in ours] if root.exists() else []
+            if strangers and not (root / CARD_NAME).exists():
+                raise UserError(
+                    f"{root}: holds {strangers[0].name}, which no finished or unfinished "
+                    "preparation explains; move it away or give another --workdir"
+                )
+            return False
+        try:
+            stored = json.loads(path.read_text())
+        except json.JSONDecodeError:
+            raise UserError(f"{path}: not JSON; delete {self._folder} and start over") from None
+        if changed := difference(stored, self._settings):
+            raise UserError(
+                f"{self._workdir}: an unfinished preparation was begun with {changed}; give the "
+                f"old value to resume it, delete {self._folder}, or give another --workdir"
+            )
+        return True
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Holds the workdir for this process; the kernel frees it however the process ends.
+
+        Raises:
+          UserError: another process holds it.
+        """
+        root = root_of(self._workdir)
+        root.mkdir(parents=True, exist_ok=True)
+        with open(root / f"{FOLDER}.lock", "w") as handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UserError(
+                    f"{self._workdir}: another prepare is writing here; wait for it or give "
+                    "another --workdir"
+                ) from None
+            yield
+
+    def begin(self) -> None:
+        """Records the settings; call after `check`, before the first `write`."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        if not (self._folder / SETTINGS_NAME).exists():
+            write_json(self._folder / SETTINGS_NAME, self._settings)
+
+    def chunks(self) -> list[range]:
+        """Clip numbers of every chunk."""
+        size = self._chunk_size
+        return [range(n, min(n + size, self._num_clips)) for n in range(0, self._num_clips, size)]
+
+    def missing(self) -> list[range]:
+        """The chunks that have no file yet."""
+        return [chunk for chunk in self.chunks() if not self._path(chunk).exists()]
+
+    def _path(self, chunk: range) -> pathlib.Path:
+        return self._folder / f"chunk-{chunk.start:08d}.npz"
+
+    def write(self, chunk: range, arrays: Mapping[str, np.ndarray]) -> None:
+        """Stores a chunk: arrays whose first axis runs over its clips."""
+        if wrong := [name for name, array in arrays.items() if len(array) != len(chunk)]:
+            raise ValueError(f"{wrong} do not have {len(chunk)} rows")
+        with atomic_path(self._path(chunk)) as temporary, open(temporary, "wb") as handle:
+            np.savez(handle, **arrays)
+
+    def rows(self, names: Sequence[str]) -> Iterator[dict[str, Any]]:
+        """All clips in order, one chunk in memory at a time, only the arrays asked for."""
+        for chunk in self.chunks():
+            path = self._path(chunk)
+            try:
+                with np.load(path) as stored:
+                    arrays = {name: stored[name] for name in names}
+            except (OSError, ValueError, KeyError, EOFError) as error:
+                raise UserError(
+                    f"{path}: does not read ({error}); delete it and run the same command again"
+                ) from error
+            for row in range(len(chunk)):
+                yield {name: array[row] for name, array in arrays.items()}
+
+    def remove_partial_series(self, modalities: Sequence[str]) -> None:
+        """Deletes what a killed TFDS builder left: folders that it had not renamed yet."""
+        for modality in modalities:
+            for path in (root_of(self._workdir) / modality).glob("*incomplete*"):
+                shutil.rmtree(path)
+
+    def remove(self) -> None:
+        """Deletes the chunks; call once the dataset's card is written."""
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+class Progress:
+    """Lines of clips done of all, clips per second and time left; a few seconds apart."""
+
+    INTERVAL = 2.0
+
+    def __init__(self, what: str, total: int, done: int = 0):
+        # Kept, since packing hides what TFDS itself prints.
+        self._stream = sys.stdout
+        self._what, self._total, self._done, self._start_done = what, total, done, done
+        self._start = time.monotonic()
+        self._printed = -self.INTERVAL
+        if done:
+            print(f"{what}: {done}/{total} clips were done before, going on", flush=True)
+
+    def advance(self, clips: int) -> None:
+        """Counts, and prints if it is time or all is done."""
+        self._done += clips
+        if time.monotonic() - self._printed < self.INTERVAL and self._done < self._total:
+            return
+        self._printed = time.monotonic()
+        elapsed = max(time.monotonic() - self._start, 1e-6)
+        rate = (self._done - self._start_done) / elapsed
+        left = (self._total - self._done) / rate
+        print(
+            f"{self._what}: {self._done}/{self._total} clips, {rate:.1f} clips/s, "
+            f"{_duration(left)} left",
+            file=self._stream,
+            flush=True,
+        )
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02d} min"
+    return f"{minutes} min {seconds:02d} s" if minutes else f"{seconds} s"

@@ -1,0 +1,126 @@
+"""Writes latent shards from procedural worlds or from a folder of videos with ground truth.
+
+Command: python -m unityvideo_jax.prepare --source=worlds --workdir=shards --num_clips=256
+         python -m unityvideo_jax.prepare --source=FOLDER --workdir=shards --height=128 --width=128
+
+The same command again goes on where a killed one stopped. With further --modalities it adds their
+series to a finished dataset. `unityvideo_jax/inputs/folder.py` describes FOLDER's files and
+`data/latents/README.md` what is written.
+"""
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from absl import flags
+
+from unityvideo_jax import cli
+from unityvideo_jax import modalities as registry
+from unityvideo_jax.errors import UserError
+from unityvideo_jax.inputs.config import check_frames, check_size
+from unityvideo_jax.inputs.encode import load_encoder
+from unityvideo_jax.inputs.folder import FolderSource
+from unityvideo_jax.inputs.preparing import prepare
+from unityvideo_jax.inputs.sources import Source, WorldsSource
+
+DEFAULT_WORLDS, DEFAULT_FPS = 64, 8.0
+
+
+def define_flags() -> None:
+    """Called by the program alone, so that importing this module claims no flag names."""
+    flags.DEFINE_string("source", None, "'worlds', or a folder of videos with ground truth.")
+    flags.DEFINE_string("workdir", None, "Where to write; shards go to WORKDIR/latents.")
+    flags.DEFINE_list("modalities", list(registry.BUILT_IN), "Series to write, rgb among them.")
+    flags.DEFINE_integer(
+        "num_clips", None, f"Clips to write. Default: {DEFAULT_WORLDS} worlds, or all of a folder."
+    )
+    flags.DEFINE_integer("num_frames", 17, "Frames a clip, 4n+1.")
+    flags.DEFINE_integer("height", 64, "Pixels, a multiple of 16.")
+    flags.DEFINE_integer("width", 64, "Pixels, a multiple of 16.")
+    flags.DEFINE_float(
+        "fps", 0.0, f"Frames a second. Default 0: {DEFAULT_FPS:g} for worlds, a folder's own rate."
+    )
+    flags.DEFINE_string("split", "train", "Which worlds: train, validation or a held-out split.")
+    flags.DEFINE_integer("seed", 0, "Seed of the worlds.")
+    flags.DEFINE_string("vae", "", "Folder of VAE weights. Default: the shipped one.")
+    flags.DEFINE_string("text_encoder", "words", "Name of the text encoder.")
+    flags.DEFINE_integer("text_length", 48, "Tokens a text.")
+    flags.DEFINE_integer("chunk_size", 16, "Clips a staged file: what a kill can cost at most.")
+    flags.DEFINE_integer("batch_size", 8, "Clips that one VAE call encodes.")
+
+
+def make_source(args: Any) -> Source:
+    """The source that the flags name.
+
+    Raises:
+      UserError: a split that does not exist, or whatever is wrong with the folder.
+    """
+    if args.num_clips is not None and args.num_clips < 1:
+        raise UserError(f"--num_clips={args.num_clips}: give at least 1")
+    if args.fps < 0:
+        raise UserError(f"--fps={args.fps:g}: must be positive, or 0 for the default")
+    if args.source != "worlds":
+        return FolderSource(
+            args.source,
+            args.modalities,
+            num_frames=args.num_frames,
+            height=args.height,
+            width=args.width,
+            fps=args.fps,
+            num_clips=args.num_clips,
+        )
+    from unityvideo_jax import worlds
+
+    if args.split not in worlds.SPLITS:
+        raise UserError(f"--split={args.split}: use one of {', '.join(worlds.SPLITS)}")
+    config = worlds.WorldConfig(
+        height=args.height,
+        width=args.width,
+        num_frames=args.num_frames,
+        fps=args.fps or DEFAULT_FPS,
+        split=args.split,
+        seed=args.seed,
+    )
+    return WorldsSource(config, args.num_clips or DEFAULT_WORLDS)
+
+
+def main(argv: Sequence[str]) -> None:
+    """Prepares the shards that the flags describe."""
+    del argv
+    args = flags.FLAGS
+    for name in ("source", "workdir"):
+        if not getattr(args, name):
+            raise UserError(f"--{name} is missing; see --help")
+    # Before the slow imports and compilations, since these are the usual slips.
+    check_frames(args.num_frames, "--num_frames")
+    check_size(args.height, "--height")
+    check_size(args.width, "--width")
+    for name in args.modalities:
+        registry.get(name)
+    from unityvideo_jax.models.text import get_text_encoder
+
+    start = time.monotonic()
+    source = make_source(args)
+    card = prepare(
+        source,
+        load_encoder(args.vae),
+        get_text_encoder(args.text_encoder, args.text_length),
+        workdir=args.workdir,
+        modalities=args.modalities,
+        num_frames=args.num_frames,
+        height=args.height,
+        width=args.width,
+        chunk_size=args.chunk_size,
+        batch_size=args.batch_size,
+        extra_settings={"source": "worlds" if args.source == "worlds" else "folder"},
+    )
+    print(
+        f"{args.workdir}/latents: {card.count} clips of {', '.join(card.modalities)}, latents "
+        f"{'x'.join(map(str, card.latent_shape))}, in {time.monotonic() - start:.0f} s",
+        flush=True,
+    )
+
+
+if __name__ == "__main__":
+    define_flags()
+    cli.run(main)

@@ -142,7 +142,7 @@ class DepthMetric:
         for alignment in ALIGNMENTS:
             self._scores[alignment].append(score_video(predicted, true, alignment))
 
-    def compute(self) -> dict[str, float]:
+    def compute(self) -> dict[str, float | int]:
         """Averages over videos; UserError if no video had a valid pixel."""
         results = {}
         for alignment, scores in self._scores.items():
@@ -154,6 +154,6 @@ class DepthMetric:
                 )
         count = len(self._scores[ALIGNMENTS[0]])
         return results | {
-            "depth/videos": float(count),
-            "depth/videos_without_valid_pixels": float(self._empty),
+            "depth/videos": count,
+            "depth/videos_without_valid_pixels": self._empty,
         }

@@ -28,8 +28,8 @@ class Metric(Protocol):
         """Adds one clip; `name` is what an error message calls it."""
         ...
 
-    def compute(self) -> dict[str, float]:
-        """All numbers over the clips seen so far; UserError if there is nothing to average."""
+    def compute(self) -> dict[str, float | int]:
+        """All numbers over the clips seen so far, counts as int; UserError if there are none."""
         ...
 
 

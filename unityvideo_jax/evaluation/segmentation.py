@@ -114,14 +114,14 @@ class SegmentationMetric:
         self._clip_ious.append(float(np.mean(ious)))
         self._object_js.extend(js)
 
-    def compute(self) -> dict[str, float]:
+    def compute(self) -> dict[str, float | int]:
         """Averages over objects and clips; UserError if no clip held an object."""
         prefix = "segmentation/hungarian_clip"
         return {
             f"{prefix}/mean_iou": mean(self._clip_ious, f"{prefix}/mean_iou"),
             f"{prefix}/j_mean": mean(self._object_js, f"{prefix}/j_mean"),
-            "segmentation/objects": float(len(self._object_js)),
-            "segmentation/unmatched_predictions": float(self._unmatched),
-            "segmentation/clips": float(len(self._clip_ious)),
-            "segmentation/clips_without_objects": float(self._empty),
+            "segmentation/objects": len(self._object_js),
+            "segmentation/unmatched_predictions": self._unmatched,
+            "segmentation/clips": len(self._clip_ious),
+            "segmentation/clips_without_objects": self._empty,
         }

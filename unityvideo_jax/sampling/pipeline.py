@@ -88,7 +88,7 @@ class Pipeline:
         self.modalities = tuple(self.model_config.modalities)
         self.text_encoder = text_encoder
         self._graph = nnx.graphdef(nnx.eval_shape(lambda: DiT(self.model_config, rngs=nnx.Rngs(0))))
-        self._params = params
+        self.params = params
         vae_graph, self._vae_params = nnx.split(vae)
         self._encode = jax.jit(lambda p, video: nnx.merge(vae_graph, p).encode(video))
         self._decode = jax.jit(lambda p, latents: nnx.merge(vae_graph, p).decode(latents))
@@ -246,7 +246,7 @@ class Pipeline:
         latents = self._given_latents(streams, videos, size, batch)
         ids = np.array([self.modalities.index(name) for name in streams], np.int32)
         result = self._sample(
-            self._params,
+            self.params,
             latents,
             jnp.tile(ids, (batch, 1)),
             jnp.asarray(context),

@@ -24,26 +24,24 @@ class ObjectiveConfig:
       UserError: a value out of range.
     """
 
-    p_cond: float = 0.2
-    p_est: float = 0.3
-    p_joint: float = 0.5
+    p_cond: float | int = 0.2
+    p_est: float | int = 0.3
+    p_joint: float | int = 0.5
     timestep: str = "logit_normal"
-    logit_mean: float = 0.0
-    logit_std: float = 1.0
-    shift: float = 1.0
-    condition_dropout: float = 0.1
+    logit_mean: float | int = 0.0
+    logit_std: float | int = 1.0
+    shift: float | int = 1.0
+    condition_dropout: float | int = 0.1
 
     def __post_init__(self) -> None:
-        # "shift=5" on a command line is a whole number; the fields are real ones.
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if field.type is not float:
-                continue
+        # "shift=5" on a command line is an int, and configs are compared: all become float.
+        for name in (field.name for field in dataclasses.fields(self) if field.name != "timestep"):
+            value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float):
-                raise UserError(f"objective.{field.name}={value!r} must be a number.")
+                raise UserError(f"objective.{name}={value!r} must be a number.")
             if not math.isfinite(value):
-                raise UserError(f"objective.{field.name}={value!r} must be finite.")
-            object.__setattr__(self, field.name, float(value))
+                raise UserError(f"objective.{name}={value!r} must be finite.")
+            object.__setattr__(self, name, float(value))
         for name in ("p_cond", "p_est", "p_joint", "condition_dropout"):
             value = getattr(self, name)
             if not 0.0 <= value <= 1.0:

@@ -3,7 +3,6 @@
 import dataclasses
 from collections.abc import Sequence
 
-from unityvideo_jax import modalities as registry
 from unityvideo_jax.errors import UserError
 
 DEFAULT_MODALITIES = ("rgb", "depth", "flow", "segmentation", "skeleton", "densepose")
@@ -52,22 +51,22 @@ class DiTConfig:
     num_heads: int
     num_layers: int
     in_channels: int = 16
-    patch_size: tuple[int, int, int] = (1, 2, 2)
+    patch_size: Sequence[int] = (1, 2, 2)
     freq_dim: int = 256
     text_dim: int = 256
     text_len: int = 48
-    eps: float = 1e-6
-    modalities: tuple[str, ...] = DEFAULT_MODALITIES
+    eps: float | int = 1e-6
+    modalities: Sequence[str] = DEFAULT_MODALITIES
     switcher: str = "adaln"
     in_context: bool = True
     heads: str = "per_modality"
-    rope_theta: float = 1e4
+    rope_theta: float | int = 1e4
     remat: str = "full"
     dtype: str = "bfloat16"
     attention: str = "auto"
 
     def __post_init__(self) -> None:
-        # A config read back from JSON has lists where the command line had tuples.
+        # Read back from JSON, tuples are lists; kept as tuples so that configs can be compared.
         for name in ("patch_size", "modalities"):
             value = getattr(self, name)
             if isinstance(value, str) or not isinstance(value, Sequence):
@@ -76,6 +75,11 @@ class DiTConfig:
         for name in ("dim", "ffn_dim", "num_heads", "num_layers", "in_channels", "text_dim"):
             self._check_positive(name, getattr(self, name))
         self._check_positive("text_len", self.text_len)
+        for name in ("eps", "rope_theta"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
+                raise UserError(f"model.{name}={value!r} must be a positive number.")
+            object.__setattr__(self, name, float(value))
         if len(self.patch_size) != 3:
             raise UserError(f"model.patch_size needs (time, height, width), not {self.patch_size}.")
         for size in self.patch_size:
@@ -115,7 +119,10 @@ class DiTConfig:
             )
         if len(set(self.modalities)) != len(self.modalities):
             raise UserError(f"model.modalities={self.modalities} names a modality twice.")
-        known = registry.names() if hasattr(registry, "names") else DEFAULT_MODALITIES
+        # Imported here so that the network itself does not need the codecs.
+        from unityvideo_jax import modalities
+
+        known = modalities.names()
         unknown = [name for name in self.modalities if name not in known]
         if unknown:
             raise UserError(

@@ -1,7 +1,6 @@
 """Text encoder, VAE and model behind one call: prompts and videos in, videos out."""
 
 import dataclasses
-import functools
 import os
 import types
 from collections.abc import Mapping, Sequence
@@ -17,7 +16,6 @@ from unityvideo_jax import media, modalities
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.models.dit import DiT, DiTConfig
 from unityvideo_jax.models.text import TextEncoder, get_text_encoder
-from unityvideo_jax.models.vae_weights import load_vae
 from unityvideo_jax.models.wan_vae import WanVAE
 from unityvideo_jax.sampling.generate import SamplerConfig, generate
 from unityvideo_jax.sampling.streams import (
@@ -28,6 +26,9 @@ from unityvideo_jax.sampling.streams import (
     check_size,
     stream_order,
 )
+
+# Longer or larger videos go through the VAE chunk by chunk, which is slower and bounds the memory.
+STREAMED_PIXELS = 1 << 24
 
 
 def _as_batch(name: str, video: Shaped[np.ndarray, "..."], batch: int) -> Float[np.ndarray, "..."]:
@@ -89,9 +90,12 @@ class Pipeline:
         self.text_encoder = text_encoder
         self._graph = nnx.graphdef(nnx.eval_shape(lambda: DiT(self.model_config, rngs=nnx.Rngs(0))))
         self.params = params
-        vae_graph, self._vae_params = nnx.split(vae)
-        self._encode = jax.jit(lambda p, video: nnx.merge(vae_graph, p).encode(video))
-        self._decode = jax.jit(lambda p, latents: nnx.merge(vae_graph, p).decode(latents))
+        self.vae = vae
+        if vae.config.z_dim != self.model_config.in_channels:
+            raise UserError(
+                f"the VAE has {vae.config.z_dim} latent channels, model.in_channels is "
+                f"{self.model_config.in_channels}; use the VAE that the model was trained on"
+            )
         self._sample = jax.jit(self._sample_latents, static_argnames=("wanted", "sampler"))
 
     @classmethod
@@ -108,7 +112,8 @@ class Pipeline:
         Raises:
           UserError: no such run or checkpoint.
         """
-        # Here, so that sampling from parts in memory needs nothing of training.
+        # Here, so that sampling from parts in memory needs neither of them.
+        from unityvideo_jax.models.vae_weights import load_vae
         from unityvideo_jax.training.checkpoints import load_for_inference
 
         config, params, step = load_for_inference(workdir, step=step, use_ema=use_ema)
@@ -132,13 +137,15 @@ class Pipeline:
 
     def encode(self, video: Float[np.ndarray, "b t h w 3"]) -> Float[Array, "b lt lh lw c"]:
         """Normalised latents of video in [-1, 1], one video at a time to bound the memory."""
-        parts = [self._encode(self._vae_params, jnp.asarray(one[None])) for one in video]
-        return jnp.concatenate(parts)
+        streamed = np.prod(video.shape[1:4]) > STREAMED_PIXELS
+        encode = self.vae.encode_streamed if streamed else self.vae.encode
+        return jnp.concatenate([encode(one[None]) for one in video])
 
     def decode(self, latents: Float[Array, "b lt lh lw c"]) -> Float[np.ndarray, "b t h w 3"]:
         """Video in [-1, 1] of normalised latents, one video at a time to bound the memory."""
-        parts = [np.asarray(self._decode(self._vae_params, one[None])) for one in latents]
-        return np.clip(np.concatenate(parts), -1.0, 1.0)
+        pixels = np.prod(latents.shape[1:4]) * TIME_STRIDE * SPACE_STRIDE**2
+        decode = self.vae.decode_streamed if pixels > STREAMED_PIXELS else self.vae.decode
+        return np.concatenate([np.asarray(decode(one[None])) for one in np.asarray(latents)])
 
     def _sample_latents(
         self, params, given, modality, context, null_context, key, *, wanted, sampler
@@ -300,16 +307,8 @@ class Pipeline:
         size: tuple[int, int, int],
         batch: int,
     ) -> Float[Array, "b s lt lh lw c"]:
-        num_frames, height, width = size
-        shape = (
-            batch,
-            (num_frames - 1) // TIME_STRIDE + 1,
-            height // SPACE_STRIDE,
-            width // SPACE_STRIDE,
-            self.model_config.in_channels,
-        )
-        placeholder = functools.partial(jnp.zeros, shape, jnp.float32)
-        parts = [self.encode(videos[name]) if name in videos else placeholder() for name in streams]
+        placeholder = jnp.zeros((batch, *self.vae.config.latent_shape(*size)), jnp.float32)
+        parts = [self.encode(videos[name]) if name in videos else placeholder for name in streams]
         return jnp.stack(parts, axis=1)
 
 

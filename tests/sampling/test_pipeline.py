@@ -1,0 +1,147 @@
+import dataclasses
+
+import numpy as np
+import pytest
+from tiny_pipeline import CONFIG, tiny_params, tiny_pipeline, tiny_vae
+
+from unityvideo_jax.errors import UserError
+from unityvideo_jax.models.text import get_text_encoder
+from unityvideo_jax.sampling.pipeline import Pipeline
+
+RNG = np.random.default_rng(0)
+VIDEO = RNG.integers(0, 256, (5, 32, 32, 3), np.uint8)
+
+
+@pytest.fixture(scope="module")
+def pipeline():
+    return tiny_pipeline()
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [
+        ((), ("rgb", "depth")),
+        (("depth",), ("rgb",)),
+        (("rgb",), ("depth",)),
+        (("skeleton", "rgb"), ("flow", "depth")),
+    ],
+)
+def test_any_to_any(pipeline, given, wanted):
+    samples = pipeline("a man walks", given={name: VIDEO for name in given}, wanted=wanted)
+    order = [m for m in pipeline.modalities if m in (*given, *wanted)]
+    assert list(samples.streams) == list(samples.videos) == list(samples.latents) == order
+    for name in order:
+        video = samples.videos[name]
+        assert video.shape == (1, 5, 32, 32, 3) and video.dtype == np.float32
+        assert np.abs(video).max() <= 1.0
+        assert samples.latents[name].shape == (1, 2, 4, 4, 4)
+    for name in given:
+        np.testing.assert_allclose(samples.videos[name][0], VIDEO / 127.5 - 1.0, atol=1e-6)
+        clean = tiny_vae().encode(samples.videos[name])
+        np.testing.assert_array_equal(samples.latents[name], clean)
+    if len(wanted) == 2:
+        a, b = (samples.latents[name] for name in wanted)
+        assert not np.allclose(a, b)
+
+
+def test_what_is_given_and_said_matters(pipeline):
+    def depth(prompt="", video=VIDEO, **kwargs):
+        return pipeline(prompt, given={"rgb": video}, wanted=("depth",), **kwargs).latents["depth"]
+
+    first = depth()
+    np.testing.assert_array_equal(first, depth())
+    for other in (
+        depth(prompt="a red ball"),
+        depth(video=255 - VIDEO),
+        depth(seed=1),
+        depth(modality_prompts={"depth": "something else"}),
+        depth(sampler=dataclasses.replace(pipeline.sampler, condition_guidance=3.0)),
+    ):
+        assert not np.allclose(first, other, atol=1e-4)
+
+
+def test_text_guidance_without_text_changes_nothing(pipeline):
+    guided = dataclasses.replace(pipeline.sampler, text_guidance=4.0)
+
+    def depth(prompt, sampler):
+        samples = pipeline(prompt, given={"rgb": VIDEO}, wanted=("depth",), sampler=sampler)
+        return samples.latents["depth"]
+
+    np.testing.assert_array_equal(depth("", guided), depth("", pipeline.sampler))
+    assert not np.allclose(depth("a ball", guided), depth("a ball", pipeline.sampler), atol=1e-4)
+
+
+def test_contexts_follow_stream_and_drop_as_training_does(pipeline):
+    encode = get_text_encoder("words", 16)
+    prompts = {"depth": ["near", "far"]}
+    context, null = pipeline.contexts(("rgb", "depth"), ["a man", "a ball"], prompts)
+    np.testing.assert_array_equal(context[:, 0], encode(["a man", "a ball"]))
+    np.testing.assert_array_equal(context[:, 1], encode(["near", "far"]))
+    np.testing.assert_array_equal(null[:, 0], encode(["", ""]))
+    # Without prompt dropout in training the model never saw a modality without its prompt.
+    np.testing.assert_array_equal(null[:, 1], context[:, 1])
+    dropping = Pipeline(
+        config=CONFIG | {"data": CONFIG["data"] | {"prompt_dropout": 0.1}},
+        params=tiny_params(),
+        vae=tiny_vae(),
+        text_encoder=encode,
+        step=0,
+    )
+    _, null = dropping.contexts(("rgb", "depth"), ["a man", "a ball"], prompts)
+    np.testing.assert_array_equal(null[:, 1], encode(["", ""]))
+
+
+def test_batch_with_a_seed_each_equals_single_calls(pipeline):
+    both = pipeline(["a man", "a ball"], given={"rgb": VIDEO}, wanted=("depth",), seed=[3, 4])
+    for b, prompt in enumerate(["a man", "a ball"]):
+        one = pipeline(prompt, given={"rgb": VIDEO}, wanted=("depth",), seed=[3 + b])
+        np.testing.assert_allclose(
+            both.latents["depth"][b], one.latents["depth"][0], rtol=1e-4, atol=1e-4
+        )
+
+
+def test_size_can_be_chosen_without_given_videos(pipeline):
+    samples = pipeline("", wanted=("depth",), num_frames=1, height=16, width=48)
+    assert samples.videos["depth"].shape == (1, 1, 16, 48, 3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (dict(prompts=[], wanted=("rgb",)), "prompts: empty"),
+        (dict(wanted="depth"), r"pass a tuple of names"),
+        (dict(wanted=()), "wanted: empty"),
+        (dict(wanted=("normals",)), "modality 'normals': this model knows rgb, depth"),
+        (dict(given={"rgb": VIDEO}, wanted=("rgb",)), "either given or wanted"),
+        (dict(given={"rgb": VIDEO[0]}, wanted=("depth",)), "given rgb: shape"),
+        (dict(given={"rgb": VIDEO.astype(np.int64)}, wanted=("depth",)), "dtype int64"),
+        (dict(given={"rgb": VIDEO.astype(np.float32)}, wanted=("depth",)), "values reach 25"),
+        (dict(given={"rgb": np.full((5, 32, 32, 3), np.nan)}, wanted=("depth",)), "holds NaN"),
+        (dict(given={"rgb": np.stack([VIDEO] * 3)}, wanted=("depth",)), "3 videos for 1 prompts"),
+        (
+            dict(given={"rgb": VIDEO, "flow": VIDEO[:1]}, wanted=("depth",)),
+            r"differ in \(frames, height, width\): rgb \(5, 32, 32\), flow \(1, 32, 32\)",
+        ),
+        (dict(given={"rgb": VIDEO[:4]}, wanted=("depth",)), "num_frames=4: the VAE takes 4n"),
+        (dict(given={"rgb": VIDEO[:, :24]}, wanted=("depth",)), "height=24: must be a multiple"),
+        (dict(given={"rgb": VIDEO}, wanted=("depth",), num_frames=9), "was asked for"),
+        (dict(wanted=("rgb", "depth"), width=20), "width=20: must be a multiple of 16"),
+        (dict(wanted=("rgb",), modality_prompts={"depth": "x"}), "no such modality stream"),
+        (dict(wanted=("depth",), modality_prompts={"depth": ["x", "y"]}), "2 prompts for 1"),
+        (dict(wanted=("depth",), seed=[1, 2]), "2 seeds for 1 prompts"),
+    ],
+)
+def test_bad_input_is_named(pipeline, arguments, message):
+    with pytest.raises(UserError, match=message):
+        pipeline(**({"prompts": ""} | arguments))
+
+
+def test_vae_of_other_channels_is_named():
+    with pytest.raises(UserError, match="the VAE has 4 latent channels"):
+        Pipeline(
+            config=CONFIG | {"model": CONFIG["model"] | {"in_channels": 16}},
+            params=tiny_params(),
+            vae=tiny_vae(),
+            text_encoder=get_text_encoder("words", 16),
+            step=0,
+        )

@@ -1,0 +1,61 @@
+import numpy as np
+from flax import nnx
+from PIL import Image
+from tiny_pipeline import tiny_params, tiny_pipeline, tiny_vae
+
+from unityvideo_jax import media
+from unityvideo_jax.sampling.generate import SamplerConfig
+from unityvideo_jax.sampling.sheets import TrainingSheets
+
+RNG = np.random.default_rng(0)
+PARAMS = tiny_params()
+
+
+def sheets(count=2, **overrides):
+    batch = {
+        "latents": RNG.normal(size=(4, 2, 2, 4, 4, 4)).astype(np.float32),
+        "modality": np.array([[0, 2], [0, 2], [0, 1], [0, 2]], np.int32),
+        "context": RNG.normal(size=(4, 2, 16, 256)).astype(np.float32),
+        "index": np.arange(4, dtype=np.int32),
+    }
+    arguments = dict(
+        null_text=np.zeros((16, 256), np.float32),
+        modalities=("rgb", "depth", "flow"),
+        sampler=SamplerConfig(steps=2, text_guidance=1.0, solver="euler"),
+        count=count,
+    )
+    return batch, TrainingSheets(tiny_pipeline().velocity, tiny_vae(), batch, **arguments)
+
+
+def test_records_of_different_modalities_come_first():
+    _, made = sheets()
+    labels = [label for label, _ in made.rows(PARAMS)]
+    assert labels[:6] == [
+        "rgb: truth",
+        "rgb: control by flow",
+        "rgb: joint",
+        "flow: truth",
+        "flow: estimation",
+        "flow: joint",
+    ]
+    assert labels[6:] == [label.replace("flow", "depth") for label in labels[:6]]
+
+
+def test_truth_is_decoded_and_samples_depend_on_the_weights():
+    batch, made = sheets(count=1)
+    rows = dict(made.rows(PARAMS))
+    truth = tiny_vae().decode(batch["latents"][:1, 1])
+    np.testing.assert_array_equal(rows["flow: truth"], media.to_uint8(np.asarray(truth))[0])
+    again = dict(made.rows(PARAMS))
+    other = dict(made.rows(tiny_params(1)))
+    for label, frames in rows.items():
+        np.testing.assert_array_equal(frames, again[label])
+        assert (frames == other[label]).all() == label.endswith("truth")
+
+
+def test_it_writes_a_png(tmp_path):
+    _, made = sheets(count=1)
+    made(PARAMS, 40, tmp_path / "samples" / "40.png")
+    with Image.open(tmp_path / "samples" / "40.png") as image:
+        assert image.width >= 64 and image.height >= 6 * 32
+    assert isinstance(PARAMS, nnx.State)

@@ -1,0 +1,77 @@
+"""A pipeline of random weights, small enough to compile in seconds, shared by several tests."""
+
+import functools
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from unityvideo_jax.models.dit import DiT, DiTConfig
+from unityvideo_jax.models.text import get_text_encoder
+from unityvideo_jax.models.wan_vae import VAEConfig, WanVAE
+from unityvideo_jax.sampling.pipeline import Pipeline
+
+CONFIG = {
+    "seed": 0,
+    "model": dict(
+        dim=32,
+        ffn_dim=48,
+        num_heads=2,
+        num_layers=2,
+        in_channels=4,
+        freq_dim=32,
+        text_dim=256,
+        text_len=16,
+        dtype="float32",
+        remat="none",
+    ),
+    "data": dict(
+        num_frames=5,
+        height=32,
+        width=32,
+        fps=8.0,
+        text_encoder="words",
+        text_length=16,
+        vae="",
+        prompt_dropout=0.0,
+    ),
+    "sampling": dict(steps=2, solver="euler", text_guidance=1.0, condition_guidance=1.0, shift=1.0),
+}
+
+
+def _filled(make, seed: int, scale: float):
+    """Graph and state in which no weight is zero: a new model's heads are, and would hide all.
+
+    Filled on the host, which is faster than compiling every initialiser.
+    """
+    rng = np.random.default_rng(seed)
+    graph, state = nnx.split(nnx.eval_shape(make))
+
+    def fill(weight):
+        return weight.replace(jnp.asarray(scale * rng.standard_normal(weight.shape), jnp.float32))
+
+    flat = [(path, fill(weight)) for path, weight in nnx.to_flat_state(state)]
+    return graph, nnx.from_flat_state(flat)
+
+
+@functools.cache
+def tiny_params(seed: int = 0):
+    config = DiTConfig(**CONFIG["model"])
+    return _filled(lambda: DiT(config, rngs=nnx.Rngs(0)), seed, 0.2)[1]
+
+
+@functools.cache
+def tiny_vae() -> WanVAE:
+    config = VAEConfig(base_dim=2, z_dim=4, dim_mult=(1, 1, 1, 1), num_res_blocks=1)
+    return nnx.merge(*_filled(lambda: WanVAE(config, rngs=nnx.Rngs(0)), 0, 0.3))
+
+
+@functools.cache
+def tiny_pipeline() -> Pipeline:
+    return Pipeline(
+        config=CONFIG,
+        params=tiny_params(),
+        vae=tiny_vae(),
+        text_encoder=get_text_encoder("words", 16),
+        step=7,
+    )

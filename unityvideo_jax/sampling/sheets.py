@@ -1,0 +1,118 @@
+"""Contact sheets of all three tasks while a model trains."""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Array, Float, Shaped
+
+from unityvideo_jax import media
+from unityvideo_jax.flow_matching.path import VelocityFn
+from unityvideo_jax.models.wan_vae import WanVAE
+from unityvideo_jax.sampling.generate import SamplerConfig, generate
+from unityvideo_jax.sampling.streams import RGB
+
+# Which of (RGB, modality) each task samples.
+TASKS = {"control": (True, False), "estimation": (False, True), "joint": (True, True)}
+
+
+class TrainingSheets:
+    """Samples control, estimation and joint generation for the same few records every time.
+
+    A sheet shows, for each record, RGB and modality as the VAE decodes them, and below each what
+    the model makes of the other, and both of the text alone. Noise and records stay fixed, so
+    sheets of different steps compare.
+    """
+
+    def __init__(
+        self,
+        velocity: Callable[[Any], VelocityFn],
+        vae: WanVAE,
+        batch: Mapping[str, Shaped[np.ndarray, "..."]],
+        *,
+        null_text: Float[np.ndarray, "l d"],
+        modalities: Sequence[str],
+        sampler: SamplerConfig,
+        seed: int = 0,
+        count: int = 2,
+    ):
+        """Keeps the first `count` records, of different modalities as far as the batch has them.
+
+        Args:
+          velocity: params -> model, such as `lambda params: nnx.merge(graphdef, params)`.
+          vae: decodes the latents.
+          batch: as the input pipeline yields it, with two streams: "latents" [B,2,t,h,w,C],
+            "modality" [B,2], "context" [B,2,L,D].
+          null_text: embedding of "", which text guidance puts in place of the caption.
+          modalities: names by id.
+          sampler: solver and guidance.
+          seed: of the noise.
+          count: records a sheet.
+        """
+        ids = np.asarray(batch["modality"])[:, 1]
+        _, firsts = np.unique(ids, return_index=True)
+        rest = np.setdiff1d(np.arange(len(ids)), firsts)
+        chosen = np.concatenate([np.sort(firsts), rest])[:count]
+        self._batch = {
+            name: np.asarray(batch[name])[chosen] for name in ("latents", "modality", "context")
+        }
+        null = self._batch["context"].copy()
+        null[:, 0] = null_text
+        self._null = null
+        self._names = [modalities[i] for i in ids[chosen]]
+        self._key = jax.random.key(seed)
+
+        def sample(params, latents, modality, context, null_context, key, wanted):
+            return generate(
+                velocity(params),
+                given=latents,
+                wanted=wanted,
+                modality=modality,
+                context=context,
+                null_context=null_context,
+                key=key,
+                config=sampler,
+            )
+
+        self._sample = jax.jit(sample, static_argnames="wanted")
+        self._vae = vae
+
+    def _frames(self, latents: Float[Array, "n lt lh lw c"]) -> list[np.ndarray]:
+        # One at a time bounds the memory that decoding takes beside a training state.
+        videos = [np.asarray(self._vae.decode(one[None]))[0] for one in np.asarray(latents)]
+        return [media.to_uint8(video) for video in videos]
+
+    def rows(self, params: Any) -> list[tuple[str, np.ndarray]]:
+        """Labelled uint8 videos of every record: truth, control, estimation, joint."""
+        batch = self._batch
+        truth = [self._frames(batch["latents"][:, s]) for s in (0, 1)]
+        made = {}
+        for place, (task, wanted) in enumerate(TASKS.items()):
+            result = self._sample(
+                params,
+                batch["latents"],
+                batch["modality"],
+                batch["context"],
+                self._null,
+                jax.random.fold_in(self._key, place),
+                wanted=wanted,
+            )
+            made[task] = {s: self._frames(result[:, s]) for s in (0, 1) if wanted[s]}
+        rows = []
+        for i, name in enumerate(self._names):
+            rows += [
+                (f"{RGB}: truth", truth[0][i]),
+                (f"{RGB}: control by {name}", made["control"][0][i]),
+                (f"{RGB}: joint", made["joint"][0][i]),
+                (f"{name}: truth", truth[1][i]),
+                (f"{name}: estimation", made["estimation"][1][i]),
+                (f"{name}: joint", made["joint"][1][i]),
+            ]
+        return rows
+
+    def __call__(self, params: Any, step: int, path: str | os.PathLike) -> None:
+        """Writes the sheet of the parameters at a training step as one PNG."""
+        rows = [(f"step {step}, {label}", frames) for label, frames in self.rows(params)]
+        media.contact_sheet(rows, path, scale=max(1, 96 // rows[0][1].shape[1]))

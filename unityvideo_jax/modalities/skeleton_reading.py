@@ -23,19 +23,30 @@ JOINT_LEVEL = (LIMB + OCCLUDED) / 2
 VISIBLE_LEVEL = (OCCLUDED + VISIBLE) / 2
 # Dimmer pixels have no reliable hue.
 HUE_LEVEL = 0.18
-# A blob smaller than this share of its disc is a blend of two colours, not a joint.
+# A blob dimmer, or smaller than this share of its disc, is a blend of two colours, not a joint.
+MIN_PEAK = 0.58
 MIN_COVER = 0.15
+# Smaller ones may be blends still: they join people, but do not hold them together.
+SURE_COVER = 0.35
 # Share of a limb's pixels that must have the colour of its joints.
 MIN_LINK = 0.5
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """One blob of a joint's colour: joint index, (x, y) in pixels, visibility 1 or 2."""
+    """One blob of a joint's colour.
+
+    Attributes:
+      joint: COCO index.
+      point: (x, y) in pixels.
+      visibility: 1 or 2.
+      cover: the share of the joint's disc that is seen.
+    """
 
     joint: int
     point: Float[np.ndarray, "2"]
     visibility: int
+    cover: float
 
 
 def _hues(
@@ -64,17 +75,64 @@ def find_joints(
             peak = light[y, x].max()
             # The rim's pixels are part joint, part limb or background.
             weight = np.clip((light[y, x] - LIMB) / max(peak - LIMB, 1e-6), 0.0, 1.0)
-            if weight.sum() < MIN_COVER * np.pi * radius[joint] ** 2:
+            cover = float(weight.sum() / (np.pi * radius[joint] ** 2))
+            if cover < MIN_COVER or peak < MIN_PEAK:
                 continue
             centre = np.asarray([(weight * (x + 0.5)).sum(), (weight * (y + 0.5)).sum()])
+            centre = centre / weight.sum()
+            fitted = _fit_disc(joint_map, light, joint, centre, float(radius[joint]), float(peak))
             found.append(
                 Candidate(
                     joint=joint,
-                    point=(centre / weight.sum()).astype(np.float32),
+                    point=fitted.astype(np.float32),
                     visibility=2 if peak > VISIBLE_LEVEL else 1,
+                    cover=cover,
                 )
             )
     return found
+
+
+def _fit_disc(
+    joint_map: Int[np.ndarray, "h w"],
+    light: Float[np.ndarray, "h w"],
+    joint: int,
+    centre: Float[np.ndarray, "2"],
+    radius: float,
+    peak: float,
+) -> Float[np.ndarray, "2"]:
+    """Moves a centroid to where the joint's disc best explains the pixels around it.
+
+    The centroid of a disc that another joint or the frame's edge cuts is off by up to a radius.
+    Least squares on the coverage, by Gauss-Newton, ignores pixels that other joints have taken; the
+    radius is known.
+    """
+    height, width = light.shape
+    reach = radius + 2.0
+    x0, x1 = max(0, int(centre[0] - reach)), min(width, int(centre[0] + reach) + 1)
+    y0, y1 = max(0, int(centre[1] - reach)), min(height, int(centre[1] + reach) + 1)
+    y, x = np.mgrid[y0:y1, x0:x1] + 0.5
+    window = light[y0:y1, x0:x1]
+    mine = joint_map[y0:y1, x0:x1] == joint
+    usable = mine | (window < JOINT_LEVEL)
+    # What both a limb and a dark background leave of the disc's edge.
+    seen = np.where(mine, np.clip((window - LIMB) / (peak - LIMB), 0.0, 1.0), 0.0)[usable]
+    x, y = x[usable], y[usable]
+    start, point = centre, centre
+    for _ in range(8):
+        dx, dy = x - point[0], y - point[1]
+        distance = np.maximum(np.hypot(dx, dy), 1e-6)
+        cover = np.clip(radius + 0.5 - distance, 0.0, 1.0) * peak
+        model = np.clip((cover - LIMB) / (peak - LIMB), 0.0, 1.0)
+        # The derivative of a clipped ramp, a little wider than the ramp so that it catches.
+        edge = np.abs(distance - radius) < 1.0
+        slope = np.stack([dx / distance * edge, dy / distance * edge], axis=1)
+        normal = slope.T @ slope + 1e-3 * np.eye(2)
+        step = np.linalg.solve(normal, slope.T @ (seen - model))
+        point = point + np.clip(step, -0.5, 0.5)
+        if np.abs(step).max() < 1e-3:
+            break
+    # Too little of the disc was seen to say where it is.
+    return point if np.linalg.norm(point - start) < radius else start
 
 
 def _link_score(joint_map: Int[np.ndarray, "h w"], a: Candidate, b: Candidate) -> float:
@@ -99,9 +157,12 @@ def group_people(
 ) -> list[dict[int, Candidate]]:
     """Joins candidates into people along the limbs, the best supported first.
 
-    Parts that no limb connects (a joint between them is missing) are then given to the nearest
-    person that lacks those joints; what remains with fewer than `min_joints` is dropped.
+    Parts that no limb connects (a joint between them is missing), and blobs that are hardly seen,
+    are then given to the nearest person that lacks those joints; what remains with fewer than
+    `min_joints` is dropped.
     """
+    faint = [c for c in found if c.cover < SURE_COVER]
+    found = [c for c in found if c.cover >= SURE_COVER]
     links = []
     for first, second in LIMBS:
         for i, a in enumerate(found):
@@ -129,6 +190,10 @@ def group_people(
             home.update(group)
         else:
             people.append(dict(group))
+    for candidate in sorted(faint, key=lambda c: -c.cover):
+        home = _nearest_home(people, {candidate.joint: candidate})
+        if home is not None:
+            home[candidate.joint] = candidate
     return [p for p in people if len(p) >= min_joints]
 
 

@@ -1,7 +1,7 @@
 """The MiniLM sentence encoder (BERT, 6 layers) on the host in numpy, from a package's own weights.
 
 Only the embeddings of captions are wanted, once per clip and ahead of training, so this needs
-neither torch nor an accelerator: the weights and the vocabulary are read from the installed package.
+neither torch nor an accelerator: weights and vocabulary are read from the installed package.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ MAX_WORD = 100  # BERT takes longer words for unknown
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class WordPiece:
-    """BERT's uncased tokenizer: cleaned, lower-cased, split at punctuation, greedy longest pieces."""
+    """BERT's uncased tokenizer: lower-cased, split at punctuation, greedy longest pieces."""
 
     vocabulary: Mapping[str, int]
 

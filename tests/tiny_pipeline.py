@@ -2,8 +2,10 @@
 
 import functools
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from flax import nnx
 
 from unityvideo_jax.models.dit import DiT, DiTConfig
@@ -37,6 +39,15 @@ CONFIG = {
     ),
     "sampling": dict(steps=2, solver="euler", text_guidance=1.0, condition_guidance=1.0, shift=1.0),
 }
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_compile():
+    """Compile time is what these tests cost; a module that imports this one halves it."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
 
 
 def _filled(make, seed: int, scale: float):

@@ -2,7 +2,13 @@ import dataclasses
 
 import numpy as np
 import pytest
-from tiny_pipeline import CONFIG, tiny_params, tiny_pipeline, tiny_vae
+from tiny_pipeline import (  # noqa: F401
+    CONFIG,
+    quick_compile,
+    tiny_params,
+    tiny_pipeline,
+    tiny_vae,
+)
 
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.models.text import get_text_encoder

@@ -1,7 +1,13 @@
+import functools
+
 import numpy as np
-from flax import nnx
 from PIL import Image
-from tiny_pipeline import tiny_params, tiny_pipeline, tiny_vae
+from tiny_pipeline import (  # noqa: F401
+    quick_compile,
+    tiny_params,
+    tiny_pipeline,
+    tiny_vae,
+)
 
 from unityvideo_jax import media
 from unityvideo_jax.sampling.generate import SamplerConfig
@@ -11,7 +17,8 @@ RNG = np.random.default_rng(0)
 PARAMS = tiny_params()
 
 
-def sheets(count=2, **overrides):
+@functools.cache
+def sheets():
     batch = {
         "latents": RNG.normal(size=(4, 2, 2, 4, 4, 4)).astype(np.float32),
         "modality": np.array([[0, 2], [0, 2], [0, 1], [0, 2]], np.int32),
@@ -22,7 +29,7 @@ def sheets(count=2, **overrides):
         null_text=np.zeros((16, 256), np.float32),
         modalities=("rgb", "depth", "flow"),
         sampler=SamplerConfig(steps=2, text_guidance=1.0, solver="euler"),
-        count=count,
+        count=2,
     )
     return batch, TrainingSheets(tiny_pipeline().velocity, tiny_vae(), batch, **arguments)
 
@@ -42,20 +49,19 @@ def test_records_of_different_modalities_come_first():
 
 
 def test_truth_is_decoded_and_samples_depend_on_the_weights():
-    batch, made = sheets(count=1)
-    rows = dict(made.rows(PARAMS))
+    batch, made = sheets()
+    rows = dict(made.rows(PARAMS)[:6])
     truth = tiny_vae().decode(batch["latents"][:1, 1])
     np.testing.assert_array_equal(rows["flow: truth"], media.to_uint8(np.asarray(truth))[0])
-    again = dict(made.rows(PARAMS))
-    other = dict(made.rows(tiny_params(1)))
+    again = dict(made.rows(PARAMS)[:6])
+    other = dict(made.rows(tiny_params(1))[:6])
     for label, frames in rows.items():
         np.testing.assert_array_equal(frames, again[label])
         assert (frames == other[label]).all() == label.endswith("truth")
 
 
 def test_it_writes_a_png(tmp_path):
-    _, made = sheets(count=1)
+    _, made = sheets()
     made(PARAMS, 40, tmp_path / "samples" / "40.png")
     with Image.open(tmp_path / "samples" / "40.png") as image:
-        assert image.width >= 64 and image.height >= 6 * 32
-    assert isinstance(PARAMS, nnx.State)
+        assert image.width >= 64 and image.height >= 12 * 32

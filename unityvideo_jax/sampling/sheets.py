@@ -79,7 +79,9 @@ class TrainingSheets:
         self._sample = jax.jit(sample, static_argnames="wanted")
         self._vae = vae
 
-    def _frames(self, latents: Float[Array, "n lt lh lw c"]) -> list[np.ndarray]:
+    def _frames(
+        self, latents: Float[Array, "n lt lh lw c"] | Float[np.ndarray, "n lt lh lw c"]
+    ) -> list[np.ndarray]:
         # One at a time bounds the memory that decoding takes beside a training state.
         videos = [np.asarray(self._vae.decode(one[None]))[0] for one in np.asarray(latents)]
         return [media.to_uint8(video) for video in videos]

@@ -74,17 +74,23 @@ def load_encoder(vae: str = "") -> LatentEncoder:
     Raises:
       UserError: the folder lacks them.
     """
-    from flax import nnx
-
-    from unityvideo_jax.models.vae_weights import load_vae
-
     identity = vae_id_or_none(vae)
     if identity is None:
         raise UserError(
             f"{vae_directory(vae)}: holds no VAE (model.safetensors and config.json); give --vae="
             "FOLDER, or make one with `python -m unityvideo_jax.train_vae`"
         )
-    graph, params = nnx.split(load_vae(vae_directory(vae)))
+    return _load(vae_directory(vae).resolve(), identity)
+
+
+@functools.lru_cache(maxsize=2)
+def _load(directory: pathlib.Path, identity: str) -> LatentEncoder:
+    # Cached, so that a new iterator for the next curriculum stage compiles nothing anew.
+    from flax import nnx
+
+    from unityvideo_jax.models.vae_weights import load_vae
+
+    graph, params = nnx.split(load_vae(directory))
 
     def apply(params: Any, video: Array) -> Array:
         return nnx.merge(graph, params).encode(video)

@@ -15,6 +15,7 @@ ids and flow by the nearest pixel, since their values must not mix across an edg
 import dataclasses
 import hashlib
 import pathlib
+import zipfile
 from collections.abc import Sequence
 from typing import Any
 
@@ -195,11 +196,12 @@ class FolderSource:
         rgb, _ = media.read_video(path)
         picks = self._picks(path, len(rgb), rate)
         crop = Crop(source=rgb.shape[1:3], target=self._size)
+        frames = media.fit(rgb[picks], height=self._size[0], width=self._size[1])
+        colour = frames.astype(np.float32) / 255
         result: dict[str, Any] = {}
         for modality in modalities:
             if modality == "rgb":
-                frames = media.fit(rgb[picks], height=self._size[0], width=self._size[1])
-                video, side = self._encode("rgb", {"rgb": frames.astype(np.float32) / 255})
+                video, side = self._encode("rgb", {"rgb": colour})
             elif (file := self._files[key, modality]).suffix == ".npz":
                 arrays = self._read_arrays(file, modality, rgb.shape[:3])
                 consecutive = bool(np.all(np.diff(picks) == 1))
@@ -211,6 +213,10 @@ class FolderSource:
                     )
                 arrays = {k: _resize(k, v[picks], crop) for k, v in arrays.items()}
                 _hide_outside(arrays, self._size)
+                codec = registry.get(modality).codec
+                if "rgb" in codec.keys:  # for the frame's size, say; it is never in the npz
+                    arrays["rgb"] = colour
+                codec.check(arrays, str(file))
                 video, side = self._encode(modality, arrays)
             else:
                 video, side = self._read_drawn(file, modality, rgb.shape[:3], picks)
@@ -238,21 +244,20 @@ class FolderSource:
     def _read_arrays(
         self, file: pathlib.Path, modality: str, size: tuple[int, ...]
     ) -> dict[str, np.ndarray]:
-        codec = registry.get(modality).codec
+        keys = [key for key in registry.get(modality).codec.keys if key != "rgb"]
         try:
             with np.load(file, allow_pickle=False) as stored:
-                arrays = {key: stored[key] for key in codec.keys if key in stored}
+                arrays = {key: stored[key] for key in keys if key in stored}
                 found = list(stored)
-        except (OSError, ValueError, EOFError) as error:
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
             raise UserError(f"{file}: does not read as npz ({error}); write it again") from error
-        if missing := [key for key in codec.keys if key not in arrays]:
+        if missing := [key for key in keys if key not in arrays]:
             raise UserError(
                 f"{file}: lacks {', '.join(missing)} (has {', '.join(found)}); {modality} needs "
-                f"{', '.join(codec.keys)}"
+                f"{', '.join(keys)}"
             )
         for key, array in arrays.items():
             _check_shape(file, key, array, size)
-        codec.check(arrays, str(file))
         return arrays
 
     def _read_drawn(

@@ -1,7 +1,6 @@
 """A deterministic, evenly spread draw from several sources by weight."""
 
 import functools
-import sys
 from collections.abc import Sequence
 
 import grain
@@ -69,7 +68,8 @@ class Mixture(grain.transforms.DatasetSelectionMap):
         return len(self._sources)
 
     def __len__(self) -> int:
-        return sys.maxsize
+        # Endless; short of sys.maxsize, so that Grain may round it up to whole batches.
+        return 2**60
 
     def __getitem__(self, index: int) -> tuple[int, int]:
         rounds, position = divmod(index, self.period)

@@ -1,7 +1,7 @@
 """Worlds rendered and encoded on the accelerator while training; nothing is stored."""
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -15,8 +15,8 @@ from unityvideo_jax.inputs.config import as_data_config, stage_modality_weights
 from unityvideo_jax.inputs.encode import LatentEncoder, load_encoder
 from unityvideo_jax.inputs.mixing import Mixture
 from unityvideo_jax.inputs.pipeline import rows_per_process
-from unityvideo_jax.inputs.preparing import Texts
 from unityvideo_jax.inputs.sources import text_of
+from unityvideo_jax.models.text import TextEncoder, get_text_encoder
 
 
 def group_size(rows: int, modalities: int, limit: int = 16) -> int:
@@ -67,11 +67,10 @@ class OnlineWorlds:
         process_index: int = 0,
         process_count: int = 1,
         encoder: LatentEncoder | None = None,
-        text_encoder: Texts | None = None,
+        text_encoder: TextEncoder | None = None,
         clips_per_group: int | None = None,
     ):
         from unityvideo_jax import worlds
-        from unityvideo_jax.models.text import get_text_encoder
 
         self._config = config = as_data_config(data_config)
         self._rows = rows_per_process(batch_size, process_index, process_count)
@@ -98,7 +97,9 @@ class OnlineWorlds:
         self._encoder = encoder or load_encoder(config.vae)
         self._texts = text_encoder or get_text_encoder(config.text_encoder, config.text_length)
         self._null = self._texts([""])[0]
-        self._encode = _compiled(self._world, self._names, self._encoder)
+        branches = tuple(name for name in modalities if name != "rgb")
+        self._branch = np.asarray([branches.index(name) for name in self._names], np.int32)
+        self._encode = _compiled(self._world, branches, self._encoder.apply)
         self._next_index = 0
         self._ahead: tuple[int, Any] | None = None
 
@@ -138,7 +139,7 @@ class OnlineWorlds:
 
         groups = self._groups(start)
         latents = self._encode(
-            self._encoder.params, index.reshape(-1, self._group), groups.astype(np.int32)
+            self._encoder.params, index.reshape(-1, self._group), self._branch[groups]
         )
         chosen = np.repeat(groups, self._group)
         return {
@@ -174,8 +175,13 @@ class OnlineWorlds:
         return np.where(drop[..., None, None], self._null, context)
 
 
-def _compiled(world: Any, names: tuple[str, ...], encoder: LatentEncoder) -> Any:
-    """(params, index i32[G,g], group i32[G]) -> latents f32[G*g,2,t,h,w,C], jitted."""
+@functools.lru_cache(maxsize=8)
+def _compiled(world: Any, names: tuple[str, ...], apply: Callable[[Any, Array], Array]) -> Any:
+    """(params, index i32[G,g], group i32[G]) -> latents f32[G*g,2,t,h,w,C], jitted.
+
+    Has a branch for every modality of the model and is cached, so that the next curriculum stage
+    does not compile it again.
+    """
     from unityvideo_jax import worlds
 
     def drawn(name: str, clips: Mapping[str, Array]) -> Float[Array, "g t h w 3"]:
@@ -187,7 +193,7 @@ def _compiled(world: Any, names: tuple[str, ...], encoder: LatentEncoder) -> Any
     def one_group(params: Any, index: Array, choice: Array) -> Float[Array, "g 2 t h w c"]:
         clips = dict(worlds.render(world, worlds.sample_scenes(world, index)))
         videos = jnp.concatenate([drawn("rgb", clips), jax.lax.switch(choice, branches, clips)])
-        latents = encoder.apply(params, videos)
+        latents = apply(params, videos)
         return jnp.stack(jnp.split(latents, 2), axis=1).astype(jnp.float32)
 
     @jax.jit

@@ -2,10 +2,9 @@
 
 import pathlib
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
-from jaxtyping import Float
 
 from unityvideo_jax import modalities as registry
 from unityvideo_jax.errors import UserError
@@ -14,24 +13,13 @@ from unityvideo_jax.inputs.config import check_frames, check_size
 from unityvideo_jax.inputs.encode import LatentEncoder
 from unityvideo_jax.inputs.sources import ClipBatch, Source
 from unityvideo_jax.inputs.staging import Progress, Staging, difference
-
-
-class Texts(Protocol):
-    """What a text encoder must offer; see `models.text.TextEncoder`."""
-
-    name: str
-    dim: int
-    length: int
-
-    def __call__(self, texts: Sequence[str]) -> Float[np.ndarray, "n l d"]:
-        """Embeds texts, zero padded."""
-        ...
+from unityvideo_jax.models.text import TextEncoder
 
 
 def prepare(
     source: Source,
     encoder: LatentEncoder,
-    text_encoder: Texts,
+    text_encoder: TextEncoder,
     *,
     workdir: str | pathlib.Path,
     modalities: Sequence[str],
@@ -44,7 +32,8 @@ def prepare(
 ) -> shards.Card:
     """Writes latent shards, going on where an earlier run of the same settings was killed.
 
-    A finished dataset gains the modalities that it lacks; one that lacks nothing is left alone.
+    A finished dataset gains the modalities that it lacks, also those whose folder was deleted; one
+    that lacks nothing is left alone.
 
     Args:
       source: clips, all of num_frames x height x width.
@@ -87,7 +76,12 @@ def prepare(
         **{f"codec of {name}": codec.version for name, codec in codecs.items()},
     }
     finished = _finished(workdir, settings)
-    have = finished.modalities if finished else ()
+    # A series that was deleted, because a file of it is corrupt, is written again.
+    have = (
+        [m for m in finished.modalities if shards.series_path(workdir, m).is_dir()]
+        if (finished)
+        else []
+    )
     todo = [name for name in modalities if name not in have]
     if not finished and "rgb" not in todo:
         raise UserError("--modalities lacks rgb, which every sample contains; add it")
@@ -112,7 +106,8 @@ def prepare(
         null_path = shards.root_of(workdir) / shards.NULL_CONTEXT_NAME
         with shards.atomic_path(null_path) as temporary, open(temporary, "wb") as handle:
             np.save(handle, text_encoder([""])[0].astype(np.float16))
-        order = [*have, *todo]
+        known = finished.modalities if finished else ()
+        order = [*known, *(name for name in todo if name not in known)]
         card = shards.Card(
             count=len(source.keys),
             num_frames=num_frames,
@@ -149,7 +144,7 @@ def _stage(
     staging: Staging,
     source: Source,
     encoder: LatentEncoder,
-    text_encoder: Texts,
+    text_encoder: TextEncoder,
     modalities: Sequence[str],
     batch_size: int,
 ) -> None:
@@ -172,7 +167,7 @@ def _stage(
 def _encode(
     source: Source,
     encoder: LatentEncoder,
-    text_encoder: Texts,
+    text_encoder: TextEncoder,
     modalities: Sequence[str],
     numbers: range,
     batch_size: int,
@@ -205,7 +200,7 @@ def _pack(
     name: str,
     source: Source,
     latent_shape: tuple[int, ...],
-    text_encoder: Texts,
+    text_encoder: TextEncoder,
 ) -> None:
     side = {key: np.shape(v) for key, v in registry.get(name).codec.default_side.items()}
     fields = ["latents", "text", "embedding", *(f"side/{key}" for key in side)]

@@ -68,6 +68,11 @@ def root_of(directory: str | os.PathLike) -> pathlib.Path:
     return pathlib.Path(directory) / "latents"
 
 
+def series_path(directory: str | os.PathLike, modality: str) -> pathlib.Path:
+    """The folder of one modality's files."""
+    return root_of(directory) / modality / VERSION
+
+
 @contextlib.contextmanager
 def atomic_path(path: pathlib.Path) -> Iterator[pathlib.Path]:
     """A temporary path that becomes `path` when the block ends without an error."""
@@ -208,12 +213,12 @@ class Series:
     @property
     def path(self) -> pathlib.Path:
         """The folder of the series' files."""
-        return root_of(self.directory) / self.modality / VERSION
+        return series_path(self.directory, self.modality)
 
     def _mend(self) -> str:
         return (
-            f"delete {self.path} and {root_of(self.directory) / CARD_NAME} and prepare the shards "
-            "again, or restore the file"
+            f"restore the file, or delete {self.path} and give the same prepare command again, "
+            "which writes this series anew"
         )
 
     def _open(self) -> None:
@@ -274,7 +279,8 @@ class Series:
         return {
             "key": record["key"].decode(),
             "latents": record["latents"],
-            "side": dict(record.get("side", {})),
+            # TFDS gives bare floats for scalars.
+            "side": {k: np.asarray(v, np.float32) for k, v in record.get("side", {}).items()},
             "text": record["text"].decode(),
             "embedding": record["embedding"],
         }

@@ -7,6 +7,7 @@ import pathlib
 import shutil
 import sys
 import time
+import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -148,7 +149,7 @@ class Staging:
             try:
                 with np.load(path) as stored:
                     arrays = {name: stored[name] for name in names}
-            except (OSError, ValueError, KeyError, EOFError) as error:
+            except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
                 raise UserError(
                     f"{path}: does not read ({error}); delete it and run the same command again"
                 ) from error
@@ -176,7 +177,7 @@ class Progress:
         self._stream = sys.stdout
         self._what, self._total, self._done, self._start_done = what, total, done, done
         self._start = time.monotonic()
-        self._printed = -self.INTERVAL
+        self._printed = self._start
         if done:
             print(f"{what}: {done}/{total} clips were done before, going on", flush=True)
 

@@ -1,0 +1,247 @@
+import collections
+import dataclasses
+import itertools
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import stand_ins
+
+from unityvideo_jax import modalities as registry
+from unityvideo_jax import worlds
+from unityvideo_jax.errors import UserError
+from unityvideo_jax.inputs.encode import LatentEncoder, load_encoder, vae_id_or_none
+from unityvideo_jax.inputs.online import OnlineWorlds, group_size
+from unityvideo_jax.inputs.sources import WorldsSource
+
+MODALITIES = ("rgb", "depth", "flow")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Config:
+    height: int
+    width: int
+    num_frames: int
+    fps: float
+    split: str
+    seed: int
+
+
+def _sample(config, indices):
+    return {"index": jnp.asarray(indices)}
+
+
+def _render(config, scenes):
+    def one(index):
+        keys = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), index), 3)
+        shape = (config.num_frames, config.height, config.width)
+        return {
+            "rgb": jax.random.uniform(keys[0], (*shape, 3)),
+            "depth": 1 + jax.random.uniform(keys[1], shape),
+            "flow": jax.random.normal(keys[2], (*shape, 2)),
+        }
+
+    return jax.vmap(one)(scenes["index"])
+
+
+def _describe(config, scenes):
+    return [
+        types.SimpleNamespace(caption=f"world {n}", prompts={"depth": f"depth of world {n}"})
+        for n in np.asarray(scenes["index"])
+    ]
+
+
+@pytest.fixture
+def noise_worlds(monkeypatch):
+    """Worlds whose pixels are noise: cheap, and different for every index and seed."""
+    monkeypatch.setattr(worlds, "WorldConfig", _Config, raising=False)
+    monkeypatch.setattr(worlds, "sample_scenes", _sample, raising=False)
+    monkeypatch.setattr(worlds, "render", _render, raising=False)
+    monkeypatch.setattr(worlds, "describe", _describe, raising=False)
+
+
+def _online(batch_size=4, seed=0, overrides=None, **options):
+    config = stand_ins.config(kind="online", **(overrides or {}))
+    return OnlineWorlds(
+        config,
+        MODALITIES,
+        batch_size,
+        seed,
+        encoder=stand_ins.encoder(),
+        text_encoder=stand_ins.HashTexts(),
+        **options,
+    )
+
+
+def _take(iterator, count):
+    return [jax.device_get(batch) for batch in itertools.islice(iterator, count)]
+
+
+def _assert_equal(left, right):
+    assert len(left) == len(right)
+    for a, b in zip(left, right, strict=True):
+        assert a.keys() == b.keys()
+        for key in a:
+            np.testing.assert_array_equal(a[key], b[key])
+
+
+def test_batches_hold_the_worlds_of_their_indices(noise_worlds):
+    batches = _take(_online(), 3)
+    np.testing.assert_array_equal(np.concatenate([b["index"] for b in batches]), np.arange(12))
+    texts, encoder = stand_ins.HashTexts(), stand_ins.encoder()
+    world = _Config(**stand_ins.SIZE, fps=8.0, split="train", seed=0)
+    for batch in batches:
+        assert batch["latents"].shape == (4, 2, 2, 2, 2, 4)
+        assert batch["latents"].dtype == batch["context"].dtype == np.float32
+        assert batch["modality"].dtype == batch["index"].dtype == np.int32
+        clips = _render(world, _sample(world, batch["index"]))
+        for row, n in enumerate(batch["index"]):
+            name = MODALITIES[batch["modality"][row, 1]]
+            for stream, drawn in enumerate(("rgb", name)):
+                codec = registry.get(drawn).codec
+                video, _ = codec.encode({k: clips[k][row] for k in codec.keys})
+                np.testing.assert_allclose(
+                    batch["latents"][row, stream], encoder(video[None])[0], atol=1e-5
+                )
+            prompt = f"depth of world {n}" if name == "depth" else registry.get("flow").prompt
+            np.testing.assert_array_equal(batch["context"][row], texts([f"world {n}", prompt]))
+
+
+def test_modalities_come_by_weight_in_groups(noise_worlds):
+    batches = _take(_online(batch_size=8, clips_per_group=2), 6)
+    modality = np.concatenate([b["modality"] for b in batches])
+    np.testing.assert_array_equal(modality[:, 0], 0)
+    # 24 groups at 1/3 and 2/3.
+    assert collections.Counter(modality[:, 1].tolist()) == {1: 16, 2: 32}
+    np.testing.assert_array_equal(modality[0::2, 1], modality[1::2, 1])
+
+
+def test_state_goes_on_with_the_very_next_batch(noise_worlds):
+    overrides = {"caption_dropout": 0.5}
+    iterator = _online(overrides=overrides)
+    _take(iterator, 2)
+    state = iterator.get_state()
+    assert state == {"next_index": 8}
+    expected = _take(iterator, 2)
+    fresh = _online(overrides=overrides)
+    _take(fresh, 1)
+    fresh.set_state(state)
+    _assert_equal(expected, _take(fresh, 2))
+
+
+def test_processes_share_out_the_batch(noise_worlds):
+    overrides = {"caption_dropout": 0.5}
+    whole = _take(_online(overrides=overrides, clips_per_group=1), 3)
+    parts = [
+        _take(_online(overrides=overrides, clips_per_group=1, process_index=p, process_count=2), 3)
+        for p in range(2)
+    ]
+    joined = [
+        {key: np.concatenate([part[step][key] for part in parts]) for key in whole[step]}
+        for step in range(3)
+    ]
+    for a, b in zip(whole, joined, strict=True):
+        np.testing.assert_allclose(a.pop("latents"), b.pop("latents"), atol=1e-6)
+    _assert_equal(whole, joined)
+
+
+def test_captions_drop_at_their_rate(noise_worlds):
+    null = stand_ins.HashTexts()([""])[0]
+    batches = _take(_online(batch_size=50, overrides={"caption_dropout": 0.3}), 8)
+    dropped = np.concatenate([(b["context"] == null).all(axis=(2, 3)) for b in batches])
+    # 400 draws: four standard deviations are 0.092.
+    assert abs(dropped[:, 0].mean() - 0.3) < 0.092
+    assert not dropped[:, 1].any()
+
+
+def test_seeds_and_stages_differ(noise_worlds):
+    a, b = _take(_online(), 1)[0], _take(_online(seed=1), 1)[0]
+    assert not np.allclose(a["latents"], b["latents"])
+    flow = _take(_online(stage_weights={"flow": 1.0}), 2)
+    assert all((batch["modality"][:, 1] == 2).all() for batch in flow)
+
+
+@pytest.mark.parametrize(
+    "rows, modalities, expected", [(128, 5, 8), (256, 5, 16), (8, 5, 1), (48, 3, 8), (7, 1, 1)]
+)
+def test_groups_divide_the_rows_and_leave_room_for_every_modality(rows, modalities, expected):
+    assert group_size(rows, modalities) == expected
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (dict(batch_size=3, process_count=2), "multiple of the 2 processes"),
+        (dict(clips_per_group=3), "clips_per_group=3"),
+        (dict(stage_weights={"normals": 1.0}), "unknown modality 'normals'"),
+    ],
+)
+def test_bad_options_are_named(noise_worlds, options, message):
+    with pytest.raises(UserError, match=message):
+        _online(**options)
+
+
+def test_a_state_of_another_batch_size_is_refused(noise_worlds):
+    with pytest.raises(UserError, match="batch_size=4"):
+        _online().set_state({"next_index": 6})
+
+
+@pytest.fixture(scope="module")
+def tiny_vae(tmp_path_factory):
+    from flax import nnx
+
+    from unityvideo_jax.models.vae_weights import save_vae
+    from unityvideo_jax.models.wan_vae import VAEConfig, WanVAE
+
+    path = tmp_path_factory.mktemp("vae")
+    config = VAEConfig(base_dim=4, num_res_blocks=1)
+    graph, shapes = nnx.split(nnx.eval_shape(lambda: WanVAE(config, rngs=nnx.Rngs(0))))
+    rng = np.random.default_rng(0)
+    weights = jax.tree.map(lambda s: 0.2 * jnp.asarray(rng.normal(size=s.shape), s.dtype), shapes)
+    save_vae(nnx.merge(graph, weights), path)
+    return path
+
+
+def test_the_vae_of_a_folder_encodes_inside_jit(tiny_vae):
+    from unityvideo_jax.models.vae_weights import load_vae
+
+    encoder = load_encoder(str(tiny_vae))
+    assert isinstance(encoder, LatentEncoder)
+    assert encoder.id == vae_id_or_none(str(tiny_vae))
+    assert encoder.latent_shape(5, 16, 32) == (2, 2, 4, 16)
+    video = np.random.default_rng(0).uniform(-1, 1, (2, 5, 16, 32, 3)).astype(np.float32)
+    np.testing.assert_allclose(
+        encoder(video), load_vae(tiny_vae).encode(jnp.asarray(video)), atol=1e-5
+    )
+
+
+def test_a_folder_without_a_vae_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"holds no VAE.*--vae=FOLDER"):
+        load_encoder(str(tmp_path))
+
+
+def test_fingerprints_follow_the_weights(tiny_vae, tmp_path):
+    before = vae_id_or_none(str(tiny_vae))
+    for file in tiny_vae.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    assert vae_id_or_none(str(tmp_path)) == before
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")
+    assert vae_id_or_none(str(tmp_path)) != before
+
+
+def test_prepared_and_online_worlds_agree(noise_worlds):
+    world = _Config(**stand_ins.SIZE, fps=8.0, split="train", seed=0)
+    source = WorldsSource(world, 4)
+    assert list(source.keys) == [f"train-0-{n:08d}" for n in range(4)]
+    batch = source.load([0, 1, 2, 3], MODALITIES)
+    online = _take(_online(stage_weights={"depth": 1.0}), 1)[0]
+    encoder = stand_ins.encoder()
+    for stream, name in enumerate(("rgb", "depth")):
+        np.testing.assert_allclose(
+            online["latents"][:, stream], encoder(batch.videos[name]), atol=1e-5
+        )
+    assert batch.texts["rgb"][2] == "world 2"
+    assert batch.texts["depth"][3] == "depth of world 3"

@@ -126,6 +126,18 @@ def test_bfloat16_compute_stays_near_float32():
     assert 0 < np.linalg.norm(rounded - exact) / np.linalg.norm(exact) < 0.03
 
 
+def test_activations_can_be_laid_out_before_every_block():
+    model = random_model(tiny())
+    seen = []
+
+    def constrain(x, axes):
+        seen.append((x.shape, axes))
+        return x
+
+    jax.eval_shape(lambda *a: model(*a, constrain=constrain), *inputs(model.config, [[0, 1]]))
+    assert seen == [((1, 2, 12, 48), ("batch", None, "tokens", None))]
+
+
 def count_dots(jaxpr) -> int:
     """Matrix products in a program and in the programs inside it."""
     count = 0

@@ -10,7 +10,8 @@ from unityvideo_jax.models.layers import Linear, RMSNorm
 from unityvideo_jax.models.rope import RopeTable, apply_rope
 
 SAVED_NAME = "attention_output"
-# Binding of cuDNN's forward kernel: its outputs are the attention output and its log-sum-exp.
+# Start of the name of cuDNN's forward primitive, and of the wrapper that partitions it. Their
+# outputs are the attention output and its log-sum-exp.
 _CUDNN_PRIMITIVE = "dot_product_attention_fwd"
 
 
@@ -44,7 +45,7 @@ def dot_product_attention(
 
 def save_attention(primitive, *_, **params) -> bool:
     """Rematerialisation policy that keeps attention outputs and recomputes everything else."""
-    return primitive.name == _CUDNN_PRIMITIVE or params.get("name") == SAVED_NAME
+    return primitive.name.startswith(_CUDNN_PRIMITIVE) or params.get("name") == SAVED_NAME
 
 
 class Attention(nnx.Module):

@@ -1,0 +1,16 @@
+"""Procedural worlds with exact ground truth: people, animals and objects, ray-cast in JAX."""
+
+from unityvideo_jax.worlds.captions import Description, describe
+from unityvideo_jax.worlds.config import SPLITS, WorldConfig
+from unityvideo_jax.worlds.render import render
+from unityvideo_jax.worlds.scene import Scene, sample_scenes
+
+__all__ = [
+    "SPLITS",
+    "Description",
+    "Scene",
+    "WorldConfig",
+    "describe",
+    "render",
+    "sample_scenes",
+]

@@ -1,0 +1,131 @@
+"""Limbs: rigid capsules with elliptical cross-sections, and the inverse kinematics of legs."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from unityvideo_jax.worlds.vector import compose, rotate_x, rotate_y, rotate_z, times
+
+PARTS = 18  # capsules an actor
+# Where capsules that a body does not need are kept: far below the ground, seen by no ray.
+PARKED = -500.0
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Limbs:
+    """Capsules: in local units of `radii`, all points within 1 of a segment along local z.
+
+    Attributes:
+      centre: metres.
+      rotation: columns are the local axes in the world.
+      radii: metres along local x, y, z.
+      half: half length of the inner segment in metres; 0 makes an ellipsoid.
+    """
+
+    centre: Float[Array, "*b t p 3"]
+    rotation: Float[Array, "*b t p 3 3"]
+    radii: Float[Array, "*b p 3"]
+    half: Float[Array, "*b p"]
+
+
+class LimbBuilder:
+    """Collects capsules of one body over `frames` and fills up to PARTS."""
+
+    def __init__(self, frames: int):
+        self._frames = frames
+        self._limbs: list[tuple[Array, Array, Array, Array]] = []
+
+    def add(self, centre: Array, rotation: Array, radii: Any, half: Any = 0.0) -> None:
+        """A capsule about `centre` [t, 3] with `rotation` [t, 3, 3]."""
+        radii = jnp.stack([jnp.asarray(r, jnp.float32) for r in radii])
+        self._limbs.append((centre, rotation, radii, jnp.asarray(half, jnp.float32)))
+
+    def hang(self, joint: Array, rotation: Array, length: Any, radii: Any) -> Array:
+        """A limb from a joint along local -z; returns its far end [t, 3]."""
+        down = jnp.asarray([0.0, 0.0, -1.0])
+        self.add(joint + 0.5 * length * times(rotation, down), rotation, radii, 0.5 * length)
+        return joint + length * times(rotation, down)
+
+    def build(self) -> Limbs:
+        """All limbs; missing ones are parked out of sight."""
+        parked = (
+            jnp.broadcast_to(jnp.asarray([0.0, 0.0, PARKED]), (self._frames, 3)),
+            jnp.broadcast_to(jnp.eye(3), (self._frames, 3, 3)),
+            jnp.full(3, 0.1),
+            jnp.zeros(()),
+        )
+        limbs = self._limbs + [parked] * (PARTS - len(self._limbs))
+        assert len(limbs) == PARTS
+        return Limbs(
+            centre=jnp.stack([l[0] for l in limbs], axis=1),
+            rotation=jnp.stack([l[1] for l in limbs], axis=1),
+            radii=jnp.stack([l[2] for l in limbs]),
+            half=jnp.stack([l[3] for l in limbs]),
+        )
+
+
+def smooth(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """0 below 0, 1 above 1, a cubic between."""
+    x = jnp.clip(x, 0.0, 1.0)
+    return x * x * (3.0 - 2.0 * x)
+
+
+def step_cycle(
+    phase: Float[Array, " t"], stride: Any, duty: Any, lift: Any, roll: float = 0.6
+) -> tuple[Float[Array, " t"], Float[Array, " t"], Float[Array, " t"]]:
+    """One foot of a gait: place along the way, height and pitch of its ball.
+
+    In stance the ball moves back at the body's pace, so it rests on the ground; `stride` is the way
+    the body makes in one stance.
+    """
+    phase = jnp.mod(phase, 1.0)
+    u, w = phase / duty, (phase - duty) / (1.0 - duty)
+    stance = phase < duty
+    x = jnp.where(stance, stride * (0.5 - u), stride * (smooth(w) - 0.5))
+    z = jnp.where(stance, 0.0, lift * jnp.sin(jnp.pi * jnp.clip(w, 0.0, 1.0)))
+    pitch = jnp.where(stance, roll * smooth((u - 0.6) / 0.4), roll * (1.0 - smooth(w / 0.7)))
+    return x, z, pitch
+
+
+def bend_leg(
+    root: Float[Array, "t 3 3"],
+    reach: Float[Array, "t 3"],
+    upper: Any,
+    lower: Any,
+    knee_forward: float = 1.0,
+) -> tuple[Float[Array, "t 3 3"], Float[Array, "t 3 3"]]:
+    """Rotations of the two bones of a leg that ends at `reach` from its hip, in root axes.
+
+    A target out of reach is pointed at.
+    """
+    roll = jnp.arctan2(reach[:, 1], -reach[:, 2])
+    drop = jnp.sqrt(reach[:, 1] ** 2 + reach[:, 2] ** 2)
+    length = jnp.sqrt(reach[:, 0] ** 2 + drop**2)
+    length = jnp.clip(length, jnp.abs(upper - lower) + 0.15 * upper, 0.9995 * (upper + lower))
+    pitch = jnp.arctan2(reach[:, 0], drop)
+    alpha = jnp.arccos((upper**2 + length**2 - lower**2) / (2 * upper * length))
+    beta = jnp.arccos((lower**2 + length**2 - upper**2) / (2 * lower * length))
+    plane = compose(root, rotate_x(roll))
+    thigh = compose(plane, rotate_y(-(pitch + knee_forward * alpha)))
+    shin = compose(plane, rotate_y(-(pitch - knee_forward * beta)))
+    return thigh, shin
+
+
+def bend_arm(
+    chest: Float[Array, "t 3 3"], side: float, raised: Any, swing: Any, twist: Any, elbow: Any
+) -> tuple[Float[Array, "t 3 3"], Float[Array, "t 3 3"]]:
+    """Rotations of upper arm and forearm; `side` is 1 for the left arm, -1 for the right.
+
+    Args:
+      raised: sideways from hanging.
+      swing: forwards.
+      twist: turns the elbow's hinge; 0 flexes forwards, pi/2 upwards when the arm is out sideways.
+      elbow: flexion.
+    """
+    upper = compose(compose(chest, rotate_x(side * raised)), rotate_y(-swing))
+    lower = compose(compose(upper, rotate_z(side * twist)), rotate_y(-elbow))
+    return upper, lower

@@ -1,0 +1,50 @@
+"""What a world is asked to be."""
+
+import dataclasses
+
+from unityvideo_jax.errors import UserError
+
+SPLITS = ("train", "validation", "heldout_animals", "heldout_objects")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class WorldConfig:
+    """Size, length and split of procedural clips.
+
+    Attributes:
+      height, width: pixels, at least 8.
+      num_frames: frames T of a clip.
+      fps: frames per second; it scales how far things move between frames.
+      split: one of SPLITS. `train` and `validation` show people and objects and ask for people;
+        `heldout_animals` shows animals; `heldout_objects` asks for two objects.
+      seed: worlds of two seeds have nothing in common.
+      supersample: RGB is averaged over supersample^2 rays a pixel; ground truth is always that of
+        the pixel's centre.
+
+    Raises:
+      UserError: a value that cannot be rendered.
+    """
+
+    height: int = 64
+    width: int = 64
+    num_frames: int = 17
+    fps: float = 8.0
+    split: str = "train"
+    seed: int = 0
+    supersample: int = 1
+
+    def __post_init__(self):
+        if self.split not in SPLITS:
+            raise UserError(f"split={self.split!r}: no such worlds; use one of {', '.join(SPLITS)}")
+        for name, least in (("height", 8), ("width", 8), ("num_frames", 1), ("supersample", 1)):
+            if getattr(self, name) < least:
+                raise UserError(f"{name}={getattr(self, name)}: must be at least {least}")
+        if self.fps <= 0:
+            raise UserError(f"fps={self.fps}: must be greater than 0")
+        if not 0 <= self.seed < 2**32:
+            raise UserError(f"seed={self.seed}: must be in [0, 2^32)")
+
+    @property
+    def duration(self) -> float:
+        """Seconds from the first frame to the last."""
+        return (self.num_frames - 1) / self.fps

@@ -1,0 +1,190 @@
+"""What a person's feet, hips, trunk and arms do in each motion, as functions of time."""
+
+import dataclasses
+from typing import Any
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from unityvideo_jax.worlds import looks
+from unityvideo_jax.worlds.bodies import smooth, step_cycle
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Pose:
+    """Targets over time, in units of the person's height; every field [t]. 0 is left, 1 right.
+
+    `ball_*` is the ball of the foot relative to where it stands upright, `hips_x` and `hips_z` the
+    middle of the hips (z above the ground, lowered further if the legs do not reach), `air` lifts
+    the whole body. Angles are those of `bend_arm`; `lean` is forwards.
+    """
+
+    ball_x: tuple[Array, Array]
+    ball_z: tuple[Array, Array]
+    pitch: tuple[Array, Array]
+    hips_x: Array
+    hips_z: Array
+    air: Array
+    lean: Array
+    turn: Array
+    nod: Array
+    raised: tuple[Array, Array]
+    swing: tuple[Array, Array]
+    twist: tuple[Array, Array]
+    elbow: tuple[Array, Array]
+
+
+TALL = 0.533  # height of the hips over the ground when standing, by height
+SEAT = 0.285  # of the hips when sitting
+KICK_CYCLE = 2.6
+CADENCE = {looks.WALK: 0.95, looks.RUN: 1.45}  # steps of one foot a second, by sqrt(height)
+_DUTY = {looks.WALK: 0.6, looks.RUN: 0.36}
+
+
+def pose_of(
+    motion: Array, times: Float[Array, " t"], *, height: Any, speed: Any, phase: Any, event: Any,
+    side: Any,
+) -> Pose:  # fmt: skip
+    """The pose of `motion` (traced) at these times; all motions are computed and one is chosen."""
+    zero = jnp.zeros_like(times)
+    poses = {
+        looks.WALK: _gait(looks.WALK, times, zero, height, speed, phase),
+        looks.RUN: _gait(looks.RUN, times, zero, height, speed, phase),
+        looks.WAVE: _wave(times, zero, phase, side),
+        looks.JUMP: _jump(times, zero, phase),
+        looks.SIT: _sit(times, zero, event),
+        looks.KICK: _kick(times, zero, event, side),
+    }
+    assert len(poses) == len(looks.MOTIONS)
+
+    def chosen(*values: Array) -> Array:
+        return jnp.select([motion == m for m in poses], list(values))
+
+    fields = {}
+    for field in dataclasses.fields(Pose):
+        values = [getattr(p, field.name) for p in poses.values()]
+        if isinstance(values[0], tuple):
+            fields[field.name] = tuple(chosen(*pair) for pair in zip(*values, strict=True))
+        else:
+            fields[field.name] = chosen(*values)
+    return Pose(**fields)
+
+
+def _standing(zero: Array, **changes: Any) -> Pose:
+    still = (zero, zero)
+    base = Pose(
+        ball_x=still, ball_z=still, pitch=still, hips_x=zero, hips_z=zero + TALL, air=zero,
+        lean=zero + 0.02, turn=zero, nod=zero, raised=(zero + 0.12, zero + 0.12), swing=still,
+        twist=still, elbow=(zero + 0.15, zero + 0.15),
+    )  # fmt: skip
+    return dataclasses.replace(base, **changes)
+
+
+def _gait(which: int, times: Array, zero: Array, height: Any, speed: Any, phase: Any) -> Pose:
+    running = which == looks.RUN
+    cadence, duty = CADENCE[which] / jnp.sqrt(height / 1.7), _DUTY[which]
+    cycle = phase + cadence * times
+    stride = duty * speed / cadence / height
+    lift = 0.13 if running else 0.055
+    left = step_cycle(cycle, stride, duty, lift, 0.9 if running else 0.6)
+    right = step_cycle(cycle + 0.5, stride, duty, lift, 0.9 if running else 0.6)
+    # Arms swing against the legs: furthest forward when the foot on their side is furthest back.
+    wave = jnp.cos(2 * jnp.pi * (cycle + 0.02))
+    reach = 0.75 if running else 0.42
+    elbow = 1.45 if running else 0.3
+    return _standing(
+        zero,
+        ball_x=(left[0], right[0]),
+        ball_z=(left[1], right[1]),
+        pitch=(left[2], right[2]),
+        hips_z=zero + (0.515 if running else TALL),
+        air=(0.018 * (1 - jnp.cos(4 * jnp.pi * (cycle + 0.1))) if running else zero),
+        lean=zero + (0.2 if running else 0.05),
+        turn=-0.12 * wave,
+        swing=(-reach * wave, reach * wave),
+        elbow=(zero + elbow - 0.25 * wave, zero + elbow + 0.25 * wave),
+    )
+
+
+def _wave(times: Array, zero: Array, phase: Any, side: Any) -> Pose:
+    beat = jnp.sin(2 * jnp.pi * (1.5 * times + phase))
+    left = side > 0
+
+    def one(active: Array, rest: float) -> tuple[Array, Array]:
+        return jnp.where(left, active, rest + zero), jnp.where(left, rest + zero, active)
+
+    return _standing(
+        zero,
+        raised=one(1.75 + 0.1 * beat, 0.12),
+        swing=one(0.1 + zero, 0.05),
+        twist=one(jnp.pi / 2 + zero, 0.0),
+        elbow=one(0.85 + 0.5 * beat, 0.15),
+        turn=0.05 * beat,
+        nod=0.06 * jnp.sin(jnp.pi * times),
+    )
+
+
+def _jump(times: Array, zero: Array, phase: Any) -> Pose:
+    t = jnp.mod(times / 1.35 + phase, 1.0)
+    take_off, land = 0.42, 0.78
+    flight = jnp.clip((t - take_off) / (land - take_off), 0.0, 1.0)
+    air = 4.0 * flight * (1.0 - flight)
+    crouch = smooth(t / 0.25) * (1.0 - smooth((t - 0.28) / (take_off - 0.28)))
+    give = smooth((t - land) / 0.07) * (1.0 - smooth((t - land - 0.08) / 0.14))
+    arms = -0.7 * crouch + 2.3 * smooth((t - 0.3) / 0.16) * (1.0 - smooth((t - land) / 0.2))
+    point = 0.5 * smooth((t - take_off + 0.05) / 0.08) * (1 - smooth((t - land + 0.08) / 0.08))
+    tuck = 0.05 * air
+    return _standing(
+        zero,
+        ball_z=(tuck, tuck),
+        pitch=(point, point),
+        hips_x=-0.05 * crouch - 0.03 * give,
+        hips_z=TALL - 0.13 * crouch - 0.07 * give,
+        air=0.17 * air,
+        lean=0.5 * crouch + 0.25 * give,
+        swing=(arms, arms),
+        raised=(0.2 + zero, 0.2 + zero),
+        elbow=(0.3 + 0.5 * crouch, 0.3 + 0.5 * crouch),
+    )
+
+
+def _sit(times: Array, zero: Array, event: Any) -> Pose:
+    down = smooth((times - 0.5 * event) / 0.9)
+    lean = 0.55 * jnp.sin(jnp.pi * jnp.clip(down, 0.0, 1.0)) + 0.05
+    return _standing(
+        zero,
+        hips_x=-0.235 * down,
+        hips_z=TALL + (SEAT - TALL) * down,
+        lean=lean,
+        swing=(0.1 + 0.5 * down, 0.1 + 0.5 * down),
+        elbow=(0.2 + 0.75 * down, 0.2 + 0.75 * down),
+        nod=0.1 * jnp.sin(2.0 * times) * down,
+    )
+
+
+def _kick(times: Array, zero: Array, event: Any, side: Any) -> Pose:
+    """The foot meets the ball at `event`; later kicks, every KICK_CYCLE, meet nothing."""
+    t = jnp.mod(times - event + 0.45, KICK_CYCLE) - 0.45
+    back = smooth((t + 0.45) / 0.25) * (1.0 - smooth((t + 0.2) / 0.2))
+    forth = smooth((t + 0.2) / 0.26) * (1.0 - smooth((t - 0.14) / 0.35))
+    x = -0.2 * back + 0.3 * forth
+    z = 0.09 * back + 0.16 * forth**2
+    pitch = 0.7 * back - 0.25 * forth
+    left = side > 0
+
+    def one(active: Array) -> tuple[Array, Array]:
+        return jnp.where(left, active, 0.0), jnp.where(left, 0.0, active)
+
+    arm = 0.7 * forth - 0.3 * back
+    return _standing(
+        zero,
+        ball_x=one(x),
+        ball_z=one(z),
+        pitch=one(pitch),
+        hips_z=zero + 0.52,
+        lean=0.12 * back - 0.16 * forth,
+        turn=jnp.where(left, 1.0, -1.0) * (0.2 * back - 0.2 * forth),
+        swing=(jnp.where(left, -arm, arm), jnp.where(left, arm, -arm)),
+        raised=(0.3 + 0.25 * back, 0.3 + 0.25 * back),
+        elbow=(0.5 + zero, 0.5 + zero),
+    )

@@ -1,0 +1,141 @@
+"""Rendering: a batch of scenes to clips with ground truth."""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from unityvideo_jax.worlds import truth
+from unityvideo_jax.worlds.camera import Cameras
+from unityvideo_jax.worlds.config import WorldConfig
+from unityvideo_jax.worlds.geometry import SKY, nearest
+from unityvideo_jax.worlds.scene import Scene
+from unityvideo_jax.worlds.shading import radiance
+from unityvideo_jax.worlds.stage import Stage, set_stage
+from unityvideo_jax.worlds.surface import surface
+from unityvideo_jax.worlds.vector import Vec
+
+# Rays traced at a time: enough to fill an accelerator within a few GB, or to stay in a CPU's cache.
+_RAYS = {"cpu": 1 << 17}
+_RAYS_ACCELERATOR = 1 << 23
+
+
+def _pixels(height: int, width: int, supersample: int) -> Float[Array, "r 2"]:
+    """(x, y) of rays, row by row: pixel centres, or a regular grid of `supersample`^2 a pixel."""
+    y, x = jnp.meshgrid(
+        (jnp.arange(height * supersample) + 0.5) / supersample,
+        (jnp.arange(width * supersample) + 0.5) / supersample,
+        indexing="ij",
+    )
+    return jnp.stack([x.ravel(), y.ravel()], axis=-1)
+
+
+def _rays(views: Cameras, pixels: Float[Array, "r 2"], height: int, width: int) -> tuple[Vec, Vec]:
+    """Rays whose t is the depth along the camera's z axis."""
+    x = (pixels[:, 0] - width / 2) / views.focal[..., None]
+    y = (pixels[:, 1] - height / 2) / views.focal[..., None]
+    right, down, forward = (truth.over_rays(views.axes[:, :, i]) for i in range(3))
+    return truth.over_rays(views.position), forward + right * x + down * y
+
+
+def _trace(config: WorldConfig, stage: Stage, scenes: Scene) -> dict[str, Array]:
+    height, width, frames = config.height, config.width, config.num_frames
+    solids, views = stage.solids.frames(0, frames), _cut(stage.cameras, 0, frames)
+    around = scenes.surroundings
+    pixels = _pixels(height, width, 1)
+    origin, direction = _rays(views, pixels, height, width)
+    distance, which = nearest(solids, origin, direction)
+    hit, pose = surface(solids, which, distance, origin, direction)
+    spread = 1.0 / views.focal[..., None]
+    if config.supersample == 1:
+        rgb = radiance(solids, stage.skin, around, hit, pose, origin, direction, spread)
+    else:
+        rgb = _supersampled(config, stage, scenes)
+
+    next_solids, next_views = stage.solids.frames(1, frames + 1), _cut(stage.cameras, 1, frames + 1)
+    flow, occluded = truth.surface_motion(
+        views, next_views, next_solids, hit, direction, pixels, height, width
+    )
+    named = truth.names(stage.skin, hit)
+    body = named["part"] > 0
+    uv = jnp.stack([named["u"], truth.along_limb(solids.half, hit)], axis=-1)
+    keypoints, visibility = truth.keypoint_truth(
+        views, solids, stage.keypoints[:, :frames], stage.is_person, height, width
+    )
+
+    def image(x: Array) -> Array:
+        return x.reshape(*x.shape[:2], height, width, *x.shape[3:])
+
+    return {
+        "rgb": image(rgb) if config.supersample == 1 else rgb,
+        "depth": image(jnp.where(which == SKY, jnp.inf, distance)),
+        "flow": image(flow),
+        "occluded": image(occluded),
+        "instances": image(named["instances"]),
+        "segments": image(named["segments"]),
+        "keypoints": keypoints,
+        "visibility": visibility,
+        "part": image(named["part"]),
+        "uv": image(jnp.where(body[..., None], jnp.clip(uv, 0.0, 1.0), 0.0)),
+    }
+
+
+def _supersampled(config: WorldConfig, stage: Stage, scenes: Scene) -> Float[Array, "b t h w 3"]:
+    height, width, s = config.height, config.width, config.supersample
+    frames = config.num_frames
+    solids, views = stage.solids.frames(0, frames), _cut(stage.cameras, 0, frames)
+    origin, direction = _rays(views, _pixels(height, width, s), height, width)
+    distance, which = nearest(solids, origin, direction)
+    hit, pose = surface(solids, which, distance, origin, direction)
+    spread = 1.0 / (s * views.focal[..., None])
+    rgb = radiance(solids, stage.skin, scenes.surroundings, hit, pose, origin, direction, spread)
+    rgb = rgb.reshape(*rgb.shape[:2], height, s, width, s, 3)
+    # Averaged as displayed: linear averages would make thin bright edges jagged again.
+    return rgb.mean(axis=(3, 5))
+
+
+def _cut(views: Cameras, start: int, stop: int) -> Cameras:
+    return jax.tree.map(lambda x: x[:, start:stop], views)
+
+
+def _chunk(config: WorldConfig, batch: int) -> int:
+    limit = _RAYS.get(jax.default_backend(), _RAYS_ACCELERATOR)
+    rays = config.num_frames * config.height * config.width * config.supersample**2
+    pieces = math.ceil(batch / max(1, limit // rays))
+    return math.ceil(batch / pieces)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def render(config: WorldConfig, scenes: Scene) -> dict[str, Array]:
+    """Renders scenes to clips with ground truth.
+
+    Where several surfaces lie along a ray, ground truth is that of the first, glass included.
+
+    Args:
+      config: as for `sample_scenes`.
+      scenes: B scenes.
+
+    Returns:
+      rgb f32[B,T,H,W,3] in [0,1]; depth f32[B,T,H,W], metres along the camera's z axis, +inf for
+      sky; flow f32[B,T,H,W,2], pixels to the next frame (of frame T-1 to a frame T that is not
+      shown); occluded bool[B,T,H,W], whether the target of flow is hidden or out of the frame;
+      instances i32[B,T,H,W], 0 background; segments i32[B,T,H,W], those that the prompt asks for,
+      numbered from 1; keypoints f32[B,T,P,17,2] in pixels, centres at integers + 0.5; visibility
+      i32[B,T,P,17], 0 absent, 1 occluded, 2 visible; part i32[B,T,H,W], DensePose parts 1..24;
+      uv f32[B,T,H,W,2] in [0,1], zero off bodies.
+    """
+    batch = scenes.words.shape[0]
+    chunk = _chunk(config, batch)
+    pieces = math.ceil(batch / chunk)
+
+    def one(scenes: Scene) -> dict[str, Array]:
+        return _trace(config, set_stage(config, scenes), scenes)
+
+    if pieces == 1:
+        return one(scenes)
+    # The last piece is filled up with copies of the last scene.
+    order = jnp.minimum(jnp.arange(pieces * chunk), batch - 1).reshape(pieces, chunk)
+    clips = jax.lax.map(lambda rows: one(jax.tree.map(lambda x: x[rows], scenes)), order)
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:batch], clips)

@@ -1,0 +1,73 @@
+"""3-vectors as three arrays, and rotations: one component an array keeps every loop contiguous."""
+
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+
+class Vec(NamedTuple):
+    """Components of equal or broadcastable shape; a trailing axis of 3 would not vectorise."""
+
+    x: Any
+    y: Any
+    z: Any
+
+    def __add__(self, other: "Vec") -> "Vec":  # type: ignore[override]
+        return Vec(self.x + other.x, self.y + other.y, self.z + other.z)
+
+    def __sub__(self, other: "Vec") -> "Vec":
+        return Vec(self.x - other.x, self.y - other.y, self.z - other.z)
+
+    def __mul__(self, scale: Any) -> "Vec":  # type: ignore[override]
+        return Vec(self.x * scale, self.y * scale, self.z * scale)
+
+    def __neg__(self) -> "Vec":
+        return Vec(-self.x, -self.y, -self.z)
+
+    def dot(self, other: "Vec") -> Any:
+        return self.x * other.x + self.y * other.y + self.z * other.z
+
+    def unit(self) -> "Vec":
+        return self * (1.0 / jnp.sqrt(jnp.maximum(self.dot(self), 1e-20)))
+
+    def stack(self) -> Float[Array, "... 3"]:
+        return jnp.stack(jnp.broadcast_arrays(self.x, self.y, self.z), axis=-1)
+
+
+def unstack(array: Float[Array, "... 3"]) -> Vec:
+    """The inverse of `Vec.stack`."""
+    return Vec(array[..., 0], array[..., 1], array[..., 2])
+
+
+def times(matrix: Float[Array, "... 3 3"], vector: Float[Array, "... 3"]) -> Float[Array, "... 3"]:
+    """Matrix-vector products, written out: a matmul would use reduced precision on accelerators."""
+    return jnp.sum(matrix * vector[..., None, :], axis=-1)
+
+
+def compose(a: Float[Array, "... 3 3"], b: Float[Array, "... 3 3"]) -> Float[Array, "... 3 3"]:
+    """a then-after b, in full float32."""
+    return jnp.sum(a[..., :, :, None] * b[..., None, :, :], axis=-2)
+
+
+def _rotation(rows: list[list[Any]]) -> Float[Array, "... 3 3"]:
+    flat = jnp.broadcast_arrays(*[jnp.asarray(v, jnp.float32) for row in rows for v in row])
+    return jnp.stack(flat, axis=-1).reshape(*flat[0].shape, 3, 3)
+
+
+def rotate_x(angle: Float[Array, "..."]) -> Float[Array, "... 3 3"]:
+    """Radians; y towards z."""
+    c, s = jnp.cos(angle), jnp.sin(angle)
+    return _rotation([[1.0, 0.0, 0.0], [0.0, c, -s], [0.0, s, c]])
+
+
+def rotate_y(angle: Float[Array, "..."]) -> Float[Array, "... 3 3"]:
+    """Radians; z towards x."""
+    c, s = jnp.cos(angle), jnp.sin(angle)
+    return _rotation([[c, 0.0, s], [0.0, 1.0, 0.0], [-s, 0.0, c]])
+
+
+def rotate_z(angle: Float[Array, "..."]) -> Float[Array, "... 3 3"]:
+    """Radians; x towards y."""
+    c, s = jnp.cos(angle), jnp.sin(angle)
+    return _rotation([[c, -s, 0.0], [s, c, 0.0], [0.0, 0.0, 1.0]])

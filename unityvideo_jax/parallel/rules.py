@@ -1,0 +1,127 @@
+"""Logical axes of parameters and batches, and the mesh axes that they are split over."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from unityvideo_jax.errors import UserError
+
+MeshAxes = str | tuple[str, ...] | None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AxisRules:
+    """Mesh axes of each logical axis; None is not split.
+
+    Attributes:
+      batch: samples.
+      tokens: the token sequence of activations.
+      layers: the stacked blocks.
+      embed: width of the residual stream.
+      heads: width of queries, keys and values, all heads together.
+      mlp: hidden width of the feed-forward layers.
+      text, patch, modality: the small axes at the model's edges.
+    """
+
+    batch: MeshAxes = ("data", "fsdp")
+    tokens: MeshAxes = "context"
+    layers: MeshAxes = None
+    embed: MeshAxes = "fsdp"
+    heads: MeshAxes = "tensor"
+    mlp: MeshAxes = "tensor"
+    text: MeshAxes = None
+    patch: MeshAxes = None
+    modality: MeshAxes = None
+
+    def spec(self, logical_axes: tuple[str | None, ...]) -> PartitionSpec:
+        """Mesh axes of an array with these logical axes.
+
+        Raises:
+          UserError: an unknown logical axis, or two dimensions split over one mesh axis.
+        """
+        known = {field.name for field in dataclasses.fields(self)}
+        parts: list[MeshAxes] = []
+        used: set[str] = set()
+        for name in logical_axes:
+            if name is not None and name not in known:
+                raise UserError(
+                    f"logical axis {name!r} is unknown; rules exist for {sorted(known)}"
+                )
+            axes = None if name is None else getattr(self, name)
+            flat = (axes,) if isinstance(axes, str) else (axes or ())
+            if clash := used & set(flat):
+                raise UserError(
+                    f"axis rules: {logical_axes} splits two dimensions over mesh axis "
+                    f"{sorted(clash)[0]!r}; give one of them another axis"
+                )
+            used |= set(flat)
+            parts.append(axes)
+        return PartitionSpec(*parts)
+
+
+def sharding(
+    shape: tuple[int, ...],
+    logical_axes: tuple[str | None, ...],
+    rules: AxisRules,
+    mesh: Mesh,
+    name: str = "array",
+) -> NamedSharding:
+    """Sharding of one array.
+
+    Raises:
+      UserError: a dimension that its mesh axes do not divide, or a wrong number of axes.
+    """
+    if len(logical_axes) != len(shape):
+        raise UserError(f"{name}: {len(shape)} dimensions but logical axes {logical_axes}")
+    spec = rules.spec(logical_axes)
+    for size, logical, axes in zip(shape, logical_axes, spec, strict=True):
+        flat = (axes,) if isinstance(axes, str) else (axes or ())
+        parts = int(np.prod([mesh.shape[a] for a in flat], dtype=int))
+        if size % parts:
+            raise UserError(
+                f"{name}: logical axis {logical!r} of size {size} does not divide over mesh axes "
+                f"{flat} of size {parts}; change config.mesh or the model's size"
+            )
+    return NamedSharding(mesh, spec)
+
+
+def shardings(state: Any, rules: AxisRules, mesh: Mesh) -> Any:
+    """Shardings of a model's state, from the `logical_axes` metadata of its parameters."""
+
+    def of(path, variable):
+        name = "/".join(str(getattr(p, "key", p)) for p in path)
+        axes = variable.get_metadata("logical_axes")
+        return variable.replace(sharding(variable.shape, axes, rules, mesh, name))
+
+    return jax.tree_util.tree_map_with_path(
+        of, state, is_leaf=lambda x: isinstance(x, nnx.Variable)
+    )
+
+
+def like_parameters(tree: Any, params: Any, param_shardings: Any, mesh: Mesh) -> Any:
+    """Shardings of an optimiser state: whatever mirrors the parameters is laid out as they are."""
+    structure = jax.tree.structure(params)
+    replicated = NamedSharding(mesh, PartitionSpec())
+
+    def mirrors(node):
+        return jax.tree.structure(node) == structure
+
+    return jax.tree.map(
+        lambda node: param_shardings if mirrors(node) else replicated, tree, is_leaf=mirrors
+    )
+
+
+def put_batch(batch: Mapping[str, Any], rules: AxisRules, mesh: Mesh) -> dict[str, jax.Array]:
+    """Makes one global batch of every process's rows, split over the batch axes."""
+    layout = NamedSharding(mesh, rules.spec(("batch",)))
+    return {
+        name: jax.device_put(rows, layout)
+        if isinstance(rows, jax.Array) and jax.process_count() == 1
+        else jax.make_array_from_process_local_data(layout, np.asarray(rows))
+        for name, rows in batch.items()
+    }

@@ -1,0 +1,119 @@
+"""Trains UnityVideo.
+
+  python -m unityvideo_jax.train --config=configs/worlds_tiny.py --workdir=run \
+      --config.data.dirs="('shards',)"
+
+Any key of the config can be overridden as --config.<key>=value. The same command resumes a run.
+"""
+
+import difflib
+import pathlib
+import re
+import sys
+from collections.abc import Sequence
+
+import jax
+from absl import flags
+from ml_collections import config_flags
+
+from unityvideo_jax import cli
+from unityvideo_jax.errors import UserError
+from unityvideo_jax.training.workdir import open_workdir
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment.", lock_config=True)
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.")
+
+
+def build_iterator(config, stage, *, seed_offset: int = 0, split: str | None = None):
+    """The batches of a curriculum stage, from shards or from worlds rendered online."""
+    data = dict(config.data.items())
+    if split is not None and data["kind"] == "online":
+        data["split"] = split
+    from unityvideo_jax.inputs.config import as_data_config
+
+    data = as_data_config(data)
+    # Each stage shuffles and draws on its own.
+    seed = config.seed + 1000 * stage.index + seed_offset
+    common = dict(
+        batch_size=config.train.batch_size,
+        seed=seed,
+        stage_weights=stage.weights,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+    if data.kind == "online":
+        from unityvideo_jax.inputs.online import OnlineWorlds
+
+        return OnlineWorlds(data, tuple(config.model.modalities), **common)
+    from unityvideo_jax.inputs.pipeline import make_iterator
+
+    return make_iterator(data, tuple(config.model.modalities), **common)
+
+
+def make_sampler(config, graphdef):
+    """Contact sheets of all tasks for a few records that have every modality."""
+    from flax import nnx
+
+    from unityvideo_jax.models.text import get_text_encoder
+    from unityvideo_jax.models.vae_weights import load_vae
+    from unityvideo_jax.sampling.generate import SamplerConfig
+    from unityvideo_jax.sampling.sheets import TrainingSheets
+    from unityvideo_jax.training.curriculum import stages
+
+    plan = stages(config.curriculum, config.data.modality_weights, config.train.steps)
+    batch = next(build_iterator(config, plan[-1], seed_offset=1, split="validation"))
+    texts = get_text_encoder(config.data.text_encoder, config.data.text_length)
+    return TrainingSheets(
+        lambda params: nnx.merge(graphdef, params),
+        load_vae(config.data.vae or None),
+        batch,
+        null_text=texts([""])[0],
+        modalities=tuple(config.model.modalities),
+        sampler=SamplerConfig(**config.sampling),
+        seed=config.seed,
+        count=config.train.sample_count,
+    )
+
+
+def main(argv: Sequence[str]) -> None:
+    """Trains, or goes on training, the run in --workdir."""
+    del argv
+    from unityvideo_jax.training import loop
+
+    config = _CONFIG.value
+    if config is None or _WORKDIR.value is None:
+        raise UserError("give both --config=configs/NAME.py and --workdir=FOLDER")
+    cache = pathlib.Path("~/.cache/unityvideo_jax/compiled").expanduser()
+    jax.config.update("jax_compilation_cache_dir", str(cache))
+    with open_workdir(_WORKDIR.value, config) as workdir:
+        loop.train(
+            config,
+            workdir,
+            lambda stage: build_iterator(config, stage),
+            lambda graphdef: make_sampler(config, graphdef),
+            log=lambda line: print(line, flush=True),
+        )
+
+
+def _known_keys() -> list[str]:
+    return sorted(name for name in flags.FLAGS if name.startswith("config."))
+
+
+def run() -> None:
+    """Starts the program; an unknown --config key is one line that names the nearest."""
+    try:
+        flags.FLAGS(sys.argv)
+    except (flags.Error, AttributeError, KeyError) as error:
+        match = re.search(
+            r"config\.[\w.]+", " ".join(sys.argv[1:]) if "config." not in str(error) else str(error)
+        )
+        near = difflib.get_close_matches(match[0], _known_keys(), n=1) if match else []
+        hint = f"; did you mean --{near[0]}?" if near else ""
+        print(f"error: {error}{hint}", file=sys.stderr)
+        sys.exit(2)
+    flags.FLAGS.unparse_flags()
+    cli.run(main)
+
+
+if __name__ == "__main__":
+    run()

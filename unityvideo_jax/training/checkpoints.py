@@ -1,0 +1,137 @@
+"""Checkpoints: parameters, average, optimiser and input position, saved together by Orbax."""
+
+import os
+import pathlib
+from typing import Any
+
+import jax
+import ml_collections
+import orbax.checkpoint as ocp
+from flax import nnx
+from jax.sharding import SingleDeviceSharding
+
+from unityvideo_jax.errors import UserError
+from unityvideo_jax.models.dit import DiT, DiTConfig
+from unityvideo_jax.training import workdir as workdir_lib
+from unityvideo_jax.training.state import TrainState
+
+FOLDER = "checkpoints"
+
+
+class Checkpointer:
+    """Saves asynchronously and keeps the last `keep`; a checkpoint appears only when it is whole.
+
+    Args:
+      workdir: of the run.
+      keep: checkpoints to keep.
+    """
+
+    def __init__(self, workdir: str | os.PathLike, keep: int):
+        self._path = pathlib.Path(workdir).absolute() / FOLDER
+        options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=True)
+        self._manager = ocp.CheckpointManager(self._path, options=options)
+
+    def latest(self) -> int | None:
+        """The newest whole checkpoint's step."""
+        return self._manager.latest_step()
+
+    def save(self, state: TrainState, inputs: dict[str, Any], config: Any) -> None:
+        """Starts saving; the caller may donate `state` as soon as this returns.
+
+        Args:
+          state: what to save; its step names the checkpoint.
+          inputs: JSON-able position of the input pipeline after that step.
+          config: the run's configuration, kept beside the weights.
+        """
+        self._manager.save(
+            int(state.step),
+            args=ocp.args.Composite(
+                params=ocp.args.StandardSave(nnx.to_pure_dict(state.params)),
+                ema=ocp.args.StandardSave(nnx.to_pure_dict(state.ema)),
+                optimizer=ocp.args.StandardSave(jax.tree.leaves(state.opt_state)),
+                inputs=ocp.args.JsonSave(inputs),
+                config=ocp.args.JsonSave(config),
+            ),
+        )
+
+    def restore(self, like: TrainState, step: int) -> tuple[TrainState, dict[str, Any]]:
+        """The state and input position saved at `step`, laid out as `like` is.
+
+        Raises:
+          UserError: the checkpoint is damaged.
+        """
+        moments, structure = jax.tree.flatten(like.opt_state)
+        args = ocp.args.Composite(
+            params=ocp.args.StandardRestore(nnx.to_pure_dict(like.params)),
+            ema=ocp.args.StandardRestore(nnx.to_pure_dict(like.ema)),
+            optimizer=ocp.args.StandardRestore(moments),
+            inputs=ocp.args.JsonRestore(),
+        )
+        found = _guarded(self._path / str(step), lambda: self._manager.restore(step, args=args))
+        state = TrainState(
+            step=jax.device_put(jax.numpy.int32(step), like.step.sharding),
+            params=_refill(like.params, found.params),
+            ema=_refill(like.ema, found.ema),
+            opt_state=jax.tree.unflatten(structure, found.optimizer),
+        )
+        return state, found.inputs
+
+    def close(self) -> None:
+        """Waits for what is being saved."""
+        self._manager.wait_until_finished()
+        self._manager.close()
+
+
+def _refill(state: Any, values: dict) -> Any:
+    """`values` (a pure dict) in the structure of `state`."""
+    return jax.tree.unflatten(jax.tree.structure(state), jax.tree.leaves(values))
+
+
+def _guarded(path: pathlib.Path, read: Any) -> Any:
+    try:
+        return read()
+    except (ValueError, OSError, KeyError, TypeError) as error:
+        reason = str(error).strip().splitlines()
+        raise UserError(
+            f"{path}: the checkpoint does not load ({reason[0][:200] if reason else error!r}); "
+            "remove that folder to go on from the one before, or restore it from a copy"
+        ) from error
+
+
+def load_for_inference(
+    workdir: str | os.PathLike, step: int | None = None, use_ema: bool = True
+) -> tuple[ml_collections.ConfigDict, Any, int]:
+    """Configuration, parameters and step of a run, onto the first device.
+
+    Only the parameters asked for are read: neither the other copy nor the optimiser's state.
+
+    Args:
+      workdir: of the run.
+      step: of the checkpoint; None is the latest.
+      use_ema: the averaged parameters rather than those of the last step.
+
+    Raises:
+      UserError: no run, no such checkpoint, or a damaged one.
+    """
+    config = workdir_lib.read_config(workdir)
+    folder = pathlib.Path(workdir).absolute() / FOLDER
+    if not folder.is_dir():
+        raise UserError(f"{workdir}: no checkpoint yet; train until config.train.checkpoint_every")
+    with ocp.CheckpointManager(folder) as manager:
+        steps = sorted(manager.all_steps())
+        if not steps:
+            raise UserError(f"{folder}: no whole checkpoint; train until checkpoint_every")
+        step = steps[-1] if step is None else step
+        if step not in steps:
+            raise UserError(f"{folder}: no checkpoint of step {step}; there are {steps}")
+        model = DiTConfig(**config.model.to_dict())
+        _, like = nnx.split(nnx.eval_shape(lambda: DiT(model, rngs=nnx.Rngs(0))))
+        device = SingleDeviceSharding(jax.local_devices()[0])
+        target = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device),
+            nnx.to_pure_dict(like),
+        )
+        item = "ema" if use_ema else "params"
+        args = ocp.args.Composite(**{item: ocp.args.StandardRestore(target)})
+        found = _guarded(folder / str(step), lambda: manager.restore(step, args=args))
+    return config, _refill(like, found[item]), step

@@ -1,0 +1,70 @@
+"""Stages of the data mix by step (UnityVideo sec. 3.3)."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from unityvideo_jax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Stage:
+    """Steps [start, until) and the modality weights that hold in them."""
+
+    index: int
+    start: int
+    until: int
+    weights: Mapping[str, float]
+
+
+def stages(
+    curriculum: Sequence[Mapping[str, Any]], weights: Mapping[str, float], steps: int
+) -> tuple[Stage, ...]:
+    """Resolves `config.curriculum` against the data's modality weights.
+
+    The paper's two stages: pixel-aligned modalities (flow, depth, DensePose) first, then all five.
+
+    Args:
+      curriculum: dicts of `until` (a step; -1 is the end) and `modalities`; empty is one stage.
+      weights: `config.data.modality_weights`; a stage takes its modalities' share of them.
+      steps: of the whole run.
+
+    Raises:
+      UserError: stages that do not follow each other, do not reach the end, or name a modality
+        without weight.
+    """
+    weights = dict(weights)
+    if not curriculum:
+        return (Stage(index=0, start=0, until=steps, weights=weights),)
+    result: list[Stage] = []
+    start = 0
+    for index, entry in enumerate(curriculum):
+        unknown = set(dict(entry)) - {"until", "modalities"}
+        if unknown:
+            raise UserError(f"config.curriculum[{index}]: no such key {sorted(unknown)[0]!r}")
+        last = index == len(curriculum) - 1
+        until = steps if entry["until"] == -1 else int(entry["until"])
+        if not last and (until <= start or entry["until"] == -1):
+            raise UserError(
+                f"config.curriculum[{index}].until={entry['until']} must be a step after {start}"
+            )
+        missing = [m for m in entry["modalities"] if not weights.get(m)]
+        if missing or not entry["modalities"]:
+            raise UserError(
+                f"config.curriculum[{index}].modalities: {missing or 'none named'}; each needs a "
+                "positive weight in config.data.modality_weights"
+            )
+        chosen = {m: weights[m] for m in entry["modalities"]}
+        result.append(Stage(index=index, start=start, until=until, weights=chosen))
+        start = until
+    if result[-1].until < steps:
+        raise UserError(
+            f"config.curriculum ends at step {result[-1].until}, config.train.steps is {steps}; "
+            "set the last stage's until=-1"
+        )
+    return tuple(result)
+
+
+def stage_at(plan: Sequence[Stage], step: int) -> Stage:
+    """The stage that the batch of `step` is drawn from."""
+    return next((stage for stage in plan if step < stage.until), plan[-1])

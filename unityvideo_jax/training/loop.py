@@ -1,0 +1,239 @@
+"""The training loop, read from top to bottom."""
+
+import contextlib
+import dataclasses
+import pathlib
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh
+
+from unityvideo_jax.errors import UserError
+from unityvideo_jax.flow_matching import ObjectiveConfig
+from unityvideo_jax.models.dit import DiTConfig, model_flops
+from unityvideo_jax.parallel.mesh import MeshConfig, make_mesh
+from unityvideo_jax.parallel.rules import AxisRules, put_batch
+from unityvideo_jax.training import state as state_lib
+from unityvideo_jax.training.checkpoints import Checkpointer
+from unityvideo_jax.training.curriculum import Stage, stage_at, stages
+from unityvideo_jax.training.metrics import Averages, MetricWriter, Speed, progress_line
+from unityvideo_jax.training.optimizer import OptimizerConfig, make_optimizer, make_schedule
+from unityvideo_jax.training.step import make_train_step
+
+# Builds a stage's batches: an iterator with get_state() and set_state().
+BuildIterator = Callable[[Stage], Any]
+# (graphdef, modalities) -> writes a contact sheet of parameters: (params, step, path).
+Sampler = Callable[[Any, int, pathlib.Path], None]
+
+
+class Inputs:
+    """Batches of the stage that each step belongs to, and the position to resume from."""
+
+    def __init__(self, plan: tuple[Stage, ...], build: BuildIterator, step: int, saved: Any):
+        self._plan, self._build, self._step = plan, build, step
+        self._stage = stage_at(plan, step)
+        self._iterator = build(self._stage)
+        if saved is not None and saved["stage"] == self._stage.index:
+            self._iterator.set_state(saved["state"])
+
+    def next(self) -> tuple[Mapping[str, Any], dict[str, Any]]:
+        """The batch of the next step, and the position after it."""
+        stage = stage_at(self._plan, self._step)
+        if stage.index != self._stage.index:
+            self._stage, self._iterator = stage, self._build(stage)
+        batch = next(self._iterator)
+        self._step += 1
+        return batch, {"stage": self._stage.index, "state": self._iterator.get_state()}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """The keys of `config.train`; counts of steps, and of samples for `batch_size`."""
+
+    steps: int
+    batch_size: int
+    log_every: int = 50
+    checkpoint_every: int = 1000
+    keep: int = 3
+    sample_every: int = 0
+    sample_count: int = 4
+
+    def __post_init__(self):
+        for name in ("steps", "batch_size", "log_every", "checkpoint_every", "keep"):
+            if getattr(self, name) < 1:
+                raise UserError(f"config.train.{name}={getattr(self, name)}: must be at least 1")
+
+
+@contextlib.contextmanager
+def _stop_on_sigterm() -> Iterator[list[int]]:
+    """A list that fills when SIGTERM (or Ctrl-C) asks the run to save and leave."""
+    received: list[int] = []
+    handlers = {}
+    for number in (signal.SIGTERM, signal.SIGINT):
+        handlers[number] = signal.signal(number, lambda n, _: received.append(n))
+    try:
+        yield received
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+def _check_divides(train: TrainConfig, accumulation: int, mesh: Mesh) -> None:
+    parts = mesh.shape["data"] * mesh.shape["fsdp"] * accumulation
+    if train.batch_size % parts:
+        raise UserError(
+            f"config.train.batch_size={train.batch_size} must be a multiple of data x fsdp x "
+            f"accumulation = {parts}"
+        )
+
+
+def train(
+    config: ml_collections.ConfigDict,
+    workdir: pathlib.Path,
+    build_iterator: BuildIterator,
+    make_sampler: Callable[[nnx.GraphDef], Sampler] | None = None,
+    log: Callable[[str], None] = print,
+) -> int:
+    """Trains from the latest checkpoint of `workdir`, or from the start, and returns the step.
+
+    Args:
+      config: as `configs/worlds_tiny.py` lays out.
+      workdir: of the run, locked by the caller.
+      build_iterator: makes a stage's batches.
+      make_sampler: makes the writer of contact sheets; None writes none.
+      log: takes progress lines.
+
+    Raises:
+      UserError: a config that cannot run, a damaged checkpoint, or a step that is not finite.
+    """
+    # --- Configuration -----------------------------------------------------------------------
+    model = DiTConfig(**config.model)
+    objective = ObjectiveConfig(**config.objective)
+    optim = OptimizerConfig(**config.optimizer)
+    run = TrainConfig(**config.train)
+    plan = stages(config.curriculum, config.data.modality_weights, run.steps)
+
+    # --- Mesh, model, optimiser, state -------------------------------------------------------
+    mesh, rules = make_mesh(MeshConfig(**config.mesh)), AxisRules()
+    _check_divides(run, optim.accumulation, mesh)
+    if model.num_heads % mesh.shape["tensor"]:
+        raise UserError(
+            f"config.mesh.tensor={mesh.shape['tensor']} must divide model.num_heads="
+            f"{model.num_heads}"
+        )
+    jax.set_mesh(mesh)
+    optimizer = make_optimizer(optim, run.steps)
+    schedule = make_schedule(optim, run.steps)
+    graphdef, state, layout = state_lib.create(model, optimizer, mesh, rules, config.seed)
+    count = sum(x.size for x in jax.tree.leaves(state.params))
+    log(f"model: {count / 1e6:.2f}M parameters; mesh: {dict(mesh.shape)}")
+
+    # --- Checkpoint --------------------------------------------------------------------------
+    checkpointer = Checkpointer(workdir, run.keep)
+    saved, start = None, checkpointer.latest()
+    if start is not None:
+        state, saved = checkpointer.restore(state_lib.abstract_state(state), start)
+        log(f"resumed at step {start}")
+    start = start or 0
+
+    # --- Input -------------------------------------------------------------------------------
+    inputs = Inputs(plan, build_iterator, start, saved)
+    sampler = make_sampler(graphdef) if make_sampler and run.sample_every else None
+
+    # --- Step --------------------------------------------------------------------------------
+    step_fn = jax.jit(
+        make_train_step(
+            graphdef,
+            objective,
+            optimizer,
+            modalities=model.modalities,
+            ema_decay=optim.ema_decay,
+            accumulation=optim.accumulation,
+        ),
+        donate_argnums=0,
+        out_shardings=(layout, None),
+    )
+    key = jax.random.key(config.seed + 1)
+
+    # --- Loop: dispatch step n, then read the metrics of step n - 1 --------------------------
+    writer = MetricWriter(workdir, start)
+    averages = Averages()
+    speed: Speed | None = None
+    begun = time.perf_counter()
+
+    def finish(step: int, index: np.ndarray, metrics: Any) -> None:
+        values = jax.device_get(metrics)
+        if not values.pop("finite"):
+            raise UserError(
+                f"step {step}: the loss or the gradient is not finite (records {index.tolist()}); "
+                "the checkpoint before it stands: lower config.optimizer.learning_rate or look at "
+                "those records"
+            )
+        averages.add(values)
+        if speed is not None:
+            speed.step()
+        if step % run.log_every and step != run.steps:
+            return
+        record = averages.take()
+        record["learning_rate"] = float(schedule(step - 1))
+        record |= speed.take() if speed is not None else {}
+        writer.write(step, record)
+        eta = (time.perf_counter() - begun) / (step - start) * (run.steps - step)
+        log(progress_line(step, run.steps, record, eta))
+
+    def save(state, position) -> None:
+        checkpointer.save(state, position, config.to_dict())
+
+    step, pending, position = start, None, saved
+    try:
+        with _stop_on_sigterm() as stop:
+            following = inputs.next() if start < run.steps else None
+            while step < run.steps and not stop:
+                batch, position = following
+                index = np.asarray(batch["index"])
+                rows = {name: x for name, x in batch.items() if name != "index"}
+                if speed is None:
+                    tokens = int(np.prod(rows["latents"].shape[1:5])) // int(
+                        np.prod(model.patch_size)
+                    )
+                    flops = 3 * model_flops(
+                        model, tuple(rows["latents"].shape[2:5]), rows["latents"].shape[1]
+                    )
+                on_device = put_batch(rows, rules, mesh)
+                with jax.transfer_guard("disallow"):
+                    state, metrics = step_fn(state, on_device, key)
+                step += 1
+                if pending is not None:
+                    finish(*pending)
+                pending = (step, index, metrics)
+                if speed is None:
+                    # The first step compiles; time what comes after it.
+                    jax.block_until_ready(metrics)
+                    speed = Speed(flops * run.batch_size, tokens * run.batch_size)
+                if step < run.steps:
+                    following = inputs.next()
+                if step % run.checkpoint_every == 0 or step == run.steps:
+                    finish(*pending)
+                    pending = None
+                    save(state, position)
+                if sampler and (step % run.sample_every == 0 or step == 1 or step == run.steps):
+                    if pending is not None:
+                        finish(*pending)
+                        pending = None
+                    sampler(state.ema, step, workdir / "samples" / f"step_{step:07d}.png")
+                    speed.start()
+            if pending is not None:
+                finish(*pending)
+            if stop and step > start and checkpointer.latest() != step:
+                save(state, position)
+                log(f"stopped by signal {stop[0]} at step {step}; saved; run it again to go on")
+    finally:
+        checkpointer.close()
+        writer.close()
+    return step

@@ -1,0 +1,155 @@
+"""Numbers of a run: JSONL, TensorBoard and a line on the screen."""
+
+import json
+import os
+import pathlib
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+# Dense bf16 peak in FLOP/s of one device, by the start of JAX's device_kind (vendors' datasheets).
+PEAK_FLOPS = {
+    "NVIDIA H200": 989e12,
+    "NVIDIA H100": 989e12,
+    "NVIDIA GH200": 989e12,
+    "NVIDIA B200": 2250e12,
+    "NVIDIA A100": 312e12,
+    "TPU v4": 275e12,
+    "TPU v5 lite": 197e12,
+    "TPU v5e": 197e12,
+    "TPU v5p": 459e12,
+    "TPU v5": 459e12,
+    "TPU v6 lite": 918e12,
+    "TPU v6e": 918e12,
+    "TPU7x": 2307e12,
+}
+
+
+def peak_flops(device_kind: str) -> float | None:
+    """Dense bf16 peak of one device in FLOP/s; None if unknown, as on CPUs."""
+    matches = [kind for kind in PEAK_FLOPS if device_kind.startswith(kind)]
+    return PEAK_FLOPS[max(matches, key=len)] if matches else None
+
+
+class Averages:
+    """Adds (sum, count) pairs over steps and divides once, so that rare tasks weigh right."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, tuple[float, float]] = {}
+
+    def add(self, metrics: Mapping[str, Any]) -> None:
+        """Adds one step's metrics; a plain number counts once."""
+        for name, value in metrics.items():
+            total, count = value if isinstance(value, tuple | list) else (value, 1.0)
+            before = self._sums.get(name, (0.0, 0.0))
+            self._sums[name] = (before[0] + float(total), before[1] + float(count))
+
+    def take(self) -> dict[str, float]:
+        """Means of what had any count, and starts anew."""
+        means = {name: total / count for name, (total, count) in self._sums.items() if count > 0}
+        self._sums = {}
+        return means
+
+
+class MetricWriter:
+    """Appends to `metrics.jsonl` and TensorBoard files in the workdir.
+
+    Args:
+      workdir: of the run.
+      resumed_step: records of later steps, which a killed run left, are dropped.
+    """
+
+    def __init__(self, workdir: str | os.PathLike, resumed_step: int):
+        from tensorboardX import SummaryWriter
+
+        self._path = pathlib.Path(workdir) / "metrics.jsonl"
+        self._trim(resumed_step)
+        self._file = self._path.open("a")
+        self._board = SummaryWriter(
+            str(pathlib.Path(workdir) / "tensorboard"), purge_step=resumed_step + 1
+        )
+
+    def _trim(self, step: int) -> None:
+        if not self._path.exists():
+            return
+        kept = []
+        for line in self._path.read_text().splitlines():
+            try:
+                record = json.loads(line)
+            except ValueError:
+                continue  # the half line of a kill
+            if record["step"] <= step:
+                kept.append(line)
+        temporary = self._path.with_suffix(".part")
+        temporary.write_text("".join(f"{line}\n" for line in kept))
+        os.replace(temporary, self._path)
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Writes one record; it is on disk when this returns."""
+        self._file.write(json.dumps({"step": step, **values}) + "\n")
+        self._file.flush()
+        for name, value in values.items():
+            self._board.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        """Closes both."""
+        self._file.close()
+        self._board.close()
+
+
+class Speed:
+    """Step time and what follows from it.
+
+    Args:
+      step_flops: model FLOPs of a global step (forward and backward, nothing recomputed).
+      step_tokens: tokens of a global step, all streams.
+    """
+
+    def __init__(self, step_flops: int, step_tokens: int):
+        self._flops, self._tokens = step_flops, step_tokens
+        self._steps, self._since = 0, time.perf_counter()
+
+    def start(self) -> None:
+        """Begins an interval: what came before (compiling, saving) is not counted."""
+        self._steps, self._since = 0, time.perf_counter()
+
+    def step(self) -> None:
+        """Counts a finished step."""
+        self._steps += 1
+
+    def take(self) -> dict[str, float]:
+        """Seconds a step, tokens/s, model TFLOP/s a device and, if known, the share of the peak."""
+        if not self._steps:
+            return {}
+        seconds = (time.perf_counter() - self._since) / self._steps
+        self.start()
+        devices = jax.device_count()
+        tflops = self._flops / seconds / devices / 1e12
+        values = {
+            "step_seconds": seconds,
+            "tokens_per_second": self._tokens / seconds,
+            "model_tflops_per_device": tflops,
+        }
+        peak = peak_flops(jax.devices()[0].device_kind)
+        if peak is not None:
+            values["peak_share"] = tflops * 1e12 / peak
+        return values
+
+
+def progress_line(step: int, steps: int, values: Mapping[str, float], eta: float) -> str:
+    """One line: loss in all and by task, gradient norm, speed, time left."""
+    tasks = " ".join(
+        f"{name.rsplit('/', 1)[1]} {values[name]:.4f}"
+        for name in sorted(values)
+        if name.startswith("loss/task/")
+    )
+    speed = f"{values['step_seconds']:.3f} s/step, " if "step_seconds" in values else ""
+    if "peak_share" in values:
+        speed += f"{values['model_tflops_per_device']:.1f} TFLOP/s ({values['peak_share']:.1%}), "
+    minutes, seconds = divmod(round(eta), 60)
+    return (
+        f"step {step}/{steps}  loss {values.get('loss', float('nan')):.4f} ({tasks})  "
+        f"grad {values.get('grad_norm', float('nan')):.3f}  {speed}{minutes}:{seconds:02d} left"
+    )

@@ -1,0 +1,81 @@
+"""The training step: one pure function, read from top to bottom."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jaxtyping import Array
+
+from unityvideo_jax.flow_matching import ObjectiveConfig, flow_matching_loss
+from unityvideo_jax.training.state import TrainState
+
+StepFn = Callable[[TrainState, Mapping[str, Array], Array], tuple[TrainState, dict[str, Any]]]
+
+
+def make_train_step(
+    graphdef: nnx.GraphDef,
+    objective: ObjectiveConfig,
+    optimizer: optax.GradientTransformation,
+    *,
+    modalities: Sequence[str],
+    ema_decay: float,
+    accumulation: int = 1,
+) -> StepFn:
+    """Builds `train_step(state, batch, key) -> (state, metrics)`, to be jitted by the caller.
+
+    Args:
+      graphdef: the model's structure.
+      objective: tasks, timesteps and dropout.
+      optimizer: turns gradients into updates.
+      modalities: names of the modality ids.
+      ema_decay: of the averaged parameters.
+      accumulation: micro-batches that the batch is cut into; metrics add up over them.
+
+    Returns:
+      A step whose metrics hold (sum, count) pairs of the loss and its parts, "grad_norm", and
+      "finite". A step whose loss or gradient is not finite leaves the parameters, their average and
+      the optimiser as they were, so that the state stays one worth saving.
+    """
+
+    def loss_fn(params, batch, key):
+        velocity = nnx.merge(graphdef, params)
+        return flow_matching_loss(velocity, batch, key, objective, modalities=modalities)
+
+    def gradients(params, batch, key):
+        (_, metrics), grads = jax.value_and_grad(loss_fn, has_aux=True)(params, batch, key)
+        return grads, metrics
+
+    def accumulated(params, batch, key):
+        if accumulation == 1:
+            return gradients(params, batch, key)
+        micro = jax.tree.map(lambda x: x.reshape(accumulation, -1, *x.shape[1:]), dict(batch))
+        keys = jax.random.split(key, accumulation)
+        zero = jax.tree.map(
+            lambda x: jnp.zeros(x.shape, x.dtype),
+            jax.eval_shape(gradients, params, jax.tree.map(lambda x: x[0], micro), keys[0]),
+        )
+
+        def body(total, part):
+            return jax.tree.map(jnp.add, total, gradients(params, *part)), None
+
+        (grads, metrics), _ = jax.lax.scan(body, zero, (micro, keys))
+        return jax.tree.map(lambda g: g / accumulation, grads), metrics
+
+    def train_step(state, batch, key):
+        grads, metrics = accumulated(state.params, batch, jax.random.fold_in(key, state.step))
+        norm = optax.global_norm(grads)
+        total, count = metrics["loss"]
+        finite = jnp.isfinite(norm) & jnp.isfinite(total / count)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        # The first steps would hold the average near the initial weights: warm its decay up.
+        decay = jnp.minimum(ema_decay, (1.0 + state.step) / (10.0 + state.step))
+        ema = jax.tree.map(lambda e, p: e + (1.0 - decay) * (p - e), state.ema, params)
+        fresh = TrainState(step=state.step + 1, params=params, ema=ema, opt_state=opt_state)
+        following = jax.tree.map(lambda new, old: jnp.where(finite, new, old), fresh, state)
+        return following, {**metrics, "grad_norm": norm, "finite": finite}
+
+    return train_step

@@ -39,16 +39,18 @@ class FlowCodec:
 
     keys: ClassVar[tuple[str, ...]] = ("flow",)
     version: ClassVar[str] = "flow-triaxial-1"
-    # Pixels over the frame diagonal; `_8bit` at rest and, as a share of the limit, at full speed.
+    # Length of the error vector over the frame diagonal: in float32 up to the limit, and after 8
+    # bits at rest and anywhere up to the limit (half a step in each channel is at most 4/3 of it in
+    # the vector; times the slope of the companding there).
     error_floor: ClassVar[Mapping[str, float]] = {
         "diagonal_share": 1e-6,
-        "diagonal_share_8bit_rest": 0.00016,
-        "diagonal_share_8bit": 0.0032,
+        "diagonal_share_8bit_rest": 0.00013,
+        "diagonal_share_8bit": 0.0039,
     }
 
     @property
     def default_side(self) -> Side:
-        return {"limit": np.float32(LIMIT).reshape(()), "clipped": np.zeros((), np.float32)}
+        return {"limit": np.asarray(LIMIT, np.float32), "clipped": np.zeros((), np.float32)}
 
     def check(self, clip: Clip, source: str) -> None:
         checks.finite(checks.array(clip, "flow", source, (2,)), f"{source}: flow")

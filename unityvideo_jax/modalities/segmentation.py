@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import jax.numpy as jnp
 import numpy as np
 import scipy.ndimage
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.modalities import checks
@@ -66,6 +66,8 @@ class SegmentationCodec:
     ) -> dict[str, np.ndarray]:
         """Returns segments i32[T, H, W]: the nearest colour, or background if none is near.
 
+        Pixels that border an instance go to it also when blurred beyond the threshold.
+
         Blurred borders run through other instances' colours. With a recorded count only the first
         `count` colours are looked for; without, a colour counts only if a solid square of it is
         found somewhere in the clip, and pixels of the others go to the nearest that does. Score
@@ -78,11 +80,10 @@ class SegmentationCodec:
         video = np.clip(np.asarray(video, np.float32), -1.0, 1.0)
         palette = instance_palette()
         count = int(np.asarray(side["count"]))
+        size = max(3, round(core * math.hypot(*video.shape[1:3])))
         if count > 0:
             candidates = np.arange(min(count, CAPACITY) + 1)
         else:
-            candidates = np.arange(CAPACITY + 1)
-            size = max(3, round(core * math.hypot(*video.shape[1:3])))
             solid = np.zeros(len(palette), bool)
             for frame in video:
                 solid |= _solid_colours(frame, palette, reject, size)
@@ -91,8 +92,22 @@ class SegmentationCodec:
         segments = np.empty(video.shape[:3], np.int32)
         for t, frame in enumerate(video):
             index, distance = nearest_colour(frame, palette[candidates])
-            segments[t] = np.where(distance <= reject, candidates[index], 0)
+            segments[t] = _settle(candidates[index], distance <= reject, size // 2)
         return {"segments": segments}
+
+
+def _settle(
+    nearest: Int[np.ndarray, "h w"], sure: Bool[np.ndarray, "h w"], reach: int
+) -> Int[np.ndarray, "h w"]:
+    """Rejects unsure pixels, except where they border sure ones of the same instance.
+
+    A blurred border is far from both of its colours; rejecting it would shrink every mask.
+    """
+    settled = np.where(sure, nearest, 0)
+    for instance in np.unique(nearest[~sure]):
+        near = scipy.ndimage.maximum_filter(settled == instance, 2 * reach + 1)
+        settled = np.where(~sure & (nearest == instance) & near, instance, settled)
+    return settled
 
 
 def _solid_colours(

@@ -35,10 +35,12 @@ class SkeletonCodec:
     style: Literal["codec", "openpose"] = "codec"
 
     keys: ClassVar[tuple[str, ...]] = ("keypoints", "visibility", "rgb")
-    # Pixels, of joints whose disc no other joint overlaps and that lie inside the frame.
+    # Pixels, for joints of which a third of the disc or more is seen. Those of the face lie closer
+    # than their discs are wide when a person is under about 40 pixels tall.
     error_floor: ClassVar[Mapping[str, float]] = {
-        "isolated_joint_px": 0.25,
-        "isolated_joint_px_8bit": 0.25,
+        "joint_px": 0.25,
+        "joint_px_8bit": 0.25,
+        "face_px": 0.8,
     }
 
     @property

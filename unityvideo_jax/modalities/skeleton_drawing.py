@@ -1,5 +1,6 @@
 """Drawing keypoints as joints and limbs, in two styles. Pure jnp."""
 
+import functools
 import math
 
 import jax
@@ -67,6 +68,7 @@ def _segment_distance(
     return jnp.linalg.norm(pixels - start - place[..., None] * along, axis=-1), place
 
 
+@functools.partial(jax.jit, static_argnames=("height", "width"))
 def draw_codec(
     keypoints: Float[Array, "t p 17 2"], visibility: Int[Array, "t p 17"], height: int, width: int
 ) -> Float[Array, "t h w 3"]:
@@ -146,6 +148,7 @@ _RAINBOW = np.asarray(
 ) / 255.0  # fmt: skip
 
 
+@functools.partial(jax.jit, static_argnames=("height", "width"))
 def draw_openpose(
     keypoints: Float[Array, "t p 17 2"], visibility: Int[Array, "t p 17"], height: int, width: int
 ) -> Float[Array, "t h w 3"]:

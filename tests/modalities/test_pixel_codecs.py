@@ -1,0 +1,175 @@
+import numpy as np
+import pytest
+from synthetic_clips import clip, eight_bit, softened
+
+from unityvideo_jax.modalities import get, palette
+from unityvideo_jax.modalities.densepose import CHAINS, EXTENT, LAYOUT
+from unityvideo_jax.modalities.flow import LIMIT
+
+SIZES = [(64, 64), (128, 128), (256, 448)]
+sizes = pytest.mark.parametrize("size", SIZES, ids=str)
+
+
+def test_rgb_floor():
+    codec, truth = get("rgb").codec, clip(2, 64, 64)
+    video, side = codec.encode(truth)
+    for shown, floor in ((video, "rgb"), (eight_bit(video), "rgb_8bit")):
+        error = np.abs(codec.decode(shown, side)["rgb"] - truth["rgb"]).max()
+        assert error < codec.error_floor[floor]
+
+
+@sizes
+def test_depth_floor(size):
+    codec, truth = get("depth").codec, clip(2, *size)
+    video, side = codec.encode(truth)
+    low, high = side["bounds"]
+    surface = np.isfinite(truth["depth"])
+    assert 0.1 < surface.mean() < 0.9
+    assert high == pytest.approx(1 / truth["depth"].min()) and low > 0
+    for shown, floor in (
+        (video, "disparity_share"),
+        (eight_bit(video), "disparity_share_8bit"),
+    ):
+        depth = codec.decode(shown, side)["depth"]
+        np.testing.assert_array_equal(np.isfinite(depth), surface)
+        error = np.abs(1 / depth - 1 / truth["depth"])[surface].max() / (high - low)
+        assert error < codec.error_floor[floor]
+
+
+def test_depth_is_one_scale_for_the_clip_and_near_is_bright():
+    codec = get("depth").codec
+    depth = np.stack([np.full((16, 16), d, np.float32) for d in (1.0, 2.0, 4.0)])
+    video, _ = codec.encode({"depth": depth})
+    grey = np.asarray(video)[:, 0, 0]
+    np.testing.assert_array_equal(grey[:, 0], grey[:, 2])
+    assert grey[0, 0] == 1.0 and grey[0, 0] > grey[1, 0] > grey[2, 0] > -1.0
+    # Linear in disparity: 1, 1/2, 1/4.
+    assert (grey[0, 0] - grey[1, 0]) / (grey[1, 0] - grey[2, 0]) == pytest.approx(2.0, rel=1e-5)
+
+
+@pytest.mark.parametrize("value", [3.0, np.inf])
+def test_depth_constant_and_all_sky(value):
+    codec = get("depth").codec
+    depth = np.full((2, 16, 16), value, np.float32)
+    video, side = codec.encode({"depth": depth})
+    assert np.isfinite(video).all() and np.isfinite(side["bounds"]).all()
+    np.testing.assert_allclose(codec.decode(eight_bit(video), side)["depth"], depth, rtol=1e-5)
+
+
+@sizes
+def test_flow_floor(size):
+    codec = get("flow").codec
+    diagonal = np.hypot(*size)
+    rng = np.random.default_rng(0)
+    angle = rng.uniform(0, 2 * np.pi, (2, *size))
+    speed = diagonal * LIMIT * rng.uniform(0, 1, (2, *size)) ** 2
+    flow = np.stack([speed * np.cos(angle), speed * np.sin(angle)], -1).astype(np.float32)
+    flow[0, :4] = 0.0
+    video, side = codec.encode({"flow": flow})
+    assert side["clipped"] == 0.0
+    for shown, floor in ((video, "diagonal_share"), (eight_bit(video), "diagonal_share_8bit")):
+        decoded = codec.decode(shown, side)["flow"]
+        assert np.isfinite(decoded).all()
+        error = np.linalg.norm(decoded - flow, axis=-1) / diagonal
+        assert error.max() < codec.error_floor[floor]
+    assert error[0, :4].max() < codec.error_floor["diagonal_share_8bit_rest"]
+
+
+def test_flow_beyond_the_limit_keeps_its_direction_and_is_counted():
+    codec = get("flow").codec
+    flow = np.zeros((1, 16, 16, 2), np.float32)
+    flow[0, 0] = (-300.0, 400.0)
+    video, side = codec.encode({"flow": flow})
+    assert side["clipped"] == pytest.approx(1 / 16)
+    decoded = codec.decode(video, side)["flow"]
+    limit = LIMIT * np.hypot(16, 16)
+    np.testing.assert_allclose(decoded[0, 0, 0], (-0.6 * limit, 0.8 * limit), rtol=1e-5)
+    np.testing.assert_array_equal(decoded[0, 1:], 0.0)
+
+
+def test_flow_ignores_a_change_of_brightness():
+    codec, truth = get("flow").codec, clip(1, 32, 32)
+    video, side = codec.encode(truth)
+    decoded = codec.decode(np.asarray(video) * 0.999 + 0.03, side)["flow"]
+    np.testing.assert_allclose(decoded, truth["flow"], atol=0.02)
+
+
+def test_palette_is_well_spaced_and_stable():
+    colours = palette.instance_palette()
+    assert colours.shape == (27, 3)
+    distance = np.linalg.norm(colours[:, None] - colours[None], axis=-1)
+    np.fill_diagonal(distance, np.inf)
+    assert [distance[:n, :n].min() for n in (8, 14, 27)] == pytest.approx([2.0, 2**0.5, 1.0])
+    assert colours[:4].tolist() == [[-1, -1, -1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]]
+
+
+@sizes
+def test_segmentation_floor(size):
+    codec = get("segmentation").codec
+    height, width = size
+    # All 26 ids as blocks; with and without a record of how many there are.
+    row, column = np.mgrid[:height, :width]
+    segments = (row * 3 // height) * 9 + column * 9 // width
+    segments = np.stack([segments, segments[::-1]]).astype(np.int32)
+    video, side = codec.encode({"segments": segments})
+    assert side["count"] == 26
+    for record in (side, codec.default_side):
+        for shown in (np.asarray(video), eight_bit(video)):
+            decoded = codec.decode(shown, record)["segments"]
+            assert (decoded != segments).mean() <= codec.error_floor["pixel_share_8bit"]
+
+
+@sizes
+def test_segmentation_blur_makes_no_new_instances(size):
+    codec, truth = get("segmentation").codec, clip(2, *size)
+    # Yellow on black: the middle of the border has exactly another instance's colour.
+    segments = np.where(truth["segments"] == 1, 4, 0).astype(np.int32)
+    video, _ = codec.encode({"segments": segments})
+    decoded = codec.decode(softened(video), codec.default_side)["segments"]
+    assert set(np.unique(decoded)) == {0, 4}
+    intersection = ((decoded == 4) & (segments == 4)).sum()
+    assert intersection / ((decoded == 4) | (segments == 4)).sum() > 0.93
+
+
+def test_segmentation_rejects_far_colours_and_survives_an_empty_mask():
+    codec = get("segmentation").codec
+    empty = np.zeros((2, 16, 16), np.int32)
+    video, side = codec.encode({"segments": empty})
+    assert side["count"] == 0
+    np.testing.assert_array_equal(codec.decode(video, side)["segments"], empty)
+    odd = np.full((1, 16, 16, 3), 0.5, np.float32)  # 0.87 from white and from grey
+    assert (codec.decode(odd, codec.default_side)["segments"] == 0).all()
+    near = np.broadcast_to(np.float32([0.8, -0.8, -0.9]), (1, 16, 16, 3))
+    assert (codec.decode(near, codec.default_side)["segments"] == 1).all()
+    assert (codec.decode(near, codec.default_side, reject=0.1)["segments"] == 0).all()
+
+
+def test_densepose_layout_keeps_parts_apart():
+    assert sorted(p for chain in CHAINS for p in chain) == list(range(1, 25))
+    top = LAYOUT + EXTENT
+    gap = np.maximum(np.maximum(LAYOUT[:, None] - top[None], LAYOUT[None] - top[:, None]), 0)
+    distance = np.linalg.norm(gap, axis=-1) + 9 * np.eye(25)
+    assert distance.min() == pytest.approx(0.3, abs=1e-5)
+    assert distance[0, 1:].min() == pytest.approx(0.5, abs=1e-5)
+
+
+@sizes
+def test_densepose_floor(size):
+    codec, truth = get("densepose").codec, clip(2, *size)
+    assert len(np.unique(truth["part"])) == 25
+    video, side = codec.encode(truth)
+    for shown, part_floor, uv_floor in (
+        (video, "part_share", "uv"),
+        (eight_bit(video), "part_share_8bit", "uv_8bit"),
+    ):
+        decoded = codec.decode(shown, side)
+        assert (decoded["part"] != truth["part"]).mean() <= codec.error_floor[part_floor]
+        assert np.abs(decoded["uv"] - truth["uv"]).max() <= codec.error_floor[uv_floor]
+
+
+def test_densepose_without_people():
+    codec = get("densepose").codec
+    empty = {"part": np.zeros((1, 16, 16), np.int32), "uv": np.zeros((1, 16, 16, 2), np.float32)}
+    video, side = codec.encode(empty)
+    decoded = codec.decode(video, side)
+    assert not decoded["part"].any() and not decoded["uv"].any()

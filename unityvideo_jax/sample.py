@@ -47,10 +47,12 @@ _CONDITION = flags.DEFINE_float("condition_guidance", None, "The same for given 
 _SHIFT = flags.DEFINE_float("shift", None, "Timestep shift.")
 _GRID = flags.DEFINE_enum("grid", None, solvers.GRIDS, "Grid of noise levels.")
 _SEED = flags.DEFINE_integer("seed", 0, "Seed; request n of a batch file takes seed + n.")
-_NUM_FRAMES = flags.DEFINE_integer("num_frames", None, "Frames, 4n+1.")
-_HEIGHT = flags.DEFINE_integer("height", None, "Pixels, a multiple of 16.")
-_WIDTH = flags.DEFINE_integer("width", None, "Pixels, a multiple of 16.")
-_FPS = flags.DEFINE_float("fps", None, "Frames/s of the model's video; faster input is thinned.")
+_NUM_FRAMES = flags.DEFINE_integer("num_frames", None, "Frames, 4n+1.", lower_bound=1)
+_HEIGHT = flags.DEFINE_integer("height", None, "Pixels, a multiple of 16.", lower_bound=1)
+_WIDTH = flags.DEFINE_integer("width", None, "Pixels, a multiple of 16.", lower_bound=1)
+_FPS = flags.DEFINE_float(
+    "fps", None, "Frames/s of the model's video; faster input is thinned.", lower_bound=0.1
+)
 _OUTPUT = flags.DEFINE_string("output", None, "Folder of the results.", required=True)
 
 TASK_FLAGS = ("mode", "modality", "input", "given", "wanted", "prompt", "modality_prompt")

@@ -132,6 +132,11 @@ class DepthMetric:
         }
         self._empty = 0
 
+    @property
+    def scored(self) -> int:
+        """Videos with a valid pixel."""
+        return len(self._scores[ALIGNMENTS[0]])
+
     def update(self, prediction: Arrays, truth: Arrays, name: str) -> None:
         """Adds one video; UserError if the shapes differ or a value is NaN."""
         predicted, true = np.asarray(prediction["depth"]), np.asarray(truth["depth"])
@@ -152,8 +157,7 @@ class DepthMetric:
                 results[key] = float(
                     np.average([s[number] for s, _ in scores], weights=[w for _, w in scores])
                 )
-        count = len(self._scores[ALIGNMENTS[0]])
         return results | {
-            "depth/videos": count,
+            "depth/videos": self.scored,
             "depth/videos_without_valid_pixels": self._empty,
         }

@@ -19,10 +19,14 @@ class Metric(Protocol):
     Attributes:
       modality: registry name of what it scores; results are keyed "<modality>/<protocol>/<number>".
       keys: arrays that it reads from prediction and truth.
+      scored: how many clips had something to score so far.
     """
 
     modality: str
     keys: tuple[str, ...]
+
+    @property
+    def scored(self) -> int: ...
 
     def update(self, prediction: Arrays, truth: Arrays, name: str) -> None:
         """Adds one clip; `name` is what an error message calls it."""

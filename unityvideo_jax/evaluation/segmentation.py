@@ -102,6 +102,11 @@ class SegmentationMetric:
         self._unmatched = 0
         self._empty = 0
 
+    @property
+    def scored(self) -> int:
+        """Clips with an object."""
+        return len(self._clip_ious)
+
     def update(self, prediction: Arrays, truth: Arrays, name: str) -> None:
         """Adds one clip; UserError if the shapes differ."""
         predicted, true = np.asarray(prediction["segments"]), np.asarray(truth["segments"])
@@ -122,6 +127,6 @@ class SegmentationMetric:
             f"{prefix}/j_mean": mean(self._object_js, f"{prefix}/j_mean"),
             "segmentation/objects": len(self._object_js),
             "segmentation/unmatched_predictions": self._unmatched,
-            "segmentation/clips": len(self._clip_ious),
+            "segmentation/clips": self.scored,
             "segmentation/clips_without_objects": self._empty,
         }

@@ -209,6 +209,10 @@ def run(
         progress(int(min(batch.index[-1] + 1, config.num_clips)), config.num_clips)
     metrics, round_trip, trivial = {}, {}, {}
     for scorer in scorers:
+        if not scorer.model.scored:
+            # Few clips of a split may lack what this modality shows; the others still count.
+            print(f"{scorer.modality}: nothing to score in {config.num_clips} clips", flush=True)
+            continue
         metrics |= scorer.model.compute()
         round_trip |= scorer.round_trip.compute()
         trivial |= scorer.trivial.compute()

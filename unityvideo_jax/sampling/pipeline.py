@@ -117,6 +117,7 @@ class Pipeline:
         from unityvideo_jax.training.checkpoints import load_for_inference
 
         config, params, step = load_for_inference(workdir, step=step, use_ema=use_ema)
+        config = config.to_dict() if hasattr(config, "to_dict") else config
         data = config["data"]
         return cls(
             config=config,

@@ -1,0 +1,118 @@
+import numpy as np
+import pytest
+from tiny_pipeline import (  # noqa: F401
+    CONFIG,
+    quick_compile,
+    tiny_params,
+    tiny_vae,
+)
+
+from unityvideo_jax import modalities, worlds
+from unityvideo_jax.errors import UserError
+from unityvideo_jax.evaluation import worlds_benchmark
+from unityvideo_jax.evaluation.heldout import HeldoutConfig
+from unityvideo_jax.evaluation.worlds_benchmark import BenchmarkConfig
+from unityvideo_jax.models.text import get_text_encoder
+from unityvideo_jax.sampling.pipeline import Pipeline
+from unityvideo_jax.sampling.streams import Samples
+
+# Compiling the renderer takes most of the time; every test renders at this one size.
+SIZE = dict(num_frames=5, height=64, width=64)
+WORLD_CONFIG = CONFIG | {"data": CONFIG["data"] | SIZE}
+DEPTH = "depth/disparity_scale_shift_video"
+SEGMENTATION = "segmentation/hungarian_clip"
+
+
+def parts():
+    return dict(
+        config=WORLD_CONFIG,
+        params=tiny_params(),
+        vae=tiny_vae(),
+        text_encoder=get_text_encoder("words", 16),
+        step=0,
+    )
+
+
+class Oracle(Pipeline):
+    """Knows the truth: the seed says which clip it is asked about. Its VAE loses nothing."""
+
+    def __init__(self):
+        super().__init__(**parts())
+        self.calls = []
+
+    def encode(self, video):
+        return video
+
+    def decode(self, latents):
+        return latents
+
+    def __call__(self, prompts, *, given, wanted, modality_prompts, sampler, seed, **_):
+        world = worlds.WorldConfig(**SIZE, split="validation")
+        index = np.array(seed, np.int32) - 100
+        clip = worlds.render(world, worlds.sample_scenes(world, index))
+        np.testing.assert_allclose(given["rgb"], 2 * np.asarray(clip["rgb"]) - 1, atol=1e-5)
+        (name,) = wanted
+        self.calls.append((name, list(prompts), modality_prompts[name]))
+        codec = modalities.get(name).codec
+        videos = np.stack(
+            [
+                np.asarray(codec.encode({key: clip[key][b] for key in codec.keys})[0])
+                for b in range(len(index))
+            ]
+        )
+        return Samples(videos={name: videos}, latents={}, streams=("rgb", name))
+
+
+@pytest.mark.slow
+def test_the_truth_scores_perfectly_and_beats_the_trivial():
+    oracle = Oracle()
+    config = BenchmarkConfig(num_clips=3, batch_size=2, seed=100)
+    seen = []
+    results = worlds_benchmark.run(
+        oracle, config, oracle.sampler, lambda done, total: seen.append((done, total))
+    )
+    assert seen == [(2, 3), (3, 3)]
+    for scores in (results.metrics, results.vae_round_trip):
+        assert scores[f"{DEPTH}/abs_rel"] < 1e-3 < results.trivial[f"{DEPTH}/abs_rel"]
+        assert scores[f"{DEPTH}/delta_1"] > 0.999
+        assert scores[f"{SEGMENTATION}/mean_iou"] > 0.95
+        assert results.trivial[f"{SEGMENTATION}/mean_iou"] < 0.5
+        # The fourth clip only filled the second batch up.
+        assert scores["depth/videos"] + scores["depth/videos_without_valid_pixels"] == 3
+    assert [name for name, *_ in oracle.calls] == ["depth", "segmentation"] * 2
+    assert all(captions == ["", ""] for _, captions, _ in oracle.calls)
+    assert all(isinstance(p, str) and p for _, _, prompts in oracle.calls for p in prompts)
+    assert [label.split(":")[0] for label, _ in results.rows[:5]] == [
+        "0",
+        "depth truth",
+        "depth estimated",
+        "segmentation truth",
+        "segmentation estimated",
+    ]
+
+
+@pytest.mark.slow
+def test_a_random_model_runs_through_the_whole_path():
+    config = BenchmarkConfig(num_clips=2, batch_size=2, heldout=HeldoutConfig(timesteps=4))
+    pipeline = Pipeline(**parts())
+    results = worlds_benchmark.run(pipeline, config, pipeline.sampler)
+    assert np.isfinite(list(results.metrics.values())).all()
+    assert results.metrics[f"{DEPTH}/abs_rel"] > 0.01
+    for task in ("conditional", "estimation", "joint"):
+        for name in pipeline.modalities[1:]:
+            assert results.metrics[f"heldout_loss/uniform_t4/{task}/{name}"] > 0.1
+    again = worlds_benchmark.run(pipeline, config, pipeline.sampler)
+    assert again.metrics == results.metrics
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (dict(benchmark="imagenet"), "choose one of worlds_validation, heldout_animals"),
+        (dict(num_clips=0), "num_clips=0"),
+        (dict(batch_size=0), "batch_size=0"),
+    ],
+)
+def test_bad_settings_are_named(arguments, message):
+    with pytest.raises(UserError, match=message):
+        BenchmarkConfig(**arguments)

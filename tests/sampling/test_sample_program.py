@@ -1,0 +1,103 @@
+import dataclasses
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+from tiny_pipeline import quick_compile, tiny_pipeline  # noqa: F401
+
+from unityvideo_jax import media, modalities, provenance
+
+TESTS = pathlib.Path(__file__).parents[1]
+
+
+def run(*flags):
+    """Programs define the same flags, so each runs in a process of its own."""
+    return subprocess.run(
+        [sys.executable, str(TESTS / "run_program.py"), "sample", "--workdir=w", *flags],
+        capture_output=True,
+        text=True,
+        cwd=TESTS.parent,
+        env={**os.environ, "PYTHONPATH": str(TESTS.parent)},
+    )
+
+
+def clip(frames, height, width):
+    rng = np.random.default_rng(0)
+    return rng.integers(0, 256, (frames, height, width, 3), np.uint8)
+
+
+def test_batch_file_of_all_modes(tmp_path):
+    media.write_video(tmp_path / "film.mp4", clip(12, 40, 64), 16.0)
+    np.savez(tmp_path / "truth.npz", depth=np.full((9, 32, 32), 3.0, np.float32))
+    entries = [
+        {"mode": "estimation", "modality": "depth", "input": "film.mp4", "name": "estimate"},
+        {"mode": "control", "modality": "depth", "input": "truth.npz", "prompt": "a man"},
+        {"given": {"rgb": "film.mp4"}, "wanted": ["depth", "flow"], "seed": 9},
+    ]
+    (tmp_path / "requests.jsonl").write_text("\n".join(map(json.dumps, entries)))
+    out = tmp_path / "out"
+    done = run(f"--batch_file={tmp_path / 'requests.jsonl'}", f"--output={out}", "--steps=1")
+    assert done.returncode == 0, done.stderr
+    assert "[3/3] 0002" in done.stdout
+    assert sorted(p.name for p in out.iterdir()) == ["0001", "0002", "estimate"]
+    files = {p.name for p in (out / "0002").iterdir()}
+    streams = {f"{s}.mp4" for s in ("rgb", "depth", "flow")}
+    assert files == streams | {"depth.npz", "flow.npz", "sheet.png", "sample.json"}
+    frames, fps = media.read_video(out / "estimate" / "depth.mp4")
+    assert frames.shape == (5, 32, 32, 3) and fps == 8.0
+    assert np.load(out / "estimate" / "depth.npz")["depth"].shape == (5, 32, 32)
+    # The control's own record brings its constant 3 m back, not the default bounds.
+    np.testing.assert_allclose(np.load(out / "0001" / "depth.npz")["depth"], 3.0, rtol=1e-5)
+
+    record = json.loads((out / "estimate" / "sample.json").read_text())
+    assert record["sampler"]["steps"] == 1 and record["sampler"]["solver"] == "euler"
+    assert record["checkpoint_step"] == 7
+    assert record["request"]["seed"] == 0 and record["prompts"]["rgb"] == ""
+    assert record["given"]["rgb"]["frames"] == [0, 2, 4, 6, 8]
+    assert record["given"]["rgb"]["sha256"] == provenance.file_hash(tmp_path / "film.mp4")
+    assert record["config_sha256"] == provenance.config_hash(record["config"])
+    assert record["size"] == [5, 32, 32]
+    assert {"jax", "flax", "unityvideo_jax"} <= set(record["versions"])
+
+
+def test_flags_do_what_the_call_does(tmp_path):
+    done = run(
+        "--mode=joint",
+        "--modality=depth",
+        "--prompt=a red ball",
+        "--modality_prompt=distance",
+        "--seed=3",
+        "--solver=heun",
+        f"--output={tmp_path}",
+    )
+    assert done.returncode == 0, done.stderr
+    pipeline = tiny_pipeline()
+    samples = pipeline(
+        "a red ball",
+        wanted=("rgb", "depth"),
+        modality_prompts={"depth": "distance"},
+        seed=3,
+        sampler=dataclasses.replace(pipeline.sampler, solver="heun"),
+    )
+    frames, _ = media.read_video(tmp_path / "rgb.mp4")
+    expected = media.to_uint8(samples.videos["rgb"][0])
+    # H.264 halves the colour resolution, so compare brightness.
+    assert np.abs(frames.mean(-1) - expected.mean(-1)).mean() < 6
+    codec = modalities.get("depth").codec
+    depth = codec.decode(samples.videos["depth"][0], codec.default_side)["depth"]
+    np.testing.assert_allclose(np.load(tmp_path / "depth.npz")["depth"], depth, rtol=1e-2)
+    record = json.loads((tmp_path / "sample.json").read_text())
+    assert record["prompts"] == {"rgb": "a red ball", "depth": "distance"}
+    assert record["sampler"]["solver"] == "heun" and record["request"]["seed"] == 3
+
+
+def test_a_bad_flag_is_one_line_and_writes_nothing(tmp_path):
+    out = tmp_path / "out"
+    done = run("--mode=joint", "--modality=depth", "--num_frames=6", f"--output={out}")
+    assert done.returncode == 2
+    assert "error: num_frames=6: the VAE takes 4n+1 frames; use 5 or 9" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not out.exists()

@@ -1,5 +1,6 @@
 import functools
 
+import jax
 import numpy as np
 from PIL import Image
 from tiny_pipeline import (  # noqa: F401
@@ -65,3 +66,23 @@ def test_it_writes_a_png(tmp_path):
     made(PARAMS, 40, tmp_path / "samples" / "40.png")
     with Image.open(tmp_path / "samples" / "40.png") as image:
         assert image.width >= 64 and image.height >= 12 * 32
+
+
+def test_sharded_parameters_give_the_same_sheet():
+    """As in training: under a mesh, each weight split over the devices where it divides."""
+    _, made = sheets()
+    expected = made.rows(PARAMS)[:6]
+    mesh = jax.make_mesh((2,), ("fsdp",), axis_types=(jax.sharding.AxisType.Auto,))
+
+    def split(weight):
+        axes = [a for a in range(weight.ndim) if weight.shape[a] % 2 == 0]
+        spec = [None] * weight.ndim
+        if axes:
+            spec[axes[-1]] = "fsdp"
+        return jax.device_put(weight, jax.NamedSharding(mesh, jax.P(*spec)))
+
+    with jax.set_mesh(mesh):
+        sharded = made.rows(jax.tree.map(split, PARAMS))[:6]
+    for (label, frames), (_, other) in zip(expected, sharded, strict=True):
+        difference = np.abs(frames.astype(int) - other)
+        assert difference.mean() < 0.5 and np.percentile(difference, 99) <= 8, label

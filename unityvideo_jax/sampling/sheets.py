@@ -65,7 +65,7 @@ class TrainingSheets:
         self._key = jax.random.key(seed)
 
         def sample(params, latents, modality, context, null_context, key, wanted):
-            return generate(
+            result = generate(
                 velocity(params),
                 given=latents,
                 wanted=wanted,
@@ -75,6 +75,11 @@ class TrainingSheets:
                 key=key,
                 config=sampler,
             )
+            # Under the mesh of a training run the parameters are sharded; every host then needs the
+            # whole result to decode it.
+            if not jax.sharding.get_abstract_mesh().empty:
+                result = jax.lax.with_sharding_constraint(result, jax.P())
+            return result
 
         self._sample = jax.jit(sample, static_argnames="wanted")
         self._vae = vae
@@ -115,6 +120,10 @@ class TrainingSheets:
         return rows
 
     def __call__(self, params: Any, step: int, path: str | os.PathLike) -> None:
-        """Writes the sheet of the parameters at a training step as one PNG."""
+        """Writes the sheet of the parameters at a training step as one PNG, from the first host.
+
+        All hosts must call it, with the same records: sampling runs on all devices.
+        """
         rows = [(f"step {step}, {label}", frames) for label, frames in self.rows(params)]
-        media.contact_sheet(rows, path, scale=max(1, 96 // rows[0][1].shape[1]))
+        if jax.process_index() == 0:
+            media.contact_sheet(rows, path, scale=max(1, 96 // rows[0][1].shape[1]))

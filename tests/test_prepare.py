@@ -1,6 +1,7 @@
 import os
 import pathlib
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -258,8 +259,11 @@ def test_a_broken_chunk_is_named(tmp_path, monkeypatch):
 
 def test_progress_names_rate_and_time_left(tmp_path, capsys):
     stand_ins.prepare_noise(tmp_path, 10)
-    assert "encode: 10/10 clips, " in capsys.readouterr().out
-    assert staging._duration(3725) == "1 h 02 min"
+    output = capsys.readouterr().out
+    assert "encode: 4/10 clips, compiled in " in output
+    assert re.search(r"encode: 10/10 clips, [\d.]+ clips/s, 0 s left", output)
+    assert re.search(r"pack depth: 10/10 clips, [\d.]+ clips/s", output)
+    assert staging._duration(3725.0) == "1 h 02 min"
 
 
 def _program(*flags):

@@ -55,7 +55,7 @@ def test_depth_and_flow_keep_their_values_through_scaling(folder):
     batch = FolderSource(folder, MODALITIES, **TARGET).load([0], MODALITIES)
 
     def decode(name):
-        side = {k: v[0] for k, v in batch.sides[name].items()}
+        side = {k: np.asarray(v[0]) for k, v in batch.sides[name].items()}
         return registry.get(name).codec.decode(batch.videos[name][0], side)
 
     # Half size: pixel (i, j) lies on the source's pixel (2i+1, 2j+1), and motion halves.

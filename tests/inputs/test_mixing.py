@@ -1,5 +1,4 @@
 import collections
-import fractions
 
 import numpy as np
 import pytest
@@ -24,7 +23,7 @@ def test_proportions_are_the_smallest_whole_numbers(weights, expected):
 
 def test_irrational_weights_are_rounded_to_the_longest_period():
     weights = np.array([1.0, np.pi, np.sqrt(2)])
-    proportions = np.array(integer_proportions(weights))
+    proportions = np.array(integer_proportions(weights.tolist()))
     assert abs(proportions.sum() - MAX_PERIOD) <= 2
     np.testing.assert_allclose(
         proportions / proportions.sum(), weights / weights.sum(), atol=1.5 / MAX_PERIOD
@@ -43,7 +42,7 @@ def test_every_period_has_exactly_the_weights_and_windows_are_balanced():
 
 
 def test_each_source_is_asked_for_its_items_in_order_without_gaps():
-    mixture = Mixture([fractions.Fraction(3, 11), fractions.Fraction(8, 11)])
+    mixture = Mixture([3 / 11, 8 / 11])
     seen = collections.defaultdict(list)
     for k in range(100):
         source, item = mixture[k]

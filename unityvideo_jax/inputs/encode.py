@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from unityvideo_jax.errors import UserError
@@ -41,7 +42,9 @@ class LatentEncoder:
     def _jitted(self) -> Callable[[Any, Array], Array]:
         return jax.jit(self.apply)
 
-    def __call__(self, video: Float[Array, "b T H W 3"]) -> Float[Array, "b t h w c"]:
+    def __call__(
+        self, video: Float[Array, "b T H W 3"] | Float[np.ndarray, "b T H W 3"]
+    ) -> Float[Array, "b t h w c"]:
         """Encodes one batch; compiled once a shape."""
         return self._jitted(self.params, video)
 

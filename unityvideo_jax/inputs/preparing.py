@@ -150,7 +150,7 @@ def _stage(
 ) -> None:
     missing = staging.missing()
     total = len(source.keys)
-    progress = Progress("encode", total, done=total - sum(map(len, missing)))
+    progress = Progress("encode", total, done=total - sum(map(len, missing)), compiles=True)
     for chunk in missing:
         batches = [
             _encode(

@@ -267,7 +267,7 @@ class Series:
     def __len__(self) -> int:
         return int(self._ends[-1]) if len(self._ends) else 0
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
+    def __getitem__(self, index: int | np.integer) -> dict[str, Any]:
         """Record `index`: key, latents f16[t,h,w,C], side, text and embedding f16[L,D]."""
         try:
             record = self._source[index]

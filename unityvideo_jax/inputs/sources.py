@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -29,6 +29,7 @@ class ClipBatch:
     texts: Mapping[str, Sequence[str]]
 
 
+@runtime_checkable
 class Source(Protocol):
     """A countable set of clips.
 

@@ -172,18 +172,30 @@ class Progress:
 
     INTERVAL = 2.0
 
-    def __init__(self, what: str, total: int, done: int = 0):
+    def __init__(self, what: str, total: int, done: int = 0, *, compiles: bool = False):
+        """The first `advance` of work that compiles is left out of the rate."""
         # Kept, since packing hides what TFDS itself prints.
         self._stream = sys.stdout
         self._what, self._total, self._done, self._start_done = what, total, done, done
         self._start = time.monotonic()
         self._printed = self._start
+        self._compiling = compiles and done < total
         if done:
             print(f"{what}: {done}/{total} clips were done before, going on", flush=True)
+        if self._compiling:
+            print(f"{what}: compiling for the first clips, up to some minutes", flush=True)
 
     def advance(self, clips: int) -> None:
         """Counts, and prints if it is time or all is done."""
         self._done += clips
+        if self._compiling and self._done < self._total:
+            self._compiling = False
+            seconds = _duration(time.monotonic() - self._start)
+            print(
+                f"{self._what}: {self._done}/{self._total} clips, compiled in {seconds}", flush=True
+            )
+            self._start, self._start_done = time.monotonic(), self._done
+            return
         if time.monotonic() - self._printed < self.INTERVAL and self._done < self._total:
             return
         self._printed = time.monotonic()

@@ -6,6 +6,7 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
 NUM_JOINTS = 17
@@ -35,20 +36,30 @@ VISIBLE, OCCLUDED, LIMB = 1.0, 0.67, 0.35
 FACE = 5  # the first five joints are on the head and drawn smaller
 
 
-def joint_radius(height: int, width: int) -> Float[np.ndarray, "17"]:
-    """Disc radius of each joint in pixels: a share of the diagonal, and no less than survives.
+def joint_radius(extent: ArrayLike, height: int, width: int) -> Float[Array, "*people 17"]:
+    """Disc radius in pixels of each joint of a person.
 
-    A radius of 1.25 covers at least one pixel wholly, wherever its centre falls.
+    A share of the person's extent, so that the joints of small people do not hide each other, but
+    no more than a share of the frame's diagonal and no less than survives: a radius of 1.25 covers
+    at least one pixel wholly, wherever its centre falls.
+
+    Args:
+      extent: the diagonal of the box around the person's keypoints, in pixels, the clip's greatest.
     """
-    body = max(1.75, 0.012 * math.hypot(height, width))
-    radius = np.full(NUM_JOINTS, body, np.float32)
-    radius[:FACE] = max(1.25, 0.6 * body)
-    return radius
+    most = max(1.75, 0.012 * math.hypot(height, width))
+    body = jnp.clip(0.045 * jnp.asarray(extent, jnp.float32)[..., None], 1.4, most)
+    return jnp.where(jnp.arange(NUM_JOINTS) < FACE, jnp.maximum(1.25, 0.6 * body), body)
 
 
-def limb_half_width(height: int, width: int) -> float:
-    """Half the width of a limb in pixels."""
-    return max(0.75, 0.45 * float(joint_radius(height, width)[-1]))
+def person_extent(
+    keypoints: Float[Array, "t p 17 2"], visibility: Int[Array, "t p 17"]
+) -> Float[Array, " p"]:
+    """The greatest diagonal over the clip of the box around each person's keypoints, in pixels."""
+    present = (visibility > 0)[..., None]
+    low = jnp.min(keypoints, axis=2, where=present, initial=jnp.inf)
+    high = jnp.max(keypoints, axis=2, where=present, initial=-jnp.inf)
+    diagonal = jnp.linalg.norm(jnp.maximum(high - low, 0.0), axis=-1)
+    return jnp.where(present.any(axis=(2, 3)), diagonal, 0.0).max(axis=0)
 
 
 def pixel_centres(height: int, width: int) -> Float[Array, "h w 2"]:
@@ -82,7 +93,8 @@ def draw_codec(
     frames, people = keypoints.shape[:2]
     pixels = pixel_centres(height, width)
     shape = (frames, height, width)
-    radius = jnp.asarray(joint_radius(height, width))
+    radius = joint_radius(person_extent(keypoints, visibility), height, width)
+    half_width = jnp.maximum(0.75, 0.45 * radius[:, -1])
     # Absent joints may hold anything; far away they cover no pixel.
     points = jnp.where((visibility > 0)[..., None], keypoints, -1e4).astype(jnp.float32)
     points = points.transpose(1, 2, 0, 3)  # [p, 17, t, 2]
@@ -93,33 +105,32 @@ def draw_codec(
     person, limb = (a.ravel() for a in np.meshgrid(np.arange(people), np.arange(len(limbs))))
 
     def add_limb(carry, which):
-        nearest, colour = carry
+        edge, colour = carry
         p, (a, b) = which[0], jnp.asarray(limbs)[which[1]]
         distance, place = _segment_distance(pixels, points[p, a], points[p, b])
         both = (present[p, a] & present[p, b])[:, None, None]
-        distance = jnp.where(both, distance, jnp.inf)
-        closer = distance < nearest
+        inside = jnp.where(both, half_width[p] - distance, -jnp.inf)
         half = jnp.where(place < 0.5, a, b)
-        return (jnp.where(closer, distance, nearest), jnp.where(closer, half, colour)), None
+        return (jnp.maximum(inside, edge), jnp.where(inside > edge, half, colour)), None
 
     def add_joint(carry, which):
         nearest, colour, light, edge = carry
         p, k = which
         distance = jnp.linalg.norm(pixels - points[p, k][:, None, None], axis=-1)
-        closer = distance / radius[k] < nearest
+        closer = distance / radius[p, k] < nearest
         return (
-            jnp.where(closer, distance / radius[k], nearest),
+            jnp.where(closer, distance / radius[p, k], nearest),
             jnp.where(closer, k, colour),
             jnp.where(closer, brightness[p, k][:, None, None], light),
-            jnp.where(closer, radius[k] - distance, edge),
+            jnp.where(closer, radius[p, k] - distance, edge),
         ), None
 
     far, none = jnp.full(shape, jnp.inf), jnp.zeros(shape, jnp.int32)
-    (distance, colour), _ = jax.lax.scan(
-        add_limb, (far, none), (jnp.asarray(person), jnp.asarray(limb))
+    (edge, colour), _ = jax.lax.scan(
+        add_limb, (-far, none), (jnp.asarray(person), jnp.asarray(limb))
     )
     palette = jnp.asarray(JOINT_COLOURS)
-    cover = jnp.clip(limb_half_width(height, width) + 0.5 - distance, 0.0, 1.0)
+    cover = jnp.clip(edge + 0.5, 0.0, 1.0)
     image = LIMB * cover[..., None] * palette[colour]
 
     person, joint = (a.ravel() for a in np.meshgrid(np.arange(people), np.arange(NUM_JOINTS)))

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import jax.numpy as jnp
 import numpy as np
 import scipy.ndimage
 import scipy.optimize
@@ -16,6 +17,7 @@ from unityvideo_jax.modalities.skeleton_drawing import (
     OCCLUDED,
     VISIBLE,
     joint_radius,
+    person_extent,
 )
 
 # Brightness above which a pixel belongs to a joint, and above which the joint is visible.
@@ -40,12 +42,16 @@ class Candidate:
       joint: COCO index.
       point: (x, y) in pixels.
       visibility: 1 or 2.
-      cover: the share of the joint's disc that is seen.
+      peak: its greatest brightness.
+      radius: that of a disc of its area.
+      cover: its area as a share of the smallest disc's.
     """
 
     joint: int
     point: Float[np.ndarray, "2"]
     visibility: int
+    peak: float
+    radius: float
     cover: float
 
 
@@ -63,7 +69,7 @@ def find_joints(
     joint_map: Int[np.ndarray, "h w"], light: Float[np.ndarray, "h w"]
 ) -> list[Candidate]:
     """The bright blobs of each joint's colour, with centroids weighted by coverage."""
-    radius = joint_radius(*light.shape)
+    smallest = np.asarray(joint_radius(0.0, *light.shape))
     found = []
     for joint in range(NUM_JOINTS):
         mask = (joint_map == joint) & (light > JOINT_LEVEL)
@@ -75,17 +81,18 @@ def find_joints(
             peak = light[y, x].max()
             # The rim's pixels are part joint, part limb or background.
             weight = np.clip((light[y, x] - LIMB) / max(peak - LIMB, 1e-6), 0.0, 1.0)
-            cover = float(weight.sum() / (np.pi * radius[joint] ** 2))
+            cover = float(weight.sum() / (np.pi * smallest[joint] ** 2))
             if cover < MIN_COVER or peak < MIN_PEAK:
                 continue
             centre = np.asarray([(weight * (x + 0.5)).sum(), (weight * (y + 0.5)).sum()])
-            centre = centre / weight.sum()
-            fitted = _fit_disc(joint_map, light, joint, centre, float(radius[joint]), float(peak))
+            area_radius = float(np.sqrt(weight.sum() / np.pi))
             found.append(
                 Candidate(
                     joint=joint,
-                    point=fitted.astype(np.float32),
+                    point=(centre / weight.sum()).astype(np.float32),
                     visibility=2 if peak > VISIBLE_LEVEL else 1,
+                    peak=float(peak),
+                    radius=max(float(smallest[joint]), area_radius),
                     cover=cover,
                 )
             )
@@ -95,10 +102,8 @@ def find_joints(
 def _fit_disc(
     joint_map: Int[np.ndarray, "h w"],
     light: Float[np.ndarray, "h w"],
-    joint: int,
-    centre: Float[np.ndarray, "2"],
+    candidate: Candidate,
     radius: float,
-    peak: float,
 ) -> Float[np.ndarray, "2"]:
     """Moves a centroid to where the joint's disc best explains the pixels around it.
 
@@ -106,6 +111,8 @@ def _fit_disc(
     Least squares on the coverage, by Gauss-Newton, ignores pixels that other joints have taken; the
     radius is known.
     """
+    joint, peak = candidate.joint, candidate.peak
+    centre = candidate.point.astype(np.float64)
     height, width = light.shape
     reach = radius + 2.0
     x0, x1 = max(0, int(centre[0] - reach)), min(width, int(centre[0] + reach) + 1)
@@ -132,14 +139,13 @@ def _fit_disc(
         if np.abs(step).max() < 1e-3:
             break
     # Too little of the disc was seen to say where it is.
-    return point if np.linalg.norm(point - start) < radius else start
+    return (point if np.linalg.norm(point - start) < radius else start).astype(np.float32)
 
 
 def _link_score(joint_map: Int[np.ndarray, "h w"], a: Candidate, b: Candidate) -> float:
     """Share of the segment from a to b whose pixels have the limb's colours, outside the discs."""
-    radius = joint_radius(*joint_map.shape)
     length = float(np.linalg.norm(b.point - a.point))
-    start, end = radius[a.joint] + 0.5, length - radius[b.joint] - 0.5
+    start, end = a.radius + 0.5, length - b.radius - 0.5
     if end - start < 1.0:  # the discs touch: nothing is left to look at
         return 0.75
     place = np.linspace(start, end, max(3, int(end - start) + 1)) / length
@@ -241,6 +247,7 @@ def read_people(
     points = np.zeros((frames, 0, NUM_JOINTS, 2), np.float32)
     visibility = np.zeros((frames, 0, NUM_JOINTS), np.int32)
     last: list[int] = []  # the frame in which each track was last seen
+    sightings = []  # what a joint's final fit needs
     for t in range(frames):
         joint_map, light = _hues(image[t])
         people = group_people(joint_map, find_joints(joint_map, light), min_joints)
@@ -267,6 +274,13 @@ def read_people(
                 points = np.pad(points, ((0, 0), (0, 1), (0, 0), (0, 0)))
                 visibility = np.pad(visibility, ((0, 0), (0, 1), (0, 0)))
             points[t, track], visibility[t, track], last[track] = now[p], now_visibility[p], t
+            sightings += [(t, track, joint_map, light, c) for c in people[p].values()]
+    # Disc sizes follow from the people's, which only the whole clip tells.
+    if sightings:
+        extent = person_extent(jnp.asarray(points), jnp.asarray(visibility))
+        radius = np.asarray(joint_radius(extent, height, width))
+    for t, track, joint_map, light, c in sightings:
+        points[t, track, c.joint] = _fit_disc(joint_map, light, c, float(radius[track, c.joint]))
     if max_people is not None and len(last) > max_people:
         weight = (visibility > 0).sum(axis=(0, 2))
         keep = np.sort(np.argsort(-weight, kind="stable")[:max_people])

@@ -50,6 +50,29 @@ class LimbBuilder:
         self.add(joint + 0.5 * length * times(rotation, down), rotation, radii, 0.5 * length)
         return joint + length * times(rotation, down)
 
+    def hang_pair(
+        self, joints: Array, rotations: Array, lengths: Any, radii: list[Any]
+    ) -> list[Array]:
+        """Chains of limbs on the left and on the right, all of the left first.
+
+        Args:
+          joints: [2, t, 3], where the first limbs hang.
+          rotations: one [2, t, 3, 3] a limb.
+          lengths, radii: of each limb.
+
+        Returns:
+          The far end of each limb, [2, t, 3].
+        """
+        ends = [joints]
+        down = jnp.asarray([0.0, 0.0, -1.0])
+        for rotation, length in zip(rotations, lengths, strict=True):
+            ends.append(ends[-1] + length * times(rotation, down))
+        for side in range(2):
+            for limb, rotation in enumerate(rotations):
+                middle = 0.5 * (ends[limb][side] + ends[limb + 1][side])
+                self.add(middle, rotation[side], radii[limb], 0.5 * lengths[limb])
+        return ends[1:]
+
     def build(self) -> Limbs:
         """All limbs; missing ones are parked out of sight."""
         parked = (
@@ -68,6 +91,14 @@ class LimbBuilder:
         )
 
 
+def settle(values: Any) -> Any:
+    """Computes these once: otherwise XLA fuses them again into each of their many users.
+
+    It halves the time to compile and changes no value.
+    """
+    return jax.lax.optimization_barrier(values)
+
+
 def smooth(x: Float[Array, "..."]) -> Float[Array, "..."]:
     """0 below 0, 1 above 1, a cubic between."""
     x = jnp.clip(x, 0.0, 1.0)
@@ -75,8 +106,8 @@ def smooth(x: Float[Array, "..."]) -> Float[Array, "..."]:
 
 
 def step_cycle(
-    phase: Float[Array, " t"], stride: Any, duty: Any, lift: Any, roll: float = 0.6
-) -> tuple[Float[Array, " t"], Float[Array, " t"], Float[Array, " t"]]:
+    phase: Float[Array, "*n t"], stride: Any, duty: Any, lift: Any, roll: float = 0.6
+) -> tuple[Float[Array, "*n t"], Float[Array, "*n t"], Float[Array, "*n t"]]:
     """One foot of a gait: place along the way, height and pitch of its ball.
 
     In stance the ball moves back at the body's pace, so it rests on the ground; `stride` is the way
@@ -92,21 +123,21 @@ def step_cycle(
 
 
 def bend_leg(
-    root: Float[Array, "t 3 3"],
-    reach: Float[Array, "t 3"],
+    root: Float[Array, "*n t 3 3"],
+    reach: Float[Array, "*n t 3"],
     upper: Any,
     lower: Any,
     knee_forward: float = 1.0,
-) -> tuple[Float[Array, "t 3 3"], Float[Array, "t 3 3"]]:
+) -> tuple[Float[Array, "*n t 3 3"], Float[Array, "*n t 3 3"]]:
     """Rotations of the two bones of a leg that ends at `reach` from its hip, in root axes.
 
     A target out of reach is pointed at.
     """
-    roll = jnp.arctan2(reach[:, 1], -reach[:, 2])
-    drop = jnp.sqrt(reach[:, 1] ** 2 + reach[:, 2] ** 2)
-    length = jnp.sqrt(reach[:, 0] ** 2 + drop**2)
+    roll = jnp.arctan2(reach[..., 1], -reach[..., 2])
+    drop = jnp.sqrt(reach[..., 1] ** 2 + reach[..., 2] ** 2)
+    length = jnp.sqrt(reach[..., 0] ** 2 + drop**2)
     length = jnp.clip(length, jnp.abs(upper - lower) + 0.15 * upper, 0.9995 * (upper + lower))
-    pitch = jnp.arctan2(reach[:, 0], drop)
+    pitch = jnp.arctan2(reach[..., 0], drop)
     alpha = jnp.arccos((upper**2 + length**2 - lower**2) / (2 * upper * length))
     beta = jnp.arccos((lower**2 + length**2 - upper**2) / (2 * lower * length))
     plane = compose(root, rotate_x(roll))
@@ -116,8 +147,13 @@ def bend_leg(
 
 
 def bend_arm(
-    chest: Float[Array, "t 3 3"], side: float, raised: Any, swing: Any, twist: Any, elbow: Any
-) -> tuple[Float[Array, "t 3 3"], Float[Array, "t 3 3"]]:
+    chest: Float[Array, "t 3 3"],
+    side: Float[Array, "n 1"],
+    raised: Any,
+    swing: Any,
+    twist: Any,
+    elbow: Any,
+) -> tuple[Float[Array, "n t 3 3"], Float[Array, "n t 3 3"]]:
     """Rotations of upper arm and forearm; `side` is 1 for the left arm, -1 for the right.
 
     Args:

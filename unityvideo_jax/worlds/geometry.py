@@ -154,7 +154,7 @@ def _hit_planes(solids: Solids, origin: Vec, direction: Vec) -> list[tuple[Any, 
 
 def _unroll() -> int:
     # Fewer, larger loop bodies spare an accelerator trips to memory; a CPU has its cache.
-    return 2 if jax.default_backend() == "cpu" else 6
+    return 1 if jax.default_backend() == "cpu" else 6
 
 
 def nearest(

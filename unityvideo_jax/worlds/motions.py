@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -10,28 +11,30 @@ from unityvideo_jax.worlds import looks
 from unityvideo_jax.worlds.bodies import smooth, step_cycle
 
 
+@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Pose:
-    """Targets over time, in units of the person's height; every field [t]. 0 is left, 1 right.
+    """Targets over time, in units of the person's height.
 
     `ball_*` is the ball of the foot relative to where it stands upright, `hips_x` and `hips_z` the
     middle of the hips (z above the ground, lowered further if the legs do not reach), `air` lifts
-    the whole body. Angles are those of `bend_arm`; `lean` is forwards.
+    the whole body. Angles are those of `bend_arm`; `lean` is forwards. Limbs come in pairs, left
+    first.
     """
 
-    ball_x: tuple[Array, Array]
-    ball_z: tuple[Array, Array]
-    pitch: tuple[Array, Array]
-    hips_x: Array
-    hips_z: Array
-    air: Array
-    lean: Array
-    turn: Array
-    nod: Array
-    raised: tuple[Array, Array]
-    swing: tuple[Array, Array]
-    twist: tuple[Array, Array]
-    elbow: tuple[Array, Array]
+    ball_x: Float[Array, "2 t"]
+    ball_z: Float[Array, "2 t"]
+    pitch: Float[Array, "2 t"]
+    hips_x: Float[Array, " t"]
+    hips_z: Float[Array, " t"]
+    air: Float[Array, " t"]
+    lean: Float[Array, " t"]
+    turn: Float[Array, " t"]
+    nod: Float[Array, " t"]
+    raised: Float[Array, "2 t"]
+    swing: Float[Array, "2 t"]
+    twist: Float[Array, "2 t"]
+    elbow: Float[Array, "2 t"]
 
 
 TALL = 0.533  # height of the hips over the ground when standing, by height
@@ -62,20 +65,25 @@ def pose_of(
 
     fields = {}
     for field in dataclasses.fields(Pose):
-        values = [getattr(p, field.name) for p in poses.values()]
-        if isinstance(values[0], tuple):
-            fields[field.name] = tuple(chosen(*pair) for pair in zip(*values, strict=True))
-        else:
-            fields[field.name] = chosen(*values)
+        fields[field.name] = chosen(*[getattr(p, field.name) for p in poses.values()])
     return Pose(**fields)
 
 
+def _both(value: Array) -> Float[Array, "2 t"]:
+    return jnp.stack([value, value])
+
+
+def _one(side: Any, active: Array, rest: Any = 0.0) -> Float[Array, "2 t"]:
+    """`active` for the limb on `side` (1 left, -1 right), `rest` for the other."""
+    return jnp.where((jnp.asarray([1.0, -1.0]) == side)[:, None], active, rest)
+
+
 def _standing(zero: Array, **changes: Any) -> Pose:
-    still = (zero, zero)
+    still = _both(zero)
     base = Pose(
         ball_x=still, ball_z=still, pitch=still, hips_x=zero, hips_z=zero + TALL, air=zero,
-        lean=zero + 0.02, turn=zero, nod=zero, raised=(zero + 0.12, zero + 0.12), swing=still,
-        twist=still, elbow=(zero + 0.15, zero + 0.15),
+        lean=zero + 0.02, turn=zero, nod=zero, raised=_both(zero + 0.12), swing=still,
+        twist=still, elbow=_both(zero + 0.15),
     )  # fmt: skip
     return dataclasses.replace(base, **changes)
 
@@ -85,40 +93,35 @@ def _gait(which: int, times: Array, zero: Array, height: Any, speed: Any, phase:
     cadence, duty = CADENCE[which] / jnp.sqrt(height / 1.7), _DUTY[which]
     cycle = phase + cadence * times
     stride = duty * speed / cadence / height
-    lift = 0.13 if running else 0.055
-    left = step_cycle(cycle, stride, duty, lift, 0.9 if running else 0.6)
-    right = step_cycle(cycle + 0.5, stride, duty, lift, 0.9 if running else 0.6)
+    x, z, pitch = step_cycle(
+        jnp.stack([cycle, cycle + 0.5]), stride, duty, 0.13 if running else 0.055,
+        0.9 if running else 0.6,
+    )  # fmt: skip
     # Arms swing against the legs: furthest forward when the foot on their side is furthest back.
     wave = jnp.cos(2 * jnp.pi * (cycle + 0.02))
-    reach = 0.75 if running else 0.42
-    elbow = 1.45 if running else 0.3
+    swing = (0.75 if running else 0.42) * jnp.stack([-wave, wave])
     return _standing(
         zero,
-        ball_x=(left[0], right[0]),
-        ball_z=(left[1], right[1]),
-        pitch=(left[2], right[2]),
+        ball_x=x,
+        ball_z=z,
+        pitch=pitch,
         hips_z=zero + (0.515 if running else TALL),
         air=(0.018 * (1 - jnp.cos(4 * jnp.pi * (cycle + 0.1))) if running else zero),
         lean=zero + (0.2 if running else 0.05),
         turn=-0.12 * wave,
-        swing=(-reach * wave, reach * wave),
-        elbow=(zero + elbow - 0.25 * wave, zero + elbow + 0.25 * wave),
+        swing=swing,
+        elbow=(1.45 if running else 0.3) + 0.6 * swing,
     )
 
 
 def _wave(times: Array, zero: Array, phase: Any, side: Any) -> Pose:
     beat = jnp.sin(2 * jnp.pi * (1.5 * times + phase))
-    left = side > 0
-
-    def one(active: Array, rest: float) -> tuple[Array, Array]:
-        return jnp.where(left, active, rest + zero), jnp.where(left, rest + zero, active)
-
     return _standing(
         zero,
-        raised=one(1.75 + 0.1 * beat, 0.12),
-        swing=one(0.1 + zero, 0.05),
-        twist=one(jnp.pi / 2 + zero, 0.0),
-        elbow=one(0.85 + 0.5 * beat, 0.15),
+        raised=_one(side, 1.75 + 0.1 * beat, 0.12),
+        swing=_one(side, 0.1 + zero, 0.05),
+        twist=_one(side, jnp.pi / 2 + zero),
+        elbow=_one(side, 0.85 + 0.5 * beat, 0.15),
         turn=0.05 * beat,
         nod=0.06 * jnp.sin(jnp.pi * times),
     )
@@ -136,15 +139,15 @@ def _jump(times: Array, zero: Array, phase: Any) -> Pose:
     tuck = 0.05 * air
     return _standing(
         zero,
-        ball_z=(tuck, tuck),
-        pitch=(point, point),
+        ball_z=_both(tuck),
+        pitch=_both(point),
         hips_x=-0.05 * crouch - 0.03 * give,
         hips_z=TALL - 0.13 * crouch - 0.07 * give,
         air=0.17 * air,
         lean=0.5 * crouch + 0.25 * give,
-        swing=(arms, arms),
-        raised=(0.2 + zero, 0.2 + zero),
-        elbow=(0.3 + 0.5 * crouch, 0.3 + 0.5 * crouch),
+        swing=_both(arms),
+        raised=_both(0.2 + zero),
+        elbow=_both(0.3 + 0.5 * crouch),
     )
 
 
@@ -156,8 +159,8 @@ def _sit(times: Array, zero: Array, event: Any) -> Pose:
         hips_x=-0.235 * down,
         hips_z=TALL + (SEAT - TALL) * down,
         lean=lean,
-        swing=(0.1 + 0.5 * down, 0.1 + 0.5 * down),
-        elbow=(0.2 + 0.75 * down, 0.2 + 0.75 * down),
+        swing=_both(0.1 + 0.5 * down),
+        elbow=_both(0.2 + 0.75 * down),
         nod=0.1 * jnp.sin(2.0 * times) * down,
     )
 
@@ -170,21 +173,16 @@ def _kick(times: Array, zero: Array, event: Any, side: Any) -> Pose:
     x = -0.2 * back + 0.3 * forth
     z = 0.09 * back + 0.16 * forth**2
     pitch = 0.7 * back - 0.25 * forth
-    left = side > 0
-
-    def one(active: Array) -> tuple[Array, Array]:
-        return jnp.where(left, active, 0.0), jnp.where(left, 0.0, active)
-
     arm = 0.7 * forth - 0.3 * back
     return _standing(
         zero,
-        ball_x=one(x),
-        ball_z=one(z),
-        pitch=one(pitch),
+        ball_x=_one(side, x),
+        ball_z=_one(side, z),
+        pitch=_one(side, pitch),
         hips_z=zero + 0.52,
         lean=0.12 * back - 0.16 * forth,
-        turn=jnp.where(left, 1.0, -1.0) * (0.2 * back - 0.2 * forth),
-        swing=(jnp.where(left, -arm, arm), jnp.where(left, arm, -arm)),
-        raised=(0.3 + 0.25 * back, 0.3 + 0.25 * back),
-        elbow=(0.5 + zero, 0.5 + zero),
+        turn=side * (0.2 * back - 0.2 * forth),
+        swing=_one(side, -arm, arm),
+        raised=_both(0.3 + 0.25 * back),
+        elbow=_both(0.5 + zero),
     )

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from unityvideo_jax.worlds import truth
-from unityvideo_jax.worlds.camera import Cameras
+from unityvideo_jax.worlds.camera import Cameras, project
 from unityvideo_jax.worlds.config import WorldConfig
 from unityvideo_jax.worlds.geometry import SKY, nearest
 from unityvideo_jax.worlds.scene import Scene
@@ -32,10 +32,12 @@ def _pixels(height: int, width: int, supersample: int) -> Float[Array, "r 2"]:
     return jnp.stack([x.ravel(), y.ravel()], axis=-1)
 
 
-def _rays(views: Cameras, pixels: Float[Array, "r 2"], height: int, width: int) -> tuple[Vec, Vec]:
+def _rays(
+    views: Cameras, pixels: Float[Array, "*bt r 2"], height: int, width: int
+) -> tuple[Vec, Vec]:
     """Rays whose t is the depth along the camera's z axis."""
-    x = (pixels[:, 0] - width / 2) / views.focal[..., None]
-    y = (pixels[:, 1] - height / 2) / views.focal[..., None]
+    x = (pixels[..., 0] - width / 2) / views.focal[..., None]
+    y = (pixels[..., 1] - height / 2) / views.focal[..., None]
     right, down, forward = (truth.over_rays(views.axes[:, :, i]) for i in range(3))
     return truth.over_rays(views.position), forward + right * x + down * y
 
@@ -45,8 +47,19 @@ def _trace(config: WorldConfig, stage: Stage, scenes: Scene) -> dict[str, Array]
     solids, views = stage.solids.frames(0, frames), _cut(stage.cameras, 0, frames)
     around = scenes.surroundings
     pixels = _pixels(height, width, 1)
-    origin, direction = _rays(views, pixels, height, width)
+    # The rays through the keypoints go along with those through the pixels.
+    keypoints = stage.keypoints[:, :frames]
+    keypoints = keypoints.reshape(*keypoints.shape[:2], -1, 3)
+    place, depth = project(views, keypoints, height, width)
+    joint = jnp.broadcast_to(pixels, (*place.shape[:2], *pixels.shape))
+    origin, direction = _rays(views, jnp.concatenate([joint, place], axis=2), height, width)
     distance, which = nearest(solids, origin, direction)
+    count = height * width
+    keypoints, visibility = truth.keypoint_truth(
+        place, depth, distance[..., count:], which[..., count:], stage.is_person, height, width
+    )
+    distance, which = distance[..., :count], which[..., :count]
+    direction = Vec(*[d[..., :count] for d in direction])
     hit, pose = surface(solids, which, distance, origin, direction)
     spread = 1.0 / views.focal[..., None]
     if config.supersample == 1:
@@ -61,9 +74,6 @@ def _trace(config: WorldConfig, stage: Stage, scenes: Scene) -> dict[str, Array]
     named = truth.names(stage.skin, hit)
     body = named["part"] > 0
     uv = jnp.stack([named["u"], truth.along_limb(solids.half, hit)], axis=-1)
-    keypoints, visibility = truth.keypoint_truth(
-        views, solids, stage.keypoints[:, :frames], stage.is_person, height, width
-    )
 
     def image(x: Array) -> Array:
         return x.reshape(*x.shape[:2], height, width, *x.shape[3:])

@@ -454,13 +454,13 @@ def _sample_camera(config: WorldConfig, draws: _Draws, actors: Actors) -> Camera
     moving = (actors.speed * present).max()
     tallest = jnp.where(present, actors.height, 0.0).max()
     lone = present.sum() <= 1
-    near = jnp.where(lone, 3.4, 4.4) + 0.55 * moving * min(config.duration, 3.0) / 2.0
+    near = jnp.where(lone, 2.7, 3.7) + 0.3 * moving * min(config.duration, 3.0) / 2.0
     near = near - jnp.where(tallest < 1.0, 1.3, 0.0)
     if config.split == "heldout_objects":
         near = near * 0.9
     shift = sign * draws.uniform(0.7, 1.5)
     focal = draws.uniform(0.85, 1.15)
-    distance = near * draws.uniform(0.95, 1.2) * focal / 0.9
+    distance = near * draws.uniform(0.95, 1.15) * focal / 0.9
     middle = jnp.sum(actors.place * present[:, None], 0) / jnp.maximum(present.sum(), 1)
     look_height = jnp.clip(0.5 * tallest, 0.35, 0.95)
     return CameraPath(

@@ -50,10 +50,10 @@ def _solid_colour(skin: stage.Skin, hit: Surface, blur: Array) -> Vec:
     # A limb is some 15 cm across, an object 40; `fine` is a pixel in local units.
     fine = blur / jnp.where(limb, 0.1, 0.25)
     around = jnp.arctan2(p.y, p.x) * (4.0 / jnp.pi)
-    stripes = square_wave(3.2 * p.z, 3.2 * fine)
-    checks = square_wave(around, fine) * square_wave(2.4 * p.z + 0.5, 2.4 * fine)
-    thing_stripes = square_wave(2.0 * p.z + 0.5, 2.0 * fine)
-    thing_checks = thing_stripes * square_wave(around, fine)
+    stripes = textures.square_wave(3.2 * p.z, 3.2 * fine)
+    checks = textures.square_wave(around, fine) * textures.square_wave(2.4 * p.z + 0.5, 2.4 * fine)
+    thing_stripes = textures.square_wave(2.0 * p.z + 0.5, 2.0 * fine)
+    thing_checks = thing_stripes * textures.square_wave(around, fine)
     stripes = jnp.where(limb, stripes, thing_stripes)
     checks = jnp.where(limb, checks, thing_checks)
     spots = textures.noise(2.5 * p.x + 3 * p.y, 2.5 * p.z + 1.7 * p.y)
@@ -85,9 +85,6 @@ def _solid_colour(skin: stage.Skin, hit: Surface, blur: Array) -> Vec:
     colour = textures.mix(colour, Vec(0.36, 0.07, 0.06), 0.8 * on * mouth)
     eye = blob(p.x - 0.55, p.z - 0.25, 0.22) * jnp.where(texture == stage.MUZZLE, 1.0, 0.0)
     return textures.mix(colour, Vec(0.01, 0.01, 0.01), eye)
-
-
-square_wave = textures.square_wave
 
 
 def _albedo(around: Surroundings, skin: stage.Skin, hit: Surface, blur: Array) -> Vec:
@@ -125,12 +122,12 @@ def _lit(
     above = textures.mix(above, Vec(0.85, 0.82, 0.78), jnp.where(indoors, 0.8, 0.25))
     bounce = _over_rays(around.ground_colours.mean(axis=1))
     up = 0.5 + 0.5 * hit.normal.z
-    ambient = textures.mix(bounce * 0.7, above, up) * (0.62 * sky)
+    ambient = textures.mix(bounce * 0.7, above, up) * (0.42 * sky)
     facing = jnp.maximum(hit.normal.dot(sun), 0.0)
-    strength = jnp.where(indoors, 0.95, 1.35)
+    strength = jnp.where(indoors, 1.1, 1.75)
     direct = sun_colour * (strength * facing * sunlight)
     # A faint light from the camera's side gives form to what lies in shadow.
-    fill = 0.10 * jnp.maximum(-hit.normal.dot(view), 0.0)
+    fill = 0.06 * jnp.maximum(-hit.normal.dot(view), 0.0)
     colour = Vec(*[a * (i + d + fill) for a, i, d in zip(albedo, ambient, direct, strict=True)])
     middle = (sun - view).unit()
     shine = jnp.maximum(hit.normal.dot(middle), 0.0)
@@ -150,7 +147,7 @@ def _sky(around: Surroundings, direction: Vec) -> Vec:
 def _with_sky(around: Surroundings, colour: Vec, hit: Surface, direction: Vec, far: Array) -> Vec:
     """The sky where nothing was hit, and haze before it."""
     sky = _sky(around, direction)
-    haze = 1.0 - jnp.exp(-0.012 * far)
+    haze = 1.0 - jnp.exp(-0.005 * far)
     seen = textures.mix(colour, _over_rays(around.sky_low), haze)
     return Vec(*[jnp.where(hit.which == SKY, s, c) for s, c in zip(sky, seen, strict=True)])
 
@@ -247,8 +244,7 @@ def radiance(
 
 
 def _display(linear: Float[Array, "... 3"]) -> Float[Array, "... 3"]:
-    """Soft shoulder, then the sRGB curve's power."""
-    x = jnp.maximum(linear, 1e-6) * 1.15
-    x = x * (1.0 + x / 4.0) / (1.0 + x)
-    x = jnp.minimum(x * 1.35, 1.0)
-    return x ** (1.0 / 2.2)
+    """Filmic shoulder (a rational fit of the ACES curve), then the power of sRGB."""
+    x = jnp.maximum(linear, 1e-6) * 0.85
+    x = x * (2.51 * x + 0.03) / (x * (2.43 * x + 0.59) + 0.14)
+    return jnp.clip(x, 0.0, 1.0) ** (1.0 / 2.2)

@@ -13,7 +13,7 @@ from unityvideo_jax.worlds.geometry import SKY, Solids, nearest
 from unityvideo_jax.worlds.looks import MAX_ACTORS
 from unityvideo_jax.worlds.stage import Skin
 from unityvideo_jax.worlds.surface import Surface, pose_table, take, to_world
-from unityvideo_jax.worlds.vector import Vec, unstack
+from unityvideo_jax.worlds.vector import Vec
 
 # A keypoint is visible if what hides it is its own limb, at most this far in front of it.
 _BEFORE = np.asarray([0.05] * 5 + [0.12] * 2 + [0.09] * 4 + [0.16] * 2 + [0.12] * 4, np.float32)
@@ -81,25 +81,26 @@ def along_limb(half: Array, hit: Surface) -> Float[Array, "b t r"]:
 
 
 def keypoint_truth(
-    views: Cameras, solids: Solids, keypoints: Float[Array, "b t p 17 3"],
-    is_person: Bool[Array, "b p"], height: int, width: int,
+    place: Float[Array, "b t r 2"], depth: Float[Array, "b t r"], first: Float[Array, "b t r"],
+    which: Int[Array, "b t r"], is_person: Bool[Array, "b p"], height: int, width: int,
 ) -> tuple[Float[Array, "b t p 17 2"], Int[Array, "b t p 17"]]:  # fmt: skip
-    """Pixels and COCO visibility of keypoints; absent ones are (0, 0)."""
-    b, t, p, k, _ = keypoints.shape
-    points = keypoints.reshape(b, t, p * k, 3)
-    place, depth = project(views, points, height, width)
+    """Pixels and COCO visibility of keypoints; absent ones are (0, 0).
+
+    Args:
+      place, depth: of the keypoints, projected; r = 17 p.
+      first, which: depth of the surface met by the ray through each, and what it is.
+      is_person: which slots have keypoints.
+      height, width: pixels.
+    """
     inside = (place >= 0).all(-1) & (place < jnp.asarray([width, height])).all(-1) & (depth > 0.05)
-    inside = inside & jnp.repeat(is_person, k, axis=1)[:, None]
-    origin = over_rays(views.position)
-    way = unstack(points) - origin
-    first, which = nearest(solids, origin, way)
-    gap = jnp.where(jnp.isfinite(first), 1.0 - first, 0.0) * jnp.sqrt(way.dot(way))
+    inside = inside & jnp.repeat(is_person, 17, axis=1)[:, None]
+    gap = depth - jnp.where(jnp.isfinite(first), first, depth)
     before = jnp.asarray(np.tile(_BEFORE, MAX_ACTORS))
-    own = _own_limb(which)
-    seen = (gap < 2e-3) | (own & (gap < before))
+    seen = (gap < 2e-3) | (_own_limb(which) & (gap < before))
     visibility = jnp.where(inside, jnp.where(seen, 2, 1), 0).astype(jnp.int32)
     place = jnp.where(inside[..., None], place, 0.0)
-    return place.reshape(b, t, p, k, 2), visibility.reshape(b, t, p, k)
+    shape = (*place.shape[:2], MAX_ACTORS, 17)
+    return place.reshape(*shape, 2), visibility.reshape(shape)
 
 
 def _own_limb(which: Int[Array, "b t r"]) -> Bool[Array, "b t r"]:

@@ -16,8 +16,12 @@ sys.path.insert(0, str(HERE / "inputs"))
 
 import stand_ins  # noqa: E402
 
+from unityvideo_jax import media  # noqa: E402
 from unityvideo_jax.errors import UserError  # noqa: E402
 from unityvideo_jax.inputs import shards, staging  # noqa: E402
+from unityvideo_jax.inputs.encode import load_encoder  # noqa: E402
+from unityvideo_jax.inputs.online import OnlineWorlds  # noqa: E402
+from unityvideo_jax.modalities import BUILT_IN  # noqa: E402
 
 SLOW = """
 import sys
@@ -292,3 +296,77 @@ def test_the_program_prints_one_line_for_a_slip(tmp_path, flags, message):
     assert message in result.stderr
     assert "Traceback" not in result.stderr
     assert not (tmp_path / "new").exists()
+
+
+def test_the_program_prepares_a_folder_and_goes_on(tmp_path):
+    folder, vae = tmp_path / "clips", stand_ins.save_tiny_vae(tmp_path / "vae")
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for key in ("one", "two"):
+        frames = rng.integers(0, 255, (6, 24, 32, 3), np.uint8)
+        media.write_video(folder / f"{key}.mp4", frames, 8.0)
+        np.savez(folder / f"{key}.depth.npz", depth=1 + rng.random((6, 24, 32), np.float32))
+        (folder / f"{key}.txt").write_text(f"The {key} clip.")
+    flags = (
+        f"--source={folder}",
+        f"--workdir={tmp_path / 'out'}",
+        f"--vae={vae}",
+        "--num_frames=5",
+        "--height=16",
+        "--width=16",
+        "--batch_size=1",
+    )
+    result = _program(*flags, "--modalities=rgb,depth")
+    assert result.returncode == 0, result.stderr
+    assert "encode: 2/2 clips" in result.stdout
+    card = shards.read_card(tmp_path / "out")
+    assert (card.count, card.latent_shape, card.fps) == (2, (2, 2, 2, 16), 8.0)
+    assert [shards.Series(tmp_path / "out", "rgb")[n]["text"] for n in range(2)] == [
+        "The one clip.",
+        "The two clip.",
+    ]
+    # The latents are those of the fitted video.
+    frames, _ = media.read_video(folder / "two.mp4")
+    video = media.to_float(media.fit(frames[:5], height=16, width=16))
+    expected = load_encoder(str(vae))(video[None])[0]
+    scale = np.abs(expected).max()
+    np.testing.assert_allclose(
+        shards.Series(tmp_path / "out", "rgb")[1]["latents"], expected, atol=2e-3 * scale
+    )
+    result = _program(*flags, "--modalities=rgb,depth,flow")
+    assert result.returncode == 2
+    assert "clip 'one' has no flow file" in result.stderr
+
+
+@pytest.mark.slow
+def test_the_program_prepares_worlds_as_online_renders_them(tmp_path):
+    vae = stand_ins.save_tiny_vae(tmp_path / "vae")
+    size = dict(num_frames=5, height=16, width=32)
+    result = _program(
+        "--source=worlds",
+        f"--workdir={tmp_path / 'out'}",
+        f"--vae={vae}",
+        "--num_clips=2",
+        "--batch_size=2",
+        *(f"--{name}={value}" for name, value in size.items()),
+    )
+    assert result.returncode == 0, result.stderr
+    card = shards.read_card(tmp_path / "out")
+    assert card.modalities == BUILT_IN and card.count == 2
+    online = OnlineWorlds(
+        dict(kind="online", vae=str(vae), caption_dropout=0.0, **size),
+        BUILT_IN,
+        2,
+        0,
+        clips_per_group=2,
+        stage_weights={"depth": 1.0},
+    )
+    batch = next(online)
+    for stream, name in enumerate(("rgb", "depth")):
+        for n in range(2):
+            record = shards.Series(tmp_path / "out", name)[n]
+            latents = np.asarray(batch["latents"])[n, stream]
+            # Two programs compile to other roundings, which may flip a pixel at an edge.
+            error = np.abs(latents - record["latents"]).mean() / np.abs(latents).mean()
+            assert error < 0.02
+            np.testing.assert_allclose(batch["context"][n, stream], record["embedding"], atol=5e-3)

@@ -3,13 +3,17 @@
 import hashlib
 import time
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 
 from unityvideo_jax import modalities as registry
 from unityvideo_jax.inputs.encode import LatentEncoder
 from unityvideo_jax.inputs.preparing import prepare
 from unityvideo_jax.inputs.sources import ClipBatch
+from unityvideo_jax.models.vae_weights import save_vae
+from unityvideo_jax.models.wan_vae import VAEConfig, WanVAE
 
 MODALITIES = ("rgb", "depth", "flow")
 SIZE = dict(num_frames=5, height=16, width=16)
@@ -79,6 +83,17 @@ class HashTexts:
             row[: min(self.length, len(text.split()) + 1)] = digest
             rows.append(row)
         return np.stack(rows)
+
+
+def save_tiny_vae(path):
+    """The real autoencoder, four channels wide, with random weights."""
+    config = VAEConfig(base_dim=4, num_res_blocks=1)
+    # Initialising eagerly takes seconds; random arrays of the right shapes do not.
+    graph, shapes = nnx.split(nnx.eval_shape(lambda: WanVAE(config, rngs=nnx.Rngs(0))))
+    rng = np.random.default_rng(0)
+    weights = jax.tree.map(lambda s: 0.2 * jnp.asarray(rng.normal(size=s.shape), s.dtype), shapes)
+    save_vae(nnx.merge(graph, weights), path)
+    return path
 
 
 def prepare_noise(workdir, count=10, *, modalities=MODALITIES, delay=0.0, salt=0, **overrides):

@@ -190,18 +190,7 @@ def test_a_state_of_another_batch_size_is_refused(noise_worlds):
 
 @pytest.fixture(scope="module")
 def tiny_vae(tmp_path_factory):
-    from flax import nnx
-
-    from unityvideo_jax.models.vae_weights import save_vae
-    from unityvideo_jax.models.wan_vae import VAEConfig, WanVAE
-
-    path = tmp_path_factory.mktemp("vae")
-    config = VAEConfig(base_dim=4, num_res_blocks=1)
-    graph, shapes = nnx.split(nnx.eval_shape(lambda: WanVAE(config, rngs=nnx.Rngs(0))))
-    rng = np.random.default_rng(0)
-    weights = jax.tree.map(lambda s: 0.2 * jnp.asarray(rng.normal(size=s.shape), s.dtype), shapes)
-    save_vae(nnx.merge(graph, weights), path)
-    return path
+    return stand_ins.save_tiny_vae(tmp_path_factory.mktemp("vae"))
 
 
 def test_the_vae_of_a_folder_encodes_inside_jit(tiny_vae):

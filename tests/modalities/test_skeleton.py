@@ -7,6 +7,7 @@ from unityvideo_jax.errors import UserError
 from unityvideo_jax.modalities import get
 from unityvideo_jax.modalities.skeleton import SkeletonCodec
 from unityvideo_jax.modalities.skeleton_drawing import JOINT_COLOURS, LIMBS
+from unityvideo_jax.modalities.skeleton_reading import _real_people, _stitch
 
 SIZES = [(64, 64), (128, 128), (256, 448)]
 codec = get("skeleton").codec
@@ -130,3 +131,17 @@ def test_openpose_is_an_option_that_does_not_decode():
     for joint, colour in ((0, (1, 0, 0)), (6, (1, 2 / 3, 0)), (15, (1 / 3, 0, 1))):
         x, y = keypoints[0, 0, joint].astype(int)
         np.testing.assert_allclose(image[0, y, x], colour, atol=0.35)
+
+
+def test_broken_tracks_are_joined_and_fragments_dropped():
+    keypoints, visibility = people(6, 64, 64, count=1)
+    tracks = np.repeat(keypoints, 3, axis=1)
+    seen = np.repeat(visibility, 3, axis=1)
+    seen[3:, 0] = 0  # the same person, as one track until frame 3 and another from there
+    seen[:3, 1] = 0
+    seen[:, 2] = 0
+    seen[2, 2, :2] = 2  # two joints read twice: they conflict with the first track
+    assert _stitch(tracks, seen) == [0, 0, 2]
+    np.testing.assert_array_equal(seen[:, 0], visibility[:, 0])
+    np.testing.assert_array_equal(tracks[:, 0], keypoints[:, 0])
+    assert _real_people(seen).tolist() == [0]

@@ -47,7 +47,7 @@ def joint_radius(extent: ArrayLike, height: int, width: int) -> Float[Array, "*p
       extent: the diagonal of the box around the person's keypoints, in pixels, the clip's greatest.
     """
     most = max(1.75, 0.012 * math.hypot(height, width))
-    body = jnp.clip(0.045 * jnp.asarray(extent, jnp.float32)[..., None], 1.4, most)
+    body = jnp.clip(0.045 * jnp.asarray(extent, jnp.float32)[..., None], 1.75, most)
     return jnp.where(jnp.arange(NUM_JOINTS) < FACE, jnp.maximum(1.25, 0.6 * body), body)
 
 

@@ -232,6 +232,51 @@ def _distance(
     return float(np.linalg.norm(points[seen].mean(axis=0) - other[other_seen].mean(axis=0)))
 
 
+def _stitch(
+    points: Float[np.ndarray, "t p 17 2"], visibility: Int[np.ndarray, "t p 17"]
+) -> list[int]:
+    """Moves broken tracks, in place, into longer ones that they continue or complete.
+
+    Two tracks are one person if they never show the same joint in a frame and are half a person
+    apart or less where they are closest in time. Returns where each track went.
+    """
+    seen = visibility > 0
+    home = list(range(seen.shape[1]))
+    order = np.argsort(-seen.sum(axis=(0, 2)), kind="stable")
+    for position, small in enumerate(order):
+        for large in order[:position]:
+            if home[large] != large or (seen[:, small] & seen[:, large]).any():
+                continue
+            frames = [np.flatnonzero(seen[:, track].any(axis=-1)) for track in (small, large)]
+            gap = np.abs(frames[0][:, None] - frames[1][None])
+            a, b = np.unravel_index(gap.argmin(), gap.shape)
+            a, b = int(frames[0][a]), int(frames[1][b])
+            if a != b:
+                distance = _distance(
+                    points[a, small], seen[a, small], points[b, large], seen[b, large]
+                )
+            else:  # parts of one body in one frame: the nearest two joints tell
+                parts = points[a, small][seen[a, small]], points[b, large][seen[b, large]]
+                distance = np.linalg.norm(parts[0][:, None] - parts[1][None], axis=-1).min()
+            size = np.linalg.norm(np.ptp(points[b, large][seen[b, large]], axis=0))
+            if distance <= 0.5 * size * max(1, abs(a - b)):
+                points[:, large][seen[:, small]] = points[:, small][seen[:, small]]
+                visibility[:, large][seen[:, small]] = visibility[:, small][seen[:, small]]
+                visibility[:, small] = 0
+                seen = visibility > 0
+                home = [int(large) if h == small else h for h in home]
+                break
+    return home
+
+
+def _real_people(visibility: Int[np.ndarray, "t p 17"]) -> Int[np.ndarray, " kept"]:
+    """Tracks that are more than the odd fragment of somebody else."""
+    joints = (visibility > 0).sum(axis=-1)
+    total = joints.sum(axis=0)
+    most = total.max(initial=0)
+    return np.flatnonzero((total > 0) & ((total >= 0.15 * most) | (joints.max(axis=0) >= 8)))
+
+
 def read_people(
     image: Float[np.ndarray, "t h w 3"], max_people: int | None = None, min_joints: int = 2
 ) -> tuple[Float[np.ndarray, "t p 17 2"], Int[np.ndarray, "t p 17"]]:
@@ -275,13 +320,17 @@ def read_people(
                 visibility = np.pad(visibility, ((0, 0), (0, 1), (0, 0)))
             points[t, track], visibility[t, track], last[track] = now[p], now_visibility[p], t
             sightings += [(t, track, joint_map, light, c) for c in people[p].values()]
+    home = _stitch(points, visibility)
     # Disc sizes follow from the people's, which only the whole clip tells.
     if sightings:
         extent = person_extent(jnp.asarray(points), jnp.asarray(visibility))
-        radius = np.asarray(joint_radius(extent, height, width))
+        radius = np.asarray(joint_radius(extent, height, width))[home]
     for t, track, joint_map, light, c in sightings:
-        points[t, track, c.joint] = _fit_disc(joint_map, light, c, float(radius[track, c.joint]))
-    if max_people is not None and len(last) > max_people:
+        fitted = _fit_disc(joint_map, light, c, float(radius[track, c.joint]))
+        points[t, home[track], c.joint] = fitted
+    keep = _real_people(visibility)
+    points, visibility = points[:, keep], visibility[:, keep]
+    if max_people is not None and len(keep) > max_people:
         weight = (visibility > 0).sum(axis=(0, 2))
         keep = np.sort(np.argsort(-weight, kind="stable")[:max_people])
         points, visibility = points[:, keep], visibility[:, keep]

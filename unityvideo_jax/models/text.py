@@ -8,6 +8,7 @@ import dataclasses
 import functools
 import hashlib
 import importlib.resources
+import string
 from collections.abc import Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
@@ -23,6 +24,8 @@ MEANING, SPELLING, CONTEXT, POSITION = 144, 40, 48, 24
 WEIGHTS = {"meaning": 1.0, "spelling": 0.6, "context": 0.6, "position": 0.35}
 # Weight of a word in the context of the next word but k: DECAY ** k.
 DECAY = 0.5
+# Punctuation and articles take room in a fixed length and tell nothing.
+SKIPPED = frozenset(string.punctuation) | {"a", "an", "the"}
 END = "\x03"  # the word that ends every text
 
 
@@ -133,7 +136,7 @@ class WordsEncoder:
       Context: a random projection of the words before, halving with each step, because attention
         over a bag of words cannot tell "red ball, blue box" from "blue ball, red box".
       Position: slow sinusoids.
-    The text ends with an end token, which is all that "" has.
+    Punctuation and articles are skipped. The text ends with an end token, which is all that "" has.
 
     How it was chosen. On 70 word triples (does "crate" lie nearer to "box" than to "bird"?) hashed
     spelling alone gets 47 %, the whole MiniLM run over each word 84 %, its input embeddings 86 %,
@@ -159,7 +162,7 @@ class WordsEncoder:
         return out
 
     def _tokens(self, text: str) -> Float[np.ndarray, "tokens dim"]:
-        words = [w for w in split_words(text) if w not in "\"'`"][: self.length - 1]
+        words = [w for w in split_words(text) if w not in SKIPPED][: self.length - 1]
         meaning, spelling = zip(*(_embed_word(self, w) for w in [*words, END]), strict=True)
         meaning, spelling = np.stack(meaning), np.stack(spelling)
         vectors = np.concatenate([meaning, spelling], axis=1) @ _context_projection()

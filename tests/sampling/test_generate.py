@@ -194,7 +194,7 @@ def test_it_compiles_as_one_program():
 
 @pytest.mark.parametrize(
     ("wanted", "message"),
-    [((True, False), "2 streams of 3"), ((False,) * 3, "no stream is wanted")],
+    [((True, False), "names 2 streams, given holds 3"), ((False,) * 3, "no stream is wanted")],
 )
 def test_bad_wanted_is_named(wanted, message):
     with pytest.raises(UserError, match=message):

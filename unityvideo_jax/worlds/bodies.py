@@ -83,6 +83,7 @@ class LimbBuilder:
         )
         limbs = self._limbs + [parked] * (PARTS - len(self._limbs))
         assert len(limbs) == PARTS
+        limbs = settle(limbs)
         return Limbs(
             centre=jnp.stack([l[0] for l in limbs], axis=1),
             rotation=jnp.stack([l[1] for l in limbs], axis=1),

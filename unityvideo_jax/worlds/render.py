@@ -53,19 +53,19 @@ def _trace(config: WorldConfig, stage: Stage, scenes: Scene) -> dict[str, Array]
     place, depth = project(views, keypoints, height, width)
     joint = jnp.broadcast_to(pixels, (*place.shape[:2], *pixels.shape))
     origin, direction = _rays(views, jnp.concatenate([joint, place], axis=2), height, width)
-    distance, which = nearest(solids, origin, direction)
+    if config.supersample == 1:
+        spread = 1.0 / views.focal[..., None]
+        rgb, distance, which = radiance(solids, stage.skin, around, origin, direction, spread)
+    else:
+        rgb = _supersampled(config, stage, scenes)
+        distance, which = nearest(solids, origin, direction)
     count = height * width
     keypoints, visibility = truth.keypoint_truth(
         place, depth, distance[..., count:], which[..., count:], stage.is_person, height, width
     )
     distance, which = distance[..., :count], which[..., :count]
     direction = Vec(*[d[..., :count] for d in direction])
-    hit, pose = surface(solids, which, distance, origin, direction)
-    spread = 1.0 / views.focal[..., None]
-    if config.supersample == 1:
-        rgb = radiance(solids, stage.skin, around, hit, pose, origin, direction, spread)
-    else:
-        rgb = _supersampled(config, stage, scenes)
+    hit, _ = surface(solids, which, distance, origin, direction)
 
     next_solids, next_views = stage.solids.frames(1, frames + 1), _cut(stage.cameras, 1, frames + 1)
     flow, occluded = truth.surface_motion(
@@ -79,7 +79,7 @@ def _trace(config: WorldConfig, stage: Stage, scenes: Scene) -> dict[str, Array]
         return x.reshape(*x.shape[:2], height, width, *x.shape[3:])
 
     return {
-        "rgb": image(rgb) if config.supersample == 1 else rgb,
+        "rgb": image(rgb[:, :, :count]) if config.supersample == 1 else rgb,
         "depth": image(jnp.where(which == SKY, jnp.inf, distance)),
         "flow": image(flow),
         "occluded": image(occluded),
@@ -97,10 +97,8 @@ def _supersampled(config: WorldConfig, stage: Stage, scenes: Scene) -> Float[Arr
     frames = config.num_frames
     solids, views = stage.solids.frames(0, frames), _cut(stage.cameras, 0, frames)
     origin, direction = _rays(views, _pixels(height, width, s), height, width)
-    distance, which = nearest(solids, origin, direction)
-    hit, pose = surface(solids, which, distance, origin, direction)
     spread = 1.0 / (s * views.focal[..., None])
-    rgb = radiance(solids, stage.skin, scenes.surroundings, hit, pose, origin, direction, spread)
+    rgb, _, _ = radiance(solids, stage.skin, scenes.surroundings, origin, direction, spread)
     rgb = rgb.reshape(*rgb.shape[:2], height, s, width, s, 3)
     # Averaged as displayed: linear averages would make thin bright edges jagged again.
     return rgb.mean(axis=(3, 5))

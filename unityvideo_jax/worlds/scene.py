@@ -342,7 +342,7 @@ def _sample_things(config: WorldConfig, draws: _Draws, actors: Actors) -> Things
 
     # A jittered ring of places around the actors; physics parts what still overlaps.
     spread = jnp.asarray(
-        [(-1.9, -0.2), (1.9, 0.5), (-0.6, -1.9), (0.9, 2.0), (-1.7, 1.7), (1.6, -1.6)]
+        [(-1.5, -0.1), (1.5, 0.4), (-0.5, -1.05), (0.8, 1.8), (-1.4, 1.6), (1.1, -0.9)]
     )[draws.order(MAX_OBJECTS)]
     if config.split == "heldout_objects":
         spread = spread * 0.55

@@ -4,7 +4,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from unityvideo_jax.worlds import looks, stage, textures
 from unityvideo_jax.worlds.geometry import (
@@ -144,14 +144,6 @@ def _sky(around: Surroundings, direction: Vec) -> Vec:
     )  # fmt: skip
 
 
-def _with_sky(around: Surroundings, colour: Vec, hit: Surface, direction: Vec, far: Array) -> Vec:
-    """The sky where nothing was hit, and haze before it."""
-    sky = _sky(around, direction)
-    haze = 1.0 - jnp.exp(-0.005 * far)
-    seen = textures.mix(colour, _over_rays(around.sky_low), haze)
-    return Vec(*[jnp.where(hit.which == SKY, s, c) for s, c in zip(sky, seen, strict=True)])
-
-
 def _refract(direction: Vec, normal: Vec, ratio: float) -> Vec:
     """Snell's law for unit vectors, the normal against the ray; total reflection mirrors."""
     cosine = -direction.dot(normal)
@@ -177,70 +169,91 @@ def _through(solids: Solids, hit: Surface, pose: Array, direction: Vec) -> tuple
 
 
 def radiance(
-    solids: Solids, skin: stage.Skin, around: Surroundings, hit: Surface, pose: Array,
-    origin: Vec, direction: Vec, spread: Any,
-) -> Float[Array, "b t r 3"]:  # fmt: skip
-    """RGB in [0, 1] of primary rays that hit `hit`.
+    solids: Solids, skin: stage.Skin, around: Surroundings, origin: Vec, direction: Vec,
+    spread: Any,
+) -> tuple[Float[Array, "b t r 3"], Float[Array, "b t r"], Int[Array, "b t r"]]:  # fmt: skip
+    """Traces primary rays and colours them.
 
-    One more ray follows a shiny object's reflection or the way through a glass one; what it meets
-    is lit without shadows.
+    One more ray follows the reflection of a shiny object or the way through a glass one; it is
+    traced by the same loop body, which so compiles once, and is left out if no clip needs it.
 
     Args:
       solids, skin, around: for the rays' frames.
-      hit, pose: what `surface` gave for these rays.
-      origin, direction: of the primary rays.
+      origin, direction: of the primary rays; their t is what `distance` measures.
       spread: angle between neighbouring rays.
-    """
-    view = direction.unit()
-    length = jnp.sqrt(direction.dot(direction))
-    far = jnp.where(hit.which == SKY, 0.0, hit.distance * length)
-    blur = spread * far / jnp.clip(-hit.normal.dot(view), 0.15, 1.0)
-    sun = _over_rays(around.sun_direction)
-    lifted = hit.point + hit.normal * _LIFT
-    sunlight, sky = light(solids, lifted, hit.normal, sun, around.sun_radius[:, None, None])
-    material = take(skin.material[:, None, :, None], hit.solid)[..., 0]
-    material = jnp.where(hit.on_solid, material, looks.MATTE)
-    is_thing = hit.on_solid & ~hit.on_limb
-    gloss = jnp.where(is_thing, 0.12, 0.03) + 0.9 * (material != looks.MATTE)
-    albedo = _albedo(around, skin, hit, blur)
-    colour = _lit(around, albedo, hit, view, gloss, sunlight, sky)
 
-    def special(colour: Vec) -> Vec:
-        glass = material == looks.GLASS
+    Returns:
+      RGB in [0, 1], distance and `which` of the first surface, as `nearest` gives them.
+    """
+    shape = jnp.broadcast_shapes(origin.x.shape, direction.x.shape)
+    sun = _over_rays(around.sun_direction)
+
+    def bounce(number: Array, state: tuple) -> tuple:
+        origin, direction, weight, colour, way, first, first_which = state
+        distance, which = nearest(solids, origin, direction)
+        hit, pose = surface(solids, which, distance, origin, direction)
+        view = direction.unit()
+        length = jnp.sqrt(direction.dot(direction))
+        far = way + jnp.where(which == SKY, 0.0, distance * length)
+        # A reflecting surface is curved as a rule, which spreads what is seen in it.
+        wide = spread * jnp.where(number == 0, 1.0, 3.0)
+        blur = wide * far / jnp.clip(-hit.normal.dot(view), 0.15, 1.0)
+        lifted = hit.point + hit.normal * _LIFT
+        sunlight, sky = light(solids, lifted, hit.normal, sun, around.sun_radius[:, None, None])
+        material = take(skin.material[:, None, :, None], hit.solid)[..., 0]
+        material = jnp.where(hit.on_solid & (number == 0), material, looks.MATTE)
+        is_thing = hit.on_solid & ~hit.on_limb
+        gloss = jnp.where(is_thing, 0.12, 0.03) + 0.9 * (material != looks.MATTE)
+        albedo = _albedo(around, skin, hit, blur)
+        seen = _lit(around, albedo, hit, view, gloss, sunlight, sky)
+
         cosine = jnp.clip(-view.dot(hit.normal), 0.0, 1.0)
         mirrored = view + hit.normal * (2.0 * cosine)
-        exit_point, through = _through(solids, hit, pose, view)
-        start = Vec(*[jnp.where(glass, e, l) for e, l in zip(exit_point, lifted, strict=True)])
-        course = Vec(*[jnp.where(glass, t, m) for t, m in zip(through, mirrored, strict=True)])
-        distance, which = nearest(solids, start, course)
-        second, _ = surface(solids, which, distance, start, course)
-        way = jnp.where(which == SKY, 0.0, distance)
-        wide = blur + 3.0 * spread * way
-        seen = _lit(
-            around, _albedo(around, skin, second, wide), second, course, 0.03,
-            jnp.ones_like(way), jnp.full_like(way, 0.85),
-        )  # fmt: skip
-        seen = _with_sky(around, seen, second, course, way)
+        # In the sky's direction, or in that of its mirror image in glass: one sky serves both.
+        glass, glossy = material == looks.GLASS, material == looks.GLOSSY
+        sky_colour = _sky(around, _where(glass, mirrored, direction))
+        haze = 1.0 - jnp.exp(-0.005 * far)
+        seen = textures.mix(seen, _over_rays(around.sky_low), haze)
+        seen = _where(hit.which == SKY, sky_colour, seen)
+        # Schlick's approximation, with more mirror in a shiny coat than in glass.
         edge = (1.0 - cosine) ** 5
-        reflected = textures.mix(colour, seen, jnp.clip(0.22 + 0.7 * edge, 0.0, 1.0))
-        tint = textures.mix(Vec(0.93, 0.96, 0.96), albedo, 0.12)
-        clear = Vec(*[s * t for s, t in zip(seen, tint, strict=True)])
-        mirror = _sky(around, mirrored)
-        clear = textures.mix(clear, mirror, jnp.clip(0.04 + 0.9 * edge, 0.0, 1.0))
+        share = jnp.clip(jnp.where(glass, 0.04, 0.22) + 0.8 * edge, 0.0, 1.0)
         sunny = jnp.maximum(mirrored.dot(sun), 0.0) ** 200
-        clear = clear + _over_rays(around.sun_colour) * (1.5 * sunny)
-        return Vec(
-            *[
-                jnp.where(glass, c, jnp.where(material == looks.GLOSSY, r, m))
-                for c, r, m in zip(clear, reflected, colour, strict=True)
-            ]
+        glint = sky_colour * share + _over_rays(around.sun_colour) * (1.5 * sunny)
+        own = _where(glass, glint, seen * jnp.where(glossy, 1.0 - share, 1.0))
+        tint = textures.mix(Vec(0.93, 0.96, 0.96), albedo, 0.12) * (1.0 - share)
+        zero = jnp.zeros_like(share)
+        onward = _where(
+            glass, tint, _where(glossy, Vec(share, share, share), Vec(zero, zero, zero))
+        )
+        exit_point, through = _through(solids, hit, pose, view)
+        return (
+            _where(glass, exit_point, lifted),
+            _where(glass, through, mirrored),
+            Vec(*[w * o for w, o in zip(weight, onward, strict=True)]),
+            Vec(*[c + w * o for c, w, o in zip(colour, weight, own, strict=True)]),
+            far,
+            jnp.where(number == 0, distance, first),
+            jnp.where(number == 0, which, first_which),
         )
 
-    any_special = (skin.material != looks.MATTE).any()
-    colour = Vec(*[jnp.broadcast_to(c, hit.which.shape) for c in colour])
-    colour = jax.lax.cond(any_special, special, lambda c: c, colour)
-    colour = _with_sky(around, colour, hit, direction, far)
-    return _display(colour.stack())
+    zero = jnp.zeros(shape, jnp.float32)
+    state = (
+        Vec(*[jnp.broadcast_to(c, shape) for c in origin]),
+        Vec(*[jnp.broadcast_to(c, shape) for c in direction]),
+        Vec(zero + 1.0, zero + 1.0, zero + 1.0),
+        Vec(zero, zero, zero),
+        zero,
+        zero,
+        jnp.zeros(shape, jnp.int32),
+    )
+    bounces = jnp.where((skin.material != looks.MATTE).any(), 2, 1)
+    state = jax.lax.fori_loop(0, bounces, bounce, state)
+    return _display(state[3].stack()), state[5], state[6]
+
+
+def _where(condition: Array, a: Vec, b: Vec) -> Vec:
+    return Vec(*[jnp.where(condition, i, j) for i, j in zip(a, b, strict=True)])
 
 
 def _display(linear: Float[Array, "... 3"]) -> Float[Array, "... 3"]:

@@ -8,10 +8,12 @@ series to a finished dataset. `unityvideo_jax/inputs/folder.py` describes FOLDER
 `data/latents/README.md` what is written.
 """
 
+import pathlib
 import time
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 from absl import flags
 
 from unityvideo_jax import cli
@@ -99,6 +101,8 @@ def main(argv: Sequence[str]) -> None:
         registry.get(name)
     from unityvideo_jax.models.text import get_text_encoder
 
+    cache = pathlib.Path("~/.cache/unityvideo_jax/compiled").expanduser()
+    jax.config.update("jax_compilation_cache_dir", str(cache))
     start = time.monotonic()
     source = make_source(args)
     card = prepare(

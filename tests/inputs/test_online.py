@@ -30,20 +30,20 @@ class _Config:
 
 
 def _sample(config, indices):
-    return {"index": jnp.asarray(indices)}
+    return {"index": jnp.asarray(indices), "phase": jnp.asarray(indices) * 0.0 + config.seed}
 
 
 def _render(config, scenes):
-    def one(index):
+    def one(index, start):
         shape = (config.num_frames, config.height, config.width)
 
         def noise(phase, *tail):  # in [0, 1]; compiles faster than a real generator
             place = jnp.arange(np.prod((*shape, *tail)), dtype=jnp.float32).reshape(*shape, *tail)
-            return 0.5 + 0.5 * jnp.sin(place * (0.13 + 0.01 * index) + phase + config.seed)
+            return 0.5 + 0.5 * jnp.sin(place * (0.13 + 0.01 * index) + phase + start)
 
         return {"rgb": noise(0, 3), "depth": 1 + noise(1), "flow": 4 * noise(2, 2)}
 
-    return jax.vmap(one)(scenes["index"])
+    return jax.vmap(one)(scenes["index"], scenes["phase"])
 
 
 def _describe(config, scenes):

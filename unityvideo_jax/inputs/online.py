@@ -1,5 +1,6 @@
 """Worlds rendered and encoded on the accelerator while training; nothing is stored."""
 
+import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -99,7 +100,10 @@ class OnlineWorlds:
         self._null = self._texts([""])[0]
         branches = tuple(name for name in modalities if name != "rgb")
         self._branch = np.asarray([branches.index(name) for name in self._names], np.int32)
-        self._encode = _compiled(self._world, branches, self._encoder.apply)
+        # Seeds decide what is in a scene, not how it is drawn: one compilation serves them all.
+        self._encode = _compiled(
+            dataclasses.replace(self._world, seed=0), branches, self._encoder.apply, self._group
+        )
         self._next_index = 0
         self._ahead: tuple[int, Any] | None = None
 
@@ -128,8 +132,8 @@ class OnlineWorlds:
 
         start = self._next_index
         index = self._indices(start)
-        # Scenes are sampled one batch ahead: describing them on the host then need not wait for
-        # the training step that is queued on the device in between.
+        # Scenes are sampled one batch ahead, for describing them on the host must not wait for the
+        # training step that is queued on the device in between.
         if self._ahead is None or self._ahead[0] != start:
             self._ahead = (start, worlds.sample_scenes(self._world, index))
         scenes = self._ahead[1]
@@ -138,9 +142,7 @@ class OnlineWorlds:
         self._ahead = (self._next_index, worlds.sample_scenes(self._world, following))
 
         groups = self._groups(start)
-        latents = self._encode(
-            self._encoder.params, index.reshape(-1, self._group), self._branch[groups]
-        )
+        latents = self._encode(self._encoder.params, scenes, self._branch[groups])
         chosen = np.repeat(groups, self._group)
         return {
             "latents": latents,
@@ -176,8 +178,10 @@ class OnlineWorlds:
 
 
 @functools.lru_cache(maxsize=8)
-def _compiled(world: Any, names: tuple[str, ...], apply: Callable[[Any, Array], Array]) -> Any:
-    """(params, index i32[G,g], group i32[G]) -> latents f32[G*g,2,t,h,w,C], jitted.
+def _compiled(
+    world: Any, names: tuple[str, ...], apply: Callable[[Any, Array], Array], size: int
+) -> Any:
+    """(params, G*g scenes, choice i32[G]) -> latents f32[G*g,2,t,h,w,C] in groups of g, jitted.
 
     Has a branch for every modality of the model and is cached, so that the next curriculum stage
     does not compile it again.
@@ -190,15 +194,16 @@ def _compiled(world: Any, names: tuple[str, ...], apply: Callable[[Any, Array], 
 
     branches = [functools.partial(drawn, name) for name in names]
 
-    def one_group(params: Any, index: Array, choice: Array) -> Float[Array, "g 2 t h w c"]:
-        clips = dict(worlds.render(world, worlds.sample_scenes(world, index)))
+    def one_group(params: Any, scenes: Any, choice: Array) -> Float[Array, "g 2 t h w c"]:
+        clips = dict(worlds.render(world, scenes))
         videos = jnp.concatenate([drawn("rgb", clips), jax.lax.switch(choice, branches, clips)])
         latents = apply(params, videos)
         return jnp.stack(jnp.split(latents, 2), axis=1).astype(jnp.float32)
 
     @jax.jit
-    def encode(params: Any, index: Array, groups: Array) -> Float[Array, "b 2 t h w c"]:
-        latents = jax.lax.map(lambda args: one_group(params, *args), (index, groups))
+    def encode(params: Any, scenes: Any, choices: Array) -> Float[Array, "b 2 t h w c"]:
+        grouped = jax.tree.map(lambda x: x.reshape(-1, size, *x.shape[1:]), scenes)
+        latents = jax.lax.map(lambda args: one_group(params, *args), (grouped, choices))
         return latents.reshape(-1, *latents.shape[2:])
 
     return encode

@@ -31,11 +31,12 @@ def pose_quadruped(actor: Actors, seconds: Float[Array, " t"], middle: float) ->
     cycle = actor.phase + cadence * seconds
     duty = jnp.where(actor.motion == looks.RUN, 0.45, 0.6)
     stride = jnp.minimum(duty * actor.speed / cadence, 0.75 * tall)
-    girth = _by_species(actor, 0.17, 0.16, 0.16, 0.25) * tall * wide
-    length = _by_species(actor, 0.36, 0.42, 0.36, 0.32) * tall  # half of the trunk
-    bone = 0.36 * tall
-    paw = _by_species(actor, 0.035, 0.03, 0.03, 0.035) * tall
-    hips_z = 0.70 * tall + 0.012 * tall * jnp.cos(4 * jnp.pi * cycle)
+    girth = _by_species(actor, 0.19, 0.17, 0.17, 0.29) * tall * wide
+    length = _by_species(actor, 0.42, 0.48, 0.38, 0.34) * tall  # half of the trunk
+    hip_height = _by_species(actor, 0.60, 0.56, 0.70, 0.55) * tall
+    bone = 0.52 * hip_height
+    paw = _by_species(actor, 0.042, 0.036, 0.032, 0.036) * tall
+    hips_z = hip_height + 0.012 * tall * jnp.cos(4 * jnp.pi * cycle)
     builder = LimbBuilder(len(seconds))
 
     def at(x: Any, y: Any, z: Any) -> Array:

@@ -1,12 +1,13 @@
 """Limbs: rigid capsules with elliptical cross-sections, and the inverse kinematics of legs."""
 
-import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from unityvideo_jax.worlds.pytree import pytree
 from unityvideo_jax.worlds.vector import compose, rotate_x, rotate_y, rotate_z, times
 
 PARTS = 18  # capsules an actor
@@ -14,8 +15,7 @@ PARTS = 18  # capsules an actor
 PARKED = -500.0
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@pytree
 class Limbs:
     """Capsules: in local units of `radii`, all points within 1 of a segment along local z.
 
@@ -51,7 +51,11 @@ class LimbBuilder:
         return joint + length * times(rotation, down)
 
     def hang_pair(
-        self, joints: Array, rotations: Array, lengths: Any, radii: list[Any]
+        self,
+        joints: Array,
+        rotations: Sequence[Array],
+        lengths: Sequence[Any],
+        radii: Sequence[Any],
     ) -> list[Array]:
         """Chains of limbs on the left and on the right, all of the left first.
 
@@ -124,7 +128,7 @@ def step_cycle(
 
 
 def bend_leg(
-    root: Float[Array, "*n t 3 3"],
+    root: Float[Array, "t 3 3"],
     reach: Float[Array, "*n t 3"],
     upper: Any,
     lower: Any,

@@ -1,17 +1,14 @@
 """Camera paths: position and axes for every frame."""
 
-import dataclasses
-
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from unityvideo_jax.worlds.config import WorldConfig
+from unityvideo_jax.worlds.pytree import pytree
 from unityvideo_jax.worlds.scene import CameraPath
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@pytree
 class Cameras:
     """A pinhole camera a frame.
 

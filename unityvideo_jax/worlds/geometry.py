@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, Float, Int
 from unityvideo_jax.worlds import looks
 from unityvideo_jax.worlds.bodies import PARTS
 from unityvideo_jax.worlds.looks import MAX_ACTORS, MAX_OBJECTS
+from unityvideo_jax.worlds.pytree import pytree
 from unityvideo_jax.worlds.vector import Vec
 
 NUM_LIMBS = MAX_ACTORS * PARTS
@@ -18,8 +19,7 @@ GROUND, WALL_0, WALL_1, SKY = range(NUM_SOLIDS, NUM_SOLIDS + 4)
 FAR = 200.0  # metres; farther than this there is only sky
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@pytree
 class Solids:
     """Every limb, then every object, frame by frame, for rays to meet.
 

@@ -3,16 +3,15 @@
 import dataclasses
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from unityvideo_jax.worlds import looks
 from unityvideo_jax.worlds.bodies import smooth, step_cycle
+from unityvideo_jax.worlds.pytree import pytree
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@pytree
 class Pose:
     """Targets over time, in units of the person's height.
 

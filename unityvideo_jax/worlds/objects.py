@@ -1,13 +1,12 @@
 """Objects: rigid-body motion on the ground, integrated with small steps."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from unityvideo_jax.worlds import looks
 from unityvideo_jax.worlds.config import WorldConfig
+from unityvideo_jax.worlds.pytree import pytree
 from unityvideo_jax.worlds.scene import Actors, Surroundings, Things
 from unityvideo_jax.worlds.vector import compose, rotate_x, rotate_z
 
@@ -17,8 +16,7 @@ _SETTLING = 24  # rounds that part objects which start inside each other
 _BODY = 0.26  # metres around a person that objects keep out of
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@pytree
 class Motion:
     """Centres in metres and rotations (columns: local axes) of objects over time."""
 
@@ -60,7 +58,10 @@ def simulate(
         jnp.stack([jnp.cos(actors.heading), jnp.sin(actors.heading)], -1) * actors.speed[:, None]
     )
     is_body = actors.kind != looks.NOBODY
-    body_radius = jnp.where(actors.kind == looks.PERSON, _BODY, 0.35 * actors.height)
+    body_radius = jnp.where(
+        actors.kind == looks.PERSON, _BODY,
+        jnp.where(actors.kind == looks.QUADRUPED, 0.6, 0.35) * actors.height,
+    )  # fmt: skip
 
     def contacts(place: Array, velocity: Array, time: Array) -> tuple[Array, Array]:
         """Corrections of horizontal place and velocity."""

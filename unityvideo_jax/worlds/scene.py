@@ -1,6 +1,5 @@
 """A Scene: everything that is random about a clip, as a pytree of small arrays."""
 
-import dataclasses
 import functools
 import math
 from typing import Any
@@ -13,16 +12,10 @@ from jaxtyping import Array, Bool, Float, Int, UInt32
 from unityvideo_jax.worlds import looks
 from unityvideo_jax.worlds.config import SPLITS, WorldConfig
 from unityvideo_jax.worlds.looks import MAX_ACTORS, MAX_OBJECTS
+from unityvideo_jax.worlds.pytree import pytree
 
 
-def _pytree(cls: type) -> type:
-    cls = dataclasses.dataclass(frozen=True, kw_only=True)(cls)
-    return jax.tree_util.register_dataclass(
-        cls, data_fields=[f.name for f in dataclasses.fields(cls)], meta_fields=[]
-    )
-
-
-@_pytree
+@pytree
 class Actors:
     """People and animals. `B` may be absent; slots with kind NOBODY come last.
 
@@ -58,7 +51,7 @@ class Actors:
     long_hair: Bool[Array, "*b a"]
 
 
-@_pytree
+@pytree
 class Things:
     """Objects; slots that are not active come last. `half` are half extents in metres."""
 
@@ -81,7 +74,7 @@ class Things:
     kick: Float[Array, "*b o 3"]
 
 
-@_pytree
+@pytree
 class Surroundings:
     """Ground, walls, sky and sun."""
 
@@ -103,7 +96,7 @@ class Surroundings:
     sun_radius: Float[Array, "*b"]
 
 
-@_pytree
+@pytree
 class CameraPath:
     """Azimuth 0 looks along +y from -y; rates are a second."""
 
@@ -118,7 +111,7 @@ class CameraPath:
     focal: Float[Array, "*b"]
 
 
-@_pytree
+@pytree
 class Scene:
     """All that a clip depends on besides its size, length and frame rate.
 
@@ -455,6 +448,8 @@ def _sample_camera(config: WorldConfig, draws: _Draws, actors: Actors) -> Camera
     tallest = jnp.where(present, actors.height, 0.0).max()
     lone = present.sum() <= 1
     near = jnp.where(lone, 2.7, 3.7) + 0.3 * moving * min(config.duration, 3.0) / 2.0
+    # Room above for those who jump.
+    near = near + 0.5 * ((actors.motion == looks.JUMP) & present).any()
     near = near - jnp.where(tallest < 1.0, 1.3, 0.0)
     if config.split == "heldout_objects":
         near = near * 0.9

@@ -1,7 +1,5 @@
 """Everything that has a pose, frame by frame: from a Scene to Solids, cameras and keypoints."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,14 +12,14 @@ from unityvideo_jax.worlds.config import WorldConfig
 from unityvideo_jax.worlds.geometry import NUM_LIMBS, NUM_SOLIDS, Solids
 from unityvideo_jax.worlds.looks import MAX_ACTORS, MAX_OBJECTS
 from unityvideo_jax.worlds.objects import simulate
+from unityvideo_jax.worlds.pytree import pytree
 from unityvideo_jax.worlds.scene import Actors, Scene
 
 # Surface texture of a solid.
 PLAIN, STRIPED, CHECKED, FACE, MUZZLE, SPOTTED = range(6)
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@pytree
 class Skin:
     """What solids look like and what they are called; constant over the clip.
 
@@ -42,8 +40,7 @@ class Skin:
     across: Int[Array, " n"]
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@pytree
 class Stage:
     """T + 1 frames of a batch of clips; the last serves only as the target of flow."""
 

@@ -1,8 +1,5 @@
 """The point that a ray hit: where, facing which way, on which solid."""
 
-import dataclasses
-
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
@@ -16,11 +13,11 @@ from unityvideo_jax.worlds.geometry import (
     WALL_1,
     Solids,
 )
+from unityvideo_jax.worlds.pytree import pytree
 from unityvideo_jax.worlds.vector import Vec
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@pytree
 class Surface:
     """Hits of rays [b, t, r]; points in the sky hold finite nonsense.
 

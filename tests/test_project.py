@@ -72,7 +72,11 @@ def test_core_imports_without_tensorflow_and_torch():
     code = (
         "import sys, importlib\n"
         "for name in ('tensorflow', 'torch'): sys.modules[name] = None\n"
-        f"for name in {modules!r}: importlib.import_module(name)\n"
+        "from absl import flags\n"
+        f"for name in {modules!r}:\n"
+        "    importlib.import_module(name)\n"
+        # Programs share flag names and never share a process: forget one's before the next.
+        "    for flag in list(flags.FLAGS): delattr(flags.FLAGS, flag)\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 

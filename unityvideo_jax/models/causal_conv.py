@@ -19,10 +19,17 @@ from jaxtyping import Array, Float
 
 from unityvideo_jax.models.layers import Initializer, matmul_precision
 
-Video = Float[Array, "b t h w c"]
+# Layers carry frames of different sizes.
+Frames = Float[Array, "_ _ _ _ _"]
 kernel_init = jax.nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
 # |x| below this counts as zero length; as in `torch.nn.functional.normalize`.
 NORM_FLOOR = 1e-12
+
+
+def _bias(rngs: nnx.Rngs, shape: tuple[int, ...]) -> Float[Array, "o"]:
+    """Uniform within 1/sqrt(fan in), as PyTorch starts: zero would leave no length to normalise."""
+    bound = 1.0 / math.sqrt(math.prod(shape[:-1]))
+    return jax.random.uniform(rngs.params(), shape[-1:], jnp.float32, -bound, bound)
 
 
 class Carry:
@@ -32,15 +39,15 @@ class Carry:
       frames: what the previous chunk's carry `saved`; None at the start of a video.
     """
 
-    def __init__(self, frames: Sequence[Video] | None = None) -> None:
+    def __init__(self, frames: Sequence[Frames] | None = None) -> None:
         self._frames = None if frames is None else list(frames)
-        self.saved: list[Video] = []
+        self.saved: list[Frames] = []
 
-    def take(self) -> Video | None:
+    def take(self) -> Frames | None:
         """The next layer's frames; None at the start of a video."""
         return None if self._frames is None else self._frames[len(self.saved)]
 
-    def save(self, frames: Video) -> None:
+    def save(self, frames: Frames) -> None:
         """Keeps a layer's frames for the next chunk; follows each `take`."""
         self.saved.append(frames)
 
@@ -105,7 +112,7 @@ class Conv2d(nnx.Module):
         shape = (kernel, kernel, in_channels, out_channels)
         init = jax.nn.initializers.zeros if zero else kernel_init
         self.weight = _param(init(rngs.params(), shape, jnp.float32))
-        self.bias = _param(jnp.zeros((out_channels,), jnp.float32))
+        self.bias = _param(_bias(rngs, shape))
 
     def __call__(self, x: Float[Array, "b t h w c"]) -> Float[Array, "b t p q o"]:
         weight = self.weight[...].astype(x.dtype)
@@ -140,7 +147,7 @@ class CausalConv3d(nnx.Module):
     ) -> None:
         shape = (*kernel, in_channels, out_channels)
         self.weight = _param(init(rngs.params(), shape, jnp.float32))
-        self.bias = _param(jnp.zeros((out_channels,), jnp.float32))
+        self.bias = _param(_bias(rngs, shape))
 
     def __call__(self, x: Float[Array, "b t h w c"], carry: Carry) -> Float[Array, "b t h w o"]:
         kernel_time = self.weight.shape[0]
@@ -179,8 +186,9 @@ class ChannelNorm(nnx.Module):
     def __call__(self, x: Float[Array, "... c"]) -> Float[Array, "... c"]:
         y = x.astype(jnp.float32)
         power = jnp.sum(jnp.square(y), axis=-1, keepdims=True)
-        # The floor inside the root keeps the gradient of an all-zero position finite.
-        y = y * jax.lax.rsqrt(jnp.maximum(power, NORM_FLOOR**2))
+        # A position without length stays zero and passes no gradient: 1e12 a layer would overflow.
+        inverse = jax.lax.rsqrt(jnp.maximum(power, NORM_FLOOR**2))
+        y = y * jnp.where(power > NORM_FLOOR**2, inverse, 0.0)
         return (y * (math.sqrt(x.shape[-1]) * self.gamma[...])).astype(x.dtype)
 
 

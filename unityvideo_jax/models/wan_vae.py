@@ -48,14 +48,14 @@ class VAEConfig:
 
     base_dim: int = 96
     z_dim: int = 16
-    dim_mult: tuple[int, ...] = (1, 2, 4, 4)
+    dim_mult: Sequence[int] = (1, 2, 4, 4)
     num_res_blocks: int = 2
-    temporal_downsample: tuple[bool, ...] = (False, True, True)
-    latents_mean: tuple[float, ...] = ()
-    latents_std: tuple[float, ...] = ()
+    temporal_downsample: Sequence[bool] = (False, True, True)
+    latents_mean: Sequence[float] = ()
+    latents_std: Sequence[float] = ()
 
     def __post_init__(self) -> None:
-        # A config read back from JSON has lists.
+        # A configuration read back from JSON has lists; tuples can be hashed.
         for name in ("dim_mult", "temporal_downsample", "latents_mean", "latents_std"):
             value = getattr(self, name)
             if isinstance(value, str) or not isinstance(value, Sequence):

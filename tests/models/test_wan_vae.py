@@ -1,0 +1,287 @@
+"""The autoencoder against diffusers' numbers, streamed against whole, and its files' faults."""
+
+import json
+import pathlib
+import re
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from unityvideo_jax.errors import UserError
+from unityvideo_jax.models import vae_weights
+from unityvideo_jax.models.causal_conv import Carry, CausalConv3d, ChannelNorm
+from unityvideo_jax.models.vae_weights import load_vae, save_vae
+from unityvideo_jax.models.wan_vae import WAN_2_1, VAEConfig, WanVAE
+
+REFERENCE = pathlib.Path(__file__).parent / "data" / "wan_vae_reference.npz"
+SMALL = VAEConfig(base_dim=4, z_dim=4, num_res_blocks=1, latents_std=(0.5, 1.0, 2.0, 3.0))
+# Names in diffusers' checkpoints, each rewritten to ours.
+RENAMES = (
+    (r"^quant_conv\.", "conv1."),
+    (r"^post_quant_conv\.", "conv2."),
+    (r"\.conv_in\.", ".conv1."),
+    (r"\.norm_out\.", ".head.norm."),
+    (r"\.conv_out\.", ".head.conv."),
+    (r"\.conv_shortcut\.", ".shortcut."),
+    (r"\.resample\.1\.", ".resample."),
+    (r"\.down_blocks\.", ".downsamples."),
+    (r"\.mid_block\.resnets\.0\.", ".middle.0."),
+    (r"\.mid_block\.attentions\.0\.", ".middle.1."),
+    (r"\.mid_block\.resnets\.1\.", ".middle.2."),
+)
+
+
+def rename(name, res_blocks):
+    for pattern, replacement in RENAMES:
+        name = re.sub(pattern, replacement, name)
+    per_level = res_blocks + 2  # one more block than the encoder, and the upsampler
+    name = re.sub(
+        r"up_blocks\.(\d)\.resnets\.(\d)",
+        lambda m: f"upsamples.{int(m[1]) * per_level + int(m[2])}",
+        name,
+    )
+    return re.sub(
+        r"up_blocks\.(\d)\.upsamplers\.0",
+        lambda m: f"upsamples.{int(m[1]) * per_level + per_level - 1}",
+        name,
+    )
+
+
+def to_ours(name, tensor):
+    if name.endswith("gamma"):
+        return tensor.reshape(-1)
+    if tensor.ndim < 4:
+        return tensor
+    return np.moveaxis(tensor, (0, 1), (-1, -2))
+
+
+@pytest.fixture(scope="module")
+def reference():
+    with np.load(REFERENCE) as file:
+        return dict(file)
+
+
+@pytest.fixture(scope="module")
+def ported(reference):
+    config = VAEConfig(**json.loads(str(reference["config"])))
+    vae = nnx.eval_shape(lambda: WanVAE(config, rngs=nnx.Rngs(0)))
+    weights = {
+        rename(name.removeprefix("weight/"), config.num_res_blocks): to_ours(name, tensor)
+        for name, tensor in reference.items()
+        if name.startswith("weight/")
+    }
+    graph, state = nnx.split(vae)
+    flat = nnx.to_flat_state(state)
+    assert {".".join(map(str, path)) for path, _ in flat} == set(weights)
+    loaded = {}
+    for path, leaf in flat:
+        tensor = weights[".".join(map(str, path))]
+        assert tensor.shape == leaf.get_value().shape, path
+        loaded[path] = leaf.replace(jnp.asarray(tensor))
+    return nnx.merge(graph, nnx.from_flat_state(loaded))
+
+
+@pytest.fixture(scope="module")
+def small():
+    return nnx.jit(lambda: WanVAE(SMALL, rngs=nnx.Rngs(1)))()
+
+
+def channel_last(x):
+    return np.moveaxis(x, 1, -1)
+
+
+@pytest.mark.parametrize("frames", [1, 5, 17])
+def test_equals_diffusers(reference, ported, frames):
+    video = channel_last(reference[f"{frames}/video"])
+    mean, logvar = jax.jit(ported.posterior)(video)
+    np.testing.assert_allclose(mean, channel_last(reference[f"{frames}/mean"]), atol=1e-4)
+    np.testing.assert_allclose(logvar, channel_last(reference[f"{frames}/logvar"]), atol=1e-4)
+    expected = (np.asarray(mean) - ported.config.latents_mean) / ported.config.latents_std
+    np.testing.assert_allclose(ported.encode(video), expected, atol=1e-5)
+
+    z = jnp.asarray(channel_last(reference[f"{frames}/z"]))
+    expected = channel_last(reference[f"{frames}/decoded"])
+    assert expected.std() > 0.05  # A constant output would compare equal too easily.
+    decoded = ported.decode(ported.normalize(z))
+    np.testing.assert_allclose(decoded, expected, atol=1e-4)
+    np.testing.assert_allclose(ported.decode_streamed(ported.normalize(z)), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("size", [(16, 16), (40, 56)])
+@pytest.mark.parametrize("frames", [1, 5, 17])
+def test_streamed_equals_whole(small, frames, size):
+    key = jax.random.key(frames)
+    video = jax.random.uniform(key, (2, frames, *size, 3), minval=-1.0, maxval=1.0)
+    latents = small.encode(video)
+    assert latents.shape == (2, *SMALL.latent_shape(frames, *size))
+    np.testing.assert_allclose(small.encode_streamed(video), latents, atol=1e-4)
+    noise = jax.random.normal(jax.random.fold_in(key, 1), latents.shape)
+    decoded = small.decode(noise)
+    assert decoded.shape == video.shape
+    np.testing.assert_allclose(small.decode_streamed(noise), decoded, atol=1e-4)
+
+
+def test_the_carry_does_not_grow(small):
+    def carried(video, frames):
+        carry = Carry(frames)
+        small.posterior(video, carry)
+        return carry.saved
+
+    video = jax.ShapeDtypeStruct((1, 1, 16, 16, 3), jnp.float32)
+    chunk = jax.ShapeDtypeStruct((1, 4, 16, 16, 3), jnp.float32)
+    start = jax.eval_shape(lambda v: carried(v, None), video)
+    following = jax.eval_shape(carried, chunk, start)
+    assert [f.shape for f in start] == [f.shape for f in following]
+    assert all(f.shape[1] <= 2 for f in following)
+
+
+def test_no_frame_sees_the_future(small):
+    video = jax.random.uniform(jax.random.key(0), (1, 9, 16, 16, 3))
+
+    def seen_by(latent_frame):
+        return jax.grad(lambda v: jnp.sum(jnp.square(small.encode(v)[:, latent_frame])))(video)
+
+    for latent_frame, last in ((0, 0), (1, 4)):
+        gradient = np.abs(seen_by(latent_frame)).sum(axis=(0, 2, 3, 4))
+        assert gradient[last] > 0
+        assert (gradient[last + 1 :] == 0).all()
+
+    latents = jax.random.normal(jax.random.key(1), (1, 3, 2, 2, SMALL.z_dim))
+
+    def influence(frame):
+        return jax.grad(lambda z: jnp.sum(jnp.square(small.decode(z)[:, frame])))(latents)
+
+    for frame, last in ((0, 0), (4, 1), (5, 2)):
+        gradient = np.abs(influence(frame)).sum(axis=(0, 2, 3, 4))
+        assert gradient[last] > 0
+        assert (gradient[last + 1 :] == 0).all()
+
+
+def test_causal_convolution_equals_its_definition():
+    conv = CausalConv3d(2, 3, rngs=nnx.Rngs(0))
+    x = np.asarray(jax.random.normal(jax.random.key(1), (1, 3, 4, 5, 2)))
+    padded = np.pad(x, ((0, 0), (2, 0), (1, 1), (1, 1), (0, 0)))
+    weight = np.asarray(conv.weight[...])
+    expected = np.zeros((1, 3, 4, 5, 3))
+    for t, h, w in np.ndindex(3, 4, 5):
+        window = padded[0, t : t + 3, h : h + 3, w : w + 3]
+        expected[0, t, h, w] = np.einsum("thwi,thwio->o", window, weight)
+    np.testing.assert_allclose(conv(jnp.asarray(x), Carry()), expected, atol=1e-5)
+
+
+def test_channel_norm_has_length_sqrt_c_and_a_finite_gradient_at_zero():
+    norm = ChannelNorm(9)
+    x = jax.random.normal(jax.random.key(0), (4, 9)) * 100
+    np.testing.assert_allclose(jnp.linalg.norm(norm(x), axis=-1), 3.0, rtol=1e-5)
+    gradient = jax.grad(lambda x: norm(x).sum())(jnp.zeros((2, 9)))
+    assert np.isfinite(gradient).all()
+
+
+def test_wan_2_1_has_the_published_size():
+    vae = nnx.eval_shape(lambda: WanVAE(WAN_2_1, rngs=nnx.Rngs(0)))
+    count = sum(x.size for x in jax.tree.leaves(nnx.state(vae)))
+    # The count of diffusers' AutoencoderKLWan with its default configuration.
+    assert count == 126_892_531
+
+
+def test_runs_inside_other_transformations(small):
+    video = jax.random.uniform(jax.random.key(3), (1, 5, 16, 16, 3))
+    inside = jax.jit(lambda v: small.decode(small.encode(v)))(video)
+    np.testing.assert_allclose(inside, small.decode(small.encode(video)), atol=1e-5)
+
+
+def test_bfloat16_computes_close_and_returns_float32(small):
+    video = jax.random.uniform(jax.random.key(4), (1, 5, 16, 16, 3))
+    graph, state = nnx.split(small)
+    half = nnx.merge(graph, state)
+    half.dtype = "bfloat16"
+    latents = half.encode(video)
+    assert latents.dtype == jnp.float32
+    np.testing.assert_allclose(latents, small.encode(video), atol=0.1)
+
+
+@pytest.mark.parametrize(
+    ("shape", "says"),
+    [((1, 4, 16, 16, 3), "frames"), ((1, 5, 12, 16, 3), "height"), ((1, 5, 16, 4, 3), "width")],
+)
+def test_sizes_that_do_not_fit(small, shape, says):
+    with pytest.raises(UserError, match=says):
+        small.encode(np.zeros(shape, np.float32))
+    with pytest.raises(UserError, match=says):
+        small.encode_streamed(np.zeros(shape, np.float32))
+
+
+def test_latents_that_do_not_fit(small):
+    with pytest.raises(UserError, match="do not fit this autoencoder"):
+        small.decode(np.zeros((1, 1, 2, 2, 16), np.float32))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"base_dim": 0},
+        {"temporal_downsample": (True,)},
+        {"latents_mean": (0.0,) * 3},
+        {"latents_std": (0.0,) * 16},
+    ],
+)
+def test_configurations_that_cannot_be(wrong):
+    with pytest.raises(UserError, match=next(iter(wrong))):
+        VAEConfig(**wrong)
+
+
+def test_saved_and_loaded(small, tmp_path):
+    paths = save_vae(small, tmp_path / "vae", storage="float32")
+    assert set(p.name for p in (tmp_path / "vae").iterdir()) == set(paths)
+    loaded = load_vae(tmp_path / "vae")
+    assert loaded.config == small.config
+    video = jax.random.uniform(jax.random.key(5), (1, 5, 16, 16, 3))
+    np.testing.assert_array_equal(loaded.encode(video), small.encode(video))
+
+    save_vae(small, tmp_path / "half")
+    half = load_vae(tmp_path / "half")
+    np.testing.assert_allclose(half.encode(video), small.encode(video), atol=0.02)
+    size = (tmp_path / "half" / "model.safetensors").stat().st_size
+    assert size < 0.7 * (tmp_path / "vae" / "model.safetensors").stat().st_size
+
+
+def test_weights_that_are_not_finite_are_not_saved(tmp_path):
+    vae = nnx.jit(lambda: WanVAE(SMALL, rngs=nnx.Rngs(0)))()
+    vae.conv1.bias[...] = jnp.full((2 * SMALL.z_dim,), jnp.nan)
+    with pytest.raises(UserError, match=r"conv1\.bias is not finite"):
+        save_vae(vae, tmp_path / "vae")
+    assert not (tmp_path / "vae").exists()
+
+
+def test_faulty_files_are_named(small, tmp_path, monkeypatch):
+    good = tmp_path / "good"
+    save_vae(small, good)
+    with pytest.raises(UserError, match="missing"):
+        load_vae(tmp_path / "nothing")
+    monkeypatch.setattr(vae_weights, "SHIPPED", tmp_path / "not_shipped")
+    with pytest.raises(UserError, match=r"not_shipped.*weights are missing.*train_vae"):
+        load_vae()
+
+    faults = {
+        "truncated": lambda d: (d / "model.safetensors").write_bytes(
+            (good / "model.safetensors").read_bytes()[:-100]
+        ),
+        "not an autoencoder's configuration": lambda d: (d / "config.json").write_text("{"),
+        "does not match": lambda d: (d / "config.json").write_text(
+            (good / "config.json").read_text().replace('"base_dim": 4', '"base_dim": 8')
+        ),
+        "lacks .* and 22 more": lambda d: (d / "config.json").write_text(
+            (good / "config.json").read_text().replace('"num_res_blocks": 1', '"num_res_blocks": 2')
+        ),
+        r"model\.safetensors.* missing": lambda d: (d / "model.safetensors").unlink(),
+    }
+    for i, (says, spoil) in enumerate(faults.items()):
+        bad = tmp_path / str(i)
+        shutil.copytree(good, bad)
+        spoil(bad)
+        with pytest.raises(UserError, match=says):
+            load_vae(bad)

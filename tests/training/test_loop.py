@@ -1,0 +1,203 @@
+"""Runs of the real loop: exact resume, equal meshes, stops that name what stopped them."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+from synthetic_run import Batches, tiny_config
+
+from unityvideo_jax.errors import UserError
+from unityvideo_jax.training import loop
+from unityvideo_jax.training.checkpoints import load_for_inference
+from unityvideo_jax.training.workdir import open_workdir
+
+
+def _run(workdir, config, **batches):
+    lines = []
+    with open_workdir(workdir, config) as path:
+        loop.train(config, path, lambda stage: Batches(stage, **batches), log=lines.append)
+    return lines
+
+
+def _records(workdir):
+    lines = (pathlib.Path(workdir) / "metrics.jsonl").read_text().splitlines()
+    return {r["step"]: r for r in map(json.loads, lines)}
+
+
+def _weights(workdir, **kwargs):
+    return [np.asarray(x) for x in jax.tree.leaves(load_for_inference(workdir, **kwargs)[1])]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The run that is never interrupted."""
+    workdir = tmp_path_factory.mktemp("whole") / "run"
+    _run(workdir, tiny_config())
+    return workdir
+
+
+def test_loss_falls_and_every_part_is_recorded(whole):
+    records = _records(whole)
+    assert sorted(records) == list(range(1, 9))
+    assert records[8]["loss"] < 0.8 * records[1]["loss"]
+    names = set().union(*records.values())
+    for part in ("task/joint", "modality/skeleton", "timestep/0.50-0.75"):
+        assert f"loss/{part}" in names
+    assert {"grad_norm", "learning_rate", "step_seconds", "model_tflops_per_device"} <= names
+    # The curriculum's first three steps draw depth and flow alone.
+    assert not any("loss/modality/skeleton" in records[n] for n in (1, 2, 3))
+
+
+def test_average_differs_from_last_weights_and_old_checkpoints_go(whole):
+    different = [
+        not np.array_equal(a, b)
+        for a, b in zip(_weights(whole), _weights(whole, use_ema=False), strict=True)
+    ]
+    assert any(different)
+    assert sorted(p.name for p in (whole / "checkpoints").iterdir()) == ["6", "8"]
+    with pytest.raises(UserError, match=r"no checkpoint of step 2; there are \[6, 8\]"):
+        load_for_inference(whole, step=2)
+
+
+@pytest.mark.parametrize("mesh", [{"data": 8}, {"fsdp": 4, "tensor": 2}])
+def test_meshes_train_alike(whole, tmp_path, mesh):
+    config = tiny_config()
+    config.mesh.update({"data": 1, "fsdp": 1} | mesh)
+    _run(tmp_path / "run", config)
+    one, many = _records(whole), _records(tmp_path / "run")
+    for step in one:
+        assert many[step]["loss"] == pytest.approx(one[step]["loss"], rel=2e-4), step
+    for a, b in zip(_weights(whole), _weights(tmp_path / "run"), strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-3)
+
+
+def test_accumulation_adds_up_to_the_batch():
+    from flax import nnx
+
+    from unityvideo_jax.flow_matching import ObjectiveConfig
+    from unityvideo_jax.models.dit import DiT, DiTConfig
+    from unityvideo_jax.training import step as step_lib
+    from unityvideo_jax.training.optimizer import OptimizerConfig, make_optimizer
+    from unityvideo_jax.training.state import TrainState
+
+    config = tiny_config()
+    model = DiTConfig(**config.model)
+    optimizer = make_optimizer(OptimizerConfig(**config.optimizer), 8)
+    graphdef, params = nnx.split(DiT(model, rngs=nnx.Rngs(0)))
+    state = TrainState(
+        step=jax.numpy.int32(3), params=params, ema=params, opt_state=optimizer.init(params)
+    )
+    # Same draws for every micro-batch and for the mean over them: repeat one batch's noise keys.
+    batch = next(Batches(loop.stages(config.curriculum, config.data.modality_weights, 8)[1]))
+    batch = {k: v for k, v in batch.items() if k != "index"}
+
+    def run(accumulation):
+        fn = step_lib.make_train_step(
+            graphdef,
+            ObjectiveConfig(),
+            optimizer,
+            modalities=model.modalities,
+            ema_decay=0.9,
+            accumulation=accumulation,
+        )
+        return jax.jit(fn)(state, batch, jax.random.key(0))[1]
+
+    metrics = run(4)
+    assert float(metrics["loss"][1]) == 8  # every sample counted once
+    by_task = [metrics[f"loss/task/{t}"] for t in ("conditional", "estimation", "joint")]
+    assert sum(float(count) for _, count in by_task) == 8
+    assert sum(float(total) for total, _ in by_task) == pytest.approx(
+        float(metrics["loss"][0]), rel=1e-5
+    )
+
+
+def test_not_finite_names_step_and_records_and_keeps_the_checkpoint(tmp_path):
+    config = tiny_config(log_every=1)
+    config.curriculum = ()
+    with pytest.raises(UserError, match=r"step 6: .*not finite .*\[40, 41, 42"):
+        _run(tmp_path / "run", config, poison_at=5)
+    assert all(np.isfinite(w).all() for w in _weights(tmp_path / "run"))
+    assert load_for_inference(tmp_path / "run")[2] == 4
+
+
+def test_workdir_in_use_foreign_or_of_another_config(whole, tmp_path):
+    config = tiny_config()
+    with (
+        open_workdir(tmp_path / "a", config),
+        pytest.raises(UserError, match="in use by process"),
+        open_workdir(tmp_path / "a", config),
+    ):
+        pass
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "thesis.tex").write_text("")
+    with pytest.raises(UserError, match=r"thesis\.tex"), open_workdir(tmp_path / "b", config):
+        pass
+    config.model.dim = 64
+    before = (whole / "config.json").read_bytes()
+    with pytest.raises(UserError, match=r"config\.model\.dim=64 \(was 32\)"):
+        _run(whole, config)
+    assert (whole / "config.json").read_bytes() == before
+
+
+def test_damaged_checkpoint_names_its_folder(tmp_path):
+    _run(tmp_path / "run", tiny_config(steps=2))
+    for file in (tmp_path / "run" / "checkpoints" / "2" / "params").rglob("*"):
+        if file.is_file():
+            file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    with pytest.raises(UserError, match=r"checkpoints/2: the checkpoint does not load"):
+        load_for_inference(tmp_path / "run", use_ema=False)
+
+
+def _start(workdir, **environment):
+    here = pathlib.Path(__file__).parent
+    code = (
+        f"import sys; sys.path.insert(0, {str(here)!r})\n"
+        "import time, pathlib\n"
+        "from synthetic_run import Batches, tiny_config\n"
+        "from unityvideo_jax.training import loop\n"
+        "from unityvideo_jax.training.workdir import open_workdir\n"
+        "class Slow(Batches):\n"
+        "    def __next__(self):\n"
+        "        time.sleep(0.3)\n"
+        "        return super().__next__()\n"
+        "config = tiny_config()\n"
+        f"with open_workdir({str(workdir)!r}, config) as path:\n"
+        "    loop.train(config, path, Slow)\n"
+    )
+    return subprocess.Popen(
+        [sys.executable, "-c", code], cwd=here.parent.parent, env=os.environ | environment
+    )
+
+
+def _wait_for(path, process):
+    deadline = time.monotonic() + 300
+    while not path.exists():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_interrupted_run_ends_with_the_same_bits(whole, tmp_path, number):
+    workdir = tmp_path / "run"
+    process = _start(workdir)
+    _wait_for(workdir / "checkpoints" / "4", process)
+    process.send_signal(number)
+    assert process.wait(timeout=120) == (-9 if number == signal.SIGKILL else 0)
+    interrupted = max(int(p.name) for p in (workdir / "checkpoints").iterdir() if p.name.isdigit())
+    assert interrupted < 8
+    _run(workdir, tiny_config())
+    for use_ema in (False, True):
+        for a, b in zip(
+            _weights(whole, use_ema=use_ema), _weights(workdir, use_ema=use_ema), strict=True
+        ):
+            np.testing.assert_array_equal(a, b)
+    losses = [{n: r["loss"] for n, r in _records(w).items()} for w in (whole, workdir)]
+    assert losses[0] == losses[1]

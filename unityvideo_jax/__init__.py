@@ -1,3 +1,3 @@
-"""JAX/Flax implementation of UnityVideo: one video diffusion transformer for RGB and five modalities."""
+"""UnityVideo in JAX: one video diffusion transformer for RGB and five modalities."""
 
 __version__ = "0.1.0"

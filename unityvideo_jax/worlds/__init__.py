@@ -3,7 +3,8 @@
 from unityvideo_jax.worlds.captions import Description, describe
 from unityvideo_jax.worlds.config import SPLITS, WorldConfig
 from unityvideo_jax.worlds.render import render
-from unityvideo_jax.worlds.scene import Scene, sample_scenes
+from unityvideo_jax.worlds.sampling import sample_scenes
+from unityvideo_jax.worlds.scene import Scene
 
 __all__ = [
     "SPLITS",

@@ -91,14 +91,14 @@ def pose_quadruped(actor: Actors, seconds: Float[Array, " t"], middle: float) ->
 
 
 def pose_bird(actor: Actors, seconds: Float[Array, " t"], middle: float) -> Limbs:
-    """14 limbs of a bird that walks, or flies at the height of a face; `height` is to its crown."""
+    """13 limbs of a bird that walks, or flies waist-high; `height` is to its crown."""
     tall, wide = actor.height, actor.build
     flies = actor.motion == looks.BIRD_FLIES
     root = rotate_z(jnp.broadcast_to(actor.heading, seconds.shape))
     cadence = 2.2 / jnp.sqrt(tall)
     cycle = actor.phase + cadence * seconds
     flap = 2 * jnp.pi * (actor.phase + 2.1 * seconds)
-    altitude = jnp.where(flies, 1.25 + 0.06 * jnp.sin(flap + 1.2), 0.0)
+    altitude = jnp.where(flies, 0.85 + 0.06 * jnp.sin(flap + 1.2), 0.0)
     ground = _ground(actor, seconds, middle) + altitude[:, None] * jnp.asarray([0.0, 0.0, 1.0])
     stand = 0.42 * tall
     pitch = jnp.where(flies, 1.45, 1.05)

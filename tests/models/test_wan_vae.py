@@ -165,11 +165,11 @@ def test_causal_convolution_equals_its_definition():
     conv = CausalConv3d(2, 3, rngs=nnx.Rngs(0))
     x = np.asarray(jax.random.normal(jax.random.key(1), (1, 3, 4, 5, 2)))
     padded = np.pad(x, ((0, 0), (2, 0), (1, 1), (1, 1), (0, 0)))
-    weight = np.asarray(conv.weight[...])
+    weight, bias = np.asarray(conv.weight[...]), np.asarray(conv.bias[...])
     expected = np.zeros((1, 3, 4, 5, 3))
     for t, h, w in np.ndindex(3, 4, 5):
         window = padded[0, t : t + 3, h : h + 3, w : w + 3]
-        expected[0, t, h, w] = np.einsum("thwi,thwio->o", window, weight)
+        expected[0, t, h, w] = np.einsum("thwi,thwio->o", window, weight) + bias
     np.testing.assert_allclose(conv(jnp.asarray(x), Carry()), expected, atol=1e-5)
 
 

@@ -47,10 +47,15 @@ EXTRAS = {
     "interop": ["transformers>=4.57,<6", "ftfy>=6.3,<7"],
     "beam": ["apache-beam>=2.70,<3"],
     "test": [
+        # The references that parity tests run: exact versions, since goldens follow them.
+        "diffusers==0.42.1",
+        "torch==2.13.0",
+        "pycocotools>=2.0.8,<3",
         "pytest>=8.3,<10",
         "pytest-xdist>=3.6,<4",
         "ruff>=0.14,<0.18",
         "scikit-learn>=1.5,<2",
+        "transformers>=4.57,<6",
     ],
 }
 

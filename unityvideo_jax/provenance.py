@@ -59,7 +59,7 @@ def file_hash(path: str | os.PathLike) -> str:
     return digest.hexdigest()
 
 
-def write_json(path: str | os.PathLike, record: Mapping[str, Any]) -> None:
+def write_json(path: str | os.PathLike, record: Any) -> None:
     """Writes a record as indented JSON; the file appears only when it is whole.
 
     NaN and infinity are refused: JSON has neither.

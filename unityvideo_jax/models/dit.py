@@ -11,7 +11,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.models.attention import Attention, save_attention
@@ -66,23 +66,25 @@ class Block(nnx.Module):
     def __call__(
         self,
         x: Float[Array, "b s n d"],
-        vectors: Float[Array, "b s 6 d"],
+        vectors: Float[Array, "b s u 6 d"],
         choice: Float[Array, "b s k"],
         context: Float[Array, "b g m d"],
         rope: RopeTable,
+        clean: Bool[Array, "b s n 1"] | None = None,
     ) -> Float[Array, "b s n d"]:
         """One block.
 
         Args:
           x: tokens in the compute type.
-          vectors: the timestep's modulation, float32.
+          vectors: the timestep's modulation, float32, and with `clean` that of t = 0 (u = 2).
           choice: one-hot row of the modulation tables.
           context: embedded text of each stream, or of all streams together (g = 1).
           rope: angles of all streams' tokens.
+          clean: tokens at t = 0, whatever their stream's timestep.
         """
         dtype, eps = x.dtype, self.config.eps
         b, s, n, d = x.shape
-        shift, scale, gate, ffn_shift, ffn_scale, ffn_gate = self.modulation(vectors, choice)
+        shift, scale, gate, ffn_shift, ffn_scale, ffn_gate = self.modulation(vectors, choice, clean)
 
         y = (layer_norm(x, eps) * (1.0 + scale) + shift).astype(dtype).reshape(b, s * n, d)
         y = self.self_attention(y, y, dtype, rope).reshape(x.shape)
@@ -146,6 +148,7 @@ class DiT(nnx.Module):
         modality: Int[Array, "b s"],
         context: Float[Array, "b s m e"],
         *,
+        clean: Bool[Array, "b s f"] | None = None,
         constrain: Constrain = _unconstrained,
     ) -> Float[Array, "b s t h w c"]:
         """Velocity dx/dt of each stream.
@@ -155,6 +158,8 @@ class DiT(nnx.Module):
           timestep: of each stream, in [0, 1]; 0 = clean, 1 = noise.
           modality: id of each stream, an index of `config.modalities`.
           context: text features of each stream, at most `text_len` long; zeros are appended.
+          clean: frames of tokens (latent frames over `patch_size[0]`) that are at t = 0 whatever
+            their stream's timestep: the frames that condition Wan 2.2 TI2V-5B. None is none.
           constrain: called with activations [b, s, n, d] and their logical axes
             ("batch", None, "tokens", None) before every block; a place to lay out a sharding.
 
@@ -172,13 +177,17 @@ class DiT(nnx.Module):
         patches = patchify(latents, config.patch_size)
         x = self.patch_embedding(patches, modality, dtype)
         # Modulation is float32 to the end: bfloat16 would blur neighbouring timesteps.
-        time = self.time_embedding(timestep_features(timestep, config.freq_dim), FLOAT32)
+        times = timestep[:, :, None]
+        if clean is not None:
+            times = jnp.concatenate([times, jnp.zeros_like(times)], axis=-1)
+            clean = jnp.repeat(clean, grid[1] * grid[2], axis=-1)[..., None]
+        time = self.time_embedding(timestep_features(times, config.freq_dim), FLOAT32)
         if config.switcher == "adaln":
-            time = time + self.modality_embedding(modality)
+            time = time + self.modality_embedding(modality)[:, :, None]
         elif config.switcher == "additive":
             x = self.additive_switch(x, modality, dtype)
         vectors = self.time_projection(jax.nn.silu(time), FLOAT32)
-        vectors = vectors.reshape(*timestep.shape, 6, config.dim)
+        vectors = vectors.reshape(*times.shape, 6, config.dim)
 
         if not config.in_context:
             context = context[:, :1]
@@ -188,17 +197,18 @@ class DiT(nnx.Module):
 
         rope = rope_table(config.head_dim, streams, grid, config.rope_theta)
         choice = choose(modality, config.num_tables, grouped=False)
-        x = self._run_blocks(x, vectors, choice, context, rope, constrain)
-        x = self.heads(x, time, modality, dtype)
+        x = self._run_blocks(x, vectors, choice, context, rope, clean, constrain)
+        x = self.heads(x, time, modality, dtype, clean)
         return unpatchify(x, config.patch_size, grid)
 
     def _run_blocks(
         self,
         x: Float[Array, "b s n d"],
-        vectors: Float[Array, "b s 6 d"],
+        vectors: Float[Array, "b s u 6 d"],
         choice: Float[Array, "b s k"],
         context: Float[Array, "b g m d"],
         rope: RopeTable,
+        clean: Bool[Array, "b s n 1"] | None,
         constrain: Constrain,
     ) -> Float[Array, "b s n d"]:
         """Scan over the layers: one block is traced and compiled, whatever their number."""
@@ -206,7 +216,7 @@ class DiT(nnx.Module):
 
         def body(x, params):
             x = constrain(x, ("batch", None, "tokens", None))
-            return nnx.merge(graphdef, params)(x, vectors, choice, context, rope), None
+            return nnx.merge(graphdef, params)(x, vectors, choice, context, rope, clean), None
 
         if self.config.remat != "none":
             policy = save_attention if self.config.remat == "attention" else None

@@ -16,7 +16,12 @@ LogicalAxes = tuple[str | None, ...]
 
 xavier: Initializer = jax.nn.initializers.xavier_uniform()
 small_normal: Initializer = jax.nn.initializers.normal(0.02)
-zeros: Initializer = jax.nn.initializers.zeros
+
+
+def identity(key: Array, shape: tuple[int, int], dtype: type) -> Float[Array, "i o"]:
+    """The kernel that changes nothing; an initialiser like the others, which draws nothing."""
+    del key
+    return jnp.eye(*shape, dtype=dtype)
 
 
 def matmul_precision(dtype: jnp.dtype) -> jax.lax.Precision:

@@ -10,14 +10,14 @@ import math
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from unityvideo_jax.models.layers import (
     Linear,
+    identity,
     layer_norm,
     matmul_precision,
     xavier,
-    zeros,
 )
 
 
@@ -58,11 +58,25 @@ class Modulation(nnx.Module):
         self.table = nnx.Param(_copies(row, count), logical_axes=("modality", None, "embed"))
 
     def __call__(
-        self, embedding: Float[Array, "b s #v d"], choice: Float[Array, "b s k"]
-    ) -> list[Float[Array, "b s 1 d"]]:
-        """The float32 vectors of each (sample, stream), ready to broadcast over its tokens."""
-        vectors = select(self.table[...], choice) + embedding
-        return [vectors[:, :, i, None] for i in range(vectors.shape[2])]
+        self,
+        embedding: Float[Array, "b s u #v d"],
+        choice: Float[Array, "b s k"],
+        clean: Bool[Array, "b s n 1"] | None = None,
+    ) -> list[Float[Array, "b s #n d"]]:
+        """The float32 vectors of each (sample, stream), ready to broadcast over its tokens.
+
+        Args:
+          embedding: of the stream's timestep (u = 1), or of it and of t = 0 (u = 2).
+          choice: one-hot row of the tables.
+          clean: with u = 2, the tokens that take the second.
+        """
+        vectors = select(self.table[...], choice)[:, :, None] + embedding
+        vectors = [vectors[:, :, :, i] for i in range(vectors.shape[3])]
+        if clean is None:
+            return vectors
+        # A choice between two vectors, made where they are used: a vector a token, kept in
+        # float32, would outweigh the activations (Wan 2.2 at 121 frames: 1.9 GiB a sample).
+        return [jnp.where(clean, one[:, :, 1:], one[:, :, :1]) for one in vectors]
 
 
 class PatchEmbedding(nnx.Module):
@@ -90,23 +104,25 @@ class PatchEmbedding(nnx.Module):
 
 
 class AdditiveSwitch(nnx.Module):
-    """The public release's switch: a vector per modality, and a residual linear on what is not RGB.
+    """The public release's switch: a linear map of the tokens that are not RGB, a vector each.
 
-    Both start at zero, so that the tokens start as the base model's.
+    The map starts as the identity and the vectors at zero, so that the tokens start as the base
+    model's.
     """
 
     def __init__(self, count: int, dim: int, *, rngs: nnx.Rngs) -> None:
         self.vectors = nnx.Param(
             jnp.zeros((count, dim), jnp.float32), logical_axes=("modality", "embed")
         )
-        self.residual = Linear(dim, dim, ("embed", None), rngs=rngs, init=zeros)
+        self.projection = Linear(dim, dim, ("embed", None), rngs=rngs, init=identity)
 
     def __call__(
         self, tokens: Float[Array, "b s n d"], modality: Int[Array, "b s"], dtype: jnp.dtype
     ) -> Float[Array, "b s n d"]:
-        added = self.residual(tokens, dtype) * (modality != 0)[:, :, None, None].astype(dtype)
+        is_rgb = (modality == 0)[:, :, None, None]
+        tokens = jnp.where(is_rgb, tokens, self.projection(tokens, dtype))
         choice = choose(modality, self.vectors.shape[0], grouped=False)
-        return tokens + added + select(self.vectors[...], choice)[:, :, None].astype(dtype)
+        return tokens + select(self.vectors[...], choice)[:, :, None].astype(dtype)
 
 
 class ModalityEmbedding(nnx.Module):
@@ -150,13 +166,14 @@ class Heads(nnx.Module):
     def __call__(
         self,
         x: Float[Array, "b s n d"],
-        time_embedding: Float[Array, "b s d"],
+        time_embedding: Float[Array, "b s u d"],
         modality: Int[Array, "b s"],
         dtype: jnp.dtype,
+        clean: Bool[Array, "b s n 1"] | None = None,
     ) -> Float[Array, "b s n p"]:
-        """Predicted velocity of every patch, float32."""
+        """Predicted velocity of every patch, float32; `clean` as `Modulation` takes it."""
         choice = choose(modality, self.count, grouped=self.grouped)
-        shift, scale = self.modulation(time_embedding[:, :, None], choice)
+        shift, scale = self.modulation(time_embedding[:, :, :, None], choice, clean)
         x = (layer_norm(x, self.eps) * (1.0 + scale) + shift).astype(dtype)
         kernel = select(self.kernel[...], choice).astype(dtype)
         out = jnp.matmul(

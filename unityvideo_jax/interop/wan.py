@@ -1,0 +1,257 @@
+"""Our transformer from a Wan or UnityVideo checkpoint, and back.
+
+Weights are moved one tensor at a time between a checkpoint's files and `Arrays`: anything that is
+indexed and assigned as numpy arrays are, whether it lies in memory or on disk.
+"""
+
+import dataclasses
+import math
+import os
+import pathlib
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from unityvideo_jax import provenance
+from unityvideo_jax.errors import UserError
+from unityvideo_jax.interop import shards, wan_keys
+from unityvideo_jax.models.dit import DiT, DiTConfig
+
+Arrays = Mapping[str, Any]
+STEM = "diffusion_pytorch_model"
+MAX_SHARD_BYTES = 5 * 10**9
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """A checkpoint that fits a model, before any tensor is read.
+
+    Attributes:
+      layout: one of `wan_keys.LAYOUTS`.
+      tensors: where each tensor lies.
+      entries: which part of our weights each is.
+      new: our weights that it lacks, with the leading indices that it leaves empty.
+    """
+
+    layout: str
+    tensors: Mapping[str, shards.StoredTensor]
+    entries: tuple[wan_keys.Entry, ...]
+    new: Mapping[str, list[tuple[int, ...]]]
+
+    @property
+    def files(self) -> list[pathlib.Path]:
+        """The files, in the order of reading."""
+        return list(dict.fromkeys(tensor.file for tensor in self.tensors.values()))
+
+
+def open_checkpoint(path: str | os.PathLike, config: DiTConfig) -> Checkpoint:
+    """Finds a checkpoint's files and checks every name and shape against the model.
+
+    Args:
+      path: a .safetensors file, an index, or a folder that holds either (or a pipeline's folder,
+        with the transformer in `transformer/`).
+      config: of our model.
+
+    Raises:
+      UserError: names the file, or the tensors and shapes that do not fit.
+    """
+    tensors = shards.read_headers(shards.find_files(path))
+    try:
+        layout = wan_keys.detect(tensors)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    mapped = {entry.key: entry for entry in wan_keys.entries(config, layout)}
+    faults = [f"lacks {key} {mapped[key].shape}" for key in mapped if key not in tensors]
+    faults += [f"has {key} {tensors[key].shape}" for key in tensors if key not in mapped]
+    faults += [
+        f"{key} is {tensors[key].shape}, not {entry.shape}"
+        for key, entry in mapped.items()
+        if key in tensors and tensors[key].shape != entry.shape
+    ]
+    if faults:
+        raise UserError(
+            f"{path}: {layout} weights that do not fit the model: {'; '.join(faults[:3])}"
+            f"{f' and {len(faults) - 3} more' if len(faults) > 3 else ''}; choose the config of "
+            "these weights, or copy them again"
+        )
+    return Checkpoint(
+        layout=layout,
+        tensors=tensors,
+        entries=tuple(mapped.values()),
+        new=wan_keys.new_weights(config, mapped.values()),
+    )
+
+
+def fill(
+    arrays: Arrays,
+    checkpoint: Checkpoint,
+    *,
+    done: Collection[str] = (),
+    finished: Callable[[pathlib.Path], None] = lambda file: None,
+) -> None:
+    """Reads a checkpoint into `arrays`, file by file and one tensor at a time.
+
+    Args:
+      arrays: our weights by dotted path; assigned to by leading indices.
+      checkpoint: of `open_checkpoint`.
+      done: names of files that need not be read again.
+      finished: told of each file once all of it has been assigned.
+    """
+    for ours, places in checkpoint.new.items():
+        for place in places:
+            array = arrays[ours]
+            array[place] = wan_keys.new_value(ours, tuple(array.shape[len(place) :]))
+    for file in checkpoint.files:
+        if file.name in done:
+            continue
+        for entry in checkpoint.entries:
+            tensor = checkpoint.tensors[entry.key]
+            if tensor.file == file:
+                part = entry.to_ours(tensor.read())
+                for place in entry.places:
+                    arrays[entry.ours][place] = part
+        finished(file)
+
+
+def load_dit(path: str | os.PathLike, config: DiTConfig) -> DiT:
+    """Our transformer with a checkpoint's weights, float32, on the default device.
+
+    What the checkpoint lacks (a Wan has one modality) starts so that the RGB stream's output is
+    the checkpoint's own: tables, patch embeddings and heads as copies, the rest as nothing.
+
+    Args:
+      path, config: as `open_checkpoint` takes them.
+
+    Raises:
+      UserError: as `open_checkpoint`.
+    """
+    checkpoint = open_checkpoint(path, config)
+    arrays = {
+        ours: np.empty(weight.shape, np.float32)
+        for ours, weight in wan_keys.weights(config).items()
+    }
+    fill(arrays, checkpoint)
+    graph, state = nnx.split(nnx.eval_shape(lambda: DiT(config, rngs=nnx.Rngs(0))))
+    loaded = {
+        path: leaf.replace(jnp.asarray(arrays.pop(".".join(map(str, path)))))
+        for path, leaf in nnx.to_flat_state(state)
+    }
+    return nnx.merge(graph, nnx.from_flat_state(loaded))
+
+
+def save_dit(
+    model: DiT,
+    folder: str | os.PathLike,
+    *,
+    layout: str = "diffusers",
+    storage: str = "float32",
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+) -> list[str]:
+    """Writes a transformer as safetensors shards, their index and config.json.
+
+    Args:
+      model: its RGB stream is written; with layout "unityvideo" its modalities too.
+      folder: made if missing.
+      layout: one of `wan_keys.LAYOUTS`.
+      storage: "float32", "float16" or "bfloat16".
+      max_shard_bytes: of one file.
+
+    Returns:
+      Our weights that the layout cannot hold, wholly or in part.
+
+    Raises:
+      UserError: a model that the layout cannot hold, or weights that are not finite.
+    """
+    arrays = {
+        ".".join(map(str, path)): np.asarray(leaf[...])
+        for path, leaf in nnx.to_flat_state(nnx.state(model, nnx.Param))
+    }
+    return write(
+        arrays,
+        model.config,
+        pathlib.Path(folder),
+        layout=layout,
+        storage=storage,
+        max_shard_bytes=max_shard_bytes,
+    )
+
+
+def write(
+    arrays: Arrays,
+    config: DiTConfig,
+    folder: pathlib.Path,
+    *,
+    layout: str,
+    storage: str,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+    done: Collection[str] = (),
+    finished: Callable[[pathlib.Path], None] = lambda file: None,
+) -> list[str]:
+    """`save_dit` from arrays in memory or on disk; `done` and `finished` as `fill` has them."""
+    if storage not in shards.STORAGE:
+        raise UserError(f"storage {storage!r} is unknown: choose one of {list(shards.STORAGE)}")
+    mapped = {entry.key: entry for entry in wan_keys.entries(config, layout)}
+    itemsize = shards.TYPES[shards.STORAGE[storage]].itemsize
+    shapes = {key: entry.shape for key, entry in mapped.items()}
+    plan = shards.plan_shards(shapes, STEM, itemsize, max_shard_bytes)
+    folder.mkdir(parents=True, exist_ok=True)
+    for shard in plan:
+        if shard.name not in done:
+            shards.write_shard(folder, shard, storage, lambda key: _give(arrays, mapped[key]))
+            finished(folder / shard.name)
+    shards.write_index(folder, STEM, plan, itemsize)
+    provenance.write_json(folder / "config.json", diffusers_config(config))
+    return left_over(config, layout)
+
+
+def _give(arrays: Arrays, entry: wan_keys.Entry) -> np.ndarray:
+    part = np.asarray(arrays[entry.ours][entry.places[0]])
+    table = wan_keys.FOLDS.get(entry.ours)
+    if table in arrays and entry.places[0] in ((), (0,)):
+        vector = np.asarray(arrays[table][0])
+        # Adding zeros would turn -0 into 0, and a round trip would not give the same bits.
+        part = part + vector if vector.any() else part
+    return entry.to_theirs(part)
+
+
+def left_over(config: DiTConfig, layout: str) -> list[str]:
+    """Our weights that a layout cannot hold, wholly or in part; what is folded is held."""
+    mapped = wan_keys.entries(config, layout)
+    given: dict[str, set[tuple[int, ...]]] = {}
+    for entry in mapped:
+        given.setdefault(entry.ours, set()).add(entry.places[0])
+    folded = set(wan_keys.FOLDS.values())
+    names = []
+    for ours, weight in wan_keys.weights(config).items():
+        places = given.get(ours, set())
+        depth = len(next(iter(places), ()))
+        count = math.prod(weight.shape[:depth]) if places else weight.shape[0]
+        if count > len(places) + (ours in folded):
+            names.append(ours)
+    return names
+
+
+def diffusers_config(config: DiTConfig) -> dict[str, Any]:
+    """The config.json of diffusers' WanTransformer3DModel."""
+    return {
+        "_class_name": "WanTransformer3DModel",
+        "added_kv_proj_dim": None,
+        "attention_head_dim": config.head_dim,
+        "cross_attn_norm": True,
+        "eps": config.eps,
+        "ffn_dim": config.ffn_dim,
+        "freq_dim": config.freq_dim,
+        "image_dim": None,
+        "in_channels": config.in_channels,
+        "num_attention_heads": config.num_heads,
+        "num_layers": config.num_layers,
+        "out_channels": config.in_channels,
+        "patch_size": list(config.patch_size),
+        "pos_embed_seq_len": None,
+        "qk_norm": "rms_norm_across_heads",
+        "rope_max_seq_len": 1024,
+        "text_dim": config.text_dim,
+    }

@@ -198,7 +198,8 @@ def write_shard(
     with temporary.open("wb") as stream:
         stream.write(struct.pack("<Q", len(text)) + text)
         for name in shard.shapes:
-            tensor = np.ascontiguousarray(read(name)).astype(dtype, copy=False)
+            with np.errstate(over="ignore"):  # what overflows is caught by name below
+                tensor = np.ascontiguousarray(read(name)).astype(dtype, copy=False)
             if not np.isfinite(tensor).all():
                 raise UserError(f"{name} is not finite as {storage}: keep it in float32")
             stream.write(tensor.view(np.uint8).data)

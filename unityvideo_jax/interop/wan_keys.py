@@ -9,8 +9,10 @@ Three layouts, told apart by their names:
 """
 
 import dataclasses
+import functools
 import itertools
-from collections.abc import Iterable
+import types
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 from flax import nnx
@@ -95,15 +97,18 @@ class Weight:
     axes: tuple[str | None, ...]
 
 
-def weights(config: DiTConfig) -> dict[str, Weight]:
+@functools.cache
+def weights(config: DiTConfig) -> Mapping[str, Weight]:
     """Our weights by dotted path; no array is made."""
     state = nnx.state(nnx.eval_shape(lambda: DiT(config, rngs=nnx.Rngs(0))), nnx.Param)
-    return {
-        ".".join(map(str, path)): Weight(
-            shape=tuple(leaf.shape), axes=tuple(leaf.get_metadata("logical_axes"))
-        )
-        for path, leaf in nnx.to_flat_state(state)
-    }
+    return types.MappingProxyType(
+        {
+            ".".join(map(str, path)): Weight(
+                shape=tuple(leaf.shape), axes=tuple(leaf.get_metadata("logical_axes"))
+            )
+            for path, leaf in nnx.to_flat_state(state)
+        }
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

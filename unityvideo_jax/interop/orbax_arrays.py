@@ -1,0 +1,128 @@
+"""A checkpoint's weights on disk as arrays: written part by part, and read part by part.
+
+Orbax saves and restores whole trees, which a host that converts 14 billion weights cannot hold. A
+checkpoint of Orbax without OCDBT is a folder of zarr arrays, one a weight; so Orbax writes the
+checkpoint's frame here and TensorStore the arrays in it. `CheckpointManager` restores the result
+like any other, onto any sharding.
+"""
+
+import math
+import os
+import pathlib
+import shutil
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import orbax.checkpoint as ocp
+import tensorstore as ts
+
+from unityvideo_jax.errors import UserError
+from unityvideo_jax.interop.wan_keys import Weight
+
+PARAMS = "params"
+CONFIG = "config"
+STEP = 0
+# Hosts read the chunks that their devices' shards touch; smaller ones spare them the rest.
+CHUNK_BYTES = 32 * 2**20
+
+
+def create(folder: pathlib.Path, weights: Mapping[str, Weight], config: Any) -> None:
+    """Makes the checkpoint `folder`/0 with empty arrays; the folder appears when it is whole.
+
+    Args:
+      folder: of checkpoints; does not exist.
+      weights: shapes by dotted path.
+      config: JSON-able, kept beside the weights.
+    """
+    temporary = folder.with_name(f".{folder.name}.part").absolute()
+    shutil.rmtree(temporary, ignore_errors=True)
+    frame: dict[str, Any] = {}
+    for name in weights:
+        *parents, leaf = name.split(".")
+        node = frame
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[leaf] = np.zeros((1,), np.float32)
+    handlers = {
+        PARAMS: ocp.PyTreeCheckpointHandler(use_ocdbt=False),
+        CONFIG: ocp.JsonCheckpointHandler(),
+    }
+    with ocp.CheckpointManager(temporary, item_handlers=handlers) as manager:
+        items = {PARAMS: ocp.args.PyTreeSave(frame), CONFIG: ocp.args.JsonSave(config)}
+        manager.save(STEP, args=ocp.args.Composite(**items))
+        manager.wait_until_finished()
+    for name, weight in weights.items():
+        place = temporary / str(STEP) / PARAMS / name
+        shutil.rmtree(place)
+        metadata = {
+            "shape": list(weight.shape),
+            "chunks": chunk_shape(weight),
+            "dtype": "<f4",
+            "compressor": {"id": "zstd", "level": 1},
+        }
+        ts.open(_spec(place) | {"metadata": metadata}, create=True).result()
+    os.replace(temporary, folder)
+
+
+def _spec(place: pathlib.Path) -> dict[str, Any]:
+    return {
+        "driver": "zarr",
+        "kvstore": {"driver": "file", "path": str(place)},
+        # Zeros are stored too: to Orbax a chunk that is missing is damage.
+        "store_data_equal_to_fill_value": True,
+    }
+
+
+def chunk_shape(weight: Weight) -> list[int]:
+    """One layer and one modality a chunk, and at most `CHUNK_BYTES`."""
+    shape = [
+        1 if axis in ("layers", "modality") else size
+        for axis, size in zip(weight.axes, weight.shape, strict=True)
+    ]
+    while math.prod(shape) * 4 > CHUNK_BYTES:
+        largest = shape.index(max(shape))
+        shape[largest] = -(-shape[largest] // 2)
+    return shape
+
+
+def open_arrays(step: pathlib.Path, item: str = PARAMS) -> dict[str, ts.TensorStore]:
+    """The arrays of one item of a checkpoint, by dotted path.
+
+    Args:
+      step: folder of the checkpoint.
+      item: "params" or "ema".
+
+    Raises:
+      UserError: no such checkpoint, or a damaged one.
+    """
+    folder = (step / item).absolute()
+    try:
+        tree = ocp.PyTreeCheckpointHandler().metadata(folder).tree
+        names = _names(tree)
+        if (folder / "manifest.ocdbt").exists():
+            base = {"driver": "file", "path": f"{folder}/"}
+            specs = {
+                name: {
+                    "driver": "zarr",
+                    "kvstore": {"driver": "ocdbt", "base": base, "path": f"{name}/"},
+                }
+                for name in names
+            }
+        else:
+            specs = {name: _spec(folder / name) for name in names}
+        opened = {name: ts.open(spec, open=True) for name, spec in specs.items()}
+        return {name: future.result() for name, future in opened.items()}
+    except (ValueError, OSError, KeyError) as error:
+        reason = str(error).splitlines()[0][:200]
+        raise UserError(f"{folder}: the checkpoint does not open ({reason}); restore it") from error
+
+
+def _names(tree: Mapping[str, Any], prefix: str = "") -> list[str]:
+    names = []
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            names += _names(value, f"{prefix}{key}.")
+        else:
+            names.append(f"{prefix}{key}")
+    return names

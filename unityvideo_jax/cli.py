@@ -10,7 +10,6 @@ from absl import app, flags, logging
 
 from unityvideo_jax.errors import UserError
 
-
 CACHE = pathlib.Path("~/.cache/unityvideo_jax/compiled")
 
 

@@ -39,8 +39,10 @@ def build_iterator(config, stage, *, seed_offset: int = 0, split: str | None = N
     )
     if data.kind == "online":
         from unityvideo_jax.inputs.online import OnlineWorlds
+        from unityvideo_jax.inputs.repeated import Repeated
 
-        return OnlineWorlds(data, tuple(config.model.modalities), **common)
+        worlds = OnlineWorlds(data, tuple(config.model.modalities), **common)
+        return Repeated(worlds, data.repeats)
     from unityvideo_jax.inputs.pipeline import make_iterator
 
     return make_iterator(data, tuple(config.model.modalities), **common)

@@ -5,7 +5,7 @@ import dataclasses
 import pathlib
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -99,6 +99,7 @@ def train(
     build_iterator: BuildIterator,
     make_sampler: Callable[[nnx.GraphDef], Sampler] | None = None,
     log: Callable[[str], None] = print,
+    devices: Sequence[jax.Device] | None = None,
 ) -> int:
     """Trains from the latest checkpoint of `workdir`, or from the start, and returns the step.
 
@@ -108,6 +109,7 @@ def train(
       build_iterator: makes a stage's batches.
       make_sampler: makes the writer of contact sheets; None writes none.
       log: takes progress lines.
+      devices: to train on; all of them by default.
 
     Raises:
       UserError: a config that cannot run, a damaged checkpoint, or a step that is not finite.
@@ -117,10 +119,10 @@ def train(
     objective = ObjectiveConfig(**config.objective)
     optim = OptimizerConfig(**config.optimizer)
     run = TrainConfig(**config.train)
-    plan = stages(config.curriculum, config.data.modality_weights, run.steps)
+    plan = stages(config.curriculum, dict(config.data.modality_weights), run.steps)
 
     # --- Mesh, model, optimiser, state -------------------------------------------------------
-    mesh, rules = make_mesh(MeshConfig(**config.mesh)), AxisRules()
+    mesh, rules = make_mesh(MeshConfig(**config.mesh), devices), AxisRules()
     _check_divides(run, optim.accumulation, mesh)
     if model.num_heads % mesh.shape["tensor"]:
         raise UserError(

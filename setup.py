@@ -21,6 +21,7 @@ CORE = [
     "jaxtyping>=0.3.2,<0.4",
     "matplotlib>=3.8,<4",
     "ml-collections>=1.0,<2",
+    "ml_dtypes>=0.5,<1",
     "numpy>=1.26,<3",
     "optax>=0.2.5,<0.3",
     "orbax-checkpoint>=0.12.0,<0.13",
@@ -28,6 +29,7 @@ CORE = [
     "safetensors>=0.5,<0.9",
     "scipy>=1.14,<2",
     "tensorboardX>=2.6,<3",
+    "tensorstore>=0.1.84,<0.2",
     "tensorflow-datasets>=4.9.9,<5",
 ]
 

@@ -204,7 +204,7 @@ def write(
             finished(folder / shard.name)
     shards.write_index(folder, STEM, plan, itemsize)
     provenance.write_json(folder / "config.json", diffusers_config(config))
-    return left_over(config, layout)
+    return sorted(left_over(config, layout))
 
 
 def _give(arrays: Arrays, entry: wan_keys.Entry) -> np.ndarray:
@@ -217,21 +217,19 @@ def _give(arrays: Arrays, entry: wan_keys.Entry) -> np.ndarray:
     return entry.to_theirs(part)
 
 
-def left_over(config: DiTConfig, layout: str) -> list[str]:
-    """Our weights that a layout cannot hold, wholly or in part; what is folded is held."""
-    mapped = wan_keys.entries(config, layout)
+def left_over(config: DiTConfig, layout: str) -> dict[str, int]:
+    """Parameters that a layout cannot hold, by our weight; what is folded into others is held."""
     given: dict[str, set[tuple[int, ...]]] = {}
-    for entry in mapped:
+    for entry in wan_keys.entries(config, layout):
         given.setdefault(entry.ours, set()).add(entry.places[0])
-    folded = set(wan_keys.FOLDS.values())
-    names = []
+    lost = {}
     for ours, weight in wan_keys.weights(config).items():
         places = given.get(ours, set())
-        depth = len(next(iter(places), ()))
-        count = math.prod(weight.shape[:depth]) if places else weight.shape[0]
-        if count > len(places) + (ours in folded):
-            names.append(ours)
-    return names
+        depth = len(next(iter(places), (0,)))
+        held = len(places) + (ours in wan_keys.FOLDS.values())
+        if missing := math.prod(weight.shape[:depth]) - held:
+            lost[ours] = missing * math.prod(weight.shape[depth:])
+    return lost
 
 
 def diffusers_config(config: DiTConfig) -> dict[str, Any]:

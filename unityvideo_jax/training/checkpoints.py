@@ -1,10 +1,12 @@
 """Checkpoints: parameters, average, optimiser and input position, saved together by Orbax."""
 
+import dataclasses
 import os
 import pathlib
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import ml_collections
 import orbax.checkpoint as ocp
 from flax import nnx
@@ -13,7 +15,7 @@ from jax.sharding import SingleDeviceSharding
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.models.dit import DiT, DiTConfig
 from unityvideo_jax.training import workdir as workdir_lib
-from unityvideo_jax.training.state import TrainState
+from unityvideo_jax.training.state import TrainState, abstract_state
 
 FOLDER = "checkpoints"
 
@@ -58,8 +60,14 @@ class Checkpointer:
         """The state and input position saved at `step`, laid out as `like` is.
 
         Raises:
-          UserError: the checkpoint is damaged.
+          UserError: the checkpoint is damaged, or holds weights alone.
         """
+        if not (self._path / str(step) / "optimizer").is_dir():
+            raise UserError(
+                f"{self._path.parent}: holds converted weights, which a run starts from and does "
+                f"not go on from; set config.init_from={self._path.parent} and name another "
+                "--workdir"
+            )
         moments, structure = jax.tree.flatten(like.opt_state)
         args = ocp.args.Composite(
             params=ocp.args.StandardRestore(nnx.to_pure_dict(like.params)),
@@ -98,20 +106,17 @@ def _guarded(path: pathlib.Path, read: Any) -> Any:
         ) from error
 
 
-def load_for_inference(
-    workdir: str | os.PathLike, step: int | None = None, use_ema: bool = True
-) -> tuple[ml_collections.ConfigDict, Any, int]:
-    """Configuration, parameters and step of a run, onto the first device.
-
-    Only the parameters asked for are read: neither the other copy nor the optimiser's state.
+def find(
+    workdir: str | os.PathLike, step: int | None = None
+) -> tuple[ml_collections.ConfigDict, pathlib.Path]:
+    """Configuration of a run, and the folder of one of its checkpoints (its name is the step).
 
     Args:
       workdir: of the run.
       step: of the checkpoint; None is the latest.
-      use_ema: the averaged parameters rather than those of the last step.
 
     Raises:
-      UserError: no run, no such checkpoint, or a damaged one.
+      UserError: no run, or no such checkpoint.
     """
     config = workdir_lib.read_config(workdir)
     folder = pathlib.Path(workdir).absolute() / FOLDER
@@ -119,19 +124,81 @@ def load_for_inference(
         raise UserError(f"{workdir}: no checkpoint yet; train until config.train.checkpoint_every")
     with ocp.CheckpointManager(folder) as manager:
         steps = sorted(manager.all_steps())
-        if not steps:
-            raise UserError(f"{folder}: no whole checkpoint; train until checkpoint_every")
-        step = steps[-1] if step is None else step
-        if step not in steps:
-            raise UserError(f"{folder}: no checkpoint of step {step}; there are {steps}")
-        model = DiTConfig(**config.model.to_dict())
-        _, like = nnx.split(nnx.eval_shape(lambda: DiT(model, rngs=nnx.Rngs(0))))
-        device = SingleDeviceSharding(jax.local_devices()[0])
-        target = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device),
-            nnx.to_pure_dict(like),
-        )
-        item = "ema" if use_ema else "params"
-        args = ocp.args.Composite(**{item: ocp.args.StandardRestore(target)})
-        found = _guarded(folder / str(step), lambda: manager.restore(step, args=args))
-    return config, _refill(like, found[item]), step
+    if not steps:
+        raise UserError(f"{folder}: no whole checkpoint; train until checkpoint_every")
+    step = steps[-1] if step is None else step
+    if step not in steps:
+        raise UserError(f"{folder}: no checkpoint of step {step}; there are {steps}")
+    return config, folder / str(step)
+
+
+def weights_item(folder: pathlib.Path, use_ema: bool) -> str:
+    """Item of a checkpoint's weights: "ema" if asked for and there, as it is not if converted."""
+    return "ema" if use_ema and (folder / "ema").is_dir() else "params"
+
+
+def _restore_weights(folder: pathlib.Path, target: Any, use_ema: bool) -> Any:
+    """The weights of one checkpoint, laid out as `target` (a state of shapes and shardings) is.
+
+    Only what is asked for is read: neither the other copy nor the optimiser's state.
+    """
+    item = weights_item(folder, use_ema)
+    args = ocp.args.Composite(**{item: ocp.args.StandardRestore(nnx.to_pure_dict(target))})
+    with ocp.CheckpointManager(folder.parent) as manager:
+        found = _guarded(folder, lambda: manager.restore(int(folder.name), args=args))
+    return _refill(target, found[item])
+
+
+def _abstract(model: DiTConfig) -> Any:
+    return nnx.state(nnx.eval_shape(lambda: DiT(model, rngs=nnx.Rngs(0))))
+
+
+def load_for_inference(
+    workdir: str | os.PathLike, step: int | None = None, use_ema: bool = True
+) -> tuple[ml_collections.ConfigDict, Any, int]:
+    """Configuration, parameters and step of a run, onto the first device.
+
+    Args:
+      workdir: of the run, or of a conversion.
+      step: of the checkpoint; None is the latest.
+      use_ema: the averaged parameters, if there are any, rather than those of the last step.
+
+    Raises:
+      UserError: no run, no such checkpoint, or a damaged one.
+    """
+    config, folder = find(workdir, step)
+    device = SingleDeviceSharding(jax.local_devices()[0])
+    target = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device),
+        _abstract(DiTConfig(**config.model.to_dict())),
+    )
+    return config, _restore_weights(folder, target, use_ema), int(folder.name)
+
+
+def start_from(state: TrainState, model: DiTConfig, source: str | os.PathLike) -> TrainState:
+    """A fresh state with the weights of a conversion, or the averaged ones of another run.
+
+    Args:
+      state: as `state.create` makes it; its parameters are freed first, so that the devices never
+        hold both.
+      model: of `state`.
+      source: workdir of the conversion or run.
+
+    Raises:
+      UserError: no checkpoint there, or one of another model.
+    """
+    config, folder = find(source)
+    theirs = dict(nnx.to_flat_state(_abstract(DiTConfig(**config.model.to_dict()))))
+    ours = dict(nnx.to_flat_state(_abstract(model)))
+    for path in sorted({*theirs, *ours}):
+        shapes = [tree[path].shape if path in tree else None for tree in (theirs, ours)]
+        if shapes[0] != shapes[1]:
+            raise UserError(
+                f"config.init_from={source}: {'.'.join(path)} is {shapes[0]} there and {shapes[1]} "
+                "in config.model; use the config that it was made with"
+            )
+    target = abstract_state(state).params
+    for array in jax.tree.leaves((state.params, state.ema)):
+        array.delete()
+    params = _restore_weights(folder, target, use_ema=True)
+    return dataclasses.replace(state, params=params, ema=jax.tree.map(jnp.copy, params))

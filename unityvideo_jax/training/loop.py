@@ -20,7 +20,7 @@ from unityvideo_jax.models.dit import DiTConfig, model_flops
 from unityvideo_jax.parallel.mesh import MeshConfig, make_mesh
 from unityvideo_jax.parallel.rules import AxisRules, put_batch
 from unityvideo_jax.training import state as state_lib
-from unityvideo_jax.training.checkpoints import Checkpointer
+from unityvideo_jax.training.checkpoints import Checkpointer, start_from
 from unityvideo_jax.training.curriculum import Stage, stage_at, stages
 from unityvideo_jax.training.metrics import Averages, MetricWriter, Speed, progress_line
 from unityvideo_jax.training.optimizer import OptimizerConfig, make_optimizer, make_schedule
@@ -142,6 +142,9 @@ def train(
     if start is not None:
         state, saved = checkpointer.restore(state_lib.abstract_state(state), start)
         log(f"resumed at step {start}")
+    elif source := config.get("init_from"):
+        state = start_from(state, model, source)
+        log(f"starts from the weights of {source}")
     start = start or 0
 
     # --- Input -------------------------------------------------------------------------------

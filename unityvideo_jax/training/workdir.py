@@ -16,6 +16,7 @@ from unityvideo_jax.errors import UserError
 CONFIG = "config.json"
 # What may change when a run goes on: how it reports, how far it goes, and where it runs.
 MUTABLE = (
+    "init_from",
     "train.steps",
     "train.log_every",
     "train.checkpoint_every",

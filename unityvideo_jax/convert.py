@@ -1,0 +1,230 @@
+"""Converts weights: Wan or UnityVideo safetensors into a run that starts here, or a run into those.
+
+  python -m unityvideo_jax.convert --from=Wan2.2-TI2V-5B --to=orbax --workdir=wan22 \
+      --config=configs/wan22_5b.py
+  python -m unityvideo_jax.train --config=configs/wan22_5b.py --config.init_from=wan22 --workdir=run
+  python -m unityvideo_jax.convert --from=run --to=diffusers --workdir=exported
+
+Tensors are moved one at a time, so that memory holds the largest tensor and never the model. A
+conversion that was killed goes on when the same command is given again.
+"""
+
+import math
+import os
+import pathlib
+import shutil
+import time
+from collections.abc import Iterable, Mapping, Sequence
+
+from absl import flags
+from ml_collections import config_flags
+
+from unityvideo_jax import cli, provenance
+from unityvideo_jax.errors import UserError
+from unityvideo_jax.interop import orbax_arrays, shards, wan, wan_keys
+from unityvideo_jax.interop.journal import Journal, fingerprint
+from unityvideo_jax.models.dit import DiTConfig
+from unityvideo_jax.training import checkpoints
+from unityvideo_jax.training.workdir import open_workdir
+
+_FROM = flags.DEFINE_string("from", None, "Safetensors file or folder; a run's workdir to export.")
+_TO = flags.DEFINE_enum("to", None, ("orbax", *wan_keys.LAYOUTS), "What to write.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder to write to.")
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "With --to=orbax: the experiment whose model takes the weights."
+)
+_STEP = flags.DEFINE_integer("checkpoint_step", None, "Checkpoint to export; the latest if unset.")
+_EMA = flags.DEFINE_bool("ema", True, "Export the averaged weights.")
+_STORAGE = flags.DEFINE_enum("storage", "float32", sorted(shards.STORAGE), "Type of the export.")
+_SHARD_GB = flags.DEFINE_float("shard_gb", 5.0, "Largest exported file.", lower_bound=1e-6)
+
+STAGING = ".convert"
+
+
+def table(rows: Mapping[str, tuple[int, int, Sequence[str]]]) -> str:
+    """Rows of (tensors, parameters, names) as text; only few names are shown."""
+    lines = [f"{'':10s} {'tensors':>8s} {'parameters':>16s}"]
+    for title, (tensors, parameters, names) in rows.items():
+        shown = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+        lines.append(f"{title:10s} {tensors:8,d} {parameters:16,d}  {shown}".rstrip())
+    return "\n".join(lines)
+
+
+def _count(shapes: Iterable[tuple[int, ...]]) -> int:
+    return sum(math.prod(shape) for shape in shapes)
+
+
+def _places_count(config: DiTConfig, new: Mapping[str, list[tuple[int, ...]]]) -> int:
+    weights = wan_keys.weights(config)
+    return sum(
+        len(places) * math.prod(weights[ours].shape[len(places[0]) :])
+        for ours, places in new.items()
+    )
+
+
+def convert_in(source: str, workdir: str, config, log=print) -> None:
+    """Safetensors into `workdir`/checkpoints/0, which `train` and `sample` read.
+
+    Args:
+      source: file or folder.
+      workdir: becomes a run's folder.
+      config: of the experiment.
+      log: takes lines.
+
+    Raises:
+      UserError: weights that do not fit config.model, or a workdir that has checkpoints.
+    """
+    model = DiTConfig(**config.model)
+    checkpoint = wan.open_checkpoint(source, model)
+    tensors = checkpoint.tensors
+    log(
+        table(
+            {
+                "matched": (len(tensors), _count(t.shape for t in tensors.values()), ()),
+                "new": (
+                    len(checkpoint.new),
+                    _places_count(model, checkpoint.new),
+                    sorted(checkpoint.new),
+                ),
+                "left over": (0, 0, ()),
+            }
+        )
+    )
+    target = pathlib.Path(workdir) / checkpoints.FOLDER
+    if target.exists():
+        raise UserError(f"--workdir={workdir}: has {target.name} already; name a new folder")
+    with open_workdir(workdir, config) as folder:
+        staging = folder / STAGING
+        staged = staging / checkpoints.FOLDER
+        identity = {"files": fingerprint(checkpoint.files), "model": config.model}
+        journal = Journal(staging / "journal.json", identity)
+        if journal.is_fresh or not staged.exists():
+            shutil.rmtree(staging, ignore_errors=True)
+            staging.mkdir()
+            journal.done.clear()
+            orbax_arrays.create(staged, wan_keys.weights(model), provenance.plain(config))
+            journal.save()
+        elif journal.done:
+            log(f"going on after {len(journal.done)} of {len(checkpoint.files)} files")
+        wan.fill(
+            orbax_arrays.open_arrays(staged / str(orbax_arrays.STEP)),
+            checkpoint,
+            done=tuple(journal.done),
+            finished=_progress(journal, len(checkpoint.files), log),
+        )
+        os.replace(staged, target)
+        shutil.rmtree(staging)
+    log(f"{checkpoint.layout} weights are in {workdir}; train with --config.init_from={workdir}")
+
+
+def convert_out(
+    source: str,
+    workdir: str,
+    layout: str,
+    *,
+    step: int | None = None,
+    use_ema: bool = True,
+    storage: str = "float32",
+    max_shard_bytes: int = wan.MAX_SHARD_BYTES,
+    log=print,
+) -> None:
+    """A run's checkpoint into safetensors, index and config.json.
+
+    Args:
+      source: workdir of the run, or of a conversion.
+      workdir: folder to write to; may exist only with an unfinished conversion of the same.
+      layout: one of `wan_keys.LAYOUTS`.
+      step, use_ema: which weights.
+      storage: type of the tensors.
+      max_shard_bytes: of one file.
+      log: takes lines.
+
+    Raises:
+      UserError: no such run, or a model that the layout cannot hold.
+    """
+    config, folder = checkpoints.find(source, step)
+    model = DiTConfig(**config.model.to_dict())
+    item = checkpoints.weights_item(folder, use_ema)
+    arrays = orbax_arrays.open_arrays(folder, item)
+    mapped = wan_keys.entries(model, layout)
+    lost = wan.left_over(model, layout)
+    log(
+        table(
+            {
+                "matched": (len(mapped), _count(entry.shape for entry in mapped), ()),
+                "new": (0, 0, ()),
+                "left over": (len(lost), sum(lost.values()), sorted(lost)),
+            }
+        )
+    )
+    out = pathlib.Path(workdir)
+    identity = {
+        "source": str(folder.resolve()),
+        "item": item,
+        "layout": layout,
+        "storage": storage,
+        "max_shard_bytes": max_shard_bytes,
+    }
+    journal = Journal(out / STAGING / "journal.json", identity)
+    if journal.is_fresh and out.exists() and any(out.iterdir()):
+        raise UserError(f"--workdir={workdir}: is not empty; name a new folder")
+    journal.save()
+    wan.write(
+        arrays,
+        model,
+        out,
+        layout=layout,
+        storage=storage,
+        max_shard_bytes=max_shard_bytes,
+        done=tuple(journal.done),
+        finished=_progress(journal, None, log),
+    )
+    shutil.rmtree(out / STAGING)
+    log(f"step {folder.name} ({item}) of {source} is in {workdir}")
+
+
+def _progress(journal: Journal, total: int | None, log):
+    start = time.monotonic()
+
+    def finished(file: pathlib.Path) -> None:
+        journal.add(file)
+        of = "" if total is None else f" of {total}"
+        log(f"[{len(journal.done)}{of}] {file.name}: {time.monotonic() - start:.0f} s")
+
+    return finished
+
+
+def main(argv: Sequence[str]) -> None:
+    """Converts --from into --workdir."""
+    del argv
+    source, workdir = flags.FLAGS["from"].value, _WORKDIR.value
+    if not source or not workdir or not _TO.value:
+        raise UserError("give --from, --to and --workdir")
+
+    def log(line: str) -> None:
+        print(line, flush=True)
+
+    if _TO.value != "orbax":
+        convert_out(
+            source,
+            workdir,
+            _TO.value,
+            step=_STEP.value,
+            use_ema=_EMA.value,
+            storage=_STORAGE.value,
+            max_shard_bytes=int(_SHARD_GB.value * 10**9),
+            log=log,
+        )
+        return
+    try:
+        # A file that failed to load raises at the first look inside.
+        config = _CONFIG.value and _CONFIG.value.copy_and_resolve_references()
+    except OSError as error:
+        raise UserError(f"--config: {error}") from error
+    if config is None:
+        raise UserError("--to=orbax needs --config=configs/NAME.py: the model takes its sizes")
+    convert_in(source, workdir, config, log)
+
+
+if __name__ == "__main__":
+    cli.run(main)

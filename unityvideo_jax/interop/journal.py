@@ -1,0 +1,45 @@
+"""What a conversion has finished, so that a killed one goes on where it was."""
+
+import json
+import pathlib
+from typing import Any
+
+from unityvideo_jax import provenance
+
+
+class Journal:
+    """Names of finished files, kept on disk beside what was converted.
+
+    Attributes:
+      done: the names.
+      is_fresh: nothing of the same conversion was found.
+    """
+
+    def __init__(self, path: pathlib.Path, identity: Any) -> None:
+        """Reads the journal if it is of the same conversion, else starts one.
+
+        Args:
+          path: of the journal.
+          identity: JSON-able; all that the result depends on.
+        """
+        self._path, self._identity = path, provenance.plain(identity)
+        try:
+            saved = json.loads(path.read_text())
+        except (FileNotFoundError, ValueError):
+            saved = {}
+        self.is_fresh = saved.get("identity") != self._identity
+        self.done: list[str] = [] if self.is_fresh else saved["done"]
+
+    def add(self, file: pathlib.Path) -> None:
+        """Records that a file is finished."""
+        self.done.append(file.name)
+        self.save()
+
+    def save(self) -> None:
+        """Writes what is known; needed once before the first `add`."""
+        provenance.write_json(self._path, {"identity": self._identity, "done": self.done})
+
+
+def fingerprint(files: list[pathlib.Path]) -> list[tuple[str, int, int]]:
+    """Name, size and time of change of each file: cheap to read and enough to notice others."""
+    return [(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in files]

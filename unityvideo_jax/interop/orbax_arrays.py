@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import orbax.checkpoint as ocp
 import tensorstore as ts
+from absl import logging
 
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.interop.wan_keys import Weight
@@ -48,10 +49,14 @@ def create(folder: pathlib.Path, weights: Mapping[str, Weight], config: Any) -> 
         PARAMS: ocp.PyTreeCheckpointHandler(use_ocdbt=False),
         CONFIG: ocp.JsonCheckpointHandler(),
     }
+    # Orbax warns that there is no OCDBT to merge, which is what was asked for.
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity(logging.ERROR)
     with ocp.CheckpointManager(temporary, item_handlers=handlers) as manager:
         items = {PARAMS: ocp.args.PyTreeSave(frame), CONFIG: ocp.args.JsonSave(config)}
         manager.save(STEP, args=ocp.args.Composite(**items))
         manager.wait_until_finished()
+    logging.set_verbosity(verbosity)
     for name, weight in weights.items():
         place = temporary / str(STEP) / PARAMS / name
         shutil.rmtree(place)

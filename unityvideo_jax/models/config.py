@@ -36,6 +36,8 @@ class DiTConfig:
       in_context: each stream attends to its own context (in-context learner); otherwise every
         stream attends to the first stream's.
       heads: "per_modality", or "shared" by all modalities but rgb, which keeps its own.
+      shared_timestep: every stream is told the largest timestep among them, so that a clean one
+        gets the noisy one's (public release); otherwise its own (UnityVideo sec. 3.2).
       rope_theta: base of the rotary frequencies.
       remat: what the backward pass recomputes: "none" = nothing, "full" = every block,
         "attention" = every block but its attention outputs.
@@ -60,6 +62,7 @@ class DiTConfig:
     switcher: str = "adaln"
     in_context: bool = True
     heads: str = "per_modality"
+    shared_timestep: bool = False
     rope_theta: float | int = 1e4
     remat: str = "full"
     dtype: str = "bfloat16"

@@ -177,6 +177,8 @@ class DiT(nnx.Module):
         patches = patchify(latents, config.patch_size)
         x = self.patch_embedding(patches, modality, dtype)
         # Modulation is float32 to the end: bfloat16 would blur neighbouring timesteps.
+        if config.shared_timestep:
+            timestep = jnp.broadcast_to(timestep.max(axis=1, keepdims=True), timestep.shape)
         times = timestep[:, :, None]
         if clean is not None:
             times = jnp.concatenate([times, jnp.zeros_like(times)], axis=-1)

@@ -25,7 +25,7 @@ PARAMS = "params"
 CONFIG = "config"
 STEP = 0
 # Hosts read the chunks that their devices' shards touch; smaller ones spare them the rest.
-CHUNK_BYTES = 32 * 2**20
+CHUNK_BYTES = 16 * 2**20
 
 
 def create(folder: pathlib.Path, weights: Mapping[str, Weight], config: Any) -> None:

@@ -18,6 +18,7 @@ from unityvideo_jax import cli, media, modalities, provenance
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.evaluation import report, worlds_benchmark
 from unityvideo_jax.evaluation.heldout import HeldoutConfig
+from unityvideo_jax.evaluation.metrics import METRICS, PROTOCOLS
 from unityvideo_jax.sampling import solvers
 from unityvideo_jax.sampling.pipeline import Pipeline
 
@@ -76,14 +77,14 @@ def main(argv: Sequence[str]) -> None:
 
     results = worlds_benchmark.run(pipeline, config, sampler, progress)
     data = pipeline.config["data"]
-    scored = [name for name in pipeline.modalities if name in worlds_benchmark.METRICS]
+    scored = [name for name in pipeline.modalities if name in METRICS]
     record = {
         "benchmark": config.benchmark,
         "num_clips": config.num_clips,
         "metrics": results.metrics,
         "vae_round_trip": results.vae_round_trip,
         "trivial": results.trivial,
-        "protocols": worlds_benchmark.PROTOCOLS,
+        "protocols": PROTOCOLS,
         "seed": config.seed,
         "settings": dataclasses.asdict(config),
         "sampler": dataclasses.asdict(sampler),

@@ -40,7 +40,7 @@ def test_it_writes_everything_needed_to_repeat(tmp_path):
     assert record["checkpoint_step"] == 7 and record["seed"] == 0
     assert record["sampler"]["steps"] == 1 and record["settings"]["num_clips"] == 1
     assert {"jax", "unityvideo_jax"} <= set(record["versions"])
-    assert record["codecs"].keys() == {"depth", "segmentation"}
+    assert record["codecs"].keys() == {"depth", "flow", "segmentation", "skeleton", "densepose"}
     assert "disparity_scale_shift_video" in record["protocols"]
     assert f"| `{headline}` |" in (tmp_path / "out" / "results.md").read_text()
     assert headline in done.stdout

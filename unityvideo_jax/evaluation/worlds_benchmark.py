@@ -17,10 +17,9 @@ from jaxtyping import Array, Float
 
 from unityvideo_jax import media, modalities, worlds
 from unityvideo_jax.errors import UserError
-from unityvideo_jax.evaluation.depth import DepthMetric
 from unityvideo_jax.evaluation.heldout import HeldoutConfig, HeldoutLoss, heldout_errors
-from unityvideo_jax.evaluation.metric import Arrays, Metric
-from unityvideo_jax.evaluation.segmentation import SegmentationMetric
+from unityvideo_jax.evaluation.metric import Arrays
+from unityvideo_jax.evaluation.metrics import METRICS
 from unityvideo_jax.sampling.generate import SamplerConfig
 from unityvideo_jax.sampling.pipeline import Pipeline
 from unityvideo_jax.sampling.streams import RGB
@@ -30,21 +29,7 @@ BENCHMARKS = {
     "heldout_animals": "heldout_animals",
     "heldout_objects": "heldout_objects",
 }
-# A further modality is scored once its metric stands here.
-METRICS: dict[str, Callable[[], Metric]] = {
-    "depth": DepthMetric,
-    "segmentation": SegmentationMetric,
-}
-PROTOCOLS = {
-    "disparity_scale_shift_video": "least-squares scale and shift in disparity over the video; "
-    "1e-3 < d* < 70 m; averaged over pixels, frames, videos (DepthCrafter)",
-    "depth_scale_video": "one L1 scale in depth a video, 10 Weiszfeld steps; videos weighted by "
-    "valid pixels (Aether)",
-    "depth_scale_frame": "the same with one scale a frame",
-    "hungarian_clip": "instances matched over the clip by Hungarian assignment of IoU; mean_iou "
-    "pools a clip's pixels, j_mean averages frames (empty/empty = 1)",
-    "uniform_t<K>": "flow-matching loss at K fixed timesteps and fixed noise, all three tasks",
-}
+TORSO_FRONT = 2  # DensePose's number
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -89,11 +74,21 @@ class Results:
 
 
 def trivial_prediction(modality: str, truth: Arrays) -> dict[str, np.ndarray]:
-    """What needs no model: constant depth; one instance that fills the frame."""
+    """What needs no model.
+
+    Constant depth; rest; one instance, or one body part, that fills the frame; nobody's skeleton.
+    """
     if modality == "depth":
         return {"depth": np.ones_like(truth["depth"])}
     if modality == "segmentation":
         return {"segments": np.ones_like(truth["segments"])}
+    if modality == "flow":
+        return {"flow": np.zeros_like(truth["flow"])}
+    if modality == "skeleton":
+        return {key: truth[key][:, :0] for key in ("keypoints", "visibility")}
+    if modality == "densepose":
+        uv = np.full_like(truth["uv"], 0.5)
+        return {"part": np.full_like(truth["part"], TORSO_FRONT), "uv": uv}
     raise ValueError(f"no trivial prediction for {modality}")
 
 
@@ -195,7 +190,8 @@ def run(
             truth_video = np.asarray(scorer.encode(batch.clip))
             round_trip = pipeline.decode(pipeline.encode(truth_video))
             for b in scored:
-                truth = {key: np.asarray(batch.clip[key][b]) for key in scorer.codec.keys}
+                keys = (*scorer.model.keys, *scorer.model.extra)
+                truth = {k: np.asarray(batch.clip[k][b]) for k in keys if k in batch.clip}
                 label = f"{config.benchmark} clip {batch.index[b]}"
                 scorer.update(samples.videos[name][b], round_trip[b], truth, label)
             for b in shown:

@@ -26,7 +26,7 @@ def compute(prediction, truth, **more):
 def test_reach_is_a_fifth_of_the_torso():
     truth, seen = person()
     for distance, expected in ((9.9, 1.0), (10.1, 0.0)):
-        results = compute((truth + [0, distance], seen), (truth, seen))
+        results = compute((truth + np.array([0, distance]), seen), (truth, seen))
         assert results[PCK] == expected
     moved = truth.copy()
     moved[:, :, :5] += 50

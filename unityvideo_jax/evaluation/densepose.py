@@ -12,6 +12,9 @@ Protocol `gps_chart_proxy`: geodesic point similarity, mean over true body pixel
   neighbouring part scores 0 however near it lies.
 """
 
+from collections.abc import Mapping
+from typing import ClassVar
+
 import numpy as np
 from jaxtyping import Float, Int
 
@@ -52,7 +55,7 @@ class DensePoseMetric(Metric):
 
     modality = "densepose"
     keys = ("part", "uv")
-    protocols = {
+    protocols: ClassVar[Mapping[str, str]] = {
         "clip_mean": "part_miou: IoU of each part over the clip, mean over parts present, then "
         "clips; uv_l1: over pixels of the right part",
         "gps_chart_proxy": "GPS with distances in the part's UV chart instead of along the body's "

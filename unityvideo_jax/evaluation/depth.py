@@ -15,6 +15,9 @@ counts in both frames: 0 for an error that does not flicker, whatever moves in t
 Pixels count where 1e-3 m < d* < 70 m.
 """
 
+from collections.abc import Mapping
+from typing import ClassVar
+
 import numpy as np
 from jaxtyping import Bool, Float
 
@@ -148,7 +151,7 @@ class DepthMetric(Metric):
 
     modality = "depth"
     keys = ("depth",)
-    protocols = {
+    protocols: ClassVar[Mapping[str, str]] = {
         "disparity_scale_shift_video": "least-squares scale and shift in disparity over the video; "
         "1e-3 < d* < 70 m; averaged over pixels, frames, videos (DepthCrafter)",
         "depth_scale_video": "one L1 scale in depth a video, 10 Weiszfeld steps; videos weighted "

@@ -8,6 +8,9 @@ EPE > 3 and EPE / |f*| > 0.05. Both are means over the pixels of all clips toget
   pooled_foreground  those on an instance.
 """
 
+from collections.abc import Mapping
+from typing import ClassVar
+
 import numpy as np
 from jaxtyping import Bool, Float
 
@@ -45,7 +48,7 @@ class FlowMetric(Metric):
     modality = "flow"
     keys = ("flow",)
     extra = ("occluded", "valid", "instances")
-    protocols = {
+    protocols: ClassVar[Mapping[str, str]] = {
         "pooled_all": "mean over the valid pixels of all clips together; EPE in pixels, "
         "Fl-all = 100 x share with EPE > 3 and EPE / |f*| > 0.05 (KITTI)",
         "pooled_visible": "the same where the target is neither hidden nor out of the frame",

@@ -16,6 +16,9 @@ Protocol `coco_clip`: the same with a whole clip as one image, so that a mask is
 instance segmentation).
 """
 
+from collections.abc import Mapping
+from typing import ClassVar
+
 import numpy as np
 from jaxtyping import Float, Int
 from scipy.optimize import linear_sum_assignment
@@ -128,7 +131,7 @@ class SegmentationMetric(Metric):
 
     modality = "segmentation"
     keys = ("segments",)
-    protocols = {
+    protocols: ClassVar[Mapping[str, str]] = {
         "hungarian_clip": "instances matched over the clip by Hungarian assignment of IoU; "
         "mean_iou pools a clip's pixels, j_mean and f_mean average all frames (empty/empty = 1)",
         "coco_frames": "COCO AP@[.5:.05:.95] over frames, class-agnostic, constant score 1",

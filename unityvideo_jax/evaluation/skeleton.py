@@ -12,6 +12,9 @@ OKS = mean over true joints of exp(-d^2 / (2 area (2 sigma)^2)). Areas of people
 skeleton, so area = 0.53 of the box around the true joints.
 """
 
+from collections.abc import Mapping
+from typing import ClassVar
+
 import numpy as np
 from jaxtyping import Bool, Float
 from scipy.optimize import linear_sum_assignment
@@ -81,7 +84,7 @@ class SkeletonMetric(Metric):
 
     modality = "skeleton"
     keys = ("keypoints", "visibility")
-    protocols = {
+    protocols: ClassVar[Mapping[str, str]] = {
         "torso_hungarian": "PCK@0.2 of the longer shoulder-to-hip diagonal; people matched over "
         "the clip by Hungarian assignment of OKS",
         "coco_oks_box53": "COCO keypoint AP@[.5:.05:.95] over frames; area = 0.53 x box of joints",

@@ -30,6 +30,8 @@ def test_it_writes_everything_needed_to_repeat(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert {p.name for p in (tmp_path / "out").iterdir()} == {
+        "pictures",
+        "results.html",
         "results.json",
         "results.md",
         "sheet.png",

@@ -65,11 +65,13 @@ class BenchmarkConfig:
 
 @dataclasses.dataclass(kw_only=True)
 class Results:
-    """Metrics of the model and of the two references, by key, and rows for a contact sheet."""
+    """Metrics of the model and of the two references, by key, each clip's own scores of the model,
+    and rows for a contact sheet."""
 
     metrics: dict[str, float | int]
     vae_round_trip: dict[str, float | int]
     trivial: dict[str, float | int]
+    clips: list[ClipScore]
     rows: list[tuple[str, np.ndarray]]
 
 
@@ -133,11 +135,14 @@ class _Scorer:
         self.encode = _encoder(modality)
         self.model, self.round_trip, self.trivial = (METRICS[modality]() for _ in range(3))
 
-    def update(self, predicted, round_trip, truth: Arrays, name: str) -> None:
+    def update(self, predicted, round_trip, truth: Arrays, name: str) -> Arrays:
+        """Scores one clip; returns the model's prediction as arrays."""
         side = self.codec.default_side
-        self.model.update(self.codec.decode(predicted, side), truth, name)
+        arrays = self.codec.decode(predicted, side)
+        self.model.update(arrays, truth, name)
         self.round_trip.update(self.codec.decode(round_trip, side), truth, name)
         self.trivial.update(trivial_prediction(self.modality, truth), truth, name)
+        return arrays
 
 
 def run(
@@ -145,6 +150,9 @@ def run(
     config: BenchmarkConfig,
     sampler: SamplerConfig,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    draw: Callable[[int, str, Arrays, Arrays], None] = lambda clip, modality, predicted, truth: (
+        None
+    ),
 ) -> Results:
     """Estimates, decodes and scores.
 
@@ -153,6 +161,7 @@ def run(
       config: which clips.
       sampler: how to sample.
       progress: called with clips done and in all after each batch.
+      draw: called with the clip's number, the modality, and predicted and true arrays.
 
     Returns:
       All metrics of the modalities that both the model and `METRICS` know.
@@ -193,7 +202,8 @@ def run(
                 keys = (*scorer.model.keys, *scorer.model.extra)
                 truth = {k: np.asarray(batch.clip[k][b]) for k in keys if k in batch.clip}
                 label = f"{config.benchmark} clip {batch.index[b]}"
-                scorer.update(samples.videos[name][b], round_trip[b], truth, label)
+                arrays = scorer.update(samples.videos[name][b], round_trip[b], truth, label)
+                draw(int(batch.index[b]), name, arrays, truth)
             for b in shown:
                 strips[b] += [
                     (f"{name} truth", truth_video[b]),
@@ -214,7 +224,13 @@ def run(
         trivial |= scorer.trivial.compute()
     if heldout:
         metrics |= heldout.loss.compute()
-    return Results(metrics=metrics, vae_round_trip=round_trip, trivial=trivial, rows=rows)
+    return Results(
+        metrics=metrics,
+        vae_round_trip=round_trip,
+        trivial=trivial,
+        clips=[merge(parts) for parts in zip(*(s.model.rows for s in scorers), strict=True)],
+        rows=rows,
+    )
 
 
 class _Heldout:

@@ -44,11 +44,11 @@ class VideoMetric(abc.ABC):
 
     def score(self, video: Frames, *, fps: float, caption: str, reference: Reference) -> ClipScore:
         """The score, or a count under "<name>/clips_..." that says why there is none."""
+        lengths = [len(video)]
+        if self.needs_reference and reference is not None:
+            lengths.append(len(reference))
         reasons = {
-            "clips_too_short": len(video) < self.min_frames
-            or (
-                self.needs_reference and reference is not None and len(reference) < self.min_frames
-            ),
+            "clips_too_short": min(lengths) < self.min_frames,
             "clips_without_caption": self.needs_caption and not caption.strip(),
             "clips_without_reference": self.needs_reference and reference is None,
         }

@@ -6,6 +6,7 @@ Flickering = (255 - mean absolute difference of neighbouring frames) / 255. (VBe
 videos for it; here every video counts, which the key cannot tell apart: compare like with like.)
 """
 
+import itertools
 import pathlib
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -56,9 +57,7 @@ class TemporalFlickering(VideoMetric):
 
     def measure(self, video: Frames, fps: float, caption: str, reference: Reference) -> ClipScore:
         # Frame by frame: the difference of whole videos would hold them thrice, in float.
-        changes = [
-            np.abs(b.astype(np.int16) - a).mean() for a, b in zip(video, video[1:], strict=False)
-        ]
+        changes = [np.abs(b.astype(np.int16) - a).mean() for a, b in itertools.pairwise(video)]
         return percent("vbench/temporal_flickering", (255.0 - float(np.mean(changes))) / 255.0)
 
 

@@ -1,5 +1,6 @@
 """How does it move? VBench's motion smoothness and dynamic degree."""
 
+import itertools
 import pathlib
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -104,7 +105,7 @@ class DynamicDegree(VideoMetric):
         video = video[:: max(round(fps / DYNAMIC_FPS), 1)]
         motions = []
         with torch.inference_mode():
-            for pair in zip(video[:-1], video[1:], strict=True):
+            for pair in itertools.pairwise(video):
                 padded = [frames.pad_to_multiple(frames.tensor(f[None]), 8)[0] for f in pair]
                 # The padding's flow counts too, as in VBench.
                 motions.append(fast_motion(self.network(*padded)[0].float().numpy()))

@@ -16,9 +16,10 @@ from unityvideo_jax.evaluation.scores import ClipScore
 SHOWN = 3  # best and worst clips of each modality
 THUMBNAIL = 96  # pixels high
 STYLE = """
-body{font:14px/1.5 system-ui,sans-serif;max-width:76rem;margin:2rem auto;padding:0 1rem;color:#222}
-table{border-collapse:collapse;margin:.6rem 0}th,td{padding:.15rem .7rem;border-bottom:1px solid #ddd;
-text-align:left;vertical-align:top}td.n{text-align:right;font-variant-numeric:tabular-nums}
+body{font:14px/1.5 system-ui,sans-serif;max-width:76rem;margin:2rem auto;padding:0 1rem}
+table{border-collapse:collapse;margin:.6rem 0}
+th,td{padding:.15rem .7rem;border-bottom:1px solid #ddd;text-align:left;vertical-align:top}
+td.n{text-align:right;font-variant-numeric:tabular-nums}
 code{font-size:.9em}figure{display:inline-block;margin:.4rem .8rem .4rem 0;vertical-align:top}
 figcaption{color:#555;font-size:.9em;max-width:44rem}img{border:1px solid #ccc;max-width:100%}
 .warn{background:#fff4e0;border-left:4px solid #e08a00;padding:.3rem .8rem}

@@ -46,5 +46,5 @@ def histogram(
     return "".join([*parts, "</svg>"])
 
 
-def _text(x: float, y: float, words: str) -> str:
+def _text(x: float, y: int, words: str) -> str:
     return f'<text x="{x:.1f}" y="{y}" font-size="10" text-anchor="middle">{words}</text>'

@@ -20,6 +20,7 @@ from unityvideo_jax.errors import UserError
 from unityvideo_jax.evaluation.heldout import HeldoutConfig, HeldoutLoss, heldout_errors
 from unityvideo_jax.evaluation.metric import Arrays
 from unityvideo_jax.evaluation.metrics import METRICS
+from unityvideo_jax.evaluation.scores import ClipScore, merge
 from unityvideo_jax.sampling.generate import SamplerConfig
 from unityvideo_jax.sampling.pipeline import Pipeline
 from unityvideo_jax.sampling.streams import RGB

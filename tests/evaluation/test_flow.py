@@ -75,5 +75,10 @@ def test_faults_are_named():
     bad[0, 1, 0, 1] = np.nan
     with pytest.raises(UserError, match=r"clip 0: predicted flow holds NaN, first at \(0, 1, 0, 1"):
         compute((bad, constant(0, 0), {}))
+    bad[0, 1, 0, 1] = np.inf
+    with pytest.raises(UserError, match="predicted flow holds an infinity"):
+        compute((bad, constant(0, 0), {}))
+    with pytest.raises(UserError, match=r"true occluded has shape \(1, 3, 3\)"):
+        compute((constant(0, 0), constant(0, 0), {"occluded": np.zeros((1, 3, 3), bool)}))
     with pytest.raises(UserError, match="one size and length"):
         compute((constant(0, 0, (2, 2, 2)), constant(0, 0), {}))

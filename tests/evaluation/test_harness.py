@@ -72,8 +72,10 @@ def test_a_second_run_scores_only_what_changed(folders, broken, tmp_path, monkey
     flow = folder_clips.truth(1)["flow"]["flow"]
     np.savez(broken / "clip1" / "flow.npz", flow=flow + 2.0)
     (output / "rows" / "clip2.json").write_text("{cut")
+    (output / "pictures" / "clip0_flow.png").unlink()
     outcome, results = run(benchmark, broken, output)
-    assert seen == ["clip1", "clip2"] and outcome.reused == 1
+    assert seen == ["clip0", "clip1", "clip2"] and outcome.reused == 0
+    assert (output / "pictures" / "clip0_flow.png").exists()
     expected = 8**0.5 / 3  # one clip of three equal ones
     assert results["flow/pooled_all/epe"] == pytest.approx(expected, rel=1e-6)
 
@@ -251,3 +253,9 @@ def test_rows_are_plain_json(folders, tmp_path):
     record = json.loads((tmp_path / "rows" / "clip0.json").read_text())
     assert record["clip"] == "clip0" and record["score"]["means"][DEPTH][1] == 1.0
     assert provenance.plain(harness.Row.from_json(record).to_json()) == record
+
+
+def test_estimators_have_names_that_keys_can_hold(folders, broken, tmp_path):
+    (broken / "clip0" / "reestimated" / "raft").rename(broken / "clip0" / "reestimated" / "r aft")
+    with pytest.raises(UserError, match="estimator 'r aft': use letters"):
+        run(folders[0], broken, tmp_path / "out")

@@ -80,7 +80,7 @@ def test_page_is_whole_and_alone(tmp_path):
     text = (tmp_path / "results.html").read_text()
     for event, element in xml_events(text):
         if event == "img":
-            assert element["src"].startswith("data:image/png;base64,")
+            assert re.match("data:image/(png|jpeg);base64,", element["src"])
             Image.open(io.BytesIO(base64.b64decode(element["src"].split(",")[1]))).verify()
         assert event != "script" and "href" not in element
     assert "a &lt;bad&gt; file" in text and "<bad>" not in text

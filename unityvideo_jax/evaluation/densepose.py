@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from unityvideo_jax.errors import UserError
-from unityvideo_jax.evaluation.metric import Arrays, Metric, check_pair
+from unityvideo_jax.evaluation.metric import Arrays, Metric, check_pair, labels
 from unityvideo_jax.evaluation.scores import ClipScore
 
 NUM_PARTS = 24
@@ -66,8 +66,8 @@ class DensePoseMetric(Metric):
 
     def score(self, prediction: Arrays, truth: Arrays, name: str) -> ClipScore:
         """Scores one clip; UserError if shapes differ, a value is NaN or a part is out of range."""
-        part, uv = np.asarray(prediction["part"]), np.asarray(prediction["uv"])
-        true_part, true_uv = np.asarray(truth["part"]), np.asarray(truth["uv"])
+        part, true_part = (labels(a["part"], "part", name) for a in (prediction, truth))
+        uv, true_uv = np.asarray(prediction["uv"]), np.asarray(truth["uv"])
         check_pair(part, true_part, "part", name)
         check_pair(uv, true_uv, "uv", name)
         for role, values in (("predicted", part), ("true", true_part)):

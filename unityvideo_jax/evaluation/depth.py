@@ -164,7 +164,7 @@ class DepthMetric(Metric):
     def score(self, prediction: Arrays, truth: Arrays, name: str) -> ClipScore:
         """Scores one video; UserError if the shapes differ, a value is NaN or depth is <= 0."""
         predicted, true = np.asarray(prediction["depth"]), np.asarray(truth["depth"])
-        check_pair(predicted, true, "depth", name)
+        check_pair(predicted, true, "depth", name, allow_inf=True)
         if (predicted <= 0).any():
             raise UserError(
                 f"{name}: predicted depth has values <= 0 (least {predicted.min():g}); give depth, "

@@ -14,6 +14,7 @@ from typing import ClassVar
 import numpy as np
 from jaxtyping import Bool, Float
 
+from unityvideo_jax.errors import UserError
 from unityvideo_jax.evaluation.metric import Arrays, Metric, check_pair
 from unityvideo_jax.evaluation.scores import ClipScore
 
@@ -64,6 +65,12 @@ class FlowMetric(Metric):
         error = end_point_error(predicted, true)
         outlier = is_outlier(error, true)
         shape = error.shape
+        for key in self.extra:
+            if key in truth and np.shape(truth[key]) != shape:
+                raise UserError(
+                    f"{name}: true {key} has shape {np.shape(truth[key])} but flow {true.shape}; "
+                    "bring them to one size"
+                )
         valid = np.asarray(truth.get("valid", np.ones(shape, bool)), bool)
         none = np.zeros(shape, bool)
         visible = ~np.asarray(truth["occluded"], bool) if "occluded" in truth else none

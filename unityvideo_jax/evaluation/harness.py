@@ -168,7 +168,7 @@ class _Pending:
     def __init__(
         self, config: HarnessConfig, truth: Clip, predicted: Clip | None, settings: Mapping
     ):
-        self.truth, self.predicted = truth, predicted
+        self.truth, self.predicted, self.output = truth, predicted, config.output
         self.path = config.output / "rows" / f"{truth.name}.json"
         everything = (*METRICS, RGB)
         sums = {f"benchmark/{k}": v for k, v in truth.checksums(everything).items()}
@@ -186,7 +186,8 @@ class _Pending:
             row = Row.from_json(json.loads(self.path.read_text()))
         except (OSError, ValueError, KeyError, TypeError):
             return None
-        return row if row.fingerprint == self.fingerprint else None
+        drawn = all((self.output / path).exists() for path in row.pictures.values())
+        return row if drawn and row.fingerprint == self.fingerprint else None
 
     def write(self, scorer: "_Scorer") -> Row:
         """Scores the clip and keeps its row."""

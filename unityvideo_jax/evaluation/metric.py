@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 import numpy as np
-from jaxtyping import Float, Shaped
+from jaxtyping import Float, Int, Shaped
 
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.evaluation.scores import ClipScore, aggregate
@@ -60,22 +60,36 @@ class Metric(abc.ABC):
         return {key: value for key, value in aggregate(self.rows).items() if value is not None}
 
 
-def check_pair(prediction: np.ndarray, truth: np.ndarray, what: str, name: str) -> None:
-    """Raises UserError unless the two have one shape and hold no NaN."""
+def check_pair(
+    prediction: np.ndarray, truth: np.ndarray, what: str, name: str, *, allow_inf: bool = False
+) -> None:
+    """Raises UserError unless the two have one shape and hold no NaN (nor, mostly, infinities)."""
     if prediction.shape != truth.shape:
         raise UserError(
             f"{name}: {what} is predicted as {prediction.shape} but the truth is {truth.shape}; "
             "score both at one size and length"
         )
     for role, array in (("predicted", prediction), ("true", truth)):
-        check_no_nan(array, f"{role} {what}", name)
+        check_finite(array, f"{role} {what}", name, allow_inf=allow_inf)
 
 
-def check_no_nan(array: np.ndarray, what: str, name: str) -> None:
-    """Raises UserError that says where the first NaN is."""
-    if np.issubdtype(array.dtype, np.floating) and np.isnan(array).any():
-        first = tuple(int(i) for i in np.argwhere(np.isnan(array))[0])
-        raise UserError(f"{name}: {what} holds NaN, first at {first}; mend its source")
+def check_finite(array: np.ndarray, what: str, name: str, *, allow_inf: bool = False) -> None:
+    """Raises UserError that says where the first NaN (or infinity) is."""
+    if not np.issubdtype(array.dtype, np.floating):
+        return
+    bad = np.isnan(array) if allow_inf else ~np.isfinite(array)
+    if bad.any():
+        first = tuple(int(i) for i in np.argwhere(bad)[0])
+        kind = "NaN" if np.isnan(array[first]) else "an infinity"
+        raise UserError(f"{name}: {what} holds {kind}, first at {first}; mend its source")
+
+
+def labels(array: np.ndarray, what: str, name: str) -> Int[np.ndarray, "..."]:
+    """Instance or part numbers as int64; UserError unless they are integers."""
+    array = np.asarray(array)
+    if array.dtype.kind not in "iub":
+        raise UserError(f"{name}: {what} has dtype {array.dtype}; give integers")
+    return array.astype(np.int64)
 
 
 def mean(values: Float[np.ndarray, " n"] | list[float], what: str) -> float:

@@ -62,20 +62,20 @@ def _table(table: Table, code: bool) -> str:
     return f"<table><tr>{head}</tr>{''.join(body)}</table>"
 
 
-def _image(path: pathlib.Path, height: int | None = None) -> str:
-    """An <img> with the picture inside; reduced to `height` pixels if given."""
-    data = path.read_bytes()
-    if height is not None:
-        with Image.open(path) as image:
-            if image.height > height:
-                width = max(1, round(image.width * height / image.height))
-                small = io.BytesIO()
-                image.convert("RGB").resize((width, height), Image.Resampling.BOX).save(
-                    small, format="PNG", optimize=True
-                )
-                data = small.getvalue()
-    encoded = base64.b64encode(data).decode()
+def _image(path: pathlib.Path) -> str:
+    """An <img> with the picture inside."""
+    encoded = base64.b64encode(path.read_bytes()).decode()
     return f"<img src='data:image/png;base64,{encoded}' alt='{html.escape(path.stem)}'>"
+
+
+def _thumbnail(path: pathlib.Path) -> str:
+    """The same, small and as JPEG: a benchmark has hundreds of them."""
+    small = io.BytesIO()
+    with Image.open(path) as image:
+        image.thumbnail((image.width, THUMBNAIL))
+        image.convert("RGB").save(small, format="JPEG", quality=80)
+    encoded = base64.b64encode(small.getvalue()).decode()
+    return f"<img src='data:image/jpeg;base64,{encoded}' alt='{html.escape(path.stem)}'>"
 
 
 def _modality(
@@ -121,7 +121,7 @@ def _clip_list(clips: Sequence[ClipEntry], folder: pathlib.Path) -> str:
         for name in shown:
             value = clip.value(METRICS[name].headline)
             cells.append(f"<td class='n'>{'n/a' if value is None else f'{value:.4g}'}</td>")
-        pictures = "".join(_image(folder / p, THUMBNAIL) for p in clip.pictures.values())
+        pictures = "".join(_thumbnail(folder / p) for p in clip.pictures.values())
         cells += [f"<td>{pictures}</td>", f"<td>{html.escape('; '.join(clip.faults))}</td>"]
         rows.append(f"<tr>{''.join(cells)}</tr>")
     return f"<table><tr>{head}</tr>{''.join(rows)}</table>"

@@ -96,7 +96,7 @@ def _flow(prediction: Arrays, truth: Arrays, picks: np.ndarray) -> Rows:
 
 
 def _segmentation(prediction: Arrays, truth: Arrays, picks: np.ndarray) -> Rows:
-    matched = match_labels(np.asarray(prediction["segments"]), np.asarray(truth["segments"]))
+    matched = match_labels(*(np.asarray(a["segments"], np.int64) for a in (prediction, truth)))
     predicted, true = (segments[picks] for segments in matched)
     return {
         "truth": draw("segmentation", {"segments": true}),
@@ -106,7 +106,7 @@ def _segmentation(prediction: Arrays, truth: Arrays, picks: np.ndarray) -> Rows:
 
 
 def _densepose(prediction: Arrays, truth: Arrays, picks: np.ndarray) -> Rows:
-    parts = [np.asarray(a["part"])[picks] for a in (prediction, truth)]
+    parts = [np.asarray(a["part"], np.int64)[picks] for a in (prediction, truth)]
     uvs = [np.clip(np.asarray(a["uv"])[picks], 0.0, 1.0) for a in (prediction, truth)]
     drawn = [draw("densepose", {"part": p, "uv": u}) for p, u in zip(parts, uvs, strict=True)]
     return {

@@ -42,7 +42,7 @@ def histogram(
         at = f"{x(value):.1f}"
         parts.append(f'<line x1="{at}" x2="{at}" y1="{top}" y2="{bottom}" stroke="#c2410c"/>')
         parts.append(_text(x(value), 10, f"{value:.4g}"))
-    parts += [_text(MARGIN, HEIGHT - 4, f"{low:.4g}"), _text(x(high), HEIGHT - 4, f"{high:.4g}")]
+    parts += [_text(x(low), HEIGHT - 4, f"{low:.4g}"), _text(x(high), HEIGHT - 4, f"{high:.4g}")]
     return "".join([*parts, "</svg>"])
 
 

@@ -10,7 +10,7 @@ from unityvideo_jax.evaluation import page, reported
 
 # How the columns of the table are titled, in order; a results record may lack some.
 COLUMNS = {
-    "metrics": "model",
+    "metrics": "score",
     "intervals": "95 % interval",
     "vae_round_trip": "truth through codec and VAE",
     "trivial": "trivial prediction",
@@ -48,7 +48,9 @@ def table(record: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     columns = [name for name in COLUMNS if record.get(name)]
     keys: Sequence[str] = list(dict.fromkeys(key for name in columns for key in record[name]))
     cells = [[key, *(number(record[name].get(key, "")) for name in columns)] for key in keys]
-    return ["metric", *(COLUMNS[name] for name in columns)], cells
+    titles = [COLUMNS[name] for name in columns]
+    titles[0] = record.get("system", "model")
+    return ["metric", *titles], cells
 
 
 def comparisons(record: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:

@@ -97,7 +97,9 @@ def aggregate(clips: Sequence[ClipScore]) -> dict[str, Value]:
         results[f"{key}/videos"] = len(pairs)
     for key in _keys(clips, "counts"):
         results[key] = sum(clip.counts.get(key, 0) for clip in clips)
-    return results
+    # What belongs together stands together: by modality, else as they came.
+    families = list(dict.fromkeys(key.split("/")[0] for key in results))
+    return dict(sorted(results.items(), key=lambda item: families.index(item[0].split("/")[0])))
 
 
 def bootstrap(

@@ -25,7 +25,7 @@ from scipy.optimize import linear_sum_assignment
 
 from unityvideo_jax.evaluation.average_precision import Detections, match_image
 from unityvideo_jax.evaluation.boundary import boundary_f
-from unityvideo_jax.evaluation.metric import Arrays, Metric, check_pair
+from unityvideo_jax.evaluation.metric import Arrays, Metric, check_pair, labels
 from unityvideo_jax.evaluation.scores import ClipScore
 
 MAX_DETECTIONS = 100
@@ -141,8 +141,9 @@ class SegmentationMetric(Metric):
     lower_is_better = False
 
     def score(self, prediction: Arrays, truth: Arrays, name: str) -> ClipScore:
-        """Scores one clip; UserError if the shapes differ."""
-        predicted, true = np.asarray(prediction["segments"]), np.asarray(truth["segments"])
+        """Scores one clip; UserError if the shapes differ or numbers are no integers."""
+        predicted = labels(prediction["segments"], "predicted segments", name)
+        true = labels(truth["segments"], "true segments", name)
         check_pair(predicted, true, "segments", name)
         scores, unmatched = object_scores(predicted, true)
         objects = len(scores["iou"])

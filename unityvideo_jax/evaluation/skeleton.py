@@ -21,7 +21,7 @@ from scipy.optimize import linear_sum_assignment
 
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.evaluation.average_precision import Detections, match_image
-from unityvideo_jax.evaluation.metric import Arrays, Metric, check_no_nan
+from unityvideo_jax.evaluation.metric import Arrays, Metric, check_finite
 from unityvideo_jax.evaluation.scores import ClipScore
 
 # COCO's per-joint standard deviations, as shares of the root of a person's area.
@@ -140,11 +140,11 @@ def _read(
             "give [T, P, 17, 2] and [T, P, 17]"
         )
     keypoints = np.where(seen[..., None], keypoints, 0.0)
-    check_no_nan(keypoints, "keypoints of joints that are there", where)
+    check_finite(keypoints, "keypoints of joints that are there", where)
     scores = np.asarray(arrays.get("scores", np.ones(seen.shape[:2])), np.float64)
     if scores.shape != seen.shape[:2]:
         raise UserError(f"{where} scores has shape {scores.shape}; give {seen.shape[:2]}")
-    check_no_nan(scores, "scores", where)
+    check_finite(scores, "scores", where)
     return keypoints, seen, scores
 
 

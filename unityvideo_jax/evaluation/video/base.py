@@ -1,6 +1,7 @@
 """What every metric of RGB video has in common, and how its networks are found on disk."""
 
 import abc
+import math
 import pathlib
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -102,5 +103,7 @@ def load_transformer(weights: pathlib.Path, folder: str, model: str, **options: 
 
 
 def percent(key: str, value: float, weight: float = 1.0) -> ClipScore:
-    """A score in [0, 1] as VBench's tables print it, times 100."""
+    """A score in [0, 1] as VBench's tables print it, times 100; UserError if it is not finite."""
+    if not math.isfinite(value):
+        raise UserError(f"{key}: the network gives {value}; look at the video and the weights")
     return ClipScore(means={key: (100.0 * value, weight)})

@@ -259,3 +259,20 @@ def test_estimators_have_names_that_keys_can_hold(folders, broken, tmp_path):
     (broken / "clip0" / "reestimated" / "raft").rename(broken / "clip0" / "reestimated" / "r aft")
     with pytest.raises(UserError, match="estimator 'r aft': use letters"):
         run(folders[0], broken, tmp_path / "out")
+
+
+def test_what_sample_was_given_is_no_prediction(folders, broken, tmp_path):
+    for i in range(3):
+        record = {"request": {"wanted": ["flow"]}}
+        (broken / f"clip{i}" / "sample.json").write_text(json.dumps(record))
+        shutil.rmtree(broken / f"clip{i}" / "reestimated")
+    outcome, results = run(folders[0], broken, tmp_path / "out")
+    assert outcome.streams == ("flow",) and not outcome.faults
+    assert not [key for key in results if not key.startswith("flow/")]
+
+
+def test_unreadable_json_of_a_clip_is_named(folders, tmp_path):
+    benchmark = shutil.copytree(folders[0], tmp_path / "truth")
+    (benchmark / "clip0" / "clip.json").write_text("{")
+    outcome, _ = run(benchmark, folders[1], tmp_path / "out")
+    assert len(outcome.faults) == 1 and "clip.json: not readable JSON" in outcome.faults[0]

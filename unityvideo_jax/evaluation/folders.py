@@ -10,7 +10,7 @@
                                        what an estimator reads from the generated video
 
 Any video may also be a folder of images of that name, or an npz with "rgb". `docs/evaluation.md`
-tells it at length. A folder that `sample` wrote is such a clip.
+tells it at length. A folder that `sample` wrote is such a clip; only what was sampled counts.
 """
 
 import dataclasses
@@ -48,8 +48,13 @@ class Clip:
 
     @property
     def streams(self) -> tuple[str, ...]:
-        """The modalities that can be scored and are there, RGB last."""
-        return tuple(s for s in (*METRICS, RGB) if self.source(s) is not None)
+        """The modalities that can be scored and are there, RGB last.
+
+        `sample` also writes the streams that it was given; those are nobody's prediction.
+        """
+        request = self._json("sample.json").get("request", {})
+        wanted = request.get("wanted", (*METRICS, RGB))
+        return tuple(s for s in (*METRICS, RGB) if s in wanted and self.source(s) is not None)
 
     @property
     def estimators(self) -> dict[str, "Clip"]:
@@ -58,22 +63,23 @@ class Clip:
         found = sorted(p for p in folder.iterdir() if p.is_dir()) if folder.is_dir() else []
         return {p.name: Clip(path=p) for p in found}
 
-    def _meta(self) -> dict:
-        path = self.path / "clip.json"
+    def _json(self, name: str) -> dict:
+        """A JSON object in the folder, empty if there is none."""
+        path = self.path / name
         if not path.exists():
             return {}
         try:
-            meta = json.loads(path.read_text())
+            record = json.loads(path.read_text())
         except (OSError, ValueError) as error:
             raise UserError(f"{path}: not readable JSON ({error})") from error
-        if not isinstance(meta, dict):
-            raise UserError(f"{path}: holds no object; write {{'caption': ..., 'fps': ...}}")
-        return meta
+        if not isinstance(record, dict):
+            raise UserError(f"{path}: holds no JSON object, {{...}}")
+        return record
 
     @property
     def caption(self) -> str:
         """The caption, empty if there is none."""
-        return str(self._meta().get("caption", ""))
+        return str(self._json("clip.json").get("caption", ""))
 
     def video(self) -> tuple[UInt8[np.ndarray, "t h w 3"], float]:
         """RGB frames and frames per second; UserError names the file."""
@@ -84,7 +90,7 @@ class Clip:
             frames, fps = media.read_video(path)
         else:
             frames, fps = self._frames(path), media.DEFAULT_FPS
-        return frames, float(self._meta().get("fps", fps))
+        return frames, float(self._json("clip.json").get("fps", fps))
 
     @staticmethod
     def _frames(path: pathlib.Path) -> UInt8[np.ndarray, "t h w 3"]:
@@ -118,7 +124,8 @@ class Clip:
 
     def checksums(self, streams: Sequence[str]) -> dict[str, str]:
         """SHA-256 of what these streams (and the caption) are read from, by relative path."""
-        paths = [self.source(s) for s in streams] + [self.path / "clip.json"]
+        paths = [self.source(s) for s in streams]
+        paths += [self.path / "clip.json", self.path / "sample.json"]
         there = [p for p in paths if p is not None and p.exists()]
         return {str(p.relative_to(self.path)): provenance.file_hash(p) for p in there}
 

@@ -53,7 +53,7 @@ def test_perfect_predictions_score_perfectly(folders, tmp_path):
     assert outcome.counts["clips"] == outcome.counts["clips_scored"] == 3
     assert set(outcome.skipped) >= {"subject_consistency", "fvd"}
     for row in outcome.rows:
-        assert set(row.pictures) == set(METRICS)
+        assert set(row.pictures) == {*METRICS, "rgb"}
         assert all((tmp_path / p).stat().st_size > 200 for p in row.pictures.values())
         assert "benchmark/depth.npz" in row.checksums and "predictions/rgb.mp4" in row.checksums
 

@@ -85,18 +85,16 @@ def average_precision(
     order = np.argsort(-scores, kind="stable")
     owner, matched = owner[order], matched[order]
     truths = weights @ np.array([clip.truths for clip in clips], np.float64)
+    right = (matched >> np.arange(len(THRESHOLDS))[:, None] & 1).astype(np.float64)
     values = np.full((len(weights), len(THRESHOLDS)), np.nan)
     for s, weight in enumerate(weights):
         if truths[s] <= 0:
             continue
         counted = weight[owner]
-        seen = np.cumsum(counted)
+        hits = np.cumsum(counted * right, axis=1)
+        precision = hits / np.maximum(np.cumsum(counted), np.spacing(1.0))
+        precision = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
         for k in range(len(THRESHOLDS)):
-            hits = np.cumsum(counted * (matched >> k & 1))
-            recall = hits / truths[s]
-            precision = hits / np.maximum(seen, np.spacing(1.0))
-            precision = np.maximum.accumulate(precision[::-1])[::-1]
-            place = np.searchsorted(recall, RECALLS, side="left")
-            reached = place < len(recall)
-            values[s, k] = precision[place[reached]].sum() / len(RECALLS)
+            place = np.searchsorted(hits[k] / truths[s], RECALLS, side="left")
+            values[s, k] = precision[k, place[place < len(owner)]].sum() / len(RECALLS)
     return {name: values[:, places].mean(axis=1) for name, places in REPORTED.items()}

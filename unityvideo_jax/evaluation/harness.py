@@ -223,7 +223,7 @@ class _Scorer:
         jobs: list[tuple[str, Callable[[], ClipScore]]] = []
         for stream in self.streams:
             if stream == RGB:
-                jobs.append((RGB, lambda: self._video(truth, predicted)))
+                jobs.append((RGB, lambda: self._video(truth, predicted, row)))
             else:
                 jobs.append((stream, lambda s=stream: self._modality(truth, predicted, s, row)))
         for estimator in self.estimators:
@@ -270,11 +270,14 @@ class _Scorer:
             raise UserError(f"{estimated.path}: holds no modality to score")
         return merge(parts)
 
-    def _video(self, truth: Clip, predicted: Clip) -> ClipScore:
+    def _video(self, truth: Clip, predicted: Clip, row: Row) -> ClipScore:
         video, fps = predicted.video()
         reference = truth.video()[0] if truth.source(RGB) is not None else None
         parts = [
             metric.score(video, fps=fps, caption=truth.caption, reference=reference)
             for metric in self.video_metrics
         ]
+        path = pathlib.Path("pictures") / f"{truth.name}_{RGB}.png"
+        pictures.write_videos(self.output / path, video, reference)
+        row.pictures[RGB] = str(path)
         return merge([*parts, ClipScore(counts={"video/clips": 1})])

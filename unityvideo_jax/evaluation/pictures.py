@@ -151,6 +151,19 @@ def write_comparison(path: pathlib.Path, modality: str, prediction: Arrays, trut
     """
     length = len(next(iter(truth.values())))
     picks = np.unique(np.linspace(0, length - 1, COLUMNS).round().astype(int))
-    rows = DRAWINGS[modality](prediction, truth, picks)
+    _write(path, DRAWINGS[modality](prediction, truth, picks))
+
+
+def write_videos(
+    path: pathlib.Path,
+    video: UInt8[np.ndarray, "t h w 3"],
+    reference: UInt8[np.ndarray, "rt rh rw 3"] | None,
+) -> None:
+    """Writes a PNG: frames of a generated video, and of the real one if there is one."""
+    real = {} if reference is None else {"real": reference}
+    _write(path, {"generated": video} | real)
+
+
+def _write(path: pathlib.Path, rows: Rows) -> None:
     height = next(iter(rows.values())).shape[1]
     media.contact_sheet(rows, path, columns=COLUMNS, scale=max(1, 96 // height))

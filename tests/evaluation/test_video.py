@@ -3,6 +3,7 @@
 import itertools
 import json
 import pathlib
+import sys
 
 import numpy as np
 import pytest
@@ -331,3 +332,13 @@ def test_damaged_weights_are_named(tmp_path, weights):
     torch.save(torch.nn.Linear(7, 1).state_dict(), mixed / "sa_0_4_vit_l_14_linear.pth")
     with pytest.raises(UserError, match="use the head of the same network"):
         quality.AestheticQuality(mixed)
+
+
+def test_missing_libraries_are_named(weights, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(UserError, match="musiq_spaq.pt needs torch; pip install"):
+        quality.ImagingQuality(weights)
+    with pytest.raises(UserError, match="dino-vitb16 needs torch"):
+        consistency.SubjectConsistency(weights)
+    # What needs no network works without.
+    assert value(consistency.TemporalFlickering(), video()) > 0

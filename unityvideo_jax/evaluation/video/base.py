@@ -1,6 +1,7 @@
 """What every metric of RGB video has in common, and how its networks are found on disk."""
 
 import abc
+import importlib
 import math
 import pathlib
 from collections.abc import Mapping
@@ -70,10 +71,19 @@ def missing(metric: type[VideoMetric], weights: pathlib.Path | None) -> str | No
     return f"{metric.name} is skipped: {', '.join(lost)} ({where}; docs/evaluation.md says what)"
 
 
+def library(name: str, what: str) -> Any:
+    """An optional package; UserError if it is not installed."""
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise UserError(
+            f"{what} needs {name}; pip install 'unityvideo_jax[annotate]', or leave --weights out"
+        ) from error
+
+
 def load_script(weights: pathlib.Path, name: str) -> Any:
     """A TorchScript module in inference mode; UserError if the file does not load."""
-    import torch
-
+    torch = library("torch", name)
     try:
         return torch.jit.load(str(weights / name), map_location="cpu").eval()
     except (RuntimeError, OSError) as error:
@@ -87,10 +97,8 @@ def load_transformer(weights: pathlib.Path, folder: str, model: str, **options: 
     Raises:
       UserError: transformers is not installed, or the folder does not hold such a model.
     """
-    try:
-        import transformers
-    except ImportError as error:
-        raise UserError(f"{folder} needs transformers; pip install transformers torch") from error
+    library("torch", folder)
+    transformers = library("transformers", folder)
     path = weights / folder
     try:
         loaded = getattr(transformers, model).from_pretrained(

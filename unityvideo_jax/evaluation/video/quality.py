@@ -13,6 +13,7 @@ from unityvideo_jax.evaluation.video.base import (
     Frames,
     Reference,
     VideoMetric,
+    library,
     load_script,
     load_transformer,
     percent,
@@ -33,8 +34,7 @@ class AestheticQuality(VideoMetric):
 
     def __init__(self, weights: pathlib.Path | None = None) -> None:
         super().__init__(weights)
-        import torch
-
+        torch = library("torch", self.name)
         self.network = load_transformer(weights, self.needs[0], "CLIPVisionModelWithProjection")
         path = weights / self.needs[1]
         try:

@@ -11,6 +11,7 @@ from unityvideo_jax.evaluation.video.base import (
     Frames,
     Reference,
     VideoMetric,
+    library,
     load_script,
     percent,
 )
@@ -35,11 +36,10 @@ class OverallConsistency(VideoMetric):
 
     def __init__(self, weights: pathlib.Path | None = None) -> None:
         super().__init__(weights)
-        from transformers import CLIPTokenizer
-
+        tokenizers = library("transformers", self.name)
         self.vision, self.text = (load_script(weights, name) for name in self.needs[:2])
         try:
-            self.tokenizer = CLIPTokenizer.from_pretrained(
+            self.tokenizer = tokenizers.CLIPTokenizer.from_pretrained(
                 str(weights / self.needs[2]), local_files_only=True
             )
         except (OSError, ValueError) as error:

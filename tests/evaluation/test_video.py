@@ -336,7 +336,7 @@ def test_damaged_weights_are_named(tmp_path, weights):
 
 def test_missing_libraries_are_named(weights, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
-    with pytest.raises(UserError, match="musiq_spaq.pt needs torch; pip install"):
+    with pytest.raises(UserError, match=r"musiq_spaq.pt needs torch; pip install"):
         quality.ImagingQuality(weights)
     with pytest.raises(UserError, match="dino-vitb16 needs torch"):
         consistency.SubjectConsistency(weights)

@@ -1,9 +1,16 @@
-"""Scores a trained run: estimation of depth and segmentation, and the held-out loss.
+"""Scores a trained run, or the predictions of any system in a folder.
 
   python -m unityvideo_jax.evaluate --workdir=run --benchmark=worlds_validation --num_clips=64 \
       --output=run/evaluation
 
-Writes results.json, results.md and sheet.png (truth beside estimate) into --output.
+samples estimates of every modality of procedural worlds, whose ground truth is exact, and scores
+them and the held-out loss.
+
+  python -m unityvideo_jax.evaluate --benchmark=unibench --predictions=theirs --system=theirs \
+      --output=scores
+
+scores arrays and videos that some system wrote (docs/evaluation.md has the layout); a second run
+takes up where the first one stopped. Either writes results.json, results.md and results.html.
 """
 
 import dataclasses
@@ -16,20 +23,36 @@ from absl import flags
 
 from unityvideo_jax import cli, media, modalities, provenance
 from unityvideo_jax.errors import UserError
-from unityvideo_jax.evaluation import report, worlds_benchmark
+from unityvideo_jax.evaluation import harness, pictures, report, scores, worlds_benchmark
 from unityvideo_jax.evaluation.heldout import HeldoutConfig
+from unityvideo_jax.evaluation.metrics import METRICS, PROTOCOLS
+from unityvideo_jax.evaluation.page import ClipEntry
+from unityvideo_jax.evaluation.video.fvd import ENOUGH_VIDEOS
+from unityvideo_jax.evaluation.video.table import VIDEO_PROTOCOLS
 from unityvideo_jax.sampling import solvers
 from unityvideo_jax.sampling.pipeline import Pipeline
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "Workdir of the training run.", required=True)
+_OUTPUT = flags.DEFINE_string("output", None, "Folder of the results.", required=True)
+_BENCHMARK = flags.DEFINE_string(
+    "benchmark",
+    "worlds_validation",
+    f"With --workdir one of {', '.join(worlds_benchmark.BENCHMARKS)}; with --predictions a folder.",
+)
+_BOOTSTRAP = flags.DEFINE_integer("bootstrap", 1000, "Draws for the intervals.", lower_bound=10)
+_SEED = flags.DEFINE_integer("seed", 0, "Seed of the intervals and the sampler (clip i: seed + i).")
+
+_PREDICTIONS = flags.DEFINE_string("predictions", None, "Folder of a system's predictions.")
+_SYSTEM = flags.DEFINE_string("system", None, "Name of the system that made the predictions.")
+_WEIGHTS = flags.DEFINE_string("weights", None, "Folder of the networks of video metrics.")
+_ALLOW_FAULTS = flags.DEFINE_bool(
+    "allow_faults", False, "Give averages although some clips are missing or faulty."
+)
+
+_WORKDIR = flags.DEFINE_string("workdir", None, "Workdir of the training run.")
 _STEP = flags.DEFINE_integer("checkpoint_step", None, "Which checkpoint; the latest if left out.")
 _EMA = flags.DEFINE_bool("ema", True, "Use the averaged weights.")
-_BENCHMARK = flags.DEFINE_enum(
-    "benchmark", "worlds_validation", tuple(worlds_benchmark.BENCHMARKS), "Which clips."
-)
 _NUM_CLIPS = flags.DEFINE_integer("num_clips", 16, "How many clips.", lower_bound=1)
 _BATCH = flags.DEFINE_integer("batch_size", 4, "Clips at once.", lower_bound=1)
-_SEED = flags.DEFINE_integer("seed", 0, "Seed of the sampler; clip i takes seed + i.")
 _WORLDS_SEED = flags.DEFINE_integer("worlds_seed", 0, "Seed of the scenes.")
 _CAPTIONS = flags.DEFINE_bool("captions", False, "Give the model the clips' captions.")
 _TIMESTEPS = flags.DEFINE_integer(
@@ -39,15 +62,108 @@ _STEPS = flags.DEFINE_integer("steps", None, "Solver steps; the run's own if lef
 _SOLVER = flags.DEFINE_enum("solver", None, solvers.SOLVERS, "ODE solver.")
 _CONDITION = flags.DEFINE_float("condition_guidance", None, "Guidance scale of the given RGB.")
 _SHIFT = flags.DEFINE_float("shift", None, "Timestep shift.")
-_OUTPUT = flags.DEFINE_string("output", None, "Folder of the results.", required=True)
 
 
 def main(argv: Sequence[str]) -> None:
-    """Samples, scores and writes the report."""
+    """Scores what the flags name and writes the report."""
     del argv
     output = pathlib.Path(_OUTPUT.value)
     if output.exists() and not output.is_dir():
         raise UserError(f"--output={output}: a file of that name exists; name a folder")
+    if bool(_WORKDIR.value) == bool(_PREDICTIONS.value):
+        raise UserError("give --workdir to score a run, or --predictions to score a folder")
+    if _WORKDIR.value:
+        _score_run(output)
+    else:
+        _score_folder(output)
+    print((output / "results.md").read_text(), flush=True)
+    print(f"wrote {output}/results.json, results.md and results.html", flush=True)
+
+
+def _progress(start: float):
+    def progress(done: int, total: int) -> None:
+        print(f"{done}/{total} clips, {time.monotonic() - start:.0f} s", flush=True)
+
+    return progress
+
+
+def _common(clips: Sequence[scores.ClipScore], start: float) -> dict:
+    """What both kinds of record say: intervals, versions, and how to do it again."""
+    return {
+        "intervals": scores.bootstrap(clips, samples=_BOOTSTRAP.value, seed=_SEED.value),
+        "bootstrap": {"samples": _BOOTSTRAP.value, "seed": _SEED.value, "level": 0.95},
+        "seed": _SEED.value,
+        "versions": provenance.versions(),
+        "command": ["python", "-m", "unityvideo_jax.evaluate", *sys.argv[1:]],
+        "seconds": round(time.monotonic() - start, 1),
+    }
+
+
+def _score_folder(output: pathlib.Path) -> None:
+    if not _SYSTEM.value:
+        raise UserError("--system is missing; name the system that made the predictions")
+    start = time.monotonic()
+    config = harness.HarnessConfig(
+        benchmark=pathlib.Path(_BENCHMARK.value),
+        predictions=pathlib.Path(_PREDICTIONS.value),
+        output=output,
+        weights=pathlib.Path(_WEIGHTS.value) if _WEIGHTS.value else None,
+    )
+    outcome = harness.run(config, _progress(start))
+    if outcome.faults and not _ALLOW_FAULTS.value:
+        shown = "\n  ".join(outcome.faults[:20])
+        raise UserError(
+            f"{len(outcome.faults)} faults in {outcome.counts['clips_with_faults']} of "
+            f"{len(outcome.rows)} clips:\n  {shown}\nMend them and run again (the other clips are "
+            f"kept in {output}/rows), or pass --allow_faults to average without them"
+        )
+    clips = [row.score for row in outcome.rows]
+    metrics = scores.aggregate(clips)
+    videos = metrics.get("fvd/i3d_kinetics400/videos", ENOUGH_VIDEOS)
+    notes = (
+        [f"FVD of {videos} videos is biased and noisy; use {ENOUGH_VIDEOS} or more"]
+        if videos < ENOUGH_VIDEOS
+        else []
+    )
+    record = {
+        "benchmark": config.benchmark.resolve().name,
+        "system": _SYSTEM.value,
+        "num_clips": len(outcome.rows),
+        "counts": outcome.counts,
+        "metrics": metrics,
+        **_common(clips, start),
+        "protocols": _used(metrics),
+        "notes": notes,
+        "faults": outcome.faults,
+        "skipped": outcome.skipped,
+        "unknown_clips": outcome.unknown,
+        "rows_reused": outcome.reused,
+        "codecs": {
+            name: modalities.get(name).codec.version for name in outcome.streams if name in METRICS
+        },
+        "checksums": {
+            "weights": outcome.weights,
+            "clips": {row.clip: row.checksums for row in outcome.rows},
+        },
+    }
+    entries = [
+        ClipEntry(name=r.clip, score=r.score, pictures=r.pictures, faults=r.faults)
+        for r in outcome.rows
+    ]
+    report.write_report(output, record, entries)
+
+
+def _used(metrics: dict) -> dict[str, str]:
+    """The protocols of these metrics: those whose name is in one of the keys."""
+    everything = PROTOCOLS | VIDEO_PROTOCOLS
+    return {
+        name: text
+        for name, text in everything.items()
+        if any(f"/{name}/" in f"/{key}/" for key in metrics)
+    }
+
+
+def _score_run(output: pathlib.Path) -> None:
     config = worlds_benchmark.BenchmarkConfig(
         benchmark=_BENCHMARK.value,
         num_clips=_NUM_CLIPS.value,
@@ -70,21 +186,24 @@ def main(argv: Sequence[str]) -> None:
         pipeline.sampler, **{k: v for k, v in chosen.items() if v is not None}
     )
     start = time.monotonic()
+    drawn: dict[int, dict[str, str]] = {}
 
-    def progress(done: int, total: int) -> None:
-        print(f"{done}/{total} clips, {time.monotonic() - start:.0f} s", flush=True)
+    def draw(clip: int, modality: str, predicted, truth) -> None:
+        path = f"pictures/{clip:04d}_{modality}.png"
+        pictures.write_comparison(output / path, modality, predicted, truth)
+        drawn.setdefault(clip, {})[modality] = path
 
-    results = worlds_benchmark.run(pipeline, config, sampler, progress)
+    results = worlds_benchmark.run(pipeline, config, sampler, _progress(start), draw)
     data = pipeline.config["data"]
-    scored = [name for name in pipeline.modalities if name in worlds_benchmark.METRICS]
+    scored = [name for name in pipeline.modalities if name in METRICS]
     record = {
         "benchmark": config.benchmark,
         "num_clips": config.num_clips,
         "metrics": results.metrics,
         "vae_round_trip": results.vae_round_trip,
         "trivial": results.trivial,
-        "protocols": worlds_benchmark.PROTOCOLS,
-        "seed": config.seed,
+        **_common(results.clips, start),
+        "protocols": PROTOCOLS,
         "settings": dataclasses.asdict(config),
         "sampler": dataclasses.asdict(sampler),
         "size": [data["num_frames"], data["height"], data["width"]],
@@ -94,14 +213,13 @@ def main(argv: Sequence[str]) -> None:
         "ema": _EMA.value,
         "config_sha256": provenance.config_hash(pipeline.config),
         "config": provenance.plain(pipeline.config),
-        "versions": provenance.versions(),
-        "command": ["python", "-m", "unityvideo_jax.evaluate", *sys.argv[1:]],
-        "seconds": round(time.monotonic() - start, 1),
     }
-    report.write_report(output, record)
     media.contact_sheet(results.rows, output / "sheet.png", scale=max(1, 96 // data["height"]))
-    print((output / "results.md").read_text(), flush=True)
-    print(f"wrote {output}/results.json, results.md and sheet.png", flush=True)
+    entries = [
+        ClipEntry(name=f"{i:04d}", score=clip, pictures=drawn.get(i, {}))
+        for i, clip in enumerate(results.clips)
+    ]
+    report.write_report(output, record, entries, sheet="sheet.png")
 
 
 if __name__ == "__main__":

@@ -168,3 +168,40 @@ def test_nan_is_named(role):
 def test_other_shape_is_named():
     with pytest.raises(UserError, match="score both at one size"):
         compute(video((2, 4, 4)), video((3, 4, 4)))
+
+
+def test_temporal_error_of_a_flickering_scale():
+    """d_t = s_t d*: the signed relative error is s_t - 1 everywhere."""
+    truth = video((4, 3, 3))
+    scales = np.array([1.0, 1.3, 0.9, 0.9])
+    true = truth.astype(np.float64)
+    valid = depth.valid_pixels(truth)
+    error, pairs = depth.temporal_error(true * scales[:, None, None], true, valid)
+    assert error == pytest.approx((0.3 + 0.4 + 0.0) / 3) and pairs == 27
+    # A wrong scale that stays is no flicker; nor is motion of the truth.
+    assert depth.temporal_error(1.7 * true, true, valid)[0] < 1e-12
+    results = compute(truth, truth)
+    assert results["depth/disparity_scale_shift_video/temporal_error"] < 1e-5
+
+
+def test_rmse_by_hand_and_cut_at_the_far_end():
+    truth = np.array([[[1.0, 2.0, 3.0, 4.0]], [[2.0, 2.0, 2.0, 2.0]]], np.float32)
+    assert depth.pixel_scores(np.array([500.0]), np.array([60.0]))["rmse"] == 100.0
+    results = compute(3 * truth, truth)
+    assert results["depth/depth_scale_frame/rmse"] < 1e-6
+    prediction = truth.copy()
+    prediction[0, 0] = [1.0, 2.0, 3.0, 4.8]  # L1: the three exact pixels hold the scale at 1
+    results = compute(prediction, truth)
+    assert results["depth/depth_scale_video/rmse"] == pytest.approx(0.8 / 8**0.5, abs=1e-3)
+
+
+def test_single_frame_has_no_temporal_error_and_says_so():
+    truth = video((1, 3, 3))
+    results = compute(truth, truth)
+    assert results["depth/videos_of_one_frame"] == 1
+    assert not [key for key in results if key.endswith("temporal_error")]
+
+
+def test_disparity_given_as_depth_is_refused():
+    with pytest.raises(UserError, match=r"values <= 0 \(least 0\)"):
+        compute(0 * video(), video())

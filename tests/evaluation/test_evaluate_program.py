@@ -4,14 +4,19 @@ import pathlib
 import subprocess
 import sys
 
+import folder_clips
 import pytest
 
 TESTS = pathlib.Path(__file__).parents[1]
 
 
 def run(*flags):
+    return program(str(TESTS / "run_program.py"), "evaluate", "--workdir=w", *flags)
+
+
+def program(*arguments):
     return subprocess.run(
-        [sys.executable, str(TESTS / "run_program.py"), "evaluate", "--workdir=w", *flags],
+        [sys.executable, *arguments],
         capture_output=True,
         text=True,
         cwd=TESTS.parent,
@@ -30,6 +35,8 @@ def test_it_writes_everything_needed_to_repeat(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert {p.name for p in (tmp_path / "out").iterdir()} == {
+        "pictures",
+        "results.html",
         "results.json",
         "results.md",
         "sheet.png",
@@ -40,7 +47,7 @@ def test_it_writes_everything_needed_to_repeat(tmp_path):
     assert record["checkpoint_step"] == 7 and record["seed"] == 0
     assert record["sampler"]["steps"] == 1 and record["settings"]["num_clips"] == 1
     assert {"jax", "unityvideo_jax"} <= set(record["versions"])
-    assert record["codecs"].keys() == {"depth", "segmentation"}
+    assert record["codecs"].keys() == {"depth", "flow", "segmentation", "skeleton", "densepose"}
     assert "disparity_scale_shift_video" in record["protocols"]
     assert f"| `{headline}` |" in (tmp_path / "out" / "results.md").read_text()
     assert headline in done.stdout
@@ -58,3 +65,47 @@ def test_a_bad_flag_is_one_line_and_writes_nothing(tmp_path, flag, message):
     assert done.returncode == 2
     assert message in done.stderr and "Traceback" not in done.stderr
     assert not (tmp_path / "out").exists()
+
+
+def score_folder(*flags):
+    return program("-m", "unityvideo_jax.evaluate", *flags)
+
+
+def test_a_folder_of_predictions_is_scored_faults_and_all(tmp_path):
+    benchmark = folder_clips.benchmark(tmp_path / "truth")
+    predictions = folder_clips.perfect(tmp_path / "theirs")
+    output = tmp_path / "out"
+    (predictions / "clip1" / "depth.npz").unlink()
+    flags = (f"--benchmark={benchmark}", f"--predictions={predictions}", f"--output={output}")
+    done = score_folder(*flags, "--system=theirs")
+    assert done.returncode == 2
+    assert "1 faults in 1 of 3 clips" in done.stderr and "depth.npz" in done.stderr
+    assert not (output / "results.json").exists()
+    done = score_folder(*flags, "--system=theirs", "--allow_faults")
+    assert done.returncode == 0, done.stderr
+    record = json.loads((output / "results.json").read_text())
+    assert record["system"] == "theirs" and record["rows_reused"] == 3
+    assert record["counts"]["clips_with_faults"] == 1 and len(record["faults"]) == 1
+    assert record["metrics"]["depth/videos"] == 2 and record["metrics"]["flow/videos"] == 3
+    assert {"pooled_all", "disparity_scale_shift_video"} <= record["protocols"].keys()
+    assert record["intervals"]["flow/pooled_all/epe"] == [0.0, 0.0]
+    assert len(record["checksums"]["clips"]["clip0"]["predictions/flow.npz"]) == 64
+    assert "i3d_torchscript.pt" in record["skipped"]["fvd"]
+    assert record["bootstrap"] == {"samples": 1000, "seed": 0, "level": 0.95}
+    for name in ("results.md", "results.html"):
+        text = (output / name).read_text()
+        assert "depth.npz" in text and "reported, not measured here" in text
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ((), "give --workdir to score a run, or --predictions to score a folder"),
+        (("--predictions=p", "--workdir=w"), "give --workdir to score a run, or --predictions"),
+        (("--predictions=p",), "--system is missing"),
+        (("--predictions=p", "--system=s"), "--benchmark=worlds_validation: no such folder"),
+    ],
+)
+def test_modes_are_told_apart(tmp_path, flags, message):
+    done = score_folder(*flags, f"--output={tmp_path / 'out'}")
+    assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr

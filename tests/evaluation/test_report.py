@@ -1,8 +1,17 @@
+import base64
+import html.parser
+import io
 import json
+import re
 
+import numpy as np
 import pytest
+from PIL import Image
 
-from unityvideo_jax.evaluation import report
+from unityvideo_jax.evaluation import page, plots, report, reported
+from unityvideo_jax.evaluation.scores import ClipScore
+
+DEPTH = "depth/disparity_scale_shift_video/abs_rel"
 
 RECORD = {
     "benchmark": "worlds_validation",
@@ -40,3 +49,106 @@ def test_nan_never_reaches_the_file(tmp_path):
     with pytest.raises(ValueError):
         report.write_report(tmp_path, RECORD | {"metrics": {"a": float("nan")}})
     assert (tmp_path / "results.json").read_text() == before
+
+
+def entries(folder):
+    """Five clips of growing depth error; the last has no truth and a fault."""
+    (folder / "pictures").mkdir(parents=True)
+    made = []
+    for i in range(5):
+        path = f"pictures/{i}.png"
+        Image.fromarray(np.full((120, 60, 3), 40 * i, np.uint8)).save(folder / path)
+        score = ClipScore(means={DEPTH: (0.1 * i, float(i < 4))})
+        faults = ["a <bad> file"] if i == 4 else []
+        made.append(
+            page.ClipEntry(name=f"clip{i}", score=score, pictures={"depth": path}, faults=faults)
+        )
+    return made
+
+
+def test_page_is_whole_and_alone(tmp_path):
+    clips = entries(tmp_path)
+    record = RECORD | {
+        "metrics": {DEPTH: 0.15, "vbench/overall_consistency": 20.0},
+        "intervals": {DEPTH: (0.1, 0.2)},
+        "bootstrap": {"samples": 1000, "seed": 0},
+        "skipped": {"fvd": "fvd is skipped: i3d_torchscript.pt (not in weights)"},
+        "faults": ["clip4: a <bad> file"],
+        "notes": ["few videos"],
+    }
+    report.write_report(tmp_path, record, clips)
+    text = (tmp_path / "results.html").read_text()
+    for event, element in xml_events(text):
+        if event == "img":
+            assert re.match("data:image/(png|jpeg);base64,", element["src"])
+            Image.open(io.BytesIO(base64.b64decode(element["src"].split(",")[1]))).verify()
+        assert event != "script" and "href" not in element
+    assert "a &lt;bad&gt; file" in text and "<bad>" not in text
+    best, worst = text.split("<h4>Best</h4>")[1].split("<h4>Worst</h4>")
+    worst = worst.split("<h2>")[0]
+    assert [n for n in range(5) if f"clip{n}:" in best] == [0, 1, 2]
+    assert [n for n in range(5) if f"clip{n}:" in worst] == [1, 2, 3]
+    assert worst.index("clip3") < worst.index("clip1")
+    assert "fvd is skipped" in text and "few videos" in text
+    markdown = (tmp_path / "results.md").read_text()
+    assert "| 0.1500 | 0.1000 to 0.2000 |" in markdown
+    for part in ("## Faults", "## Skipped", "## Notes"):
+        assert part in markdown
+
+
+def xml_events(text):
+    """(tag, attributes) of every element; fails on unbalanced tags."""
+    found, stack = [], []
+
+    class Reader(html.parser.HTMLParser):
+        def handle_starttag(self, tag, attributes):
+            found.append((tag, dict(attributes)))
+            if tag not in ("meta", "img"):
+                stack.append(tag)
+
+        def handle_endtag(self, tag):
+            assert stack.pop() == tag
+
+    Reader().feed(text)
+    assert stack == []
+    return found
+
+
+def test_what_was_not_scored_reads_as_such():
+    text = report.markdown(RECORD | {"metrics": {"depth/depth_scale_video/abs_rel": None}})
+    assert "| `depth/depth_scale_video/abs_rel` | n/a |" in text
+
+
+def test_reported_numbers_stand_beside_ours_and_say_so():
+    rows = reported.beside({DEPTH: 0.1, "segmentation/hungarian_clip/mean_iou": 0.5})
+    by = {(r.metric, r.system): r for r in rows}
+    ours = by["depth AbsRel", "UnityVideo"]
+    assert (ours.value, ours.measured, ours.table) == (0.022, 0.1, "1")
+    assert by["segmentation mIoU (%)", "SeC"].value == 65.52
+    assert by["segmentation mIoU (%)", "SeC"].measured == pytest.approx(50.0)
+    assert "does not state its alignment" in ours.caveat
+    assert reported.beside({"flow/pooled_all/epe": 1.0, DEPTH: None}) == []
+    text = report.markdown(RECORD | {"metrics": {DEPTH: 0.1}})
+    assert "reported, not measured here" in text and "arXiv 2512.07831" in text
+
+
+def test_every_reported_number_is_in_a_table_of_the_paper():
+    record = reported.load()
+    entries = record["entries"]
+    assert record["status"] == reported.STATUS
+    assert len({(e["table"], e["task"], e["system"], e["metric"]) for e in entries}) == len(entries)
+    assert {e["metric"] for e in entries} <= record["metrics"].keys()
+    assert {e["table"] for e in entries} == {"1", "2", "3", "4"}
+    # Spot checks of the paper's own rows.
+    find = {(e["table"], e["task"], e["system"], e["metric"]): e["value"] for e in entries}
+    assert find["1", "text to video", "UnityVideo", "vbench/dynamic_degree"] == 47.76
+    assert find["2", "ablation of modalities", "unified, flow", "vbench/imaging_quality"] == 69.36
+    assert find["4", "ablation of architecture", "both", "vbench/motion_smoothness"] == 99.54
+
+
+def test_histogram_shows_every_clip():
+    svg = plots.histogram([0.0, 0.0, 1.0], 1 / 3, (0.1, 0.9))
+    bars = [float(h) for h in re.findall(r'height="([\d.]+)" fill="#4a78b5"', svg)]
+    assert len(bars) == plots.BARS and bars[0] == 2 * bars[-1] and sum(b > 0 for b in bars) == 2
+    assert "0.3333" in svg
+    assert "<svg" in plots.histogram([2.0], 2.0, None)

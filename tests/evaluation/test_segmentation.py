@@ -112,3 +112,11 @@ def test_objects_and_clips_are_averaged_as_named():
 def test_other_shape_is_named():
     with pytest.raises(UserError, match="clip 0: segments is predicted as"):
         compute((np.zeros((2, 3, 3), np.int32), np.zeros((2, 3, 4), np.int32)))
+
+
+def test_numbers_must_be_integers_of_any_width():
+    truth = clip([1, 1, 2, 0])
+    results = compute((truth.astype(np.uint8), truth))
+    assert results["segmentation/hungarian_clip/mean_iou"] == 1.0
+    with pytest.raises(UserError, match="predicted segments has dtype float32; give integers"):
+        compute((truth.astype(np.float32), truth))

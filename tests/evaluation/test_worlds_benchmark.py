@@ -11,6 +11,7 @@ from unityvideo_jax import modalities, worlds
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.evaluation import worlds_benchmark
 from unityvideo_jax.evaluation.heldout import HeldoutConfig
+from unityvideo_jax.evaluation.metrics import METRICS
 from unityvideo_jax.evaluation.worlds_benchmark import BenchmarkConfig
 from unityvideo_jax.models.text import get_text_encoder
 from unityvideo_jax.sampling.pipeline import Pipeline
@@ -79,15 +80,15 @@ def test_the_truth_scores_perfectly_and_beats_the_trivial():
         assert results.trivial[f"{SEGMENTATION}/mean_iou"] < 0.5
         # The fourth clip only filled the second batch up.
         assert scores["depth/videos"] + scores["depth/videos_without_valid_pixels"] == 3
-    assert [name for name, *_ in oracle.calls] == ["depth", "segmentation"] * 2
+    assert [name for name, *_ in oracle.calls] == list(METRICS) * 2
     assert all(captions == ["", ""] for _, captions, _ in oracle.calls)
     assert all(isinstance(p, str) and p for _, _, prompts in oracle.calls for p in prompts)
     assert [label.split(":")[0] for label, _ in results.rows[:5]] == [
         "0",
         "depth truth",
         "depth estimated",
-        "segmentation truth",
-        "segmentation estimated",
+        "flow truth",
+        "flow estimated",
     ]
 
 

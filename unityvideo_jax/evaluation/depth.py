@@ -8,22 +8,28 @@
     weighted by their valid pixels.
   depth_scale_frame  the same with one scale a frame; frames are weighted by their valid pixels.
 
-AbsRel = mean |d - d*| / d*; delta_k = share of max(d / d*, d* / d) < 1.25^k, with d* the truth.
+AbsRel = mean |d - d*| / d*; delta_k = share of max(d / d*, d* / d) < 1.25^k, with d* the truth;
+RMSE in metres, with d cut at 70 m, is the root over the frame (headline) or the video.
+temporal_error = mean |e_t+1 - e_t| of the signed relative error e = (d - d*) / d* at a pixel that
+counts in both frames: 0 for an error that does not flicker, whatever moves in the truth.
 Pixels count where 1e-3 m < d* < 70 m.
 """
 
 from collections.abc import Mapping
+from typing import ClassVar
 
 import numpy as np
 from jaxtyping import Bool, Float
 
-from unityvideo_jax.evaluation.metric import Arrays, check_pair, mean
+from unityvideo_jax.errors import UserError
+from unityvideo_jax.evaluation.metric import Arrays, Metric, check_pair
+from unityvideo_jax.evaluation.scores import ClipScore
 
 ALIGNMENTS = ("disparity_scale_shift_video", "depth_scale_video", "depth_scale_frame")
 MIN_DEPTH, MAX_DEPTH = 1e-3, 70.0
 MIN_DISPARITY = 1e-3
 WEISZFELD_STEPS = 10
-NUMBERS = ("abs_rel", "delta_1", "delta_2", "delta_3")
+NUMBERS = ("abs_rel", "delta_1", "delta_2", "delta_3", "rmse")
 
 Values = Float[np.ndarray, "..."]
 
@@ -85,79 +91,94 @@ def align(
 
 
 def pixel_scores(aligned: Values, truth: Values) -> dict[str, Values]:
-    """The four numbers of every pixel, before any averaging."""
+    """The numbers of every pixel before any averaging; the square stands for the RMSE."""
     ratio = np.maximum(aligned / truth, truth / aligned)
-    return {"abs_rel": np.abs(aligned - truth) / truth} | {
-        f"delta_{k}": (ratio < 1.25**k).astype(np.float64) for k in (1, 2, 3)
-    }
+    return (
+        {"abs_rel": np.abs(aligned - truth) / truth}
+        | {f"delta_{k}": (ratio < 1.25**k).astype(np.float64) for k in (1, 2, 3)}
+        | {"rmse": np.square(np.minimum(aligned, MAX_DEPTH) - truth)}
+    )
+
+
+def _averages(aligned: Values, truth: Values) -> dict[str, float]:
+    scores = {name: float(v.mean()) for name, v in pixel_scores(aligned, truth).items()}
+    return scores | {"rmse": scores["rmse"] ** 0.5}
+
+
+def temporal_error(
+    aligned: Float[np.ndarray, "t h w"],
+    truth: Float[np.ndarray, "t h w"],
+    valid: Bool[np.ndarray, "t h w"],
+) -> tuple[float, int]:
+    """Mean change of the signed relative error from frame to frame, and over how many pixels."""
+    error = (aligned - truth) / np.where(valid, truth, 1.0)
+    both = valid[1:] & valid[:-1]
+    change = np.abs(np.diff(np.where(valid, error, 0.0), axis=0))[both]
+    return (float(change.mean()) if change.size else 0.0), int(change.size)
 
 
 def score_video(
     prediction: Float[np.ndarray, "t h w"], truth: Float[np.ndarray, "t h w"], alignment: str
-) -> tuple[dict[str, float], float]:
-    """Scores of one video and its weight among videos under the alignment's averaging rule.
+) -> dict[str, tuple[float, float]]:
+    """Each number of one video and its weight among videos under the alignment's averaging rule.
 
-    Returns:
-      The numbers, and 1 for the headline or the count of valid pixels for the others. Weight 0 and
-      no numbers if no pixel is valid.
+    The weight is 1 for the headline and the count of valid pixels (or pairs of pixels) for the
+    others; 0 where no pixel counts, and for `temporal_error` of a single frame.
     """
     valid = valid_pixels(truth)
     if not valid.any():
-        return {}, 0.0
-    aligned = align(prediction, truth, alignment)
+        return {name: (0.0, 0.0) for name in (*NUMBERS, "temporal_error")}
+    aligned, true = align(prediction, truth, alignment), truth.astype(np.float64)
+    flicker, pairs = temporal_error(aligned, true, valid)
     if alignment == "disparity_scale_shift_video":
         frames = [
-            {name: v.mean() for name, v in pixel_scores(a[m], t[m].astype(np.float64)).items()}
-            for a, t, m in zip(aligned, truth, valid, strict=True)
-            if m.any()
+            _averages(a[m], t[m]) for a, t, m in zip(aligned, true, valid, strict=True) if m.any()
         ]
-        return {name: float(np.mean([f[name] for f in frames])) for name in NUMBERS}, 1.0
-    scores = pixel_scores(aligned[valid], truth[valid].astype(np.float64))
-    return {name: float(v.mean()) for name, v in scores.items()}, float(valid.sum())
+        scores = {name: (float(np.mean([f[name] for f in frames])), 1.0) for name in NUMBERS}
+        return scores | {"temporal_error": (flicker, float(pairs > 0))}
+    weight = float(valid.sum())
+    scores = {name: (v, weight) for name, v in _averages(aligned[valid], true[valid]).items()}
+    return scores | {"temporal_error": (flicker, float(pairs))}
 
 
-class DepthMetric:
-    """AbsRel and the three deltas under every alignment of `ALIGNMENTS`.
+class DepthMetric(Metric):
+    """AbsRel, the three deltas, RMSE and temporal error under every alignment of `ALIGNMENTS`.
 
-    Keys: "depth/<alignment>/<number>", and "depth/videos", "depth/videos_without_valid_pixels".
-    Prediction and truth: depth f32[T,H,W].
+    Keys: "depth/<alignment>/<number>", and "depth/videos", "depth/videos_without_valid_pixels",
+    "depth/videos_of_one_frame" (which have no temporal error).
+    Prediction and truth: depth f32[T,H,W], > 0, +inf for sky.
     """
 
     modality = "depth"
     keys = ("depth",)
+    protocols: ClassVar[Mapping[str, str]] = {
+        "disparity_scale_shift_video": "least-squares scale and shift in disparity over the video; "
+        "1e-3 < d* < 70 m; averaged over pixels, frames, videos (DepthCrafter)",
+        "depth_scale_video": "one L1 scale in depth a video, 10 Weiszfeld steps; videos weighted "
+        "by valid pixels (Aether)",
+        "depth_scale_frame": "the same with one scale a frame",
+    }
+    headline = "depth/disparity_scale_shift_video/abs_rel"
+    lower_is_better = True
 
-    def __init__(self) -> None:
-        self._scores: dict[str, list[tuple[Mapping[str, float], float]]] = {
-            alignment: [] for alignment in ALIGNMENTS
-        }
-        self._empty = 0
-
-    @property
-    def scored(self) -> int:
-        """Videos with a valid pixel."""
-        return len(self._scores[ALIGNMENTS[0]])
-
-    def update(self, prediction: Arrays, truth: Arrays, name: str) -> None:
-        """Adds one video; UserError if the shapes differ or a value is NaN."""
+    def score(self, prediction: Arrays, truth: Arrays, name: str) -> ClipScore:
+        """Scores one video; UserError if the shapes differ, a value is NaN or depth is <= 0."""
         predicted, true = np.asarray(prediction["depth"]), np.asarray(truth["depth"])
-        check_pair(predicted, true, "depth", name)
-        if not valid_pixels(true).any():
-            self._empty += 1
-            return
-        for alignment in ALIGNMENTS:
-            self._scores[alignment].append(score_video(predicted, true, alignment))
-
-    def compute(self) -> dict[str, float | int]:
-        """Averages over videos; UserError if no video had a valid pixel."""
-        results = {}
-        for alignment, scores in self._scores.items():
-            for number in NUMBERS:
-                key = f"depth/{alignment}/{number}"
-                mean([score[number] for score, _ in scores], key)
-                results[key] = float(
-                    np.average([s[number] for s, _ in scores], weights=[w for _, w in scores])
-                )
-        return results | {
-            "depth/videos": self.scored,
-            "depth/videos_without_valid_pixels": self._empty,
+        check_pair(predicted, true, "depth", name, allow_inf=True)
+        if (predicted <= 0).any():
+            raise UserError(
+                f"{name}: predicted depth has values <= 0 (least {predicted.min():g}); give depth, "
+                "not disparity, and +inf where there is no surface"
+            )
+        means = {
+            f"depth/{alignment}/{number}": pair
+            for alignment in ALIGNMENTS
+            for number, pair in score_video(predicted, true, alignment).items()
         }
+        valid = bool(valid_pixels(true).any())
+        counts = {
+            "depth/videos": int(valid),
+            "depth/videos_without_valid_pixels": int(not valid),
+            "depth/videos_of_one_frame": int(len(true) == 1),
+        }
+        return ClipScore(means=means, counts=counts)

@@ -1,4 +1,4 @@
-"""Results as JSON for programs and as a Markdown table for people."""
+"""Results as JSON for programs, and as Markdown and one self-contained page for people."""
 
 import os
 import pathlib
@@ -6,58 +6,152 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from unityvideo_jax import provenance
+from unityvideo_jax.evaluation import page, reported
 
 # How the columns of the table are titled, in order; a results record may lack some.
 COLUMNS = {
-    "metrics": "model",
+    "metrics": "score",
+    "intervals": "95 % interval",
     "vae_round_trip": "truth through codec and VAE",
     "trivial": "trivial prediction",
 }
 
 
-def markdown(record: Mapping[str, Any]) -> str:
-    """The table of a results record: one metric a row, one column for each of `COLUMNS` present."""
+def describe(record: Mapping[str, Any]) -> str:
+    """What was scored, in one paragraph."""
+    parts = []
+    if record.get("system"):
+        parts.append(f"System {record['system']}")
+    if "checkpoint_step" in record:
+        averaged = " (averaged weights)" if record["ema"] else ""
+        parts.append(f"Checkpoint step {record['checkpoint_step']}{averaged}")
+        parts.append(f"config {record['config_sha256'][:12]}")
+        parts.append(f"{record['sampler']['solver']} in {record['sampler']['steps']} steps")
+    parts.append(f"seed {record['seed']}")
+    if record.get("size"):
+        frames, height, width = record["size"]
+        parts.append(f"{frames} frames of {height}x{width} (height x width)")
+    text = ", ".join(parts) + "."
+    if record.get("counts"):
+        counts = (f"{n} {what.replace('_', ' ')}" for what, n in record["counts"].items())
+        text += " " + ", ".join(counts) + "."
+    if record.get("intervals"):
+        text += (
+            f" Intervals: percentile bootstrap over clips, {record['bootstrap']['samples']} "
+            f"draws, seed {record['bootstrap']['seed']}."
+        )
+    return text
+
+
+def table(record: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Titles and cells: one metric a row, one column for each of `COLUMNS` that there is."""
     columns = [name for name in COLUMNS if record.get(name)]
     keys: Sequence[str] = list(dict.fromkeys(key for name in columns for key in record[name]))
-    lines = [
-        f"# {record['benchmark']}: {record['num_clips']} clips",
-        "",
-        f"Checkpoint step {record['checkpoint_step']}"
-        f"{' (averaged weights)' if record['ema'] else ''}, config {record['config_sha256'][:12]}, "
-        f"{record['sampler']['solver']} in {record['sampler']['steps']} steps, "
-        f"seed {record['seed']}, {record['size'][0]} frames of "
-        f"{record['size'][1]}x{record['size'][2]} (height x width).",
-        "",
-        "| metric | " + " | ".join(COLUMNS[name] for name in columns) + " |",
-        "| --- |" + " ---: |" * len(columns),
+    cells = [[key, *(number(record[name].get(key, "")) for name in columns)] for key in keys]
+    titles = [COLUMNS[name] for name in columns]
+    titles[0] = record.get("system", "model")
+    return ["metric", *titles], cells
+
+
+def comparisons(record: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Titles and cells of the reported numbers beside ours."""
+    rows = [
+        [
+            row.metric,
+            f"{row.system} ({row.task}, Table {row.table})",
+            f"{row.value:g}",
+            f"{row.measured:.4g}",
+            row.caveat,
+        ]
+        for row in reported.beside(record["metrics"])
     ]
-    for key in keys:
-        cells = [_number(record[name].get(key)) for name in columns]
-        lines.append(f"| `{key}` | " + " | ".join(cells) + " |")
+    titles = ["metric", "system", reported.STATUS, f"measured on {record['benchmark']}", "caveat"]
+    return titles, rows
+
+
+def number(value: Any) -> str:
+    """A cell: integers as they are, others to four digits, "n/a" where nothing was scored."""
+    if value is None:
+        return "n/a"
+    if isinstance(value, str | int):
+        return str(value)
+    if isinstance(value, tuple | list):
+        return " to ".join(f"{v:.4f}" for v in value)
+    return f"{value:.4f}"
+
+
+def _rows(titles: Sequence[str], rows: Sequence[Sequence[str]], code: bool = False) -> list[str]:
+    align = " ---: |" if code else " --- |"
+    lines = ["| " + " | ".join(titles) + " |", "| --- |" + align * (len(titles) - 1)]
+    for first, *rest in rows:
+        lines.append("| " + " | ".join([f"`{first}`" if code else first, *rest]) + " |")
+    return lines
+
+
+def markdown(record: Mapping[str, Any]) -> str:
+    """The whole record but its pictures."""
+    lines = [f"# {record['benchmark']}: {record['num_clips']} clips", "", describe(record), ""]
+    lines += _rows(*table(record), code=True)
+    titles, rows = comparisons(record)
+    if rows:
+        source = reported.load()
+        lines += ["", f"## Beside the paper's numbers: {reported.STATUS}", ""]
+        lines += [f"Source: {source['source']}; on {source['benchmarks']}.", ""]
+        lines += _rows(titles, rows)
+    for title, items in sections(record).items():
+        lines += ["", f"## {title}", ""] + [f"- {item}" for item in items]
     if record.get("protocols"):
         lines += ["", "## Protocols", ""]
         lines += [f"- `{name}`: {text}" for name, text in record["protocols"].items()]
     return "\n".join(lines) + "\n"
 
 
-def _number(value: float | int | None) -> str:
-    if value is None:
-        return ""
-    return str(value) if isinstance(value, int) else f"{value:.4f}"
+def sections(record: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Lists of what did not go as wished: nothing is left out in silence."""
+    lists = {
+        "Notes": record.get("notes", []),
+        "Faults": record.get("faults", []),
+        "Skipped": list(record.get("skipped", {}).values()),
+        "Clips that the benchmark does not have": record.get("unknown_clips", []),
+    }
+    return {title: list(items) for title, items in lists.items() if items}
 
 
-def write_report(folder: str | os.PathLike, record: Mapping[str, Any]) -> None:
-    """Writes `results.json` and `results.md`; each appears only when it is whole.
+def write_report(
+    folder: str | os.PathLike,
+    record: Mapping[str, Any],
+    clips: Sequence[page.ClipEntry] = (),
+    sheet: str | None = None,
+) -> None:
+    """Writes `results.json`, `results.md` and `results.html`; each appears only when it is whole.
 
     Args:
       folder: made if missing.
-      record: "benchmark", "num_clips", "checkpoint_step", "ema", "config_sha256", "sampler",
-        "seed", "size", "metrics" and, optionally, "vae_round_trip", "trivial", "protocols";
-        whatever else it holds goes into the JSON alone.
+      record: "benchmark", "num_clips", "seed", "metrics" and, optionally, "system", "counts",
+        "intervals" with "bootstrap", "vae_round_trip", "trivial", "protocols", "notes", "faults",
+        "skipped", "unknown_clips", "size", and "checkpoint_step" with "ema", "config_sha256" and
+        "sampler"; whatever else it holds goes into the JSON alone.
+      clips: for the page's list of clips.
+      sheet: a PNG in the folder for the page to show.
     """
     folder = pathlib.Path(folder)
     text = markdown(record)
+    html = page.render(
+        title=f"{record['benchmark']}: {record['num_clips']} clips",
+        paragraph=describe(record),
+        table=table(record),
+        comparisons=comparisons(record),
+        source=reported.load(),
+        sections=sections(record),
+        protocols=record.get("protocols", {}),
+        metrics=record["metrics"],
+        intervals=record.get("intervals", {}),
+        clips=clips,
+        folder=folder,
+        sheet=sheet,
+    )
     provenance.write_json(folder / "results.json", record)
-    temporary = folder / ".results.md.part"
-    temporary.write_text(text)
-    os.replace(temporary, folder / "results.md")
+    for name, content in (("results.md", text), ("results.html", html)):
+        temporary = folder / f".{name}.part"
+        temporary.write_text(content)
+        os.replace(temporary, folder / name)

@@ -1,4 +1,4 @@
-"""Instance segmentation scores, with instances matched over the whole clip.
+"""Instance segmentation scores.
 
 Protocol `hungarian_clip`: predicted instances are assigned to true ones by the assignment that
 maximises the sum of IoUs over the clip's pixels (one identity for all frames), whatever the numbers
@@ -7,13 +7,28 @@ or colours of the instances. Instances without a partner are scored against an e
   mean_iou  IoU over all pixels of the clip, averaged over objects, then over clips.
   j_mean    J = intersection / union in each frame, 1 where both are empty (DAVIS); averaged over
     frames, then over the objects of all clips.
+  f_mean    boundary F in each frame (see `boundary`), averaged likewise; all frames count.
+  j_and_f   (j_mean + f_mean) / 2.
+
+Protocol `coco_frames`: COCO's AP over single frames, one class for all, at most 100 masks a frame.
+A video of colours has no confidences, so every mask scores 1 and the order of numbers breaks ties.
+Protocol `coco_clip`: the same with a whole clip as one image, so that a mask is a tube (as in video
+instance segmentation).
 """
+
+from collections.abc import Mapping
+from typing import ClassVar
 
 import numpy as np
 from jaxtyping import Float, Int
 from scipy.optimize import linear_sum_assignment
 
-from unityvideo_jax.evaluation.metric import Arrays, check_pair, mean
+from unityvideo_jax.evaluation.average_precision import Detections, match_image
+from unityvideo_jax.evaluation.boundary import boundary_f
+from unityvideo_jax.evaluation.metric import Arrays, Metric, check_pair, labels
+from unityvideo_jax.evaluation.scores import ClipScore
+
+MAX_DETECTIONS = 100
 
 
 def overlaps(
@@ -61,72 +76,95 @@ def frame_j(
     return np.where(union > 0, intersection / np.maximum(union, 1), 1.0)
 
 
-def score_clip(
+def object_scores(
     prediction: Int[np.ndarray, "t h w"], truth: Int[np.ndarray, "t h w"]
-) -> tuple[list[float], list[float], int]:
+) -> tuple[dict[str, list[float]], int]:
     """Scores of every true instance of a clip.
 
     Returns:
-      IoU over the clip and mean J over frames of each true instance, and how many predicted
-      instances found no partner.
+      IoU over the clip ("iou"), mean J ("j") and mean F ("f") over frames of each true instance,
+      and how many predicted instances found no partner.
     """
     intersection, predicted_area, true_area = overlaps(prediction, truth)
     partner = match(intersection, predicted_area, true_area)
-    ious, js = [], []
-    for n in range(true_area.shape[1]):
+    predicted_ids = [i for i in np.unique(prediction) if i]
+    true_ids = [i for i in np.unique(truth) if i]
+    scores: dict[str, list[float]] = {"iou": [], "j": [], "f": []}
+    for n, true_id in enumerate(true_ids):
         both = np.zeros(len(truth), np.int64)
         union = true_area[:, n]
+        mask = np.zeros(truth.shape, bool)
         if n in partner:
             both = intersection[:, partner[n], n]
             union = predicted_area[:, partner[n]] + true_area[:, n] - both
-        ious.append(float(both.sum() / union.sum()))
-        js.append(float(frame_j(both, union).mean()))
-    return ious, js, predicted_area.shape[1] - len(partner)
+            mask = prediction == predicted_ids[partner[n]]
+        scores["iou"].append(float(both.sum() / union.sum()))
+        scores["j"].append(float(frame_j(both, union).mean()))
+        pairs = zip(mask, truth == true_id, strict=True)
+        scores["f"].append(float(np.mean([boundary_f(p, t) for p, t in pairs])))
+    return scores, predicted_area.shape[1] - len(partner)
 
 
-class SegmentationMetric:
-    """Mean IoU and J under `hungarian_clip`.
+def detections(
+    intersection: Int[np.ndarray, "t m n"],
+    predicted_area: Int[np.ndarray, "t m"],
+    true_area: Int[np.ndarray, "t n"],
+) -> Detections:
+    """Masks of every frame matched by IoU; an instance is there in the frames where it has area."""
+    found = Detections(scores=[], matched=[], truths=0)
+    for both, p, t in zip(intersection, predicted_area, true_area, strict=True):
+        both, p, t = both[p > 0][:, t > 0], p[p > 0], t[t > 0]
+        iou = both / (p[:, None] + t[None] - both)
+        found = found + match_image(iou, np.ones(len(p)), MAX_DETECTIONS)
+    return found
 
-    Keys: "segmentation/hungarian_clip/{mean_iou,j_mean}", and the counts "segmentation/objects",
-    "segmentation/unmatched_predictions", "segmentation/clips" and
-    "segmentation/clips_without_objects".
+
+class SegmentationMetric(Metric):
+    """Mean IoU, J, F and AP.
+
+    Keys: "segmentation/hungarian_clip/{mean_iou,j_mean,f_mean,j_and_f}",
+    "segmentation/{coco_frames,coco_clip}/{ap,ap50,ap75}", all in [0, 1], and the counts
+    "segmentation/objects", "segmentation/unmatched_predictions", "segmentation/clips" and
+    "segmentation/clips_without_objects" (whose predictions, if any, lower the AP alone).
     Prediction and truth: segments i32[T,H,W], 0 = background.
     """
 
     modality = "segmentation"
     keys = ("segments",)
+    protocols: ClassVar[Mapping[str, str]] = {
+        "hungarian_clip": "instances matched over the clip by Hungarian assignment of IoU; "
+        "mean_iou pools a clip's pixels, j_mean and f_mean average all frames (empty/empty = 1)",
+        "coco_frames": "COCO AP@[.5:.05:.95] over frames, class-agnostic, constant score 1",
+        "coco_clip": "the same over whole clips: IoU of tubes",
+    }
+    headline = "segmentation/hungarian_clip/j_and_f"
+    lower_is_better = False
 
-    def __init__(self) -> None:
-        self._clip_ious: list[float] = []
-        self._object_js: list[float] = []
-        self._unmatched = 0
-        self._empty = 0
-
-    @property
-    def scored(self) -> int:
-        """Clips with an object."""
-        return len(self._clip_ious)
-
-    def update(self, prediction: Arrays, truth: Arrays, name: str) -> None:
-        """Adds one clip; UserError if the shapes differ."""
-        predicted, true = np.asarray(prediction["segments"]), np.asarray(truth["segments"])
+    def score(self, prediction: Arrays, truth: Arrays, name: str) -> ClipScore:
+        """Scores one clip; UserError if the shapes differ or numbers are no integers."""
+        predicted = labels(prediction["segments"], "predicted segments", name)
+        true = labels(truth["segments"], "true segments", name)
         check_pair(predicted, true, "segments", name)
-        ious, js, unmatched = score_clip(predicted, true)
-        self._unmatched += unmatched
-        if not ious:
-            self._empty += 1
-            return
-        self._clip_ious.append(float(np.mean(ious)))
-        self._object_js.extend(js)
-
-    def compute(self) -> dict[str, float | int]:
-        """Averages over objects and clips; UserError if no clip held an object."""
+        scores, unmatched = object_scores(predicted, true)
+        objects = len(scores["iou"])
+        iou, j, f = (float(np.mean(v)) if objects else 0.0 for v in scores.values())
+        areas = overlaps(predicted, true)
         prefix = "segmentation/hungarian_clip"
-        return {
-            f"{prefix}/mean_iou": mean(self._clip_ious, f"{prefix}/mean_iou"),
-            f"{prefix}/j_mean": mean(self._object_js, f"{prefix}/j_mean"),
-            "segmentation/objects": len(self._object_js),
-            "segmentation/unmatched_predictions": self._unmatched,
-            "segmentation/clips": self.scored,
-            "segmentation/clips_without_objects": self._empty,
-        }
+        return ClipScore(
+            means={
+                f"{prefix}/mean_iou": (iou, float(objects > 0)),
+                f"{prefix}/j_mean": (j, float(objects)),
+                f"{prefix}/f_mean": (f, float(objects)),
+                f"{prefix}/j_and_f": ((j + f) / 2, float(objects)),
+            },
+            detections={
+                "segmentation/coco_frames": detections(*areas),
+                "segmentation/coco_clip": detections(*[a.sum(0, keepdims=True) for a in areas]),
+            },
+            counts={
+                "segmentation/objects": objects,
+                "segmentation/unmatched_predictions": unmatched,
+                "segmentation/clips": int(objects > 0),
+                "segmentation/clips_without_objects": int(objects == 0),
+            },
+        )

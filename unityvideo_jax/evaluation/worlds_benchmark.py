@@ -17,10 +17,10 @@ from jaxtyping import Array, Float
 
 from unityvideo_jax import media, modalities, worlds
 from unityvideo_jax.errors import UserError
-from unityvideo_jax.evaluation.depth import DepthMetric
 from unityvideo_jax.evaluation.heldout import HeldoutConfig, HeldoutLoss, heldout_errors
-from unityvideo_jax.evaluation.metric import Arrays, Metric
-from unityvideo_jax.evaluation.segmentation import SegmentationMetric
+from unityvideo_jax.evaluation.metric import Arrays
+from unityvideo_jax.evaluation.metrics import METRICS
+from unityvideo_jax.evaluation.scores import ClipScore, merge
 from unityvideo_jax.sampling.generate import SamplerConfig
 from unityvideo_jax.sampling.pipeline import Pipeline
 from unityvideo_jax.sampling.streams import RGB
@@ -30,21 +30,7 @@ BENCHMARKS = {
     "heldout_animals": "heldout_animals",
     "heldout_objects": "heldout_objects",
 }
-# A further modality is scored once its metric stands here.
-METRICS: dict[str, Callable[[], Metric]] = {
-    "depth": DepthMetric,
-    "segmentation": SegmentationMetric,
-}
-PROTOCOLS = {
-    "disparity_scale_shift_video": "least-squares scale and shift in disparity over the video; "
-    "1e-3 < d* < 70 m; averaged over pixels, frames, videos (DepthCrafter)",
-    "depth_scale_video": "one L1 scale in depth a video, 10 Weiszfeld steps; videos weighted by "
-    "valid pixels (Aether)",
-    "depth_scale_frame": "the same with one scale a frame",
-    "hungarian_clip": "instances matched over the clip by Hungarian assignment of IoU; mean_iou "
-    "pools a clip's pixels, j_mean averages frames (empty/empty = 1)",
-    "uniform_t<K>": "flow-matching loss at K fixed timesteps and fixed noise, all three tasks",
-}
+TORSO_FRONT = 2  # DensePose's number
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -80,20 +66,32 @@ class BenchmarkConfig:
 
 @dataclasses.dataclass(kw_only=True)
 class Results:
-    """Metrics of the model and of the two references, by key, and rows for a contact sheet."""
+    """Metrics of the model and of the two references, by key, each clip's own scores of the model,
+    and rows for a contact sheet."""
 
     metrics: dict[str, float | int]
     vae_round_trip: dict[str, float | int]
     trivial: dict[str, float | int]
+    clips: list[ClipScore]
     rows: list[tuple[str, np.ndarray]]
 
 
 def trivial_prediction(modality: str, truth: Arrays) -> dict[str, np.ndarray]:
-    """What needs no model: constant depth; one instance that fills the frame."""
+    """What needs no model.
+
+    Constant depth; rest; one instance, or one body part, that fills the frame; nobody's skeleton.
+    """
     if modality == "depth":
         return {"depth": np.ones_like(truth["depth"])}
     if modality == "segmentation":
         return {"segments": np.ones_like(truth["segments"])}
+    if modality == "flow":
+        return {"flow": np.zeros_like(truth["flow"])}
+    if modality == "skeleton":
+        return {key: truth[key][:, :0] for key in ("keypoints", "visibility")}
+    if modality == "densepose":
+        uv = np.full_like(truth["uv"], 0.5)
+        return {"part": np.full_like(truth["part"], TORSO_FRONT), "uv": uv}
     raise ValueError(f"no trivial prediction for {modality}")
 
 
@@ -138,11 +136,14 @@ class _Scorer:
         self.encode = _encoder(modality)
         self.model, self.round_trip, self.trivial = (METRICS[modality]() for _ in range(3))
 
-    def update(self, predicted, round_trip, truth: Arrays, name: str) -> None:
+    def update(self, predicted, round_trip, truth: Arrays, name: str) -> Arrays:
+        """Scores one clip; returns the model's prediction as arrays."""
         side = self.codec.default_side
-        self.model.update(self.codec.decode(predicted, side), truth, name)
+        arrays = self.codec.decode(predicted, side)
+        self.model.update(arrays, truth, name)
         self.round_trip.update(self.codec.decode(round_trip, side), truth, name)
         self.trivial.update(trivial_prediction(self.modality, truth), truth, name)
+        return arrays
 
 
 def run(
@@ -150,6 +151,9 @@ def run(
     config: BenchmarkConfig,
     sampler: SamplerConfig,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    draw: Callable[[int, str, Arrays, Arrays], None] = lambda clip, modality, predicted, truth: (
+        None
+    ),
 ) -> Results:
     """Estimates, decodes and scores.
 
@@ -158,6 +162,7 @@ def run(
       config: which clips.
       sampler: how to sample.
       progress: called with clips done and in all after each batch.
+      draw: called with the clip's number, the modality, and predicted and true arrays.
 
     Returns:
       All metrics of the modalities that both the model and `METRICS` know.
@@ -195,9 +200,11 @@ def run(
             truth_video = np.asarray(scorer.encode(batch.clip))
             round_trip = pipeline.decode(pipeline.encode(truth_video))
             for b in scored:
-                truth = {key: np.asarray(batch.clip[key][b]) for key in scorer.codec.keys}
+                keys = (*scorer.model.keys, *scorer.model.extra)
+                truth = {k: np.asarray(batch.clip[k][b]) for k in keys if k in batch.clip}
                 label = f"{config.benchmark} clip {batch.index[b]}"
-                scorer.update(samples.videos[name][b], round_trip[b], truth, label)
+                arrays = scorer.update(samples.videos[name][b], round_trip[b], truth, label)
+                draw(int(batch.index[b]), name, arrays, truth)
             for b in shown:
                 strips[b] += [
                     (f"{name} truth", truth_video[b]),
@@ -218,7 +225,13 @@ def run(
         trivial |= scorer.trivial.compute()
     if heldout:
         metrics |= heldout.loss.compute()
-    return Results(metrics=metrics, vae_round_trip=round_trip, trivial=trivial, rows=rows)
+    return Results(
+        metrics=metrics,
+        vae_round_trip=round_trip,
+        trivial=trivial,
+        clips=[merge(parts) for parts in zip(*(s.model.rows for s in scorers), strict=True)],
+        rows=rows,
+    )
 
 
 class _Heldout:

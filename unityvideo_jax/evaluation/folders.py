@@ -1,0 +1,159 @@
+"""Clips in folders: the one layout of benchmarks and of any system's predictions.
+
+  BENCHMARK/<clip>/clip.json           optional: {"caption": "...", "fps": 8}
+  BENCHMARK/<clip>/<modality>.npz      ground truth under the clip's keys
+  BENCHMARK/<clip>/rgb.mp4             the real video
+  PREDICTIONS/<clip>/<modality>.npz    arrays under the same keys, or <modality>.mp4 in the codec's
+                                       colours, which is decoded without the truth's side record
+  PREDICTIONS/<clip>/rgb.mp4           generated video
+  PREDICTIONS/<clip>/reestimated/<estimator>/<modality>.npz
+                                       what an estimator reads from the generated video
+
+Any video may also be a folder of images of that name, or an npz with "rgb". `docs/evaluation.md`
+tells it at length. A folder that `sample` wrote is such a clip; only what was sampled counts.
+"""
+
+import dataclasses
+import json
+import pathlib
+import zipfile
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import UInt8
+
+from unityvideo_jax import media, modalities, provenance
+from unityvideo_jax.errors import UserError
+from unityvideo_jax.evaluation.metric import Arrays
+from unityvideo_jax.evaluation.metrics import METRICS
+
+RGB = "rgb"
+REESTIMATED = "reestimated"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Clip:
+    """One clip's folder."""
+
+    path: pathlib.Path
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    def source(self, stream: str) -> pathlib.Path | None:
+        """Where a stream lies: numbers before pictures; None if it is not there."""
+        names = [f"{stream}.npz", *(f"{stream}{s}" for s in media.VIDEO_SUFFIXES), stream]
+        return next((p for n in names if (p := self.path / n).exists()), None)
+
+    @property
+    def streams(self) -> tuple[str, ...]:
+        """The modalities that can be scored and are there, RGB last.
+
+        `sample` also writes the streams that it was given; those are nobody's prediction.
+        """
+        request = self._json("sample.json").get("request", {})
+        wanted = request.get("wanted", (*METRICS, RGB))
+        return tuple(s for s in (*METRICS, RGB) if s in wanted and self.source(s) is not None)
+
+    @property
+    def estimators(self) -> dict[str, "Clip"]:
+        """What was estimated again from the generated video, by estimator."""
+        folder = self.path / REESTIMATED
+        found = sorted(p for p in folder.iterdir() if p.is_dir()) if folder.is_dir() else []
+        return {p.name: Clip(path=p) for p in found}
+
+    def _json(self, name: str) -> dict:
+        """A JSON object in the folder, empty if there is none."""
+        path = self.path / name
+        if not path.exists():
+            return {}
+        try:
+            record = json.loads(path.read_text())
+        except (OSError, ValueError) as error:
+            raise UserError(f"{path}: not readable JSON ({error})") from error
+        if not isinstance(record, dict):
+            raise UserError(f"{path}: holds no JSON object, {{...}}")
+        return record
+
+    @property
+    def caption(self) -> str:
+        """The caption, empty if there is none."""
+        return str(self._json("clip.json").get("caption", ""))
+
+    def video(self) -> tuple[UInt8[np.ndarray, "t h w 3"], float]:
+        """RGB frames and frames per second; UserError names the file."""
+        path = self.source(RGB)
+        if path is None:
+            raise UserError(f"{self.path}: holds no rgb.mp4, rgb.npz or folder rgb")
+        if path.suffix != ".npz":
+            frames, fps = media.read_video(path)
+        else:
+            frames, fps = self._frames(path), media.DEFAULT_FPS
+        return frames, float(self._json("clip.json").get("fps", fps))
+
+    @staticmethod
+    def _frames(path: pathlib.Path) -> UInt8[np.ndarray, "t h w 3"]:
+        rgb = read_npz(path, (RGB,))[RGB]
+        if rgb.ndim != 4 or rgb.shape[3] != 3 or not len(rgb):
+            raise UserError(f"{path}: rgb has shape {rgb.shape}; give [T, H, W, 3]")
+        if rgb.dtype == np.uint8:
+            return rgb
+        if not np.isfinite(rgb).all() or rgb.min() < 0 or rgb.max() > 1.001:
+            raise UserError(f"{path}: rgb must be uint8, or finite and in [0, 1]")
+        return np.round(255.0 * np.clip(rgb, 0.0, 1.0)).astype(np.uint8)
+
+    def arrays(self, modality: str) -> Arrays:
+        """A modality's arrays, from numbers or decoded from its video.
+
+        Raises:
+          UserError: names the file, and what is missing or not readable.
+        """
+        path = self.source(modality)
+        if path is None:
+            raise UserError(f"{self.path}: holds no {modality}.npz or {modality}.mp4")
+        if path.suffix == ".npz":
+            return read_npz(path, METRICS[modality].keys)
+        codec = modalities.get(modality).codec
+        return codec.decode(media.to_float(media.read_video(path)[0]), codec.default_side)
+
+    def truth(self, modality: str) -> Arrays | None:
+        """Ground truth in numbers; None if there is none."""
+        path = self.path / f"{modality}.npz"
+        return read_npz(path, METRICS[modality].keys) if path.exists() else None
+
+    def checksums(self, streams: Sequence[str]) -> dict[str, str]:
+        """SHA-256 of what these streams (and the caption) are read from, by relative path."""
+        paths = [self.source(s) for s in streams]
+        paths += [self.path / "clip.json", self.path / "sample.json"]
+        there = [p for p in paths if p is not None and p.exists()]
+        return {str(p.relative_to(self.path)): provenance.file_hash(p) for p in there}
+
+
+def read_npz(path: pathlib.Path, keys: Sequence[str]) -> dict[str, np.ndarray]:
+    """All arrays of an npz; UserError if it does not load or lacks one of `keys`."""
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {key: archive[key] for key in archive.files}
+    except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
+        raise UserError(f"{path}: not a readable npz ({error}); write it with np.savez") from error
+    lost = [key for key in keys if key not in arrays]
+    if lost:
+        raise UserError(
+            f"{path}: lacks {', '.join(lost)}; it holds {', '.join(arrays) or 'nothing'}"
+        )
+    return arrays
+
+
+def clips_of(folder: pathlib.Path, flag: str) -> dict[str, Clip]:
+    """The clips of a benchmark or of a system in order of name; UserError naming the flag."""
+    if not folder.is_dir():
+        raise UserError(f"--{flag}={folder}: no such folder; see docs/evaluation.md for its layout")
+    found = {
+        p.name: Clip(path=p)
+        for p in sorted(folder.iterdir())
+        if p.is_dir() and not p.name.startswith(".")
+    }
+    if not found:
+        raise UserError(f"--{flag}={folder}: holds no clips; give one folder a clip")
+    return found

@@ -1,0 +1,283 @@
+"""Scores the predictions of any system in a folder against a benchmark in a folder.
+
+One clip at a time is read, scored, drawn and written as `OUTPUT/rows/<clip>.json`; so memory does
+not grow with the benchmark, and a second run takes up rows whose inputs and settings are unchanged.
+A faulty or missing clip does not stop the others; it is named, counted, and kept out of every
+average. Whether averages without it are given at all is the caller's choice.
+"""
+
+import dataclasses
+import json
+import pathlib
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import unityvideo_jax
+from unityvideo_jax import provenance
+from unityvideo_jax.errors import UserError
+from unityvideo_jax.evaluation import controllability, pictures
+from unityvideo_jax.evaluation.folders import RGB, Clip, clips_of
+from unityvideo_jax.evaluation.metrics import METRICS
+from unityvideo_jax.evaluation.scores import ClipScore, merge
+from unityvideo_jax.evaluation.video import table
+from unityvideo_jax.evaluation.video.base import VideoMetric
+
+# Changes whenever the same files would give other rows.
+ROWS_VERSION = 1
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class HarnessConfig:
+    """Attributes:
+    benchmark, predictions, output: folders.
+    weights: folder of the networks of video metrics, or None.
+    """
+
+    benchmark: pathlib.Path
+    predictions: pathlib.Path
+    output: pathlib.Path
+    weights: pathlib.Path | None = None
+
+
+@dataclasses.dataclass(kw_only=True)
+class Row:
+    """What is kept of a clip.
+
+    Attributes:
+      clip: its name.
+      score: everything that was scored.
+      faults: what was wrong with it, in words; a stream with a fault is not in `score`.
+      checksums: SHA-256 of every file read, by path below the benchmark or the predictions.
+      pictures: PNGs below the output folder, by modality.
+      fingerprint: of inputs and settings; equal fingerprints, equal rows.
+      seconds: it took.
+    """
+
+    clip: str
+    score: ClipScore
+    faults: list[str] = dataclasses.field(default_factory=list)
+    checksums: dict[str, str] = dataclasses.field(default_factory=dict)
+    pictures: dict[str, str] = dataclasses.field(default_factory=dict)
+    fingerprint: str = ""
+    seconds: float = 0.0
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        return {**vars(self), "score": self.score.to_json()}
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> "Row":
+        """The inverse of `to_json`."""
+        return cls(**{**record, "score": ClipScore.from_json(record["score"])})
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """Attributes:
+    rows: one a clip of the benchmark, in order of name.
+    streams: what the system predicted.
+    skipped: why a video metric could not run, by its name.
+    unknown: clips that the system predicted and the benchmark lacks.
+    weights: SHA-256 of the networks that ran, by file or folder.
+    reused: how many rows were taken up from an earlier run.
+    """
+
+    rows: list[Row]
+    streams: tuple[str, ...]
+    skipped: dict[str, str]
+    unknown: list[str]
+    weights: dict[str, str]
+    reused: int
+
+    @property
+    def faults(self) -> list[str]:
+        return [f"{row.clip}: {fault}" for row in self.rows for fault in row.faults]
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many clips there are, and what became of them."""
+        return {
+            "clips": len(self.rows),
+            "clips_scored": sum(row.score.scored for row in self.rows),
+            "clips_with_faults": sum(bool(row.faults) for row in self.rows),
+            "clips_not_in_benchmark": len(self.unknown),
+        }
+
+
+def run(
+    config: HarnessConfig, progress: Callable[[int, int], None] = lambda done, total: None
+) -> Outcome:
+    """Scores every clip of the benchmark.
+
+    Args:
+      config: folders.
+      progress: called with clips done and in all.
+
+    Raises:
+      UserError: a folder is missing or empty, nothing of the predictions is in the benchmark, or
+        weights do not load. Faults of clips do not raise; they are in the rows.
+    """
+    truths = clips_of(config.benchmark, "benchmark")
+    found = clips_of(config.predictions, "predictions")
+    predicted = {name: clip for name, clip in found.items() if name in truths}
+    streams = _union([clip.streams for clip in predicted.values()])
+    estimators = sorted({e for clip in predicted.values() for e in clip.estimators})
+    if not streams and not estimators:
+        raise UserError(
+            f"--predictions={config.predictions}: no clip of the benchmark with a stream to score; "
+            f"the benchmark's first clip is {next(iter(truths))!r}"
+        )
+    for estimator in estimators:
+        controllability.prefix(estimator)  # refuses a bad name before any work
+    metrics, skipped = table.load(config.weights) if RGB in streams else ([], {})
+    names = sorted({name for metric in metrics for name in metric.needs})
+    weights = {name: provenance.file_hash(config.weights / name) for name in names}
+    settings = {
+        "rows": ROWS_VERSION,
+        "package": unityvideo_jax.__version__,
+        "streams": streams,
+        "estimators": estimators,
+        "weights": weights,
+    }
+    scorer = _Scorer(config.output, streams, estimators, metrics)
+    rows, reused = [], 0
+    for done, (name, truth) in enumerate(truths.items(), 1):
+        row = _Pending(config, truth, predicted.get(name), settings)
+        earlier = row.earlier()
+        reused += earlier is not None
+        rows.append(earlier or row.write(scorer))
+        progress(done, len(truths))
+    return Outcome(
+        rows=rows,
+        streams=tuple(streams),
+        skipped=skipped,
+        unknown=sorted(found.keys() - truths.keys()),
+        weights=weights,
+        reused=reused,
+    )
+
+
+def _union(sets: Sequence[Sequence[str]]) -> list[str]:
+    return [s for s in (*METRICS, RGB) if any(s in one for one in sets)]
+
+
+class _Pending:
+    """A clip that is scored unless an earlier run did so with the same inputs and settings."""
+
+    def __init__(
+        self, config: HarnessConfig, truth: Clip, predicted: Clip | None, settings: Mapping
+    ):
+        self.truth, self.predicted, self.output = truth, predicted, config.output
+        self.path = config.output / "rows" / f"{truth.name}.json"
+        everything = (*METRICS, RGB)
+        sums = {f"benchmark/{k}": v for k, v in truth.checksums(everything).items()}
+        if predicted is not None:
+            folders = {"": predicted} | {f"{e}/": c for e, c in predicted.estimators.items()}
+            for prefix, clip in folders.items():
+                found = clip.checksums(everything)
+                sums |= {f"predictions/{prefix}{k}": v for k, v in found.items()}
+        self.checksums = sums
+        self.fingerprint = provenance.config_hash({"inputs": sums, "settings": settings})
+
+    def earlier(self) -> Row | None:
+        """The row of an earlier run, if it still holds."""
+        try:
+            row = Row.from_json(json.loads(self.path.read_text()))
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        drawn = all((self.output / path).exists() for path in row.pictures.values())
+        return row if drawn and row.fingerprint == self.fingerprint else None
+
+    def write(self, scorer: "_Scorer") -> Row:
+        """Scores the clip and keeps its row."""
+        start = time.monotonic()
+        row = scorer.row(self.truth, self.predicted)
+        row.checksums, row.fingerprint = self.checksums, self.fingerprint
+        row.seconds = round(time.monotonic() - start, 3)
+        provenance.write_json(self.path, row.to_json())
+        return row
+
+
+class _Scorer:
+    """Scores and draws single clips."""
+
+    def __init__(
+        self,
+        output: pathlib.Path,
+        streams: Sequence[str],
+        estimators: Sequence[str],
+        video_metrics: Sequence[VideoMetric],
+    ):
+        self.output = output
+        self.streams = streams
+        self.estimators = estimators
+        self.video_metrics = video_metrics
+
+    def row(self, truth: Clip, predicted: Clip | None) -> Row:
+        """All scores of a clip; whatever cannot be scored is a fault or a count."""
+        row = Row(clip=truth.name, score=ClipScore())
+        if predicted is None:
+            row.faults.append("no prediction: its folder is missing")
+            return row
+        jobs: list[tuple[str, Callable[[], ClipScore]]] = []
+        for stream in self.streams:
+            if stream == RGB:
+                jobs.append((RGB, lambda: self._video(truth, predicted, row)))
+            else:
+                jobs.append((stream, lambda s=stream: self._modality(truth, predicted, s, row)))
+        for estimator in self.estimators:
+            jobs.append((f"by {estimator}", lambda e=estimator: self._control(truth, predicted, e)))
+        parts = []
+        for stream, job in jobs:
+            try:
+                parts.append(job())
+            except UserError as error:
+                row.faults.append(f"{stream}: {error}")
+        row.score = merge(parts)
+        return row
+
+    def _modality(self, truth: Clip, predicted: Clip, stream: str, row: Row) -> ClipScore:
+        true = truth.truth(stream)
+        if true is None:
+            return ClipScore(counts={f"{stream}/clips_without_truth": 1})
+        prediction = predicted.arrays(stream)
+        score = METRICS[stream]().score(prediction, true, truth.name)
+        path = pathlib.Path("pictures") / f"{truth.name}_{stream}.png"
+        pictures.write_comparison(self.output / path, stream, prediction, true)
+        row.pictures[stream] = str(path)
+        return score
+
+    def _control(self, truth: Clip, predicted: Clip, estimator: str) -> ClipScore:
+        if estimator not in predicted.estimators:
+            raise UserError(f"{predicted.path / 'reestimated' / estimator}: no such folder")
+        estimated = predicted.estimators[estimator]
+        parts = []
+        for modality in estimated.streams:
+            if modality == RGB:
+                continue
+            true = truth.truth(modality)
+            if true is None:
+                key = f"{controllability.prefix(estimator)}{modality}/clips_without_truth"
+                parts.append(ClipScore(counts={key: 1}))
+                continue
+            parts.append(
+                controllability.score_control(
+                    estimated.arrays(modality), true, modality, estimator, truth.name
+                )
+            )
+        if not parts:
+            raise UserError(f"{estimated.path}: holds no modality to score")
+        return merge(parts)
+
+    def _video(self, truth: Clip, predicted: Clip, row: Row) -> ClipScore:
+        video, fps = predicted.video()
+        reference = truth.video()[0] if truth.source(RGB) is not None else None
+        parts = [
+            metric.score(video, fps=fps, caption=truth.caption, reference=reference)
+            for metric in self.video_metrics
+        ]
+        path = pathlib.Path("pictures") / f"{truth.name}_{RGB}.png"
+        pictures.write_videos(self.output / path, video, reference)
+        row.pictures[RGB] = str(path)
+        return merge([*parts, ClipScore(counts={"video/clips": 1})])

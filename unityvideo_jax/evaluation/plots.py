@@ -1,0 +1,50 @@
+"""Small plots as inline SVG: no script, no files."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+WIDTH, HEIGHT, MARGIN = 300, 110, 26
+BARS = 20
+
+
+def histogram(
+    values: Sequence[float], value: float | None, interval: tuple[float, float] | None
+) -> str:
+    """How clips are spread: bars of counts, the average as a line, its interval as a band."""
+    data = np.asarray(values, np.float64)
+    low, high = float(data.min()), float(data.max())
+    if low == high:  # one bar in the middle
+        low, high = low - 0.5, high + 0.5
+    counts, edges = np.histogram(data, BARS, (low, high))
+    top, bottom, inside = 14, HEIGHT - 18, WIDTH - 2 * MARGIN
+
+    def x(v: float) -> float:
+        return MARGIN + inside * float(np.clip((v - low) / (high - low), 0.0, 1.0))
+
+    parts = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}" role="img">']
+    if interval is not None:
+        left, right = x(interval[0]), x(interval[1])
+        parts.append(
+            f'<rect x="{left:.1f}" y="{top}" width="{max(right - left, 1):.1f}" '
+            f'height="{bottom - top}" fill="#f6d9a8"/>'
+        )
+    for count, a, b in zip(counts, edges[:-1], edges[1:], strict=True):
+        tall = (bottom - top) * count / counts.max()
+        parts.append(
+            f'<rect x="{x(a) + 0.5:.1f}" y="{bottom - tall:.1f}" '
+            f'width="{x(b) - x(a) - 1:.1f}" height="{tall:.1f}" fill="#4a78b5"/>'
+        )
+    parts.append(
+        f'<line x1="{MARGIN}" x2="{WIDTH - MARGIN}" y1="{bottom}" y2="{bottom}" stroke="#555"/>'
+    )
+    if value is not None:
+        at = f"{x(value):.1f}"
+        parts.append(f'<line x1="{at}" x2="{at}" y1="{top}" y2="{bottom}" stroke="#c2410c"/>')
+        parts.append(_text(x(value), 10, f"{value:.4g}"))
+    parts += [_text(x(low), HEIGHT - 4, f"{low:.4g}"), _text(x(high), HEIGHT - 4, f"{high:.4g}")]
+    return "".join([*parts, "</svg>"])
+
+
+def _text(x: float, y: int, words: str) -> str:
+    return f'<text x="{x:.1f}" y="{y}" font-size="10" text-anchor="middle">{words}</text>'

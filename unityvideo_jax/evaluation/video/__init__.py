@@ -1,0 +1,1 @@
+"""Scores of RGB video: VBench's dimensions, FVD, and a proxy that needs no weights."""

@@ -15,6 +15,7 @@ from unityvideo_jax.errors import UserError
 from unityvideo_jax.interop import vae as interop
 from unityvideo_jax.models.vae_weights import load_vae, save_vae
 from unityvideo_jax.models.wan_vae import WAN_2_1, WAN_2_2, VAEConfig, WanVAE
+from unityvideo_jax.models.wan_vae_tiling import decode_tiled, encode_tiled
 
 torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")
@@ -88,6 +89,28 @@ def test_equals_diffusers(reference, vae, frames):
     given = vae.normalize(jnp.asarray(z))
     np.testing.assert_allclose(vae.decode(given), expected, atol=TOLERANCE)
     np.testing.assert_allclose(vae.decode_streamed(given), expected, atol=TOLERANCE)
+
+
+def test_tiles_equal_those_of_diffusers(version, vae):
+    """5 x 8 cells by tiles of 4 x 4 that share one: the last ones are shorter."""
+    cell, patch = vae.config.spatial_stride, vae.config.patch_size
+    tiles = dict(tile=4 * cell, overlap=cell)
+    rng = np.random.default_rng(1)
+    video = rng.uniform(-1, 1, (1, 5, 5 * cell, 8 * cell, 3)).astype(np.float32)
+    reference = make_reference(version)
+    # Sizes of tiles are those of patches in its encoder, and of pixels in its decoder.
+    reference.enable_tiling(*[4 * cell // patch] * 2, *[3 * cell // patch] * 2)
+    mean = to_numpy(reference.encode(to_torch(video)).latent_dist.mean)
+    ours = vae.denormalize(jnp.asarray(encode_tiled(vae, video, **tiles)))
+    np.testing.assert_allclose(ours, mean, atol=TOLERANCE)
+    assert np.abs(np.asarray(vae.denormalize(vae.encode_streamed(video))) - mean).max() > 0.01
+
+    reference.enable_tiling(*[4 * cell] * 2, *[3 * cell] * 2)
+    z = 3 * rng.standard_normal(mean.shape).astype(np.float32)
+    expected = to_numpy(reference.decode(to_torch(z)).sample)
+    assert (np.abs(expected) == 1).any()  # the blend is clipped, not what it is made of
+    given = np.asarray(vae.normalize(jnp.asarray(z)))
+    np.testing.assert_allclose(decode_tiled(vae, given, **tiles), expected, atol=TOLERANCE)
 
 
 def test_wan_2_2_has_the_published_size():

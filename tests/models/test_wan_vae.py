@@ -16,6 +16,7 @@ from unityvideo_jax.models import vae_weights
 from unityvideo_jax.models.causal_conv import Carry, CausalConv3d, ChannelNorm
 from unityvideo_jax.models.vae_weights import load_vae, save_vae
 from unityvideo_jax.models.wan_vae import WAN_2_1, VAEConfig, WanVAE
+from unityvideo_jax.models.wan_vae_tiling import decode_tiled, encode_tiled
 
 SMALL = VAEConfig(base_dim=4, z_dim=4, num_res_blocks=1, latents_std=(0.5, 1.0, 2.0, 3.0))
 
@@ -37,6 +38,33 @@ def test_streamed_equals_whole(small, frames, size):
     decoded = small.decode(noise)
     assert decoded.shape == video.shape
     np.testing.assert_allclose(small.decode_streamed(noise), decoded, atol=1e-4)
+
+
+def test_one_tile_is_exact_and_several_bound_what_is_held(small, monkeypatch):
+    key = jax.random.key(7)
+    video = np.asarray(jax.random.uniform(key, (1, 5, 40, 56, 3), minval=-1.0, maxval=1.0))
+    latents = np.asarray(small.encode_streamed(video))
+    np.testing.assert_array_equal(encode_tiled(small, video, tile=64, overlap=8), latents)
+    decoded = small.decode_streamed(latents)
+    np.testing.assert_array_equal(decode_tiled(small, latents, tile=64, overlap=8), decoded)
+
+    held = []
+    whole = WanVAE.decode_chunks
+
+    def spy(self, latents, **kwargs):
+        held.append(latents.shape[2:4])
+        return whole(self, latents, **kwargs)
+
+    monkeypatch.setattr(WanVAE, "decode_chunks", spy)
+    assert decode_tiled(small, latents, tile=32, overlap=16).shape == video.shape
+    # 5 x 7 cells: rows 0-4, 2-5; columns 0-4, 2-6, 4-7.
+    assert held == [(4, 4), (4, 4), (4, 3), (3, 4), (3, 4), (3, 3)]
+
+
+@pytest.mark.parametrize(("tile", "overlap"), [(20, 8), (32, 0), (32, 12), (32, 24)])
+def test_tiles_that_do_not_fit(small, tile, overlap):
+    with pytest.raises(UserError, match=f"tile={tile}, overlap={overlap}: make both multiples"):
+        decode_tiled(small, np.zeros((1, 1, 5, 7, 4), np.float32), tile=tile, overlap=overlap)
 
 
 def test_the_carry_does_not_grow(small):

@@ -98,15 +98,23 @@ class WanVAE(nnx.Module):
         return jnp.concatenate(list(self.decode_chunks(latents)), axis=1)
 
     def decode_chunks(
-        self, latents: Float[Array, "b t h w z"] | Float[np.ndarray, "b t h w z"]
+        self,
+        latents: Float[Array, "b t h w z"] | Float[np.ndarray, "b t h w z"],
+        *,
+        clip: bool = True,
     ) -> Iterator[Float[Array, "b s p q 3"]]:
-        """Yields the video of `decode` in chunks of 1, 4, 4, ... frames."""
+        """Yields the video of `decode` in chunks of 1, 4, 4, ... frames.
+
+        Args:
+          latents: as `decode` takes them.
+          clip: keep the video within [-1, 1]; tiles are blended before that.
+        """
         self._check_latents(latents.shape)
         graph, state = nnx.split(self)
         frames: tuple[Array, ...] | None = None
         for i in range(latents.shape[1]):
             chunk, frames = _decode_chunk(graph, state, jnp.asarray(latents[:, i : i + 1]), frames)
-            yield jnp.clip(chunk, -1.0, 1.0)
+            yield jnp.clip(chunk, -1.0, 1.0) if clip else chunk
 
     def posterior(
         self, video: Float[Array, "b t h w 3"], carry: Carry | None = None

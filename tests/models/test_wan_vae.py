@@ -192,7 +192,7 @@ def test_saved_and_loaded(small, tmp_path):
 
 
 def test_weights_that_are_not_finite_are_not_saved(small, tmp_path):
-    vae = nnx.merge(*nnx.split(small))
+    vae = nnx.clone(small)
     vae.conv1.bias[...] = jnp.full((2 * SMALL.z_dim,), jnp.nan)
     with pytest.raises(UserError, match=r"conv1\.bias is not finite"):
         save_vae(vae, tmp_path / "vae")

@@ -51,6 +51,7 @@ EXTRAS = {
     "test": [
         # The references that parity tests run: exact versions, since goldens follow them.
         "diffusers==0.42.1",
+        "ftfy>=6.3,<7",
         "torch==2.13.0",
         "pycocotools>=2.0.8,<3",
         "pytest>=8.3,<10",

@@ -182,6 +182,11 @@ def test_configs_that_do_not_fit_are_refused(noise_dir, overrides, options, mess
         _iterator(noise_dir, overrides=overrides, **options)
 
 
+def test_where_the_text_encoder_lies_may_differ(noise_dir):
+    """As in text_encoder=umt5:FOLDER, of which shards record what is before the colon."""
+    assert next(_iterator(noise_dir, overrides={"text_encoder": "words:/another/folder"}))
+
+
 def test_a_modality_that_was_not_prepared_is_named(noise_dir):
     with pytest.raises(UserError, match=r"no series of modality 'skeleton'.*--modalities="):
         pipeline.make_iterator(

@@ -1,5 +1,3 @@
-import pathlib
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,12 +7,12 @@ import scipy.integrate
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.sampling import solvers
 
-GOLDEN = pathlib.Path(__file__).parent / "golden" / "unipc.npz"
+WIGGLES = np.linspace(-2.0, 2.0, 12).reshape(3, 4)
 
 
-def golden_velocity(x, sigma):
-    """The formula of golden/make_unipc.py."""
-    return jnp.tanh(x) * (1.5 - sigma) + jnp.cos(3.0 * sigma) * x[..., ::-1] - 0.3
+def wiggly_velocity(x, sigma, library=jnp):
+    """Smooth and nonlinear in both, for numpy and JAX alike."""
+    return library.tanh(x) * (1.5 - sigma) + library.cos(3.0 * sigma) * x[..., ::-1] - 0.3
 
 
 def host_integrate(velocity, noise, table, rows=None):
@@ -33,29 +31,54 @@ def host_integrate(velocity, noise, table, rows=None):
     return trial
 
 
+def diffusers_scheduler(solver, steps, shift):
+    diffusers = pytest.importorskip("diffusers")
+    if solver == "euler":
+        scheduler = diffusers.FlowMatchEulerDiscreteScheduler(shift=shift)
+        scheduler.set_timesteps(sigmas=list(np.linspace(1.0, 0.0, steps + 1)[:-1]))
+        return scheduler
+    flow = dict(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=shift)
+    scheduler = {
+        "heun": lambda: diffusers.FlowMatchHeunDiscreteScheduler(shift=shift),
+        "unipc": lambda: diffusers.UniPCMultistepScheduler(solver_order=2, **flow),
+        "dpm++": lambda: diffusers.DPMSolverMultistepScheduler(solver_order=2, **flow),
+    }[solver]()
+    scheduler.set_timesteps(steps)
+    return scheduler
+
+
+# The grid of ours that a scheduler of diffusers has; Heun's, which stops short of 0, is no one's.
+GRID_OF = {"euler": "linear", "unipc": "diffusers", "dpm++": "wan"}
+
+
 @pytest.mark.parametrize(
-    ("case", "shift", "steps"),
-    [("shift5_50", 5.0, 50), ("shift1_12", 1.0, 12), ("shift3_2", 3.0, 2), ("shift3_1", 3.0, 1)],
+    ("shift", "steps"), [(5.0, 50), (12.0, 20), (1.0, 12), (3.0, 3), (3.0, 2), (3.0, 1)]
 )
-def test_unipc_follows_diffusers(case, shift, steps):
-    golden = np.load(GOLDEN)
-    sigmas = solvers.sigma_grid(steps, shift, "diffusers")
-    # diffusers keeps its grid in float32 and a margin of 1e-6 below sigma 1.
-    np.testing.assert_allclose(sigmas, golden[f"{case}/sigmas"], atol=2e-6)
-    table = solvers.unipc(golden[f"{case}/sigmas"].astype(np.float64))
-    trajectory = golden[f"{case}/trajectory"]
-    start = jnp.asarray(golden["start"], jnp.float32)
-    np.testing.assert_allclose(
-        solvers.integrate(golden_velocity, start, table), trajectory[-1], atol=2e-5
-    )
-    for rows in (1, 2, 3, steps):
-        if rows < steps:
-            part = solvers.SolverTable(
-                **{name: column[:rows] for name, column in vars(table).items()}
-            )
-            np.testing.assert_allclose(
-                solvers.integrate(golden_velocity, start, part), trajectory[rows - 1], atol=2e-5
-            )
+@pytest.mark.parametrize("solver", solvers.SOLVERS)
+def test_trajectories_are_those_of_diffusers(solver, steps, shift):
+    torch = pytest.importorskip("torch")
+    scheduler = diffusers_scheduler(solver, steps, shift)
+    levels = scheduler.sigmas.numpy().astype(np.float64)
+    if solver in GRID_OF:
+        # diffusers keeps its grid in float32, and UniPC's a margin of 1e-6 below sigma 1.
+        np.testing.assert_allclose(
+            solvers.sigma_grid(steps, shift, GRID_OF[solver]), levels, atol=2e-6
+        )
+    evaluated = levels[:-1]
+    if solver == "heun":  # both evaluations of a step have a level, its end and the next start one
+        levels = np.append(levels[:1], levels[1::2])
+        evaluated = np.append(levels[:1], np.repeat(levels[1:-1], 2))
+    table = solvers.solver_table(solver, levels)
+    np.testing.assert_allclose(table.sigma, evaluated, atol=2e-6)
+
+    sample = torch.from_numpy(WIGGLES.copy())
+    for row, (timestep, sigma) in enumerate(zip(scheduler.timesteps, evaluated, strict=True)):
+        velocity = torch.from_numpy(wiggly_velocity(sample.numpy(), sigma, np))
+        sample = scheduler.step(velocity, timestep, sample).prev_sample.to(torch.float64)
+        ours = host_integrate(lambda x, s: wiggly_velocity(x, s, np), WIGGLES, table, row + 1)
+        np.testing.assert_allclose(ours, sample.numpy(), atol=1e-5)
+    compiled = solvers.integrate(wiggly_velocity, jnp.asarray(WIGGLES, jnp.float32), table)
+    np.testing.assert_allclose(compiled, sample.numpy(), atol=1e-5)
 
 
 def test_grids():
@@ -85,11 +108,15 @@ def test_bad_grid_is_named(arguments, message):
 
 
 def test_unknown_solver_is_named():
-    with pytest.raises(UserError, match="choose one of euler, heun, unipc"):
+    with pytest.raises(UserError, match="choose one of euler, heun, unipc, dpm\\+\\+"):
         solvers.solver_table("rk4", solvers.sigma_grid(4, 1.0))
 
 
-@pytest.mark.parametrize(("solver", "order"), [("euler", 1), ("heun", 2), ("unipc", 2)])
+# The predictor of "dpm++" alone is worst at the ends, where steps in log SNR are widest: at these
+# step counts its rate has not reached 2 yet. "unipc" has the same predictor, and corrects it.
+@pytest.mark.parametrize(
+    ("solver", "order"), [("euler", 0.85), ("heun", 1.85), ("unipc", 1.85), ("dpm++", 1.7)]
+)
 def test_order_of_convergence(solver, order):
     """Against scipy's adaptive integrator at tolerance 1e-12, on a nonlinear velocity."""
 
@@ -105,20 +132,20 @@ def test_order_of_convergence(solver, order):
         table = solvers.solver_table(solver, solvers.sigma_grid(steps, 1.0))
         errors.append(np.abs(host_integrate(velocity, x1, table) - exact).max())
     rates = np.log2(np.array(errors[:-1]) / errors[1:])
-    assert rates.min() > order - 0.15, (rates, errors)
+    assert rates.min() > order, (rates, errors)
 
 
 @pytest.mark.parametrize("solver", solvers.SOLVERS)
 def test_compiled_loop_equals_the_table_on_the_host(solver):
-    x1 = np.linspace(-2.0, 2.0, 8).reshape(2, 4)
     table = solvers.solver_table(solver, solvers.sigma_grid(7, 3.0))
-    compiled = solvers.integrate(golden_velocity, jnp.asarray(x1, jnp.float32), table)
-    host = host_integrate(lambda x, s: np.asarray(golden_velocity(x, s)), x1, table)
+    compiled = solvers.integrate(wiggly_velocity, jnp.asarray(WIGGLES, jnp.float32), table)
+    host = host_integrate(lambda x, s: wiggly_velocity(x, s, np), WIGGLES, table)
     np.testing.assert_allclose(compiled, host, atol=1e-5)
 
 
 @pytest.mark.parametrize(
-    ("solver", "steps", "evaluations"), [("euler", 5, 5), ("heun", 5, 9), ("unipc", 5, 5)]
+    ("solver", "steps", "evaluations"),
+    [("euler", 5, 5), ("heun", 5, 9), ("unipc", 5, 5), ("dpm++", 5, 5)],
 )
 def test_evaluations_per_step(solver, steps, evaluations):
     table = solvers.solver_table(solver, solvers.sigma_grid(steps, 1.0))
@@ -126,7 +153,9 @@ def test_evaluations_per_step(solver, steps, evaluations):
     assert table.sigma.min() > 0  # never asks the model about a wanted stream at timestep 0
 
 
-@pytest.mark.parametrize(("solver", "steps"), [("euler", 400), ("heun", 40), ("unipc", 40)])
+@pytest.mark.parametrize(
+    ("solver", "steps"), [("euler", 400), ("heun", 40), ("unipc", 40), ("dpm++", 80)]
+)
 def test_gaussian_data_is_reached(solver, steps):
     """Data N(mean, std^2): the exact velocity is known, and so is where each noise ends.
 

@@ -43,6 +43,11 @@ class Carry:
         self._frames = None if frames is None else list(frames)
         self.saved: list[Frames] = []
 
+    @property
+    def at_start(self) -> bool:
+        """Whether the video starts here."""
+        return self._frames is None
+
     def take(self) -> Frames | None:
         """The next layer's frames; None at the start of a video."""
         return None if self._frames is None else self._frames[len(self.saved)]
@@ -89,7 +94,7 @@ class Conv2d(nnx.Module):
       in_channels, out_channels: channels.
       kernel: side of the square kernel; odd.
       stride: spatial stride.
-      asymmetric: pad one row below and one column at the right only (Wan 2.1's downsampling),
+      asymmetric: pad one row below and one column at the right only (Wan's downsampling),
         rather than both sides.
       rngs: source of the initial weight.
       zero: start the weight at zero.
@@ -244,18 +249,20 @@ class Upsample(nnx.Module):
     after it sees zeros in its place.
 
     Args:
-      channels: in; half as many come out.
+      in_channels, out_channels: channels; Wan 2.1 halves them, Wan 2.2 keeps them.
       temporal: also double time.
       rngs: source of the initial weights.
     """
 
-    def __init__(self, channels: int, *, temporal: bool, rngs: nnx.Rngs) -> None:
+    def __init__(
+        self, in_channels: int, out_channels: int, *, temporal: bool, rngs: nnx.Rngs
+    ) -> None:
         self.time_conv = (
-            CausalConv3d(channels, 2 * channels, (3, 1, 1), rngs=rngs, init=_copy_to_two)
+            CausalConv3d(in_channels, 2 * in_channels, (3, 1, 1), rngs=rngs, init=_copy_to_two)
             if temporal
             else None
         )
-        self.resample = Conv2d(channels, channels // 2, 3, rngs=rngs)
+        self.resample = Conv2d(in_channels, out_channels, 3, rngs=rngs)
 
     def __call__(self, x: Float[Array, "b t h w c"], carry: Carry) -> Float[Array, "b s p q o"]:
         if self.time_conv is not None:

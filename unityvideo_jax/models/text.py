@@ -57,7 +57,8 @@ def get_text_encoder(name: str = "words", length: int = 48) -> TextEncoder:
     """The encoder of this name.
 
     Args:
-      name: 'words' (ships, 256 numbers a token), 'minilm' (384; the extra `minilm`).
+      name: 'words' (ships, 256 numbers a token), 'minilm' (384; the extra `minilm`), or
+        'umt5:FOLDER', Wan's own (4096; the extra `interop`), FOLDER being a download of Wan.
       length: tokens a text, at least 2.
 
     Raises:
@@ -69,12 +70,18 @@ def get_text_encoder(name: str = "words", length: int = 48) -> TextEncoder:
         return load_words(length)
     if name == "minilm":
         return load_minilm(find_package(), length)
-    if name == "umt5":
-        raise UserError(
-            "text encoder 'umt5' is not available yet (it comes with the Wan weights' conversion); "
-            "use 'words' or 'minilm'"
-        )
-    raise UserError(f"unknown text encoder {name!r}; known: words, minilm, umt5")
+    kind, _, folder = name.partition(":")
+    if kind == "umt5":
+        if not folder:
+            raise UserError(
+                "text encoder 'umt5' needs its weights and tokenizer: write umt5:FOLDER, the "
+                "folder of a Wan download, or use 'words' or 'minilm'"
+            )
+        # Here, so that the other encoders need nothing of it.
+        from unityvideo_jax.interop.umt5 import load_text_encoder
+
+        return load_text_encoder(folder, length)
+    raise UserError(f"unknown text encoder {name!r}; known: words, minilm, umt5:FOLDER")
 
 
 def _signs(text: str, dim: int) -> Float[np.ndarray, " {dim}"]:

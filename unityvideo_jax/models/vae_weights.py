@@ -1,4 +1,4 @@
-"""An autoencoder as a folder: `model.safetensors` and `config.json`.
+"""An autoencoder as a folder: `model.safetensors` and `config.json`; Wan's own are read too.
 
 Tensor names are the modules' paths joined by dots (`encoder.downsamples.0.conv1.weight`); kernels
 lie as they are used, [kt, kh, kw, in, out].
@@ -60,7 +60,8 @@ def save_vae(
             raise UserError(f"weight {name} is not finite as {storage}: the training diverged.")
     directory.mkdir(parents=True, exist_ok=True)
     paths = {name: directory / name for name in (WEIGHTS_FILE, CONFIG_FILE)}
-    config = {"architecture": "wan_vae_2.1", **dataclasses.asdict(vae.config)}
+    architecture = "wan_vae_2.2" if vae.config.residual else "wan_vae_2.1"
+    config = {"architecture": architecture, **dataclasses.asdict(vae.config)}
     _replace(paths[WEIGHTS_FILE], safetensors.numpy.save(arrays, metadata={"format": "np"}))
     _replace(paths[CONFIG_FILE], (json.dumps(config, indent=2) + "\n").encode())
     return paths
@@ -76,7 +77,8 @@ def load_vae(directory: str | os.PathLike | None = None, *, dtype: str = "float3
     """Reads an autoencoder.
 
     Args:
-      directory: holds `model.safetensors` and `config.json`; None is the one that ships with the
+      directory: holds `model.safetensors` and `config.json` as `save_vae` writes them, or a
+        download of Wan's autoencoder (see `interop.vae`); None is the one that ships with the
         package, trained on the procedural worlds.
       dtype: compute type of the result; its parameters are float32 always.
 
@@ -84,6 +86,11 @@ def load_vae(directory: str | os.PathLike | None = None, *, dtype: str = "float3
       UserError: files that are missing, truncated, or do not match each other.
     """
     source = SHIPPED if directory is None else pathlib.Path(directory)
+    if _is_foreign(source):
+        # Here, so that our own files need nothing of it.
+        from unityvideo_jax.interop.vae import load_wan_vae
+
+        return load_wan_vae(source, dtype=dtype)
     config = _read_config(source / CONFIG_FILE)
     tensors = _read_tensors(source / WEIGHTS_FILE)
     # No initial weights are drawn: shapes come from an abstract module.
@@ -95,6 +102,14 @@ def load_vae(directory: str | os.PathLike | None = None, *, dtype: str = "float3
         for path, leaf in nnx.to_flat_state(state)
     }
     return nnx.merge(graph, nnx.from_flat_state(loaded))
+
+
+def _is_foreign(source: pathlib.Path) -> bool:
+    """Whether these are Wan's files: diffusers' config names a class, the original has none."""
+    config = source / CONFIG_FILE
+    if config.exists():
+        return '"_class_name"' in config.read_text()
+    return source.is_file() or any(source.glob("*.safetensors"))
 
 
 def _read_config(path: pathlib.Path) -> VAEConfig:

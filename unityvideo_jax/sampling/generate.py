@@ -23,7 +23,7 @@ class SamplerConfig:
 
     Attributes:
       steps: solver steps. Heun evaluates the model 2 * steps - 1 times, the others `steps` times.
-      solver: "euler", "heun" or "unipc".
+      solver: "euler", "heun", "unipc" or "dpm++".
       text_guidance: classifier-free guidance scale of the text; 1 switches it off.
       condition_guidance: the same for the given streams; 1 switches it off.
       shift: timestep shift of the sigma grid; 1 is none.

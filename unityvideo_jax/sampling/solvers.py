@@ -18,7 +18,6 @@ from jaxtyping import Array, Float
 
 from unityvideo_jax.errors import UserError
 
-SOLVERS = ("euler", "heun", "unipc")
 GRIDS = ("linear", "wan", "diffusers")
 
 # The number of training timesteps that the Wan grids are defined by.
@@ -39,8 +38,8 @@ def sigma_grid(steps: int, shift: float, grid: str = "linear") -> Float[np.ndarr
       steps: number of solver steps, at least 1.
       shift: timestep shift, above 0; 1 leaves the grid as it is.
       grid: "linear", 1 to 0 in equal steps (the public release); "wan", the original Wan 2.1
-        UniPC grid, which starts at 999/1000 before the shift; "diffusers", the grid of its UniPC
-        flow sigmas since January 2026.
+        UniPC grid, which starts at 999/1000 before the shift (also diffusers' for DPM-Solver++);
+        "diffusers", the grid of its UniPC flow sigmas since January 2026.
 
     Returns:
       steps + 1 levels, strictly decreasing.
@@ -116,16 +115,24 @@ def heun(sigmas: Float[np.ndarray, " n"]) -> SolverTable:
     )
 
 
-def unipc(sigmas: Float[np.ndarray, " n"], order: int = 2) -> SolverTable:
-    """UniPC (Zhao et al. 2023), B(h) = exp(h) - 1 ("bh2"), predicting x_0, as Wan 2.1 samples.
+def unipc(sigmas: Float[np.ndarray, " n"]) -> SolverTable:
+    """UniPC of order 2 (Zhao et al. 2023), B(h) = exp(h) - 1 ("bh2"), as Wan 2.1 samples.
 
-    One evaluation a step: the output at the trial point first corrects that point, then predicts
-    the next one. The first and the last step are of order 1.
-
-    Args:
-      sigmas: decreasing levels that end in 0.
-      order: 1 or 2.
+    It predicts x_0. One evaluation a step: the output at the trial point first corrects that
+    point, then predicts the next one. The first and the last step are of order 1.
     """
+    return _multistep(sigmas, corrects=True)
+
+
+def dpmpp(sigmas: Float[np.ndarray, " n"]) -> SolverTable:
+    """DPM-Solver++(2M) (Lu et al. 2022), midpoint form, Wan 2.1's other solver.
+
+    It is the predictor of `unipc` alone: second order, one evaluation a step, no correction.
+    """
+    return _multistep(sigmas, corrects=False)
+
+
+def _multistep(sigmas: Float[np.ndarray, " n"], *, corrects: bool) -> SolverTable:
     levels = np.minimum(sigmas, 1.0 - SIGMA_MARGIN)
     rows = len(levels) - 1
     alpha = 1.0 - levels
@@ -133,13 +140,11 @@ def unipc(sigmas: Float[np.ndarray, " n"], order: int = 2) -> SolverTable:
     with np.errstate(divide="ignore"):
         log_snr = np.log(alpha) - np.log(levels)
     output = np.stack([np.ones(rows), -levels[:-1]], axis=1)
-    accept = np.zeros((rows, 5))
+    accept = np.tile([1.0, 0.0, 0.0, 0.0, 0.0], (rows, 1))
     advance = np.zeros((rows, 3))
-    orders = [min(order, i + 1, rows - i) for i in range(rows)]
+    orders = [min(2, i + 1, rows - i) for i in range(rows)]
     for i in range(rows):
-        if i == 0:
-            accept[i, 0] = 1.0
-        else:
+        if corrects and i > 0:
             accept[i] = _correct(i, orders[i - 1], levels, alpha, log_snr)
         advance[i] = _predict(i, orders[i], levels, alpha, log_snr)
     return SolverTable(sigma=levels[:-1], output=output, accept=accept, advance=advance)
@@ -179,11 +184,14 @@ def _correct(i, order, levels, alpha, log_snr):
     return row
 
 
+SOLVERS = {"euler": euler, "heun": heun, "unipc": unipc, "dpm++": dpmpp}
+
+
 def solver_table(solver: str, sigmas: Float[np.ndarray, " n"]) -> SolverTable:
     """The table of a solver by name; UserError if there is none of that name."""
     if solver not in SOLVERS:
         raise UserError(f"solver={solver!r}: unknown solver; choose one of {', '.join(SOLVERS)}")
-    return {"euler": euler, "heun": heun, "unipc": unipc}[solver](sigmas)
+    return SOLVERS[solver](sigmas)
 
 
 def integrate(

@@ -1,0 +1,252 @@
+"""UMT5 against transformers' own, from the files that transformers writes."""
+
+import json
+import shutil
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from safetensors.numpy import load_file, save_file
+
+from unityvideo_jax.errors import UserError
+from unityvideo_jax.interop import umt5
+from unityvideo_jax.models import text
+from unityvideo_jax.models.umt5 import UMT5, UMT5_XXL, UMT5Config, relative_buckets
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+
+LENGTH = 40
+RELATIVE_ERROR = 1e-5
+SIZES = dict(
+    vocab_size=90, d_model=32, d_kv=8, d_ff=48, num_layers=3, num_heads=5,
+    relative_attention_num_buckets=8, relative_attention_max_distance=20,
+    feed_forward_proj="gated-gelu",
+)  # fmt: skip
+WORDS = [
+    "a",
+    "the",
+    "red",
+    "blue",
+    "ball",
+    "box",
+    "rolls",
+    "jumps",
+    "over",
+    "under",
+    "and",
+    "then",
+    "café",
+    "&",
+    "it's",
+]
+
+
+@pytest.fixture(scope="module")
+def reference():
+    torch.manual_seed(0)
+    model = transformers.UMT5EncoderModel(transformers.UMT5Config(**SIZES)).eval()
+    with torch.no_grad():
+        for name, value in model.named_parameters():
+            # Initial norms are one and initial biases near zero: both would hide mistakes.
+            if "layer_norm" in name:
+                value.add_(0.3 * torch.randn(value.shape))
+            if "relative_attention_bias" in name:
+                value.copy_(torch.randn(value.shape))
+    return model
+
+
+@pytest.fixture(scope="module")
+def folder(reference, tmp_path_factory):
+    """A Wan folder as Hugging Face lays it out, with a small tokenizer of our own making."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+
+    root = tmp_path_factory.mktemp("wan")
+    reference.save_pretrained(root / "text_encoder")
+    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)]
+    pieces += [("▁" + word, -2.0) for word in WORDS]
+    pieces += [(letter, -9.0) for letter in "▁abcdefghijklmnopqrstuvwxyz"]
+    tokenizer = Tokenizer(models.Unigram(pieces, unk_id=2))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.decoder = decoders.Metaspace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="$A </s>", special_tokens=[("</s>", 1)]
+    )
+    transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>"
+    ).save_pretrained(root / "tokenizer")
+    return root
+
+
+@pytest.fixture(scope="module")
+def model(folder):
+    return umt5.load_umt5(folder / "text_encoder")
+
+
+def relative_error(ours, theirs):
+    return np.abs(np.asarray(ours) - theirs).max() / np.abs(theirs).max()
+
+
+def test_equals_transformers(reference, model):
+    rng = np.random.default_rng(0)
+    lengths = [LENGTH, 23, 7, 1]
+    ids = rng.integers(0, SIZES["vocab_size"], (len(lengths), LENGTH))
+    mask = np.arange(LENGTH) < np.array(lengths)[:, None]
+    with torch.no_grad():
+        expected = reference(
+            input_ids=torch.tensor(ids), attention_mask=torch.tensor(mask.astype(np.int64))
+        ).last_hidden_state.numpy()
+    ours = jax.jit(lambda i, m: model(i, m))(ids.astype(np.int32), mask)
+    for i, length in enumerate(lengths):
+        assert relative_error(ours[i, :length], expected[i, :length]) < RELATIVE_ERROR
+    other = model(jnp.asarray(ids[1:2], jnp.int32), jnp.ones((1, LENGTH), bool))
+    assert relative_error(other[0, :23], expected[1, :23]) > 1e-2  # the mask does matter
+
+
+@pytest.mark.parametrize(("buckets", "distance"), [(32, 128), (8, 20), (16, 1000)])
+def test_buckets_are_those_of_transformers(buckets, distance):
+    from transformers.models.umt5.modeling_umt5 import UMT5Attention
+
+    config = transformers.UMT5Config(
+        **SIZES
+        | dict(relative_attention_num_buckets=buckets, relative_attention_max_distance=distance)
+    )
+    layer = UMT5Attention(config, has_relative_attention_bias=True, layer_idx=0)
+    positions = torch.arange(512)
+    expected = layer._relative_position_bucket(positions[None, :] - positions[:, None])
+    np.testing.assert_array_equal(relative_buckets(512, buckets, distance), expected.numpy())
+
+
+def test_xxl_has_the_published_size():
+    shapes = nnx.state(nnx.eval_shape(lambda: UMT5(UMT5_XXL, rngs=nnx.Rngs(0))))
+    assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == 5_680_910_336
+
+
+def test_original_names_give_the_same_model(folder, model, tmp_path):
+    """Wan's own file, which has no config.json and whose sizes are then UMT5-XXL's."""
+    tensors = load_file(folder / "text_encoder" / "model.safetensors")
+    to_original = dict(
+        zip(
+            umt5.tensor_names(3, original=False).values(),
+            umt5.tensor_names(3, original=True).values(),
+            strict=True,
+        )
+    )
+    # Written by hand once, from Wan's module tree.
+    assert to_original["encoder.block.2.layer.1.DenseReluDense.wi_0.weight"] == (
+        "blocks.2.ffn.gate.0.weight"
+    )
+    assert to_original["encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight"] == (
+        "blocks.0.pos_embedding.embedding.weight"
+    )
+    renamed = {to_original[name]: value for name, value in tensors.items() if name in to_original}
+    save_file(renamed, tmp_path / "umt5.safetensors")
+    with pytest.raises(UserError, match=r"lacks blocks\.10.*config\.json"):
+        umt5.load_umt5(tmp_path)
+    shutil.copy(folder / "text_encoder" / "config.json", tmp_path)
+    same = umt5.load_umt5(tmp_path)
+    for ours, theirs in zip(
+        jax.tree.leaves(nnx.state(same)), jax.tree.leaves(nnx.state(model)), strict=True
+    ):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_bfloat16_stays_close_and_sharded_files_load(reference, folder, model, tmp_path):
+    half = transformers.UMT5EncoderModel.from_pretrained(
+        folder / "text_encoder", dtype=torch.bfloat16
+    )
+    half.save_pretrained(tmp_path, max_shard_size="20KB")
+    assert len(list(tmp_path.glob("*.safetensors"))) > 2
+    loaded = umt5.load_umt5(tmp_path)
+    assert loaded.embedding[...].dtype == jnp.bfloat16
+    ids, mask = jnp.arange(20)[None], jnp.ones((1, 20), bool)
+    out = loaded(ids, mask)
+    assert out.dtype == jnp.float32
+    assert relative_error(out, np.asarray(model(ids, mask))) < 0.05
+    next(tmp_path.glob("*-00002-of-*.safetensors")).unlink()
+    with pytest.raises(UserError, match=r"names model-00002.*missing"):
+        umt5.load_umt5(tmp_path)
+
+
+def test_texts_as_wan_embeds_them(reference, folder):
+    """The steps of diffusers' WanPipeline: clean, tokenize, mask, zero the rest."""
+    pipeline = pytest.importorskip("diffusers.pipelines.wan.pipeline_wan")
+    encoder = text.get_text_encoder(f"umt5:{folder}", LENGTH)
+    assert isinstance(encoder, text.TextEncoder)
+    assert (encoder.name, encoder.dim, encoder.length) == ("umt5", 32, LENGTH)
+    texts = [
+        "the red ball  rolls\n over\tthe blue box",
+        "",
+        "  it&amp;#39;s a cafÃ© &amp;amp; box ",
+        "red ball and blue box and then " * 12,
+    ]
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder / "tokenizer")
+    tokens = tokenizer(
+        [pipeline.prompt_clean(t) for t in texts],
+        padding="max_length", max_length=LENGTH, truncation=True, return_tensors="pt",
+    )  # fmt: skip
+    with torch.no_grad():
+        expected = reference(tokens.input_ids, tokens.attention_mask).last_hidden_state
+    expected = (expected * tokens.attention_mask[..., None]).numpy()
+    used = tokens.attention_mask.sum(1).tolist()
+    assert used[1] == 1 and used[3] == LENGTH and used[0] < LENGTH
+    out = encoder(texts)
+    assert relative_error(out, expected) < RELATIVE_ERROR
+    assert not out[0, used[0] :].any()
+    np.testing.assert_array_equal(encoder(texts[2:3])[0], out[2])
+
+
+@pytest.mark.parametrize(
+    ("dirty", "cleaned"),
+    [("a  b\n\n c ", "a b c"), ("&amp;lt;p&amp;gt;", "<p>"), ("cafÃ©", "café"), ("", "")],
+)
+def test_cleaning(dirty, cleaned):
+    assert umt5.clean(dirty) == cleaned
+
+
+def test_faulty_folders_are_named(folder, tmp_path):
+    with pytest.raises(UserError, match=r"nothing is not a folder"):
+        text.get_text_encoder(f"umt5:{tmp_path / 'nothing'}")
+    with pytest.raises(UserError, match=r"no tokenizer\.json or spiece\.model"):
+        text.get_text_encoder(f"umt5:{tmp_path}")
+    shutil.copytree(folder / "tokenizer", tmp_path / "tokenizer")
+    with pytest.raises(UserError, match=r"no \*\.safetensors in any of"):
+        text.get_text_encoder(f"umt5:{tmp_path}")
+    (tmp_path / "models_t5.pth").touch()
+    with pytest.raises(UserError, match=r"convert models_t5\.pth"):
+        umt5.load_umt5(tmp_path)
+
+    weights = tmp_path / "text_encoder"
+    shutil.copytree(folder / "text_encoder", weights)
+    config = json.loads((weights / "config.json").read_text())
+    (weights / "config.json").write_text(json.dumps(config | {"d_ff": 64}))
+    with pytest.raises(UserError, match=r"wi_0\.weight is \(48, 32\), not \(64, 32\).* more"):
+        umt5.load_umt5(weights)
+    (weights / "config.json").write_text(json.dumps(config | {"feed_forward_proj": "relu"}))
+    with pytest.raises(UserError, match="'relu'"):
+        umt5.load_umt5(weights)
+    (weights / "config.json").write_text("{")
+    with pytest.raises(UserError, match="not a UMT5 configuration"):
+        umt5.load_umt5(weights)
+    (weights / "config.json").write_text(json.dumps(config))
+    whole = (weights / "model.safetensors").read_bytes()
+    (weights / "model.safetensors").write_bytes(whole[:-100])
+    with pytest.raises(UserError, match="truncated"):
+        text.get_text_encoder(f"umt5:{tmp_path}")
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"dim": 0}, {"num_buckets": 6}, {"max_distance": 8}, {"num_layers": True}]
+)
+def test_configurations_that_cannot_be(wrong):
+    with pytest.raises(UserError, match=next(iter(wrong))):
+        UMT5Config(**wrong)
+
+
+def test_names_its_extra(folder, monkeypatch):
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(UserError, match=r"unityvideo_jax\[interop\]"):
+        text.get_text_encoder(f"umt5:{folder}")

@@ -1,0 +1,243 @@
+"""UMT5 from a local folder: weights under Hugging Face's or the original Wan names, tokenizer.
+
+The folder is a Wan download: Hugging Face's layout (`text_encoder/`, `tokenizer/`), the original
+one (tokenizer in `google/umt5-xxl/`, converted weights beside it), or everything in one folder.
+"""
+
+import dataclasses
+import functools
+import html
+import json
+import os
+import pathlib
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Float
+
+from unityvideo_jax.errors import UserError
+from unityvideo_jax.interop.tensors import TensorFiles
+from unityvideo_jax.models.umt5 import UMT5, UMT5_XXL, UMT5Config
+
+EMBEDDING = ("shared.weight", "token_embedding.weight")
+NORM = ("encoder.final_layer_norm.weight", "norm.weight")
+# Ours, Hugging Face's after "encoder.block.N.layer.", the original one's after "blocks.N.".
+BLOCK = (
+    ("norm1.scale", "0.layer_norm.weight", "norm1.weight"),
+    ("attention.q.kernel", "0.SelfAttention.q.weight", "attn.q.weight"),
+    ("attention.k.kernel", "0.SelfAttention.k.weight", "attn.k.weight"),
+    ("attention.v.kernel", "0.SelfAttention.v.weight", "attn.v.weight"),
+    ("attention.o.kernel", "0.SelfAttention.o.weight", "attn.o.weight"),
+    (
+        "attention.position_bias",
+        "0.SelfAttention.relative_attention_bias.weight",
+        "pos_embedding.embedding.weight",
+    ),
+    ("norm2.scale", "1.layer_norm.weight", "norm2.weight"),
+    ("gate.kernel", "1.DenseReluDense.wi_0.weight", "ffn.gate.0.weight"),
+    ("up.kernel", "1.DenseReluDense.wi_1.weight", "ffn.fc1.weight"),
+    ("down.kernel", "1.DenseReluDense.wo.weight", "ffn.fc2.weight"),
+)
+TOKENIZER_FILES = ("tokenizer.json", "spiece.model")
+# Parts of a whole UMT5 that an encoder does not need, and a copy of the embedding.
+IGNORED = ("decoder.", "lm_head.", "encoder.embed_tokens.", "spiece_model")
+# Our field: Hugging Face's.
+CONFIG_FIELDS = {
+    "vocab_size": "vocab_size",
+    "dim": "d_model",
+    "ffn_dim": "d_ff",
+    "num_heads": "num_heads",
+    "head_dim": "d_kv",
+    "num_layers": "num_layers",
+    "num_buckets": "relative_attention_num_buckets",
+    "max_distance": "relative_attention_max_distance",
+    "eps": "layer_norm_epsilon",
+}
+
+
+def tensor_names(num_layers: int, original: bool) -> dict[str, str]:
+    """Our parameter paths to the names in a checkpoint, Hugging Face's or the original Wan's."""
+    column = int(original)
+    names = {"embedding": EMBEDDING[column], "norm.scale": NORM[column]}
+    prefix = "blocks.{}." if original else "encoder.block.{}.layer."
+    for i in range(num_layers):
+        for ours, *theirs in BLOCK:
+            names[f"blocks.{i}.{ours}"] = prefix.format(i) + theirs[column]
+    return names
+
+
+def load_umt5(directory: str | os.PathLike, dtype: str | None = None) -> UMT5:
+    """Reads the encoder.
+
+    Args:
+      directory: holds *.safetensors, and config.json unless it is UMT5-XXL.
+      dtype: of the large weights; None keeps float32 where it is stored so, else "bfloat16"
+        (float16 cannot hold T5's activations).
+
+    Raises:
+      UserError: files that are missing, truncated, or do not fit each other.
+    """
+    directory = pathlib.Path(directory)
+    tensors = TensorFiles(directory)
+    config = _read_config(directory / "config.json")
+    original = EMBEDDING[1] in tensors
+    names = tensor_names(config.num_layers, original)
+    if dtype is None:
+        dtype = "float32" if _stored(tensors, names["embedding"]) == "F32" else "bfloat16"
+    # No initial weights are drawn: shapes come from an abstract module.
+    graph, state = nnx.split(nnx.eval_shape(lambda: UMT5(config, rngs=nnx.Rngs(0), dtype=dtype)))
+    flat = {".".join(map(str, path)): (path, leaf) for path, leaf in nnx.to_flat_state(state)}
+    tensors.check(
+        {names[ours]: _turned(ours, leaf.get_value().shape) for ours, (_, leaf) in flat.items()},
+        IGNORED,
+    )
+    loaded = {}
+    for ours, (path, leaf) in flat.items():
+        value = tensors[names[ours]]
+        value = value.T if ours.endswith("kernel") else value
+        loaded[path] = leaf.replace(jnp.asarray(value.astype(leaf.get_value().dtype)))
+    return nnx.merge(graph, nnx.from_flat_state(loaded))
+
+
+def _turned(ours: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """A linear layer's weight is stored [out, in]."""
+    return shape[::-1] if ours.endswith("kernel") else shape
+
+
+def _stored(tensors: TensorFiles, name: str) -> str | None:
+    return tensors.dtype(name) if name in tensors else None
+
+
+def _read_config(path: pathlib.Path) -> UMT5Config:
+    if not path.exists():  # the original Wan has none
+        return UMT5_XXL
+    try:
+        values = json.loads(path.read_text())
+        config = {
+            ours: values[theirs] for ours, theirs in CONFIG_FIELDS.items() if theirs in values
+        }
+        activation = values.get("feed_forward_proj", "gated-gelu")
+    except (ValueError, TypeError, AttributeError) as error:
+        raise UserError(f"{path}: not a UMT5 configuration ({error}); copy it again.") from error
+    if activation != "gated-gelu":
+        raise UserError(f"{path}: feed_forward_proj={activation!r}; UMT5 has 'gated-gelu'.")
+    return UMT5Config(**config)
+
+
+def clean(text: str) -> str:
+    """Wan's cleaning: broken Unicode mended, HTML entities undone twice, white space collapsed.
+
+    Raises:
+      UserError: ftfy is not installed; names the extra.
+    """
+    try:
+        import ftfy
+    except ImportError as error:
+        raise _missing_extra() from error
+    return re.sub(r"\s+", " ", html.unescape(html.unescape(ftfy.fix_text(text)))).strip()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class UMT5TextEncoder:
+    """UMT5 as a `models.text.TextEncoder`: one text at a time, zeros after its last token.
+
+    A text's numbers thus do not hang on the texts beside it, and one size is compiled.
+
+    Attributes:
+      model: the encoder.
+      tokenizer: a fast tokenizer of transformers.
+      length: tokens a text; longer ones are cut, keeping the end token.
+      name: what shards record.
+    """
+
+    model: UMT5
+    tokenizer: Any
+    length: int
+    name: str = "umt5"
+
+    @property
+    def dim(self) -> int:
+        return self.model.config.dim
+
+    @functools.cached_property
+    def _encode(self) -> Any:
+        graph, state = nnx.split(self.model)
+        run = jax.jit(lambda state, ids, mask: nnx.merge(graph, state)(ids, mask))
+        return functools.partial(run, state)
+
+    def __call__(self, texts: Sequence[str]) -> Float[np.ndarray, "n length dim"]:
+        """Embeds texts, cleaned as Wan cleans them; "" gives the end token's embedding alone."""
+        out = np.zeros((len(texts), self.length, self.dim), np.float32)
+        for row, text in zip(out, texts, strict=True):
+            tokens = self.tokenizer(clean(text), truncation=True, max_length=self.length)
+            count = len(tokens["input_ids"])
+            ids = np.zeros((1, self.length), np.int32)
+            ids[0, :count] = tokens["input_ids"]
+            mask = np.arange(self.length)[None] < count
+            row[:count] = self._encode(jnp.asarray(ids), jnp.asarray(mask))[0, :count]
+        return out
+
+
+def load_text_encoder(directory: str | os.PathLike, length: int = 512) -> UMT5TextEncoder:
+    """The encoder and its tokenizer from a folder of Wan.
+
+    Args:
+      directory: see the top of this module.
+      length: tokens a text; Wan pads to 512.
+
+    Raises:
+      UserError: the folder or a file of it is missing or faulty, or the extra `interop` is.
+    """
+    directory = pathlib.Path(directory).expanduser()
+    if not directory.is_dir():
+        raise UserError(f"text encoder 'umt5': {directory} is not a folder")
+    tokenizer = load_tokenizer(
+        _first_folder(directory, ("tokenizer", "google/umt5-xxl", "."), TOKENIZER_FILES)
+    )
+    model = load_umt5(_first_folder(directory, ("text_encoder", "."), ("*.safetensors",)))
+    if len(tokenizer) > model.config.vocab_size:
+        raise UserError(
+            f"{directory}: the tokenizer has {len(tokenizer)} tokens, the weights' embedding only "
+            f"{model.config.vocab_size}; put the two of one UMT5 together"
+        )
+    return UMT5TextEncoder(model=model, tokenizer=tokenizer, length=length)
+
+
+def load_tokenizer(directory: pathlib.Path) -> Any:
+    """transformers' tokenizer of a local folder; nothing is downloaded.
+
+    Raises:
+      UserError: transformers is not installed, or cannot read the folder.
+    """
+    try:
+        import transformers
+    except ImportError as error:
+        raise _missing_extra() from error
+    try:
+        return transformers.AutoTokenizer.from_pretrained(directory, local_files_only=True)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise UserError(f"{directory}: transformers cannot read a tokenizer there: {error}") from (
+            error
+        )
+
+
+def _first_folder(
+    directory: pathlib.Path, folders: Sequence[str], patterns: Sequence[str]
+) -> pathlib.Path:
+    for folder in folders:
+        if any(any((directory / folder).glob(pattern)) for pattern in patterns):
+            return directory / folder
+    places = ", ".join(str(directory / folder) for folder in folders)
+    raise UserError(f"text encoder 'umt5': no {' or '.join(patterns)} in any of {places}")
+
+
+def _missing_extra() -> UserError:
+    return UserError(
+        "text encoder 'umt5' needs transformers and ftfy; pip install 'unityvideo_jax[interop]', "
+        "or use text_encoder='words'"
+    )

@@ -112,6 +112,11 @@ def train(
     Raises:
       UserError: a config that cannot run, a damaged checkpoint, or a step that is not finite.
     """
+    with jax.set_mesh(make_mesh(MeshConfig(**config.mesh))) as mesh:
+        return _train(config, workdir, build_iterator, make_sampler, log, mesh)
+
+
+def _train(config, workdir, build_iterator, make_sampler, log, mesh: Mesh) -> int:
     # --- Configuration -----------------------------------------------------------------------
     model = DiTConfig(**config.model)
     objective = ObjectiveConfig(**config.objective)
@@ -119,15 +124,9 @@ def train(
     run = TrainConfig(**config.train)
     plan = stages(config.curriculum, config.data.modality_weights, run.steps)
 
-    # --- Mesh, model, optimiser, state -------------------------------------------------------
-    mesh, rules = make_mesh(MeshConfig(**config.mesh)), AxisRules()
+    # --- Model, optimiser, state -------------------------------------------------------------
+    rules = AxisRules()
     _check_divides(run, optim.accumulation, mesh)
-    if model.num_heads % mesh.shape["tensor"]:
-        raise UserError(
-            f"config.mesh.tensor={mesh.shape['tensor']} must divide model.num_heads="
-            f"{model.num_heads}"
-        )
-    jax.set_mesh(mesh)
     optimizer = make_optimizer(optim, run.steps)
     schedule = make_schedule(optim, run.steps)
     graphdef, state, layout = state_lib.create(model, optimizer, mesh, rules, config.seed)

@@ -57,6 +57,7 @@ def get_config() -> ml_collections.ConfigDict:
         width=64,
         fps=8.0,
         split="train",
+        repeats=4,
         text_encoder="words",
         text_length=48,
         vae="",
@@ -87,7 +88,7 @@ def get_config() -> ml_collections.ConfigDict:
 
     config.train = dict(
         steps=10_000,
-        batch_size=128,
+        batch_size=160,
         log_every=50,
         checkpoint_every=1000,
         keep=3,

@@ -60,6 +60,7 @@ def get_config() -> ml_collections.ConfigDict:
         width=64,
         fps=8.0,
         split="train",
+        repeats=1,
         text_encoder="words",
         text_length=48,
         vae="",
@@ -69,13 +70,13 @@ def get_config() -> ml_collections.ConfigDict:
 
     # UnityVideo sec. 3.3: pixel-aligned modalities first, then all five. `until` = -1 is the end.
     config.curriculum = (
-        dict(until=20, modalities=("depth", "flow", "densepose")),
+        dict(until=100, modalities=("depth", "flow", "densepose")),
         dict(until=-1, modalities=("depth", "flow", "densepose", "segmentation", "skeleton")),
     )
 
     config.optimizer = dict(
-        learning_rate=1e-3,
-        warmup_steps=10,
+        learning_rate=2e-3,
+        warmup_steps=20,
         schedule="cosine",
         b1=0.9,
         b2=0.95,
@@ -89,10 +90,10 @@ def get_config() -> ml_collections.ConfigDict:
     config.mesh = dict(data=-1, fsdp=1, context=1, tensor=1)
 
     config.train = dict(
-        steps=60,
+        steps=400,
         batch_size=8,
-        log_every=5,
-        checkpoint_every=20,
+        log_every=20,
+        checkpoint_every=100,
         keep=2,
         sample_every=0,
         sample_count=2,

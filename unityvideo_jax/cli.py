@@ -1,27 +1,52 @@
 """How every program starts: one place turns a user's error into one line."""
 
+import os
+import pathlib
 import sys
 from collections.abc import Callable, Sequence
 
-from absl import app
+import jax
+from absl import app, flags, logging
 
 from unityvideo_jax.errors import UserError
 
+CACHE = pathlib.Path("~/.cache/unityvideo_jax/compiled")
+
 
 def run(main: Callable[[Sequence[str]], None]) -> None:
-    """Runs an absl program; a `UserError` prints as `error: ...` and exits with status 2."""
+    """Runs an absl program; a `UserError` prints as `error: ...` and exits with status 2.
+
+    What JAX compiles is kept in `CACHE`, or where JAX_COMPILATION_CACHE_DIR says, so that the next
+    program starts faster.
+    """
 
     def guarded(argv: Sequence[str]) -> None:
         if len(argv) > 1:
-            print(
-                f"error: unexpected argument {argv[1]!r}; give options as --name=value",
-                file=sys.stderr,
-            )
-            sys.exit(2)
+            _leave(f"unexpected argument {argv[1]!r}; give options as --name=value")
+        if not flags.FLAGS["verbosity"].present:
+            logging.set_verbosity(logging.WARNING)
+        if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+            jax.config.update("jax_compilation_cache_dir", str(CACHE.expanduser()))
         try:
             main(argv)
         except UserError as error:
-            print(f"error: {error}", file=sys.stderr)
-            sys.exit(2)
+            _leave(str(error))
 
-    app.run(guarded)
+    app.run(guarded, flags_parser=_parse)
+
+
+def _leave(message: str) -> None:
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(2)
+
+
+def _parse(argv: Sequence[str]) -> Sequence[str]:
+    """Parses flags; one that does not exist, also inside --config, is one line with its nearest."""
+    try:
+        return flags.FLAGS(argv)
+    except flags.Error as error:
+        _leave(str(error))
+    except (AttributeError, KeyError) as error:
+        # What ml_collections raises for an override of a key that the config lacks.
+        key = str(error.args[0]).replace("\\n", ". ").replace("\\", "").replace("'", "")
+        _leave(f"--config: no such key {key}")

@@ -6,10 +6,6 @@
 Any key of the config can be overridden as --config.<key>=value. The same command resumes a run.
 """
 
-import difflib
-import pathlib
-import re
-import sys
 from collections.abc import Sequence
 
 import jax
@@ -43,8 +39,10 @@ def build_iterator(config, stage, *, seed_offset: int = 0, split: str | None = N
     )
     if data.kind == "online":
         from unityvideo_jax.inputs.online import OnlineWorlds
+        from unityvideo_jax.inputs.repeated import Repeated
 
-        return OnlineWorlds(data, tuple(config.model.modalities), **common)
+        worlds = OnlineWorlds(data, tuple(config.model.modalities), **common)
+        return Repeated(worlds, data.repeats)
     from unityvideo_jax.inputs.pipeline import make_iterator
 
     return make_iterator(data, tuple(config.model.modalities), **common)
@@ -60,7 +58,7 @@ def make_sampler(config, graphdef):
     from unityvideo_jax.sampling.sheets import TrainingSheets
     from unityvideo_jax.training.curriculum import stages
 
-    plan = stages(config.curriculum, config.data.modality_weights, config.train.steps)
+    plan = stages(config.curriculum, dict(config.data.modality_weights), config.train.steps)
     batch = next(build_iterator(config, plan[-1], seed_offset=1, split="validation"))
     texts = get_text_encoder(config.data.text_encoder, config.data.text_length)
     return TrainingSheets(
@@ -80,11 +78,13 @@ def main(argv: Sequence[str]) -> None:
     del argv
     from unityvideo_jax.training import loop
 
-    config = _CONFIG.value
+    try:
+        # A file that failed to load raises at the first look inside.
+        config = _CONFIG.value and _CONFIG.value.copy_and_resolve_references()
+    except OSError as error:
+        raise UserError(f"--config: {error}") from error
     if config is None or _WORKDIR.value is None:
         raise UserError("give both --config=configs/NAME.py and --workdir=FOLDER")
-    cache = pathlib.Path("~/.cache/unityvideo_jax/compiled").expanduser()
-    jax.config.update("jax_compilation_cache_dir", str(cache))
     with open_workdir(_WORKDIR.value, config) as workdir:
         loop.train(
             config,
@@ -95,25 +95,5 @@ def main(argv: Sequence[str]) -> None:
         )
 
 
-def _known_keys() -> list[str]:
-    return sorted(name for name in flags.FLAGS if name.startswith("config."))
-
-
-def run() -> None:
-    """Starts the program; an unknown --config key is one line that names the nearest."""
-    try:
-        flags.FLAGS(sys.argv)
-    except (flags.Error, AttributeError, KeyError) as error:
-        match = re.search(
-            r"config\.[\w.]+", " ".join(sys.argv[1:]) if "config." not in str(error) else str(error)
-        )
-        near = difflib.get_close_matches(match[0], _known_keys(), n=1) if match else []
-        hint = f"; did you mean --{near[0]}?" if near else ""
-        print(f"error: {error}{hint}", file=sys.stderr)
-        sys.exit(2)
-    flags.FLAGS.unparse_flags()
-    cli.run(main)
-
-
 if __name__ == "__main__":
-    run()
+    cli.run(main)

@@ -1,6 +1,7 @@
 """Runs of the real loop: exact resume, equal meshes, stops that name what stopped them."""
 
 import json
+import math
 import os
 import pathlib
 import signal
@@ -22,7 +23,9 @@ from unityvideo_jax.training.workdir import open_workdir
 def _run(workdir, config, **batches):
     lines = []
     with open_workdir(workdir, config) as path:
-        loop.train(config, path, lambda stage: Batches(stage, **batches), log=lines.append)
+        devices = jax.devices()[: math.prod(config.mesh.values())]
+        build = lambda stage: Batches(stage, **batches)  # noqa: E731
+        loop.train(config, path, build, log=lines.append, devices=devices)
     return lines
 
 
@@ -95,7 +98,7 @@ def test_accumulation_adds_up_to_the_batch():
         step=jax.numpy.int32(3), params=params, ema=params, opt_state=optimizer.init(params)
     )
     # Same draws for every micro-batch and for the mean over them: repeat one batch's noise keys.
-    batch = next(Batches(loop.stages(config.curriculum, config.data.modality_weights, 8)[1]))
+    batch = next(Batches(loop.stages(config.curriculum, dict(config.data.modality_weights), 8)[1]))
     batch = {k: v for k, v in batch.items() if k != "index"}
 
     def run(accumulation):
@@ -159,7 +162,7 @@ def _start(workdir, **environment):
     here = pathlib.Path(__file__).parent
     code = (
         f"import sys; sys.path.insert(0, {str(here)!r})\n"
-        "import time, pathlib\n"
+        "import time, jax\n"
         "from synthetic_run import Batches, tiny_config\n"
         "from unityvideo_jax.training import loop\n"
         "from unityvideo_jax.training.workdir import open_workdir\n"
@@ -169,7 +172,7 @@ def _start(workdir, **environment):
         "        return super().__next__()\n"
         "config = tiny_config()\n"
         f"with open_workdir({str(workdir)!r}, config) as path:\n"
-        "    loop.train(config, path, Slow)\n"
+        "    loop.train(config, path, Slow, devices=jax.devices()[:1])\n"
     )
     return subprocess.Popen(
         [sys.executable, "-c", code], cwd=here.parent.parent, env=os.environ | environment

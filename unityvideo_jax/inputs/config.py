@@ -55,6 +55,7 @@ class DataConfig:
       height, width: pixels, divisible by 16.
       fps: frames per second of rendered worlds.
       split: which worlds to render; shards carry their own.
+      repeats: steps that a batch of online worlds is used for; noise, timestep and task differ.
       text_encoder, text_length: as `models.text.get_text_encoder` takes them.
       vae: folder of VAE weights; '' is the shipped one.
       num_workers: reader processes; 0 reads in threads, which is faster unless decoding is heavy.
@@ -78,6 +79,7 @@ class DataConfig:
     width: int = 64
     fps: float | int = 8.0
     split: str = "train"
+    repeats: int = 1
     text_encoder: str = "words"
     text_length: int = 48
     vae: str = ""
@@ -105,6 +107,8 @@ class DataConfig:
         for name in ("caption_dropout", "prompt_dropout"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"config.data.{name}={getattr(self, name)}: give 0 to 1")
+        if self.repeats < 1:
+            raise UserError(f"config.data.repeats={self.repeats}: must be at least 1")
         if self.fps <= 0:
             raise UserError(f"config.data.fps={self.fps}: must be positive")
         if self.num_workers < 0 or self.read_threads < 1:

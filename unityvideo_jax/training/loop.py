@@ -5,7 +5,7 @@ import dataclasses
 import pathlib
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -99,6 +99,7 @@ def train(
     build_iterator: BuildIterator,
     make_sampler: Callable[[nnx.GraphDef], Sampler] | None = None,
     log: Callable[[str], None] = print,
+    devices: Sequence[jax.Device] | None = None,
 ) -> int:
     """Trains from the latest checkpoint of `workdir`, or from the start, and returns the step.
 
@@ -108,11 +109,13 @@ def train(
       build_iterator: makes a stage's batches.
       make_sampler: makes the writer of contact sheets; None writes none.
       log: takes progress lines.
+      devices: to train on; all of them by default.
 
     Raises:
       UserError: a config that cannot run, a damaged checkpoint, or a step that is not finite.
     """
-    with jax.set_mesh(make_mesh(MeshConfig(**config.mesh))) as mesh:
+    mesh = make_mesh(MeshConfig(**config.mesh), devices)
+    with jax.set_mesh(mesh):
         return _train(config, workdir, build_iterator, make_sampler, log, mesh)
 
 
@@ -122,7 +125,7 @@ def _train(config, workdir, build_iterator, make_sampler, log, mesh: Mesh) -> in
     objective = ObjectiveConfig(**config.objective)
     optim = OptimizerConfig(**config.optimizer)
     run = TrainConfig(**config.train)
-    plan = stages(config.curriculum, config.data.modality_weights, run.steps)
+    plan = stages(config.curriculum, dict(config.data.modality_weights), run.steps)
 
     # --- Model, optimiser, state -------------------------------------------------------------
     rules = AxisRules()

@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Int
 
 from unityvideo_jax.models.dit import DiT, DiTConfig
 from unityvideo_jax.parallel.rules import AxisRules, like_parameters, shardings
@@ -19,7 +18,7 @@ from unityvideo_jax.parallel.rules import AxisRules, like_parameters, shardings
 class TrainState:
     """Steps done, float32 parameters, their moving average, and the optimiser's state."""
 
-    step: Int[Array, ""]
+    step: Any  # int32 [], or its sharding where the tree describes a layout
     params: Any
     ema: Any
     opt_state: Any

@@ -67,7 +67,8 @@ def open_workdir(
 
 def _pin(path: pathlib.Path, config: ml_collections.ConfigDict) -> None:
     wanted = _flat(provenance.plain(config))
-    if (path / CONFIG).exists():
+    # Until there is a checkpoint there is nothing that another config could damage.
+    if (path / CONFIG).exists() and any((path / "checkpoints").glob("[0-9]*")):
         stored = _flat(provenance.plain(read_config(path)))
         keys = sorted(k for k in {*stored, *wanted} if stored.get(k) != wanted.get(k))
         fixed = [k for k in keys if not k.startswith(MUTABLE)]

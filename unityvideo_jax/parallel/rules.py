@@ -30,7 +30,7 @@ class AxisRules:
       text, patch, modality: the small axes at the model's edges.
     """
 
-    batch: MeshAxes = ("data", "fsdp")
+    batch: MeshAxes = ("slice", "data", "fsdp")
     tokens: MeshAxes = "context"
     layers: MeshAxes = None
     embed: MeshAxes = "fsdp"

@@ -18,7 +18,7 @@ from unityvideo_jax.errors import UserError
 from unityvideo_jax.flow_matching import ObjectiveConfig
 from unityvideo_jax.models.dit import DiTConfig, model_flops
 from unityvideo_jax.parallel.mesh import MeshConfig, make_mesh
-from unityvideo_jax.parallel.rules import AxisRules, put_batch
+from unityvideo_jax.parallel.rules import AxisRules, num_parts, put_batch
 from unityvideo_jax.training import state as state_lib
 from unityvideo_jax.training.checkpoints import Checkpointer
 from unityvideo_jax.training.curriculum import Stage, stage_at, stages
@@ -85,11 +85,11 @@ def _stop_on_sigterm() -> Iterator[list[int]]:
 
 
 def _check_divides(train: TrainConfig, accumulation: int, mesh: Mesh) -> None:
-    parts = mesh.shape["data"] * mesh.shape["fsdp"] * accumulation
+    parts = num_parts(("slice", "data", "fsdp"), mesh) * accumulation
     if train.batch_size % parts:
         raise UserError(
-            f"config.train.batch_size={train.batch_size} must be a multiple of data x fsdp x "
-            f"accumulation = {parts}"
+            f"config.train.batch_size={train.batch_size} must be a multiple of slice x data x fsdp "
+            f"x accumulation = {parts}"
         )
 
 

@@ -5,12 +5,14 @@ VENV   ?= .venv
 OUT    ?= out
 BIN    := $(VENV)/bin
 comma  := ,
-EXTRAS := test,demo$(if $(filter cuda tpu,$(JAX)),$(comma)$(JAX))
-STAMP  := $(VENV)/.installed-$(JAX)
+DEVICE := $(if $(filter cuda tpu,$(JAX)),$(comma)$(JAX))
+# `make demo` needs less than the tests, which bring torch and diffusers as references.
+DEMO   := $(VENV)/.demo-$(JAX)
+TEST   := $(VENV)/.test-$(JAX)
 
 .PHONY: demo test test-fast lint format clean
 
-demo: $(STAMP)
+demo: $(DEMO)
 	$(BIN)/python -m unityvideo_jax.demo --output=$(OUT)
 
 test: lint
@@ -19,17 +21,22 @@ test: lint
 test-fast: lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
 
-lint: $(STAMP)
+lint: $(TEST)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-format: $(STAMP)
+format: $(TEST)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-$(STAMP): setup.py
+$(DEMO): setup.py
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --progress-bar=off -e ".[$(EXTRAS)]"
+	$(BIN)/python -m pip install --progress-bar=off -e ".[demo$(DEVICE)]"
+	touch $@
+
+$(TEST): setup.py
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --progress-bar=off -e ".[demo,test$(DEVICE)]"
 	touch $@
 
 clean:

@@ -26,9 +26,9 @@ from unityvideo_jax.errors import UserError
 
 _OUTPUT = flags.DEFINE_string("output", "out", "Folder for everything that the demo makes.")
 _CLIPS = flags.DEFINE_integer(
-    "clips", 32, "Procedural clips to render and train on.", lower_bound=8
+    "clips", 48, "Procedural clips to render and train on.", lower_bound=8
 )
-_STEPS = flags.DEFINE_integer("steps", 60, "Training steps of the tiny config.", lower_bound=30)
+_STEPS = flags.DEFINE_integer("steps", 400, "Training steps of the tiny config.", lower_bound=200)
 
 CONFIG = pathlib.Path(__file__).resolve().parent.parent / "configs" / "worlds_tiny.py"
 
@@ -130,7 +130,7 @@ def main(argv: Sequence[str]) -> None:
         f"--config.data.dirs=('{shards}',)",
         f"--config.train.steps={_STEPS.value}",
     )
-    first_checkpoint = run / "checkpoints" / "20"
+    first_checkpoint = run / "checkpoints" / "100"
 
     demo.run(
         "Render procedural worlds with exact ground truth",
@@ -150,7 +150,7 @@ def main(argv: Sequence[str]) -> None:
     )
     demo.run("Resume where it stopped", "unityvideo_jax.train", *train)
     prompt = "--prompt=A person in a red shirt walks past a blue ball."
-    sample = (f"--workdir={run}", "--steps=8", "--seed=0")
+    sample = (f"--workdir={run}", "--steps=20", "--seed=0")
     demo.run(
         "Joint: text to RGB and depth",
         "unityvideo_jax.sample",
@@ -185,7 +185,7 @@ def main(argv: Sequence[str]) -> None:
         f"--workdir={run}",
         "--benchmark=worlds_validation",
         "--num_clips=2",
-        "--steps=4",
+        "--steps=10",
         f"--output={output / 'evaluation'}",
     )
     page = demo.report()

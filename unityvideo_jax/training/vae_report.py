@@ -138,7 +138,7 @@ def evaluate(
         clips = {k: np.asarray(v) for k, v in clips.items()}
         for m, name in enumerate(names):
             mse = np.square(rebuilt[:, m] - original[:, m]).mean(axis=(1, 2, 3, 4))
-            ratios[name] += list(10 * np.log10(PEAK**2 / np.maximum(mse, 1e-10)))
+            ratios[name] += (10 * np.log10(PEAK**2 / np.maximum(mse, 1e-10))).tolist()
             if name not in DECODED:
                 continue
             codec = registry.get(name).codec

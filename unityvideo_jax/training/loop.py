@@ -24,7 +24,7 @@ from unityvideo_jax.training.checkpoints import Checkpointer
 from unityvideo_jax.training.curriculum import Stage, stage_at, stages
 from unityvideo_jax.training.metrics import Averages, MetricWriter, Speed, progress_line
 from unityvideo_jax.training.optimizer import OptimizerConfig, make_optimizer, make_schedule
-from unityvideo_jax.training.step import make_train_step
+from unityvideo_jax.training.step import jit_train_step
 
 # Builds a stage's batches: an iterator with get_state() and set_state().
 BuildIterator = Callable[[Stage], Any]
@@ -149,18 +149,7 @@ def _train(config, workdir, build_iterator, make_sampler, log, mesh: Mesh) -> in
     sampler = make_sampler(graphdef) if make_sampler and run.sample_every else None
 
     # --- Step --------------------------------------------------------------------------------
-    step_fn = jax.jit(
-        make_train_step(
-            graphdef,
-            objective,
-            optimizer,
-            modalities=model.modalities,
-            ema_decay=optim.ema_decay,
-            accumulation=optim.accumulation,
-        ),
-        donate_argnums=0,
-        out_shardings=(layout, None),
-    )
+    step_fn = jit_train_step(graphdef, layout, model, objective, optim, optimizer)
     key = jax.random.key(config.seed + 1)
 
     # --- Loop: dispatch step n, then read the metrics of step n - 1 --------------------------

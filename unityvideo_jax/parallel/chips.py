@@ -18,7 +18,7 @@ class Chip:
     """
 
     flops: float
-    memory: float
+    memory: int
     memory_bandwidth: float
     link_bandwidth: float
     network_bandwidth: float
@@ -66,14 +66,14 @@ CHIPS = {
     ),
     "NVIDIA H200": Chip(
         flops=989e12,
-        memory=141e9,
+        memory=141 * 10**9,
         memory_bandwidth=4.8e12,
         link_bandwidth=4.5e11,
         network_bandwidth=5e10,
     ),
     "NVIDIA H100": Chip(
         flops=989e12,
-        memory=80e9,
+        memory=80 * 10**9,
         memory_bandwidth=3.35e12,
         link_bandwidth=4.5e11,
         network_bandwidth=5e10,

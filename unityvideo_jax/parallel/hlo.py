@@ -27,6 +27,8 @@ _ARRAY = re.compile(r"\b([a-z]\w*)\[([\d,]*)\](?:\{([^{}]*)\})?")
 _HEADER = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) \(.*\{\s*$")
 _OPERAND = re.compile(r"%([\w.\-]+)")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
+# Between TPU slices the hosts carry on a collective: the device sends them its part.
+_FAR = re.compile(r'_xla_megascale_transfer_type="(\w+)"')
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -75,6 +77,9 @@ def measure(text: str, mesh_shape: Mapping[str, int]) -> Traffic:
                 axes, size = _groups(instruction.attributes, mesh_shape)
                 if size > 1:
                     sent[kind, axes] += times * _sent(kind, instruction, size)
+            elif instruction.opcode == "send" and (far := _FAR.search(instruction.attributes)):
+                kind = far[1].lower().replace("_", "-")
+                sent[kind, "slice"] += times * _sent_far(kind, instruction, mesh_shape["slice"])
             if not fused:
                 memory += times * _through_memory(instruction, shapes, trips)
             stack.extend(_callees(instruction, computations, times, trips, fused))
@@ -132,14 +137,20 @@ def _sent(kind: str, instruction: Instruction, size: int) -> float:
     arrays = [n for dimensions, n, _ in _arrays(instruction.shape) if dimensions]
     if instruction.opcode.endswith("-start") and kind in ("all-gather", "collective-permute"):
         arrays = arrays[len(arrays) // 2 :]  # the results; the operands come first
-    total = sum(arrays)
+    total = float(sum(arrays))
     share = (size - 1) / size
     return {
         "all-gather": share * total,
         "all-reduce": 2 * share * total,
-        "reduce-scatter": (size - 1) * total,
+        "reduce-scatter": (size - 1.0) * total,
         "collective-permute": total,
     }.get(kind, share * total)
+
+
+def _sent_far(kind: str, instruction: Instruction, slices: int) -> float:
+    """Bytes of a device's part that leave its slice."""
+    part = float(sum(n for dimensions, n, _ in _arrays(instruction.shape) if dimensions))
+    return 2 * part * (slices - 1) / slices if kind == "all-reduce" else part
 
 
 def _groups(attributes: str, mesh_shape: Mapping[str, int]) -> tuple[str, int]:

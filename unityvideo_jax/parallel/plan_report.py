@@ -77,7 +77,7 @@ def compare(plans: Sequence[Plan]) -> str:
     )
 
 
-def _gib(size: float) -> str:
+def _gib(size: float | int) -> str:
     return f"{size / GIB:.3f} GiB" if size >= 0.01 * GIB else f"{size / 2**20:.3f} MiB"
 
 

@@ -157,6 +157,19 @@ def test_what_does_not_fit_is_refused_before_compiling():
     assert parse_mesh("fsdp=2,context=-1", 2) == MeshConfig(data=1, slice=2, fsdp=2, context=-1)
 
 
+def test_a_refusal_by_the_compiler_is_told(made):
+    import dataclasses
+
+    message = (
+        "RESOURCE_EXHAUSTED: E1000: CompileTimeHbmOom: Ran out of memory on HBM, the total memory "
+        "required for HLO temporaries (21.21G) exceeds available HBM (15.75G). HLO module: x."
+    )
+    problem = planner._out_of_memory(message)
+    assert problem.startswith("out of memory: ") and "(21.21G) exceeds" in problem
+    refused = dataclasses.replace(made, problem=problem)
+    assert refused.fits is False and problem in describe(refused)
+
+
 @pytest.mark.slow
 def test_compiles_for_tpus_that_are_not_there():
     pytest.importorskip("libtpu")

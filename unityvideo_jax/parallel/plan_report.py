@@ -62,7 +62,7 @@ def compare(plans: Sequence[Plan]) -> str:
             (
                 mesh_name(plan),
                 {True: "yes", False: "no", None: "unknown"}[plan.fits],
-                plan.problem or f"{plan.memory / GIB:.2f}",
+                "-" if plan.problem else f"{plan.memory / GIB:.2f}",
                 f"{plan.executed_flops / 1e12:.3f}",
                 "-" if plan.problem else f"{sum(plan.traffic.sent.values()) / GIB:.3f}",
                 "-" if plan.problem or not plan.step_seconds else _ms(plan.step_seconds),

@@ -229,5 +229,5 @@ def _local_bytes(tree: Any) -> int:
 
 
 def _out_of_memory(message: str) -> str:
-    used = re.search(r"Used [\d.]+\w? of [\d.]+\w? hbm", message)
-    return used[0] if used else message.splitlines()[0][:200]
+    found = re.search(r"([^:.]* \([\d.]+\w\) exceeds available HBM \([\d.]+\w\))", message)
+    return "out of memory: " + (found[1].strip() if found else message.splitlines()[0][:120])

@@ -17,6 +17,7 @@ from jax.sharding import Mesh
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.flow_matching import ObjectiveConfig
 from unityvideo_jax.models.dit import DiTConfig, model_flops
+from unityvideo_jax.parallel import hosts
 from unityvideo_jax.parallel.mesh import MeshConfig, make_mesh
 from unityvideo_jax.parallel.rules import AxisRules, num_parts, put_batch
 from unityvideo_jax.training import state as state_lib
@@ -153,7 +154,8 @@ def _train(config, workdir, build_iterator, make_sampler, log, mesh: Mesh) -> in
     key = jax.random.key(config.seed + 1)
 
     # --- Loop: dispatch step n, then read the metrics of step n - 1 --------------------------
-    writer = MetricWriter(workdir, start)
+    writer = MetricWriter(workdir, start) if hosts.is_first() else None
+    vote = hosts.StopVote(mesh)
     averages = Averages()
     speed: Speed | None = None
     begun = time.perf_counter()
@@ -174,7 +176,8 @@ def _train(config, workdir, build_iterator, make_sampler, log, mesh: Mesh) -> in
         record = averages.take()
         record["learning_rate"] = float(schedule(step - 1))
         record |= speed.take() if speed is not None else {}
-        writer.write(step, record)
+        if writer is not None:
+            writer.write(step, record)
         eta = (time.perf_counter() - begun) / (step - start) * (run.steps - step)
         log(progress_line(step, run.steps, record, eta))
 
@@ -183,9 +186,10 @@ def _train(config, workdir, build_iterator, make_sampler, log, mesh: Mesh) -> in
 
     step, pending, position = start, None, saved
     try:
-        with _stop_on_sigterm() as stop:
+        with _stop_on_sigterm() as asked, hosts.stops_without_peers():
+            stop = False
             following = inputs.next() if start < run.steps else None
-            while step < run.steps and not stop:
+            while step < run.steps and not (stop := vote(bool(asked))):
                 batch, position = following
                 index = np.asarray(batch["index"])
                 rows = {name: x for name, x in batch.items() if name != "index"}
@@ -223,8 +227,10 @@ def _train(config, workdir, build_iterator, make_sampler, log, mesh: Mesh) -> in
                 finish(*pending)
             if stop and step > start and checkpointer.latest() != step:
                 save(state, position)
-                log(f"stopped by signal {stop[0]} at step {step}; saved; run it again to go on")
+                by = f"signal {asked[0]}" if asked else "a signal to another process"
+                log(f"stopped by {by} at step {step}; saved; run it again to go on")
     finally:
         checkpointer.close()
-        writer.close()
+        if writer is not None:
+            writer.close()
     return step

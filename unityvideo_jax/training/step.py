@@ -103,4 +103,5 @@ def jit_train_step(
         ema_decay=optim.ema_decay,
         accumulation=optim.accumulation,
     )
-    return jax.jit(step, donate_argnums=0, out_shardings=(layout, None))
+    # Every process reads the metrics.
+    return jax.jit(step, donate_argnums=0, out_shardings=(layout, layout.step))

@@ -17,6 +17,13 @@ from unityvideo_jax.parallel import hosts
 from unityvideo_jax.parallel.mesh import MeshConfig, make_mesh
 
 HERE = pathlib.Path(__file__).resolve().parent
+ROOT = HERE.parent.parent
+VIRTUAL = {
+    "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
+    "JAX_PLATFORMS": "cpu",
+    "UNITYVIDEO_HEARTBEAT": "15",
+    "PYTHONPATH": f"{ROOT}:{HERE}",
+}
 
 
 def test_a_single_process_looks_for_no_other():
@@ -97,13 +104,7 @@ def _free_port():
 
 def _job(workdir, mesh, seconds=0.0):
     """Two processes of two virtual devices each."""
-    common = {
-        "UNITYVIDEO_HOSTS": f"localhost:{_free_port()},localhost",
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
-        "JAX_PLATFORMS": "cpu",
-        "UNITYVIDEO_HEARTBEAT": "15",
-        "PYTHONPATH": str(HERE.parent.parent),
-    }
+    common = VIRTUAL | {"UNITYVIDEO_HOSTS": f"localhost:{_free_port()},localhost"}
     command = [sys.executable, HERE / "one_of_several.py", workdir, json.dumps(mesh), str(seconds)]
     return [
         subprocess.Popen(
@@ -145,9 +146,19 @@ def alone(tmp_path_factory):
 
 @pytest.mark.slow
 def test_two_processes_that_share_every_sample_train_as_one(alone, tmp_path):
-    ends = _finish(_job(tmp_path / "run", {"data": 1, "context": 2, "tensor": 2}))
-    assert [code for code, _, _ in ends] == [0, 0], ends
-    assert all("share 0 1" in out for _, out, _ in ends)
+    """Started as a user would on one machine."""
+    mesh = json.dumps({"data": 1, "context": 2, "tensor": 2})
+    command = ["bash", ROOT / "launch" / "local.sh", "2", "one_of_several"]
+    environment = VIRTUAL | {"PORT": str(_free_port()), "PYTHON": sys.executable}
+    done = subprocess.run(
+        [*command, tmp_path / "run", mesh, "0"],
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=400,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("share 0 1") == 2
     assert _losses(tmp_path / "run") == pytest.approx(alone, rel=2e-4)
 
 

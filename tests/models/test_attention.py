@@ -94,6 +94,25 @@ def test_blocks_of_keys_add_up_to_all_keys():
             np.testing.assert_allclose(ours, gradients[index], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.skipif(jax.default_backend() != "gpu", reason="cuDNN needs an NVIDIA GPU")
+def test_cudnn_in_blocks_equals_cudnn_at_once():
+    rng = np.random.default_rng(0)
+    q, k, v, weight = jnp.asarray(rng.standard_normal((4, 2, 512, 4, 128)), jnp.bfloat16)
+    expected, pullback = jax.vjp(lambda *x: attend(*x, "cudnn"), q, k, v)
+    gradients = pullback(weight)
+    parts = [(k[:, :192], v[:, :192]), (k[:, 192:], v[:, 192:])]
+    blocks = [kernels.block_forward(q, *part, "cudnn") for part in parts]
+    lse = jnp.logaddexp(*(lse for _, lse in blocks))
+    out = sum(jnp.exp(part - lse).swapaxes(1, 2)[..., None] * out for out, part in blocks)
+    out = out.astype(jnp.bfloat16)
+    back = [kernels.block_backward(q, *part, out, lse, weight, "cudnn") for part in parts]
+    ours = [back[0][0] + back[1][0]]
+    ours += [jnp.concatenate([part[n] for part in back], axis=1) for n in (1, 2)]
+    for a, b in zip([out, *ours], [expected, *gradients], strict=True):
+        a, b = np.asarray(a, np.float32), np.asarray(b, np.float32)
+        assert np.linalg.norm(a - b) < 1e-2 * np.linalg.norm(b)
+
+
 def test_cudnn_is_left_alone_where_it_cannot_run():
     assert jax.default_backend() == "cpu"
     assert pick_implementation(jnp.dtype("bfloat16"), 64) == "xla"
@@ -114,11 +133,30 @@ def test_kernel_follows_device_type_and_head(monkeypatch):
     assert pick_implementation(jnp.dtype("float32"), 128) == "xla"
 
 
-def test_policy_keeps_the_output_of_the_cudnn_kernel(monkeypatch):
-    """Traced only: the forward kernel appears once if its output is kept, twice if recomputed."""
+def _trace_cudnn_anywhere(monkeypatch):
     kernel = pytest.importorskip("jax._src.cudnn.fused_attention_stablehlo")
     for check in ("check_cudnn_version", "check_compute_capability", "check_is_flash_attention"):
         monkeypatch.setattr(kernel, check, lambda *_, **__: 0)
+
+
+def test_halves_of_the_cudnn_kernel_take_what_they_are_given(monkeypatch):
+    """Traced only: shapes and types of both halves, whose backward JAX does not document."""
+    _trace_cudnn_anywhere(monkeypatch)
+    q = jax.ShapeDtypeStruct((2, 16, 3, 64), jnp.bfloat16)
+    k = jax.ShapeDtypeStruct((2, 24, 3, 64), jnp.bfloat16)
+
+    def both(q, k, v):
+        out, lse = kernels.block_forward(q, k, v, "cudnn")
+        return out, lse, *kernels.block_backward(q, k, v, out, lse, out, "cudnn")
+
+    out, lse, dq, dk, dv = jax.eval_shape(both, q, k, k)
+    assert (out.shape, lse.shape, lse.dtype) == (q.shape, (2, 3, 16), jnp.float32)
+    assert [(g.shape, g.dtype) for g in (dq, dk, dv)] == [(x.shape, x.dtype) for x in (q, k, k)]
+
+
+def test_policy_keeps_the_output_of_the_cudnn_kernel(monkeypatch):
+    """Traced only: the forward kernel appears once if its output is kept, twice if recomputed."""
+    _trace_cudnn_anywhere(monkeypatch)
     q = jax.ShapeDtypeStruct((2, 16, 2, 64), jnp.bfloat16)
 
     def forward_kernels(policy):

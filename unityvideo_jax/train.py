@@ -4,24 +4,29 @@
       --config.data.dirs="('shards',)"
 
 Any key of the config can be overridden as --config.<key>=value. The same command resumes a run.
+On several hosts the same command runs on each; see docs/launch.md.
 """
 
+import pathlib
 from collections.abc import Sequence
 
-import jax
 from absl import flags
 from ml_collections import config_flags
 
 from unityvideo_jax import cli
 from unityvideo_jax.errors import UserError
+from unityvideo_jax.parallel import hosts
+from unityvideo_jax.parallel.mesh import MeshConfig, make_mesh
 from unityvideo_jax.training.workdir import open_workdir
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment.", lock_config=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.")
 
 
-def build_iterator(config, stage, *, seed_offset: int = 0, split: str | None = None):
-    """The batches of a curriculum stage, from shards or from worlds rendered online."""
+def build_iterator(
+    config, stage, share: tuple[int, int], *, seed_offset: int = 0, split: str | None = None
+):
+    """A share (index, count) of a curriculum stage's batches, from shards or rendered online."""
     data = dict(config.data.items())
     if split is not None and data["kind"] == "online":
         data["split"] = split
@@ -34,8 +39,8 @@ def build_iterator(config, stage, *, seed_offset: int = 0, split: str | None = N
         batch_size=config.train.batch_size,
         seed=seed,
         stage_weights=stage.weights,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
+        process_index=share[0],
+        process_count=share[1],
     )
     if data.kind == "online":
         from unityvideo_jax.inputs.online import OnlineWorlds
@@ -59,7 +64,8 @@ def make_sampler(config, graphdef):
     from unityvideo_jax.training.curriculum import stages
 
     plan = stages(config.curriculum, dict(config.data.modality_weights), config.train.steps)
-    batch = next(build_iterator(config, plan[-1], seed_offset=1, split="validation"))
+    # Every process samples the same records.
+    batch = next(build_iterator(config, plan[-1], (0, 1), seed_offset=1, split="validation"))
     texts = get_text_encoder(config.data.text_encoder, config.data.text_length)
     return TrainingSheets(
         lambda params: nnx.merge(graphdef, params),
@@ -85,13 +91,16 @@ def main(argv: Sequence[str]) -> None:
         raise UserError(f"--config: {error}") from error
     if config is None or _WORKDIR.value is None:
         raise UserError("give both --config=configs/NAME.py and --workdir=FOLDER")
-    with open_workdir(_WORKDIR.value, config) as workdir:
+    hosts.initialize()
+    workdir = pathlib.Path(_WORKDIR.value)
+    with hosts.leaves_at_once(), hosts.first_only(open_workdir(workdir, config)):
+        share = hosts.feed_share(make_mesh(MeshConfig(**config.mesh)))
         loop.train(
             config,
             workdir,
-            lambda stage: build_iterator(config, stage),
+            lambda stage: build_iterator(config, stage, share),
             lambda graphdef: make_sampler(config, graphdef),
-            log=lambda line: print(line, flush=True),
+            log=lambda line: print(line, flush=True) if hosts.is_first() else None,
         )
 
 

@@ -1,5 +1,7 @@
 """Attention against a softmax written out in float64."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,12 +10,9 @@ from flax import nnx
 from jax.test_util import check_grads
 from test_rope import rotate_by_complex_numbers
 
-from unityvideo_jax.models.attention import (
-    Attention,
-    dot_product_attention,
-    pick_implementation,
-    save_attention,
-)
+from unityvideo_jax.models import kernels
+from unityvideo_jax.models.attention import Attention, dot_product_attention, save_attention
+from unityvideo_jax.models.kernels import pick_implementation
 from unityvideo_jax.models.rope import rope_table
 
 
@@ -25,24 +24,28 @@ def softmax_attention(q, k, v):
     return np.einsum("bhnm,bmhd->bnhd", weights, v)
 
 
+def attend(q, k, v, implementation="auto"):
+    """[b, n, h, d]: a single stream that attends to a single group of keys."""
+    q, k, v = (jnp.asarray(x)[:, None] for x in (q, k, v))
+    return dot_product_attention(q, k, v, implementation)[:, 0]
+
+
 def qkv(n, m, seed=0):
     rng = np.random.default_rng(seed)
     return [rng.standard_normal((2, length, 3, 8)) for length in (n, m, m)]
 
 
 @pytest.mark.parametrize(("n", "m"), [(7, 7), (5, 11)])
-@pytest.mark.parametrize("implementation", ["auto", "xla"])
+@pytest.mark.parametrize("implementation", ["auto", "xla", "splash"])
 def test_equals_plain_softmax(n, m, implementation):
     q, k, v = qkv(n, m)
-    ours = dot_product_attention(
-        *(jnp.asarray(x, jnp.float32) for x in (q, k, v)), implementation=implementation
-    )
+    ours = attend(*(jnp.asarray(x, jnp.float32) for x in (q, k, v)), implementation)
     np.testing.assert_allclose(ours, softmax_attention(q, k, v), rtol=1e-5, atol=1e-6)
 
 
 def test_large_bfloat16_scores_are_summed_in_float32():
     q, k, v = (jnp.asarray(x, jnp.bfloat16) for x in qkv(6, 300))
-    ours = dot_product_attention(q * 8, k, v)
+    ours = attend(q * 8, k, v)
     exact = softmax_attention(*(np.asarray(x, np.float64) for x in (q * 8, k, v)))
     assert ours.dtype == jnp.bfloat16
     np.testing.assert_allclose(np.asarray(ours, np.float64), exact, rtol=0, atol=3e-2)
@@ -50,7 +53,64 @@ def test_large_bfloat16_scores_are_summed_in_float32():
 
 def test_gradient_equals_finite_differences():
     q, k, v = (jnp.asarray(x, jnp.float32) for x in qkv(3, 4))
-    check_grads(jax.jit(dot_product_attention), (q, k, v), order=1, modes=["rev"], rtol=2e-2)
+    check_grads(jax.jit(attend), (q, k, v), order=1, modes=["rev"], rtol=2e-2)
+
+
+@pytest.mark.parametrize(("n", "m"), [(7, 130), (256, 128)])
+def test_splash_gradient_equals_that_of_plain_softmax(n, m):
+    """With keys and queries that are padded to the kernel's blocks, and with some that need not."""
+    q, k, v, weight = (jnp.asarray(x, jnp.float32) for x in (*qkv(n, m), qkv(n, 1, seed=1)[0]))
+
+    def gradient(implementation):
+        def loss(q, k, v):
+            return jnp.sum(weight * attend(q, k, v, implementation))
+
+        return jax.jit(jax.grad(loss, argnums=(0, 1, 2)))(q, k, v)
+
+    for ours, plain in zip(gradient("splash"), gradient("xla"), strict=True):
+        np.testing.assert_allclose(ours, plain, rtol=1e-4, atol=1e-5)
+
+
+def test_blocks_of_keys_add_up_to_all_keys():
+    """Each kernel's two halves, joined by the log-sum-exp as the ring does."""
+    q, k, v, weight = (jnp.asarray(x, jnp.float32) for x in (*qkv(6, 10), qkv(6, 1, seed=1)[0]))
+    expected, pullback = jax.vjp(lambda *x: attend(*x, "xla"), q, k, v)
+    gradients = pullback(weight)
+    parts = [(k[:, :4], v[:, :4]), (k[:, 4:], v[:, 4:])]
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def in_blocks(kernel):
+        blocks = [kernels.block_forward(q, *part, kernel) for part in parts]
+        lse = jnp.logaddexp(*(lse for _, lse in blocks))
+        out = sum(jnp.exp(part - lse).swapaxes(1, 2)[..., None] * out for out, part in blocks)
+        return out, [kernels.block_backward(q, *part, out, lse, weight, kernel) for part in parts]
+
+    for kernel in ("xla", "splash"):
+        out, back = in_blocks(kernel)
+        np.testing.assert_allclose(out, expected, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(back[0][0] + back[1][0], gradients[0], rtol=1e-4, atol=1e-5)
+        for index in (1, 2):
+            ours = jnp.concatenate([part[index] for part in back], axis=1)
+            np.testing.assert_allclose(ours, gradients[index], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.skipif(jax.default_backend() != "gpu", reason="cuDNN needs an NVIDIA GPU")
+def test_cudnn_in_blocks_equals_cudnn_at_once():
+    rng = np.random.default_rng(0)
+    q, k, v, weight = jnp.asarray(rng.standard_normal((4, 2, 512, 4, 128)), jnp.bfloat16)
+    expected, pullback = jax.vjp(lambda *x: attend(*x, "cudnn"), q, k, v)
+    gradients = pullback(weight)
+    parts = [(k[:, :192], v[:, :192]), (k[:, 192:], v[:, 192:])]
+    blocks = [kernels.block_forward(q, *part, "cudnn") for part in parts]
+    lse = jnp.logaddexp(*(lse for _, lse in blocks))
+    out = sum(jnp.exp(part - lse).swapaxes(1, 2)[..., None] * out for out, part in blocks)
+    out = out.astype(jnp.bfloat16)
+    back = [kernels.block_backward(q, *part, out, lse, weight, "cudnn") for part in parts]
+    ours = [back[0][0] + back[1][0]]
+    ours += [jnp.concatenate([part[n] for part in back], axis=1) for n in (1, 2)]
+    for a, b in zip([out, *ours], [expected, *gradients], strict=True):
+        a, b = np.asarray(a, np.float32), np.asarray(b, np.float32)
+        assert np.linalg.norm(a - b) < 1e-2 * np.linalg.norm(b)
 
 
 def test_cudnn_is_left_alone_where_it_cannot_run():
@@ -59,28 +119,49 @@ def test_cudnn_is_left_alone_where_it_cannot_run():
 
 
 def test_kernel_follows_device_type_and_head(monkeypatch):
-    class Device:
-        device_kind = "NVIDIA H200"
+    def compile_for(platform, kind):
+        monkeypatch.setattr(kernels, "target_device", lambda: (platform, kind))
 
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    monkeypatch.setattr(jax, "devices", lambda: [Device()])
+    compile_for("gpu", "NVIDIA H200")
     assert pick_implementation(jnp.dtype("bfloat16"), 128) == "cudnn"
     assert pick_implementation(jnp.dtype("float32"), 128) == "xla"
     assert pick_implementation(jnp.dtype("bfloat16"), 20) == "xla"
-    Device.device_kind = "AMD Instinct MI300X"
+    compile_for("gpu", "AMD Instinct MI300X")
     assert pick_implementation(jnp.dtype("bfloat16"), 128) == "xla"
+    compile_for("tpu", "TPU v5p")
+    assert pick_implementation(jnp.dtype("bfloat16"), 128) == "splash"
+    assert pick_implementation(jnp.dtype("float32"), 128) == "xla"
+
+
+def _trace_cudnn_anywhere(monkeypatch):
+    kernel = pytest.importorskip("jax._src.cudnn.fused_attention_stablehlo")
+    for check in ("check_cudnn_version", "check_compute_capability", "check_is_flash_attention"):
+        monkeypatch.setattr(kernel, check, lambda *_, **__: 0)
+
+
+def test_halves_of_the_cudnn_kernel_take_what_they_are_given(monkeypatch):
+    """Traced only: shapes and types of both halves, whose backward JAX does not document."""
+    _trace_cudnn_anywhere(monkeypatch)
+    q = jax.ShapeDtypeStruct((2, 16, 3, 64), jnp.bfloat16)
+    k = jax.ShapeDtypeStruct((2, 24, 3, 64), jnp.bfloat16)
+
+    def both(q, k, v):
+        out, lse = kernels.block_forward(q, k, v, "cudnn")
+        return out, lse, *kernels.block_backward(q, k, v, out, lse, out, "cudnn")
+
+    out, lse, dq, dk, dv = jax.eval_shape(both, q, k, k)
+    assert (out.shape, lse.shape, lse.dtype) == (q.shape, (2, 3, 16), jnp.float32)
+    assert [(g.shape, g.dtype) for g in (dq, dk, dv)] == [(x.shape, x.dtype) for x in (q, k, k)]
 
 
 def test_policy_keeps_the_output_of_the_cudnn_kernel(monkeypatch):
     """Traced only: the forward kernel appears once if its output is kept, twice if recomputed."""
-    kernel = pytest.importorskip("jax._src.cudnn.fused_attention_stablehlo")
-    for check in ("check_cudnn_version", "check_compute_capability", "check_is_flash_attention"):
-        monkeypatch.setattr(kernel, check, lambda *_, **__: 0)
+    _trace_cudnn_anywhere(monkeypatch)
     q = jax.ShapeDtypeStruct((2, 16, 2, 64), jnp.bfloat16)
 
     def forward_kernels(policy):
         def loss(q):
-            return jnp.sum(dot_product_attention(2 * q, q, q, "cudnn"))
+            return jnp.sum(attend(2 * q, q, q, "cudnn"))
 
         loss = jax.checkpoint(loss, policy=policy, prevent_cse=False)
         return str(jax.make_jaxpr(jax.grad(loss))(q)).count("dot_product_attention_fwd")
@@ -89,8 +170,8 @@ def test_policy_keeps_the_output_of_the_cudnn_kernel(monkeypatch):
     assert forward_kernels(save_attention) == 1
 
 
-@pytest.mark.parametrize("rotated", [False, True])
-def test_layer_normalises_before_the_heads_are_split(rotated):
+@pytest.mark.parametrize("to_itself", [False, True])
+def test_layer_normalises_before_the_heads_are_split(to_itself):
     rng = np.random.default_rng(3)
     layer = nnx.eval_shape(lambda: Attention(24, 2, 1e-6, "auto", rngs=nnx.Rngs(0)))
     graphdef, state = nnx.split(layer)
@@ -99,6 +180,7 @@ def test_layer_normalises_before_the_heads_are_split(rotated):
     )
     layer = nnx.merge(graphdef, state)
     x, context = rng.standard_normal((2, 8, 24)), rng.standard_normal((2, 8, 24))
+    context = x if to_itself else context
     w = jax.tree.map(lambda a: np.asarray(a, np.float64), nnx.to_pure_dict(state))
 
     def linear(name, x):
@@ -110,11 +192,13 @@ def test_layer_normalises_before_the_heads_are_split(rotated):
     q = norm("q_norm", linear("q", x)).reshape(2, 8, 2, 12)
     k = norm("k_norm", linear("k", context)).reshape(2, 8, 2, 12)
     v = linear("v", context).reshape(2, 8, 2, 12)
-    if rotated:
+    if to_itself:
         q, k = (rotate_by_complex_numbers(a, 2, (1, 2, 2), 1e4) for a in (q, k))
     expected = linear("o", softmax_attention(q, k, v).reshape(2, 8, 24))
-    rope = rope_table(12, 2, (1, 2, 2)) if rotated else None
-    ours = layer(
-        jnp.asarray(x, jnp.float32), jnp.asarray(context, jnp.float32), jnp.dtype("float32"), rope
-    )
-    np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-5)
+    streams = jnp.asarray(x.reshape(2, 2, 4, 24), jnp.float32)
+    if to_itself:
+        rope = tuple(part.reshape(2, 4, 6) for part in rope_table(12, 2, (1, 2, 2)))
+        ours = layer(streams, None, jnp.dtype("float32"), rope)
+    else:
+        ours = layer(streams, jnp.asarray(context, jnp.float32)[:, None], jnp.dtype("float32"))
+    np.testing.assert_allclose(ours.reshape(2, 8, 24), expected, rtol=1e-4, atol=1e-5)

@@ -69,10 +69,17 @@ def test_average_differs_from_last_weights_and_old_checkpoints_go(whole):
         load_for_inference(whole, step=2)
 
 
-@pytest.mark.parametrize("mesh", [{"data": 8}, {"fsdp": 4, "tensor": 2}])
-def test_meshes_train_alike(whole, tmp_path, mesh):
+@pytest.mark.parametrize(
+    ("mesh", "attention_parallel"),
+    [
+        ({"data": 4, "context": 2}, "ring"),
+        ({"fsdp": 2, "context": 2, "tensor": 2}, "ulysses"),
+    ],
+)
+def test_meshes_train_alike(whole, tmp_path, mesh, attention_parallel):
     config = tiny_config()
-    config.mesh.update({"data": 1, "fsdp": 1} | mesh)
+    config.mesh.update(mesh)
+    config.model.attention_parallel = attention_parallel
     _run(tmp_path / "run", config)
     one, many = _records(whole), _records(tmp_path / "run")
     for step in one:

@@ -25,6 +25,8 @@ TYPES = {
 }
 STORAGE = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 INDEX_SUFFIX = ".safetensors.index.json"
+# Suffixes of pickled checkpoints, which are not read: a pickle can run any code.
+PICKLES = (".pth", ".pt", ".bin", ".ckpt")
 # Where a download of a whole pipeline keeps its transformer.
 SUBFOLDER = "transformer"
 
@@ -68,10 +70,9 @@ def find_files(path: str | os.PathLike) -> list[pathlib.Path]:
             return _indexed(indices[0])
         if files:
             return files
-    raise UserError(
-        f"{path}: holds no .safetensors file; download the transformer's (pickled .pth and .bin "
-        "files are not read: save them with safetensors.torch.save_file first)"
-    )
+    pickles = sorted(file.name for file in path.iterdir() if file.suffix in PICKLES)
+    mend = f"convert {pickles[0]} with safetensors.torch.save_file" if pickles else "put it there"
+    raise UserError(f"{path}: holds no *.safetensors file; {mend}")
 
 
 def _indexed(index: pathlib.Path) -> list[pathlib.Path]:

@@ -88,7 +88,9 @@ def load_umt5(directory: str | os.PathLike, dtype: str | None = None) -> UMT5:
     original = EMBEDDING[1] in tensors
     names = tensor_names(config.num_layers, original)
     if dtype is None:
-        dtype = "float32" if _stored(tensors, names["embedding"]) == "F32" else "bfloat16"
+        embedding = names["embedding"]
+        stored = tensors.dtype(embedding) if embedding in tensors else None
+        dtype = "float32" if stored == np.float32 else "bfloat16"
     # No initial weights are drawn: shapes come from an abstract module.
     graph, state = nnx.split(nnx.eval_shape(lambda: UMT5(config, rngs=nnx.Rngs(0), dtype=dtype)))
     flat = {".".join(map(str, path)): (path, leaf) for path, leaf in nnx.to_flat_state(state)}
@@ -107,10 +109,6 @@ def load_umt5(directory: str | os.PathLike, dtype: str | None = None) -> UMT5:
 def _turned(ours: str, shape: tuple[int, ...]) -> tuple[int, ...]:
     """A linear layer's weight is stored [out, in]."""
     return shape[::-1] if ours.endswith("kernel") else shape
-
-
-def _stored(tensors: TensorFiles, name: str) -> str | None:
-    return tensors.dtype(name) if name in tensors else None
 
 
 def _read_config(path: pathlib.Path) -> UMT5Config:

@@ -1,64 +1,160 @@
-"""Attention: one entry for every kernel, and Wan's multi-head layer on top of it."""
+"""Attention: one entry for every kernel and every mesh, and Wan's multi-head layer on top of it."""
+
+import functools
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
-from jax.ad_checkpoint import checkpoint_name
+from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
 
+from unityvideo_jax.errors import UserError
+from unityvideo_jax.models import kernels
 from unityvideo_jax.models.layers import Linear, RMSNorm
 from unityvideo_jax.models.rope import RopeTable, apply_rope
+from unityvideo_jax.parallel import rules, sequence
 
-SAVED_NAME = "attention_output"
 # Start of the name of cuDNN's forward primitive, and of the wrapper that partitions it. Their
 # outputs are the attention output and its log-sum-exp.
 _CUDNN_PRIMITIVE = "dot_product_attention_fwd"
 
 
-def pick_implementation(dtype: jnp.dtype, head_dim: int) -> str:
-    """The fastest kernel that can run here: "cudnn" on NVIDIA for 16-bit types, else "xla"."""
-    is_half = jnp.dtype(dtype) in (jnp.dtype(jnp.bfloat16), jnp.dtype(jnp.float16))
-    fits = head_dim % 8 == 0 and head_dim <= 128
-    is_nvidia = jax.default_backend() == "gpu" and "NVIDIA" in jax.devices()[0].device_kind
-    return "cudnn" if is_half and fits and is_nvidia else "xla"
-
-
 def dot_product_attention(
-    q: Float[Array, "b n h d"],
-    k: Float[Array, "b m h d"],
-    v: Float[Array, "b m h d"],
+    q: Float[Array, "b s n h d"],
+    k: Float[Array, "b g m h d"],
+    v: Float[Array, "b g m h d"],
     implementation: str = "auto",
-) -> Float[Array, "b n h d"]:
-    """Softmax attention over all keys, scaled by 1/sqrt(d); the softmax is float32 or wider.
+    parallel: str = "ulysses",
+    *,
+    joint: bool = False,
+) -> Float[Array, "b s n h d"]:
+    """Softmax attention scaled by 1/sqrt(d), over the ambient mesh (`jax.set_mesh`) if any.
+
+    On a mesh each device works on its own samples, tokens and heads (`parallel.rules.AxisRules`);
+    only joint attention over split tokens communicates. Samples that the mesh does not divide are
+    computed by every device.
 
     Args:
-      q, k, v: [batch, length, heads, head size] of one type.
-      implementation: "auto", "xla", or "cudnn" (NVIDIA, 16-bit types).
+      q, k, v: queries and keys of one type. The s streams of queries divide evenly among the g
+        groups of keys and attend to their own group's.
+      implementation: "auto", "xla", "cudnn" (NVIDIA, 16-bit types), or "splash" (TPU; emulated
+        elsewhere).
+      parallel: how joint attention runs over split tokens: "ulysses" or "ring".
+      joint: keys are tokens of the same streams as the queries, and split as they are; all streams
+        attend to all of them. Otherwise keys are not split over tokens.
+
+    Raises:
+      UserError: heads or tokens that the mesh does not divide.
     """
     if implementation == "auto":
-        implementation = pick_implementation(q.dtype, q.shape[-1])
-    out = jax.nn.dot_product_attention(q, k, v, implementation=implementation)
-    # cuDNN's output is recognised by its primitive, which also gives what its backward needs;
-    # naming it too would keep it twice.
-    return out if implementation == "cudnn" else checkpoint_name(out, SAVED_NAME)
+        implementation = kernels.pick_implementation(q.dtype, q.shape[-1])
+    attend = _attend_jointly if joint else _attend_to_groups
+    attend = functools.partial(attend, implementation=implementation)
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1:
+        return attend(q, k, v)
+    batch, context, tensor = _mesh_axes(mesh, q.shape)
+    if joint and context:
+        size = mesh.shape[context]
+        _check_divides("context", "tokens of a stream", q.shape[2], size)
+        local_heads = q.shape[3] // (mesh.shape[tensor] if tensor else 1)
+        if parallel == "ulysses" and local_heads % size:
+            raise UserError(
+                f"config.mesh.context={size} does not divide the {local_heads} attention heads "
+                "that tensor parallelism leaves to a device, which Ulysses trades for tokens: set "
+                "config.model.attention_parallel='ring' or a smaller config.mesh.context"
+            )
+        attend = functools.partial(attend, parallel=parallel, axis=context, size=size)
+    elif context and q.shape[2] % mesh.shape[context]:
+        context = None
+    tokens = PartitionSpec(batch, None, context, tensor)
+    keys = tokens if joint else PartitionSpec(batch, None, None, tensor)
+    return jax.shard_map(attend, in_specs=(tokens, keys, keys), out_specs=tokens, check_vma=False)(
+        q, k, v
+    )
+
+
+def _mesh_axes(mesh, shape) -> tuple:
+    """Mesh axes, longer than one, of the batch, the tokens and the heads."""
+    axes = rules.AxisRules()
+    batch, context, tensor = (
+        rules.split_axes(getattr(axes, name), mesh) for name in ("batch", "tokens", "heads")
+    )
+    if shape[0] % rules.num_parts(batch, mesh):
+        batch = ()
+    _check_divides("tensor", "attention heads", shape[3], rules.num_parts(tensor, mesh))
+    return batch or None, context[0] if context else None, tensor[0] if tensor else None
+
+
+def _check_divides(axis: str, what: str, count: int, parts: int) -> None:
+    if count % parts:
+        raise UserError(
+            f"config.mesh.{axis}={parts} does not divide the {count} {what}: set it to a divisor "
+            f"of {count}"
+        )
+
+
+def _attend_jointly(q, k, v, *, implementation, parallel="", axis="", size=1):
+    """Local tokens [b, s, n, h, d] of all streams attend to all tokens of all streams."""
+    shape = q.shape
+    q, k, v = (x.reshape(shape[0], -1, *shape[3:]) for x in (q, k, v))
+    kernel = functools.partial(kernels.local_attention, implementation=implementation)
+    if size == 1:
+        out = kernel(q, k, v)
+    elif parallel == "ulysses":
+        out = sequence.ulysses(q, k, v, axis, kernel)
+    else:
+        forward = functools.partial(kernels.block_forward, implementation=implementation)
+        backward = functools.partial(kernels.block_backward, implementation=implementation)
+        out = sequence.ring(q, k, v, axis, size, forward, backward, kernels.SAVED_NAME)
+    return out.reshape(shape)
+
+
+def _attend_to_groups(q, k, v, *, implementation):
+    """Streams [b, s, n, h, d] attend to their group of keys [b, g, m, h, d]."""
+    b, groups, m = k.shape[:3]
+    rest = q.shape[3:]
+    out = kernels.local_attention(
+        q.reshape(b * groups, -1, *rest),
+        *(x.reshape(b * groups, m, *rest) for x in (k, v)),
+        implementation,
+    )
+    return out.reshape(q.shape)
 
 
 def save_attention(primitive, *_, **params) -> bool:
-    """Rematerialisation policy that keeps attention outputs and recomputes everything else."""
-    return primitive.name.startswith(_CUDNN_PRIMITIVE) or params.get("name") == SAVED_NAME
+    """Rematerialisation policy that keeps attention outputs and recomputes everything else.
+
+    With a fused kernel the log-sum-exp is kept too, which is all that its backward needs besides
+    the queries, keys and values.
+    """
+    return primitive.name.startswith(_CUDNN_PRIMITIVE) or params.get("name") == kernels.SAVED_NAME
 
 
 class Attention(nnx.Module):
     """Multi-head attention with RMS-normalised queries and keys (Wan 2.1).
 
     The norm runs over all heads at once, before they are split.
+
+    Args:
+      dim, num_heads: width of the tokens, and the heads that share it.
+      eps: of the norms.
+      implementation, parallel: see `dot_product_attention`.
+      rngs: source of the initial weights.
     """
 
     def __init__(
-        self, dim: int, num_heads: int, eps: float, implementation: str, *, rngs: nnx.Rngs
+        self,
+        dim: int,
+        num_heads: int,
+        eps: float,
+        implementation: str,
+        parallel: str = "ulysses",
+        *,
+        rngs: nnx.Rngs,
     ) -> None:
         self.num_heads = num_heads
         self.implementation = implementation
+        self.parallel = parallel
         into, out = ("embed", "heads"), ("heads", "embed")
         self.q = Linear(dim, dim, into, rngs=rngs)
         self.k = Linear(dim, dim, into, rngs=rngs)
@@ -69,19 +165,31 @@ class Attention(nnx.Module):
 
     def __call__(
         self,
-        x: Float[Array, "b n d"],
-        context: Float[Array, "b m d"],
-        dtype: jnp.dtype,
+        x: Float[Array, "b s n d"],
+        context: Float[Array, "b g m d"] | None,
+        dtype: jax.numpy.dtype,
         rope: RopeTable | None = None,
-    ) -> Float[Array, "b n d"]:
-        """Attend from `x` to `context` (`x` itself for self-attention), in `dtype`."""
+    ) -> Float[Array, "b s n d"]:
+        """Attend in `dtype` from the streams of `x` to their group of `context`.
+
+        Without a context all streams attend to all of `x` (self-attention). `rope` holds the angles
+        [s, n, half] of its tokens.
+        """
+        source = x if context is None else context
         q = self._split(self.q_norm(self.q(x, dtype)))
-        k = self._split(self.k_norm(self.k(context, dtype)))
-        v = self._split(self.v(context, dtype))
+        k = self._split(self.k_norm(self.k(source, dtype)))
+        v = self._split(self.v(source, dtype))
         if rope is not None:
             q, k = apply_rope(q, rope), apply_rope(k, rope)
-        out = dot_product_attention(q.astype(dtype), k.astype(dtype), v, self.implementation)
+        out = dot_product_attention(
+            q.astype(dtype),
+            k.astype(dtype),
+            v,
+            self.implementation,
+            self.parallel,
+            joint=context is None,
+        )
         return self.o(out.reshape(x.shape), dtype)
 
-    def _split(self, x: Float[Array, "b n d"]) -> Float[Array, "b n h k"]:
+    def _split(self, x: Float[Array, "b s n d"]) -> Float[Array, "b s n h k"]:
         return x.reshape(*x.shape[:-1], self.num_heads, -1)

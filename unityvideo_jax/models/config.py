@@ -9,7 +9,8 @@ DEFAULT_MODALITIES = ("rgb", "depth", "flow", "segmentation", "skeleton", "dense
 SWITCHERS = ("adaln", "additive", "none")
 HEADS = ("per_modality", "shared")
 REMAT_POLICIES = ("none", "full", "attention")
-ATTENTIONS = ("auto", "xla", "cudnn")
+ATTENTIONS = ("auto", "xla", "cudnn", "splash")
+ATTENTION_PARALLEL = ("ulysses", "ring")
 DTYPES = ("bfloat16", "float16", "float32")
 
 
@@ -40,9 +41,10 @@ class DiTConfig:
         gets the noisy one's (public release); otherwise its own (UnityVideo sec. 3.2).
       rope_theta: base of the rotary frequencies.
       remat: what the backward pass recomputes: "none" = nothing, "full" = every block,
-        "attention" = every block but its attention outputs.
+        "attention" = every block but its attention outputs and their log-sum-exp.
       dtype: compute type. Parameters, norms, modulation and the output stay float32.
       attention: kernel of the attention, see `attention.dot_product_attention`.
+      attention_parallel: how self-attention runs when a mesh splits the tokens, see there.
 
     Raises:
       UserError: a size or a name that cannot be used.
@@ -67,6 +69,7 @@ class DiTConfig:
     remat: str = "full"
     dtype: str = "bfloat16"
     attention: str = "auto"
+    attention_parallel: str = "ulysses"
 
     def __post_init__(self) -> None:
         # Read back from JSON, tuples are lists; kept as tuples so that configs can be compared.
@@ -104,6 +107,7 @@ class DiTConfig:
         self._check_choice("remat", REMAT_POLICIES)
         self._check_choice("dtype", DTYPES)
         self._check_choice("attention", ATTENTIONS)
+        self._check_choice("attention_parallel", ATTENTION_PARALLEL)
         self._check_modalities()
 
     def _check_positive(self, name: str, value: object) -> None:

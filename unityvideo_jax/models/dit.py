@@ -3,7 +3,8 @@
 Streams lie side by side along the width, RGB first, and attend jointly. Attention does not care
 about the order of its tokens, only about the angles that RoPE gives them; so tokens are kept stream
 by stream, [batch, stream, token, dim], with the angles of the joint grid. Modulation then
-broadcasts and cross-attention splits by stream without moving any data.
+broadcasts and cross-attention splits by stream without moving any data, also when a mesh splits
+the tokens of every stream among its devices.
 """
 
 from collections.abc import Callable
@@ -37,6 +38,7 @@ from unityvideo_jax.models.switcher import (
     PatchEmbedding,
     choose,
 )
+from unityvideo_jax.parallel import rules
 
 __all__ = ["DEFAULT_MODALITIES", "Block", "DiT", "DiTConfig", "model_flops"]
 
@@ -45,17 +47,13 @@ FLOAT32 = jnp.dtype("float32")
 Constrain = Callable[[Array, LogicalAxes], Array]
 
 
-def _unconstrained(x: Array, axes: LogicalAxes) -> Array:
-    del axes
-    return x
-
-
 class Block(nnx.Module):
     """Self-attention over all streams, cross-attention to text, feed-forward (Wan 2.1)."""
 
     def __init__(self, config: DiTConfig, *, rngs: nnx.Rngs) -> None:
         self.config = config
         size = (config.dim, config.num_heads, config.eps, config.attention)
+        size += (config.attention_parallel,)
         self.modulation = Modulation(config.num_tables, 6, config.dim, rngs=rngs)
         self.self_attention = Attention(*size, rngs=rngs)
         self.cross_norm = LayerNorm(config.dim, config.eps)
@@ -79,21 +77,17 @@ class Block(nnx.Module):
           vectors: the timestep's modulation, float32, and with `clean` that of t = 0 (u = 2).
           choice: one-hot row of the modulation tables.
           context: embedded text of each stream, or of all streams together (g = 1).
-          rope: angles of all streams' tokens.
+          rope: angles of all streams' tokens, [s, n, half].
           clean: tokens at t = 0, whatever their stream's timestep.
         """
         dtype, eps = x.dtype, self.config.eps
-        b, s, n, d = x.shape
         shift, scale, gate, ffn_shift, ffn_scale, ffn_gate = self.modulation(vectors, choice, clean)
 
-        y = (layer_norm(x, eps) * (1.0 + scale) + shift).astype(dtype).reshape(b, s * n, d)
-        y = self.self_attention(y, y, dtype, rope).reshape(x.shape)
-        x = (x + y * gate).astype(dtype)
+        y = (layer_norm(x, eps) * (1.0 + scale) + shift).astype(dtype)
+        x = (x + self.self_attention(y, None, dtype, rope) * gate).astype(dtype)
 
-        groups = context.shape[1]
-        y = self.cross_norm(x).astype(dtype).reshape(b * groups, s // groups * n, d)
-        y = self.cross_attention(y, context.reshape(b * groups, -1, d), dtype)
-        x = x + y.reshape(x.shape)
+        y = self.cross_norm(x).astype(dtype)
+        x = x + self.cross_attention(y, context, dtype)
 
         y = (layer_norm(x, eps) * (1.0 + ffn_scale) + ffn_shift).astype(dtype)
         return (x + self.ffn(y, dtype) * ffn_gate).astype(dtype)
@@ -149,7 +143,7 @@ class DiT(nnx.Module):
         context: Float[Array, "b s m e"],
         *,
         clean: Bool[Array, "b s f"] | None = None,
-        constrain: Constrain = _unconstrained,
+        constrain: Constrain = rules.constrain,
     ) -> Float[Array, "b s t h w c"]:
         """Velocity dx/dt of each stream.
 
@@ -161,7 +155,7 @@ class DiT(nnx.Module):
           clean: frames of tokens (latent frames over `patch_size[0]`) that are at t = 0 whatever
             their stream's timestep: the frames that condition Wan 2.2 TI2V-5B. None is none.
           constrain: called with activations [b, s, n, d] and their logical axes
-            ("batch", None, "tokens", None) before every block; a place to lay out a sharding.
+            ("batch", None, "tokens", None) before every block; lays them out over the ambient mesh.
 
         Returns:
           float32, shaped as `latents`.
@@ -198,6 +192,7 @@ class DiT(nnx.Module):
         context = self.text_embedding(context, dtype)
 
         rope = rope_table(config.head_dim, streams, grid, config.rope_theta)
+        rope = tuple(part.reshape(streams, -1, part.shape[-1]) for part in rope)
         choice = choose(modality, config.num_tables, grouped=False)
         x = self._run_blocks(x, vectors, choice, context, rope, clean, constrain)
         x = self.heads(x, time, modality, dtype, clean)

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-RopeTable = tuple[Float[Array, "tokens half"], Float[Array, "tokens half"]]
+RopeTable = tuple[Float[Array, "*tokens half"], Float[Array, "*tokens half"]]
 
 
 def axis_sizes(head_dim: int) -> tuple[int, int, int]:
@@ -54,9 +54,9 @@ def rope_table(
     return table[0], table[1]
 
 
-def apply_rope(x: Float[Array, "b n k d"], table: RopeTable) -> Float[Array, "b n k d"]:
+def apply_rope(x: Float[Array, "b *n k d"], table: RopeTable) -> Float[Array, "b *n k d"]:
     """Rotate interleaved feature pairs (2i, 2i+1) of `x` by the table's angles; keeps the type."""
-    cos, sin = (part[None, :, None, :] for part in table)
+    cos, sin = (part[None, ..., None, :] for part in table)
     pairs = x.astype(jnp.float32).reshape(*x.shape[:-1], -1, 2)
     even, odd = pairs[..., 0], pairs[..., 1]
     turned = jnp.stack([even * cos - odd * sin, even * sin + odd * cos], axis=-1)

@@ -1,4 +1,4 @@
-"""The one device mesh: data, fsdp, context, tensor."""
+"""The one device mesh: slice, data, fsdp, context, tensor."""
 
 import dataclasses
 import math
@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import AxisType, Mesh
 
 from unityvideo_jax.errors import UserError
 
-AXES = ("data", "fsdp", "context", "tensor")
+AXES = ("slice", "data", "fsdp", "context", "tensor")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -18,12 +19,15 @@ class MeshConfig:
     """Devices along each axis; at most one may be -1, which takes what the others leave.
 
     Attributes:
+      slice: groups of devices whose links to each other are slow: TPU slices, or hosts without a
+        common fast network. Copies of the parameters, each on other samples.
       data: copies of the parameters, each on other samples.
       fsdp: parts of the parameters and optimiser state, each part on other samples.
       context: parts of the token sequence.
       tensor: parts of the heads and of the feed-forward width.
     """
 
+    slice: int = 1
     data: int = -1
     fsdp: int = 1
     context: int = 1
@@ -50,7 +54,45 @@ class MeshConfig:
 
 
 def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
-    """The mesh over all devices (or those given), laid out for the fastest links."""
+    """The mesh over all devices (or those given), laid out for the fastest links.
+
+    With `slice` > 1 only that axis crosses from a TPU slice to another, or, where devices have no
+    slices, from a group of whole processes to another.
+
+    Raises:
+      UserError: the sizes fit neither the devices nor their slices.
+    """
     devices = jax.devices() if devices is None else list(devices)
     shape = config.shape(len(devices))
-    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+    types = (AxisType.Auto,) * len(AXES)
+    if config.slice == 1:
+        return jax.make_mesh(shape, AXES, axis_types=types, devices=devices)
+    groups = [_within(shape[1:], group) for group in _groups(devices, shape[0])]
+    return Mesh(np.stack(groups), AXES, axis_types=types)
+
+
+def _within(shape: tuple[int, ...], devices: Sequence[Any]) -> np.ndarray:
+    return jax.make_mesh(shape, AXES[1:], devices=devices).devices
+
+
+def _groups(devices: Sequence[Any], count: int) -> list[list[Any]]:
+    """Devices slice by slice; those without slices in equal runs of whole processes."""
+
+    def members(attribute: str) -> list[list[Any]]:
+        found: dict[Any, list[Any]] = {}
+        for device in devices:
+            found.setdefault(getattr(device, attribute, None), []).append(device)
+        return [found[key] for key in sorted(found)]
+
+    slices = members("slice_index")
+    if len(slices) == count:
+        return slices
+    processes = members("process_index")
+    if len(slices) > 1 or (len(processes) > 1 and len(processes) % count):
+        raise UserError(
+            f"config.mesh.slice={count} does not fit {len(slices)} slices and {len(processes)} "
+            "processes: set it to the number of slices, or to a divisor of the processes"
+        )
+    ordered = [device for process in processes for device in process]
+    size = len(devices) // count
+    return [ordered[start : start + size] for start in range(0, len(ordered), size)]

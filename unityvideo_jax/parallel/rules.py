@@ -1,13 +1,15 @@
 """Logical axes of parameters and batches, and the mesh axes that they are split over."""
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 import numpy as np
 from flax import nnx
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array
 
 from unityvideo_jax.errors import UserError
 
@@ -28,7 +30,7 @@ class AxisRules:
       text, patch, modality: the small axes at the model's edges.
     """
 
-    batch: MeshAxes = ("data", "fsdp")
+    batch: MeshAxes = ("slice", "data", "fsdp")
     tokens: MeshAxes = "context"
     layers: MeshAxes = None
     embed: MeshAxes = "fsdp"
@@ -64,6 +66,32 @@ class AxisRules:
         return PartitionSpec(*parts)
 
 
+def split_axes(axes: MeshAxes, mesh: Mesh | AbstractMesh) -> tuple[str, ...]:
+    """Those of `axes` that the mesh has and that are longer than one."""
+    flat = (axes,) if isinstance(axes, str) else (axes or ())
+    return tuple(axis for axis in flat if mesh.shape.get(axis, 1) > 1)
+
+
+def num_parts(axes: tuple[str, ...], mesh: Mesh | AbstractMesh) -> int:
+    """Parts that a dimension is cut into by these mesh axes."""
+    return math.prod(mesh.shape[axis] for axis in axes)
+
+
+def constrain(x: Array, logical_axes: tuple[str | None, ...]) -> Array:
+    """Lays out an activation over the ambient mesh (`jax.set_mesh`); without one, does nothing.
+
+    A dimension that its mesh axes do not divide, such as a small batch of samples, is not split.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1:
+        return x
+    parts = []
+    for size, axes in zip(x.shape, AxisRules().spec(logical_axes), strict=True):
+        axes = split_axes(axes, mesh)
+        parts.append(axes if axes and size % num_parts(axes, mesh) == 0 else None)
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(*parts))
+
+
 def sharding(
     shape: tuple[int, ...],
     logical_axes: tuple[str | None, ...],
@@ -81,7 +109,7 @@ def sharding(
     spec = rules.spec(logical_axes)
     for size, logical, axes in zip(shape, logical_axes, spec, strict=True):
         flat = (axes,) if isinstance(axes, str) else (axes or ())
-        parts = int(np.prod([mesh.shape[a] for a in flat], dtype=int))
+        parts = num_parts(flat, mesh)
         if size % parts:
             raise UserError(
                 f"{name}: logical axis {logical!r} of size {size} does not divide over mesh axes "

@@ -17,14 +17,15 @@ from jax.sharding import Mesh
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.flow_matching import ObjectiveConfig
 from unityvideo_jax.models.dit import DiTConfig, model_flops
+from unityvideo_jax.parallel import hosts
 from unityvideo_jax.parallel.mesh import MeshConfig, make_mesh
-from unityvideo_jax.parallel.rules import AxisRules, put_batch
+from unityvideo_jax.parallel.rules import AxisRules, num_parts, put_batch
 from unityvideo_jax.training import state as state_lib
 from unityvideo_jax.training.checkpoints import Checkpointer, start_from
 from unityvideo_jax.training.curriculum import Stage, stage_at, stages
 from unityvideo_jax.training.metrics import Averages, MetricWriter, Speed, progress_line
 from unityvideo_jax.training.optimizer import OptimizerConfig, make_optimizer, make_schedule
-from unityvideo_jax.training.step import make_train_step
+from unityvideo_jax.training.step import jit_train_step
 
 # Builds a stage's batches: an iterator with get_state() and set_state().
 BuildIterator = Callable[[Stage], Any]
@@ -85,11 +86,11 @@ def _stop_on_sigterm() -> Iterator[list[int]]:
 
 
 def _check_divides(train: TrainConfig, accumulation: int, mesh: Mesh) -> None:
-    parts = mesh.shape["data"] * mesh.shape["fsdp"] * accumulation
+    parts = num_parts(("slice", "data", "fsdp"), mesh) * accumulation
     if train.batch_size % parts:
         raise UserError(
-            f"config.train.batch_size={train.batch_size} must be a multiple of data x fsdp x "
-            f"accumulation = {parts}"
+            f"config.train.batch_size={train.batch_size} must be a multiple of slice x data x fsdp "
+            f"x accumulation = {parts}"
         )
 
 
@@ -114,6 +115,12 @@ def train(
     Raises:
       UserError: a config that cannot run, a damaged checkpoint, or a step that is not finite.
     """
+    mesh = make_mesh(MeshConfig(**config.mesh), devices)
+    with jax.set_mesh(mesh):
+        return _train(config, workdir, build_iterator, make_sampler, log, mesh)
+
+
+def _train(config, workdir, build_iterator, make_sampler, log, mesh: Mesh) -> int:
     # --- Configuration -----------------------------------------------------------------------
     model = DiTConfig(**config.model)
     objective = ObjectiveConfig(**config.objective)
@@ -121,15 +128,9 @@ def train(
     run = TrainConfig(**config.train)
     plan = stages(config.curriculum, dict(config.data.modality_weights), run.steps)
 
-    # --- Mesh, model, optimiser, state -------------------------------------------------------
-    mesh, rules = make_mesh(MeshConfig(**config.mesh), devices), AxisRules()
+    # --- Model, optimiser, state -------------------------------------------------------------
+    rules = AxisRules()
     _check_divides(run, optim.accumulation, mesh)
-    if model.num_heads % mesh.shape["tensor"]:
-        raise UserError(
-            f"config.mesh.tensor={mesh.shape['tensor']} must divide model.num_heads="
-            f"{model.num_heads}"
-        )
-    jax.set_mesh(mesh)
     optimizer = make_optimizer(optim, run.steps)
     schedule = make_schedule(optim, run.steps)
     graphdef, state, layout = state_lib.create(model, optimizer, mesh, rules, config.seed)
@@ -152,22 +153,12 @@ def train(
     sampler = make_sampler(graphdef) if make_sampler and run.sample_every else None
 
     # --- Step --------------------------------------------------------------------------------
-    step_fn = jax.jit(
-        make_train_step(
-            graphdef,
-            objective,
-            optimizer,
-            modalities=model.modalities,
-            ema_decay=optim.ema_decay,
-            accumulation=optim.accumulation,
-        ),
-        donate_argnums=0,
-        out_shardings=(layout, None),
-    )
+    step_fn = jit_train_step(graphdef, layout, model, objective, optim, optimizer)
     key = jax.random.key(config.seed + 1)
 
     # --- Loop: dispatch step n, then read the metrics of step n - 1 --------------------------
-    writer = MetricWriter(workdir, start)
+    writer = MetricWriter(workdir, start) if hosts.is_first() else None
+    vote = hosts.StopVote(mesh)
     averages = Averages()
     speed: Speed | None = None
     begun = time.perf_counter()
@@ -188,7 +179,8 @@ def train(
         record = averages.take()
         record["learning_rate"] = float(schedule(step - 1))
         record |= speed.take() if speed is not None else {}
-        writer.write(step, record)
+        if writer is not None:
+            writer.write(step, record)
         eta = (time.perf_counter() - begun) / (step - start) * (run.steps - step)
         log(progress_line(step, run.steps, record, eta))
 
@@ -197,9 +189,10 @@ def train(
 
     step, pending, position = start, None, saved
     try:
-        with _stop_on_sigterm() as stop:
+        with _stop_on_sigterm() as asked, hosts.stops_without_peers():
+            stop = False
             following = inputs.next() if start < run.steps else None
-            while step < run.steps and not stop:
+            while step < run.steps and not (stop := vote(bool(asked))):
                 batch, position = following
                 index = np.asarray(batch["index"])
                 rows = {name: x for name, x in batch.items() if name != "index"}
@@ -237,8 +230,10 @@ def train(
                 finish(*pending)
             if stop and step > start and checkpointer.latest() != step:
                 save(state, position)
-                log(f"stopped by signal {stop[0]} at step {step}; saved; run it again to go on")
+                by = f"signal {asked[0]}" if asked else "a signal to another process"
+                log(f"stopped by {by} at step {step}; saved; run it again to go on")
     finally:
         checkpointer.close()
-        writer.close()
+        if writer is not None:
+            writer.close()
     return step

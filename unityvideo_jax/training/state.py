@@ -24,23 +24,37 @@ class TrainState:
     opt_state: Any
 
 
+def plan(
+    config: DiTConfig, optimizer: optax.GradientTransformation, mesh: Mesh, rules: AxisRules
+) -> tuple[nnx.GraphDef, TrainState, TrainState]:
+    """A model's graph definition, and the shapes and shardings of its state; computes nothing."""
+    graphdef, params = nnx.split(nnx.eval_shape(lambda: DiT(config, rngs=nnx.Rngs(0))))
+    opt_state = jax.eval_shape(optimizer.init, params)
+    layout = shardings(params, rules, mesh)
+    shapes = TrainState(
+        step=jax.ShapeDtypeStruct((), jnp.int32), params=params, ema=params, opt_state=opt_state
+    )
+    layouts = TrainState(
+        step=NamedSharding(mesh, PartitionSpec()),
+        params=layout,
+        ema=layout,
+        opt_state=like_parameters(opt_state, params, layout, mesh),
+    )
+    return graphdef, shapes, layouts
+
+
 def create(
     config: DiTConfig,
     optimizer: optax.GradientTransformation,
     mesh: Mesh,
     rules: AxisRules,
     seed: int,
-) -> tuple[nnx.GraphDef, TrainState, Any]:
+) -> tuple[nnx.GraphDef, TrainState, TrainState]:
     """A new model's graph definition, its sharded state, and the state's shardings."""
-
-    def build() -> tuple[nnx.GraphDef, Any]:
-        return nnx.split(DiT(config, rngs=nnx.Rngs(seed)))
-
-    graphdef, abstract = nnx.split(nnx.eval_shape(lambda: DiT(config, rngs=nnx.Rngs(seed))))
-    layout = shardings(abstract, rules, mesh)
+    graphdef, _, layouts = plan(config, optimizer, mesh, rules)
 
     def init() -> TrainState:
-        params = build()[1]
+        params = nnx.split(DiT(config, rngs=nnx.Rngs(seed)))[1]
         return TrainState(
             step=jnp.zeros((), jnp.int32),
             params=params,
@@ -49,11 +63,7 @@ def create(
             opt_state=optimizer.init(params),
         )
 
-    opt_layout = like_parameters(jax.eval_shape(optimizer.init, abstract), abstract, layout, mesh)
-    state_layout = TrainState(
-        step=NamedSharding(mesh, PartitionSpec()), params=layout, ema=layout, opt_state=opt_layout
-    )
-    return graphdef, jax.jit(init, out_shardings=state_layout)(), state_layout
+    return graphdef, jax.jit(init, out_shardings=layouts)(), layouts
 
 
 def abstract_state(state: TrainState) -> TrainState:

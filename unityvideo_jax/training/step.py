@@ -10,6 +10,8 @@ from flax import nnx
 from jaxtyping import Array
 
 from unityvideo_jax.flow_matching import ObjectiveConfig, flow_matching_loss
+from unityvideo_jax.models.config import DiTConfig
+from unityvideo_jax.training.optimizer import OptimizerConfig
 from unityvideo_jax.training.state import TrainState
 
 StepFn = Callable[[TrainState, Mapping[str, Array], Array], tuple[TrainState, dict[str, Any]]]
@@ -51,7 +53,10 @@ def make_train_step(
     def accumulated(params, batch, key):
         if accumulation == 1:
             return gradients(params, batch, key)
-        micro = jax.tree.map(lambda x: x.reshape(accumulation, -1, *x.shape[1:]), dict(batch))
+        # Every n-th sample, not n-th part: so each device keeps its own samples.
+        micro = jax.tree.map(
+            lambda x: x.reshape(-1, accumulation, *x.shape[1:]).swapaxes(0, 1), dict(batch)
+        )
         keys = jax.random.split(key, accumulation)
         zero = jax.tree.map(
             lambda x: jnp.zeros(x.shape, x.dtype),
@@ -79,3 +84,24 @@ def make_train_step(
         return following, {**metrics, "grad_norm": norm, "finite": finite}
 
     return train_step
+
+
+def jit_train_step(
+    graphdef: nnx.GraphDef,
+    layout: TrainState,
+    model: DiTConfig,
+    objective: ObjectiveConfig,
+    optim: OptimizerConfig,
+    optimizer: optax.GradientTransformation,
+) -> Callable:
+    """The step as it is trained: jitted, its state donated and laid out by `layout`."""
+    step = make_train_step(
+        graphdef,
+        objective,
+        optimizer,
+        modalities=model.modalities,
+        ema_decay=optim.ema_decay,
+        accumulation=optim.accumulation,
+    )
+    # Every process reads the metrics.
+    return jax.jit(step, donate_argnums=0, out_shardings=(layout, layout.step))

@@ -1,0 +1,22 @@
+#!/usr/bin/env bash
+# Trains on every host of a Cloud TPU pod slice: launch/tpu_pod.sh TPU ZONE WORKDIR CONFIG [--config.key=value...]
+# WORKDIR is a folder that all hosts share (a mounted bucket or Filestore).
+set -euo pipefail
+
+if [[ $# -lt 4 ]]; then
+  echo "usage: launch/tpu_pod.sh TPU ZONE WORKDIR CONFIG [--config.key=value...]" >&2
+  exit 2
+fi
+tpu=$1
+zone=$2
+workdir=$3
+config=$4
+shift 4
+
+root=$(cd "$(dirname "$0")/.." && pwd)
+gcloud compute tpus tpu-vm scp --recurse --worker=all --zone="$zone" \
+  "$root/unityvideo_jax" "$root/configs" "$root/setup.py" "$root/README.md" "$tpu:unityvideo/"
+flags=$(printf ' %q' "--config=$config" "--workdir=$workdir" "$@")
+gcloud compute tpus tpu-vm ssh "$tpu" --worker=all --zone="$zone" --command="
+  cd unityvideo && python3 -m venv .venv && .venv/bin/pip install --quiet '.[tpu]' &&
+  UNITYVIDEO_HOSTS=auto .venv/bin/python -m unityvideo_jax.train$flags"

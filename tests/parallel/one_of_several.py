@@ -1,0 +1,52 @@
+"""A process of a job: trains the synthetic run as `train.py` would, on its share of the batches.
+
+Called as: one_of_several.py WORKDIR MESH_AS_JSON SECONDS_A_BATCH
+"""
+
+import json
+import pathlib
+import sys
+import time
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "training"))
+
+from synthetic_run import Batches, tiny_config
+
+from unityvideo_jax.parallel import hosts
+from unityvideo_jax.parallel.mesh import MeshConfig, make_mesh
+from unityvideo_jax.training import loop
+from unityvideo_jax.training.workdir import open_workdir
+
+
+class Share(Batches):
+    """This process's rows of every batch."""
+
+    def __init__(self, stage, share, seconds):
+        super().__init__(stage)
+        self.share, self.seconds = share, seconds
+
+    def __next__(self):
+        time.sleep(self.seconds)
+        index, count = self.share
+        rows = self.batch_size // count
+        mine = slice(index * rows, (index + 1) * rows)
+        return {name: values[mine] for name, values in super().__next__().items()}
+
+
+def main(workdir, mesh, seconds):
+    hosts.initialize()
+    config = tiny_config(steps=6)
+    config.mesh.update(json.loads(mesh))
+    with hosts.leaves_at_once(), hosts.first_only(open_workdir(workdir, config)):
+        share = hosts.feed_share(make_mesh(MeshConfig(**config.mesh)))
+        print("share", *share, flush=True)
+        loop.train(
+            config,
+            pathlib.Path(workdir),
+            lambda stage: Share(stage, share, float(seconds)),
+            log=lambda line: print(line, flush=True),
+        )
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,183 @@
+"""The planner's figures against closed forms and XLA's own counts, on virtual devices."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.sharding import NamedSharding
+
+from configs.worlds_tiny import get_config
+from unityvideo_jax.errors import UserError
+from unityvideo_jax.models import splash
+from unityvideo_jax.models.config import DiTConfig, model_flops
+from unityvideo_jax.parallel import hlo, planner
+from unityvideo_jax.parallel.chips import chip_of
+from unityvideo_jax.parallel.flops import count_flops
+from unityvideo_jax.parallel.mesh import MeshConfig, make_mesh
+from unityvideo_jax.parallel.plan_report import compare, describe
+from unityvideo_jax.plan import parse_mesh
+
+LAYERS, MESH = 3, MeshConfig(data=1, fsdp=2, context=2, tensor=2)
+
+
+def _config(**model):
+    config = get_config()
+    config.model.update(dict(dim=32, ffn_dim=64, num_layers=LAYERS, text_dim=8, text_len=4) | model)
+    config.data.update(dict(num_frames=5, height=32, width=32, text_length=4))
+    config.train.batch_size = 4
+    return config
+
+
+@pytest.fixture(scope="module")
+def made():
+    return planner.plan(_config(), MESH, jax.devices()[:8])
+
+
+def test_state_is_counted_by_the_shards_of_its_weights(made):
+    from flax import nnx
+
+    from unityvideo_jax.models.dit import DiT
+
+    weights = nnx.state(nnx.eval_shape(lambda: DiT(DiTConfig(**_config().model), rngs=nnx.Rngs(0))))
+    expected = 0
+    for _, weight in nnx.to_flat_state(weights):
+        axes = weight.get_metadata("logical_axes")
+        parts = 2 ** sum(axis in ("embed", "heads", "mlp") for axis in axes)
+        expected += 4 * weight.size // parts
+    assert made.parameters == 2 * expected  # and the moving average
+    assert made.optimizer == pytest.approx(2 * expected, abs=64)  # two moments, and counters
+    latents, context = 2 * 2 * 4 * 4 * 16 * 4, 2 * 4 * 8 * 4
+    assert made.batch == 2 * (latents + context + 2 * 4)  # two samples a device
+
+
+def test_flops_are_the_models_and_those_recomputed(made):
+    config = _config()
+    assert made.model_flops * 8 == 3 * 4 * model_flops(DiTConfig(**config.model), (2, 4, 4), 2)
+    # Nothing is recomputed here. Embeddings want no gradient of their input: slightly less than
+    # three times the forward pass.
+    assert 0.95 < made.executed_flops / made.model_flops < 1.02
+
+
+def test_ulysses_sends_what_the_paper_says(made):
+    # q, k, v and the output, forward and backward, a layer: each device sends half of its tokens.
+    samples, tokens, width = 2, 8, 16  # of one device
+    expected = LAYERS * 8 * samples * tokens * width * 4 / 2
+    assert made.traffic.sent["all-to-all", "context"] == expected
+
+
+def test_ring_passes_keys_and_values_on():
+    made = planner.plan(_config(attention_parallel="ring"), MESH, jax.devices()[:8])
+    samples, tokens, width = 2, 8, 16
+    # Around two devices: k and v once forward and once backward, their gradients twice.
+    expected = LAYERS * 8 * samples * tokens * width * 4
+    assert made.traffic.sent["collective-permute", "context"] == pytest.approx(expected, rel=0.2)
+
+
+def test_unknown_devices_have_no_roofline_and_known_ones_do(made):
+    import dataclasses
+
+    assert made.fits is None and made.step_seconds is None
+    chip = chip_of("TPU v5p")
+    assert (chip_of("TPU v5 lite"), chip_of("cpu")) != (chip, None) and chip.flops == 459e12
+    known = dataclasses.replace(made, chip=chip)
+    assert known.fits and known.step_seconds == max(known.seconds.values())
+    assert known.seconds["network"] == 0
+    small = dataclasses.replace(chip, memory=made.memory - 1)
+    full = dataclasses.replace(made, chip=small)
+    assert not full.fits
+    lines = compare([full, known]).splitlines()
+    assert "yes" in lines[1] and "no" in lines[2]  # those that fit come first
+    assert "does not fit" in describe(full)
+
+
+def test_collectives_in_loops_count_every_round():
+    mesh = make_mesh(MeshConfig(slice=2, data=2, tensor=2))
+    spec = jax.P(("slice", "data"), "tensor")
+
+    @functools.partial(jax.shard_map, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False)
+    def program(x):
+        def step(x, _):
+            x = x + jax.lax.psum(x, ("slice", "data"))
+            gathered = jax.lax.all_gather(x, "tensor", tiled=True)
+            return jnp.tanh(x + gathered[: x.shape[0]]), None
+
+        x, _ = jax.lax.scan(step, x, length=5)
+        return jax.lax.psum_scatter(x, "data", tiled=True).repeat(2, axis=0)
+
+    x = jax.ShapeDtypeStruct((64, 6), jnp.float32, sharding=NamedSharding(mesh, spec))
+    text = jax.jit(program).lower(x).compile().as_text()
+    local = 16 * 3 * 4
+    sent = hlo.measure(text, dict(mesh.shape)).sent
+    assert sent == {
+        ("all-reduce", "slice+data"): 5 * 2 * local * 3 / 4,
+        ("all-gather", "tensor"): 5 * local,
+        ("reduce-scatter", "data"): local / 2,
+    }
+
+
+def test_flops_and_bytes_agree_with_xla_where_nothing_loops():
+    def program(a, b):
+        return jnp.sum(jnp.tanh(a @ b) @ b.T, axis=0)
+
+    args = (
+        jax.ShapeDtypeStruct((256, 64), jnp.float32),
+        jax.ShapeDtypeStruct((64, 128), "float32"),
+    )
+    compiled = jax.jit(program).lower(*args).compile()
+    known = compiled.cost_analysis()
+    flops = count_flops(jax.jit(program).trace(*args).jaxpr)
+    assert flops == 2 * 2 * 256 * 64 * 128
+    assert flops == pytest.approx(known["flops"], rel=0.05)
+    traffic = hlo.measure(compiled.as_text(), {"data": 1})
+    assert traffic.memory == pytest.approx(known["bytes accessed"], rel=0.05)
+
+
+def test_flops_of_loops_and_of_the_tpu_kernel():
+    def looped(x):
+        return jax.lax.scan(lambda x, _: (x @ x, None), x, length=7)[0]
+
+    x = jax.ShapeDtypeStruct((16, 16), jnp.float32)
+    assert count_flops(jax.jit(looped).trace(x).jaxpr) == 7 * 2 * 16**3
+
+    def kernel(q):
+        return splash.attention(q, q, q, saved_name="x", interpret=True)
+
+    q = jax.ShapeDtypeStruct((2, 256, 3, 64), jnp.float32)
+    assert count_flops(jax.jit(kernel).trace(q).jaxpr) == 2 * 3 * 4 * 256 * 256 * 64
+
+
+def test_what_does_not_fit_is_refused_before_compiling():
+    config = _config()
+    config.train.batch_size = 5
+    with pytest.raises(UserError, match=r"batch_size=5 must be a multiple of .* = 2"):
+        planner.plan(config, MESH, jax.devices()[:8])
+    with pytest.raises(UserError, match="--mesh=fsdp:2: give axis=size"):
+        parse_mesh("fsdp:2", 1)
+    assert parse_mesh("fsdp=2,context=-1", 2) == MeshConfig(data=1, slice=2, fsdp=2, context=-1)
+
+
+def test_a_refusal_by_the_compiler_is_told(made):
+    import dataclasses
+
+    message = (
+        "RESOURCE_EXHAUSTED: E1000: CompileTimeHbmOom: Ran out of memory on HBM, the total memory "
+        "required for HLO temporaries (21.21G) exceeds available HBM (15.75G). HLO module: x."
+    )
+    problem = planner._out_of_memory(message)
+    assert problem.startswith("out of memory: ") and "(21.21G) exceeds" in problem
+    refused = dataclasses.replace(made, problem=problem)
+    assert refused.fits is False and problem in describe(refused)
+
+
+@pytest.mark.slow
+def test_compiles_for_tpus_that_are_not_there():
+    pytest.importorskip("libtpu")
+    with pytest.raises(UserError, match="give a TPU and its shape"):
+        planner.topology("bogus:2x2")
+    devices = planner.topology("v5e:2x2", slices=2)
+    config = _config(dtype="bfloat16", num_heads=4, dim=64)
+    made = planner.plan(config, MeshConfig(slice=2, data=1, context=2, tensor=2), devices)
+    assert made.fits and made.chip.flops == 197e12
+    assert any(axes == "context" for _, axes in made.traffic.sent)
+    assert made.seconds["network"] > 0

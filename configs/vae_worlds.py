@@ -13,6 +13,8 @@ def get_config() -> ml_collections.ConfigDict:
     """Returns the configuration; every key can be overridden as `--config.<key>=...`."""
     config = ml_collections.ConfigDict()
     config.seed = 0
+    # Folder of an autoencoder to go on from; '' draws new weights. Give another seed: other worlds.
+    config.init_from = ""
 
     # 4.9M parameters: 9.8 MB as float16. Three quarters of Wan's width at the two coarse levels
     # buy a full-resolution width of 24, where pictures are sharp or not.

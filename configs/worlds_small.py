@@ -62,6 +62,7 @@ def get_config() -> ml_collections.ConfigDict:
         text_encoder="words",
         text_length=48,
         vae="",
+        vae_dtype="bfloat16",
         num_workers=0,
         read_threads=4,
     )

@@ -11,7 +11,7 @@ from flax import nnx
 from configs import vae_worlds
 from unityvideo_jax import train_vae
 from unityvideo_jax.errors import UserError
-from unityvideo_jax.models.vae_weights import load_vae
+from unityvideo_jax.models.vae_weights import load_vae, save_vae
 from unityvideo_jax.models.wan_vae import VAEConfig, WanVAE
 from unityvideo_jax.training import vae_report, vae_step
 from unityvideo_jax.training.vae_step import VAELossConfig, VAEOptimizerConfig
@@ -249,3 +249,20 @@ def test_a_loss_that_is_not_finite_stops_training(config):
     metrics = {"loss": jnp.float32(np.nan)}
     with pytest.raises(UserError, match="step 7: the loss is nan"):
         train_vae._follow(7, metrics, 1e-3, NAMES, config, 0.0)
+
+
+def test_training_goes_on_from_weights(config, vae, tmp_path):
+    save_vae(vae, tmp_path)
+    stored = load_vae(tmp_path)
+    config.init_from = str(tmp_path)
+    config.model.z_dim = SMALL.z_dim
+    config.model.dim_mult = SMALL.dim_mult
+    config.optimizer.learning_rate = 0.0
+    config.steps = 1
+    model = VAEConfig(**config.model)
+    trained, _ = train_vae.train(config, model, lambda _, h, w: flat_clips(h, w, 5))
+    jax.tree.map(np.testing.assert_array_equal, nnx.state(trained), nnx.state(stored))
+
+    config.model.base_dim = 8
+    with pytest.raises(UserError, match=r"config\.init_from=.* make the two agree"):
+        train_vae.train(config, VAEConfig(**config.model), lambda *_: None)

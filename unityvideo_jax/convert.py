@@ -29,17 +29,6 @@ from unityvideo_jax.models.dit import DiTConfig
 from unityvideo_jax.training import checkpoints
 from unityvideo_jax.training.workdir import open_workdir
 
-_FROM = flags.DEFINE_string("from", None, "Safetensors file or folder; a run's workdir to export.")
-_TO = flags.DEFINE_enum("to", None, ("orbax", *wan_keys.LAYOUTS), "What to write.")
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder to write to.")
-_CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "With --to=orbax: the experiment whose model takes the weights."
-)
-_STEP = flags.DEFINE_integer("checkpoint_step", None, "Checkpoint to export; the latest if unset.")
-_EMA = flags.DEFINE_bool("ema", True, "Export the averaged weights.")
-_STORAGE = flags.DEFINE_enum("storage", "float32", sorted(shards.STORAGE), "Type of the export.")
-_SHARD_GB = flags.DEFINE_float("shard_gb", 5.0, "Largest exported file.", lower_bound=1e-6)
-
 STAGING = ".convert"
 M_MMAP_THRESHOLD = -3  # of glibc's malloc.h
 
@@ -206,32 +195,47 @@ def _give_back_freed_memory() -> None:
         ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 2**20)
 
 
+def define_flags() -> None:
+    """Called by the program alone, so that importing this module claims no flag names."""
+    flags.DEFINE_string("from", None, "Safetensors file or folder; a run's workdir to export.")
+    flags.DEFINE_enum("to", None, ("orbax", *wan_keys.LAYOUTS), "What to write.")
+    flags.DEFINE_string("workdir", None, "Folder to write to.")
+    config_flags.DEFINE_config_file(
+        "config", None, "With --to=orbax: the experiment whose model takes the weights."
+    )
+    flags.DEFINE_integer("checkpoint_step", None, "Checkpoint to export; the latest if unset.")
+    flags.DEFINE_bool("ema", True, "Export the averaged weights.")
+    flags.DEFINE_enum("storage", "float32", sorted(shards.STORAGE), "Type of the export.")
+    flags.DEFINE_float("shard_gb", 5.0, "Largest exported file.", lower_bound=1e-6)
+
+
 def main(argv: Sequence[str]) -> None:
     """Converts --from into --workdir."""
     del argv
     _give_back_freed_memory()
-    source, workdir = flags.FLAGS["from"].value, _WORKDIR.value
-    if not source or not workdir or not _TO.value:
+    args = flags.FLAGS
+    source, workdir = args["from"].value, args.workdir
+    if not source or not workdir or not args.to:
         raise UserError("give --from, --to and --workdir")
 
     def log(line: str) -> None:
         print(line, flush=True)
 
-    if _TO.value != "orbax":
+    if args.to != "orbax":
         convert_out(
             source,
             workdir,
-            _TO.value,
-            step=_STEP.value,
-            use_ema=_EMA.value,
-            storage=_STORAGE.value,
-            max_shard_bytes=int(_SHARD_GB.value * 10**9),
+            args.to,
+            step=args.checkpoint_step,
+            use_ema=args.ema,
+            storage=args.storage,
+            max_shard_bytes=int(args.shard_gb * 10**9),
             log=log,
         )
         return
     try:
         # A file that failed to load raises at the first look inside.
-        config = _CONFIG.value and _CONFIG.value.copy_and_resolve_references()
+        config = args.config and args.config.copy_and_resolve_references()
     except OSError as error:
         raise UserError(f"--config: {error}") from error
     if config is None:
@@ -240,4 +244,5 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
+    define_flags()
     cli.run(main)

@@ -18,14 +18,19 @@ from ml_collections import config_flags
 from unityvideo_jax import cli
 from unityvideo_jax.errors import UserError
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment.", lock_config=True)
-_TOPOLOGY = flags.DEFINE_string(
-    "topology", "local", "Devices: 'local', or a TPU's name and shape such as v5p:2x2x2."
-)
-_SLICES = flags.DEFINE_integer("slices", 1, "TPU slices of that shape.", lower_bound=1)
-_MESH = flags.DEFINE_multi_string(
-    "mesh", [], "A mesh to try, such as fsdp=4,context=2; may be repeated. Default: config.mesh."
-)
+
+def define_flags() -> None:
+    """Called by the program alone, so that importing this module claims no flag names."""
+    config_flags.DEFINE_config_file("config", None, "The experiment.", lock_config=True)
+    flags.DEFINE_string(
+        "topology", "local", "Devices: 'local', or a TPU's name and shape such as v5p:2x2x2."
+    )
+    flags.DEFINE_integer("slices", 1, "TPU slices of that shape.", lower_bound=1)
+    flags.DEFINE_multi_string(
+        "mesh",
+        [],
+        "Mesh to try, such as fsdp=4,context=2; may be repeated. Default: config.mesh.",
+    )
 
 
 def parse_mesh(text: str, slices: int):
@@ -48,24 +53,25 @@ def parse_mesh(text: str, slices: int):
 def main(argv: Sequence[str]) -> None:
     """Prints a plan for every mesh, and a comparison if there are several."""
     del argv
+    args = flags.FLAGS
     try:
         # A file that failed to load raises at the first look inside.
-        config = _CONFIG.value and _CONFIG.value.copy_and_resolve_references()
+        config = args.config and args.config.copy_and_resolve_references()
     except OSError as error:
         raise UserError(f"--config: {error}") from error
     if config is None:
         raise UserError("give --config=configs/NAME.py")
-    if _TOPOLOGY.value != "local":
+    if args.topology != "local":
         # The TPU's compiler is wanted, not a TPU.
         jax.config.update("jax_platforms", "cpu")
     from unityvideo_jax.parallel import plan_report, planner
     from unityvideo_jax.parallel.mesh import MeshConfig
 
-    devices = planner.topology(_TOPOLOGY.value, _SLICES.value)
+    devices = planner.topology(args.topology, args.slices)
     own = MeshConfig(**config.mesh)
-    if _SLICES.value > 1:
-        own = dataclasses.replace(own, slice=_SLICES.value)
-    meshes = [parse_mesh(text, _SLICES.value) for text in _MESH.value] or [own]
+    if args.slices > 1:
+        own = dataclasses.replace(own, slice=args.slices)
+    meshes = [parse_mesh(text, args.slices) for text in args.mesh] or [own]
     for mesh in meshes:
         mesh.shape(len(devices))  # refused before the first is compiled
     print(f"{len(devices)} x {devices[0].device_kind}, batch {config.train.batch_size}", flush=True)
@@ -78,4 +84,5 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
+    define_flags()
     cli.run(main)

@@ -23,7 +23,7 @@ import ml_collections
 import numpy as np
 from absl import flags
 from flax import nnx
-from jaxtyping import Array, Float, Int, Shaped
+from jaxtyping import Array, Float, Int, Key, Shaped
 from ml_collections import config_flags
 
 from unityvideo_jax import cli, media, modalities, worlds
@@ -31,9 +31,6 @@ from unityvideo_jax.errors import UserError
 from unityvideo_jax.models.vae_weights import WEIGHTS_FILE, load_vae, save_vae
 from unityvideo_jax.models.wan_vae import VAEConfig, WanVAE
 from unityvideo_jax.training import vae_report, vae_step
-
-_CONFIG = config_flags.DEFINE_config_file("config", None, "The configuration file.")
-_OUTPUT = flags.DEFINE_string("output", None, "Folder for the weights; must not hold any yet.")
 
 LARGEST = 12_000_000  # Bytes of weights that a package can carry comfortably.
 
@@ -99,9 +96,9 @@ def train(
     start = time.monotonic()
     names = tuple(config.data.modalities)
     root = jax.random.key(config.seed)
-    initial = nnx.jit(lambda key: WanVAE(model, rngs=nnx.Rngs(key), dtype=config.dtype))
     optimizer = vae_step.VAEOptimizerConfig(**config.optimizer)
-    graph, state = vae_step.init_state(initial(jax.random.fold_in(root, 0)), optimizer)
+    vae = _initial(config, model, jax.random.fold_in(root, 0))
+    graph, state = vae_step.init_state(vae, optimizer)
     parameters = sum(p.size for p in jax.tree.leaves(state.params))
     print(f"{parameters:,} parameters on {vae_report.device_name()}", flush=True)
     if parameters * 2 > LARGEST:
@@ -134,6 +131,22 @@ def train(
         _follow(done - 1, *pending, names, config, begun, last=True)
     took = {"steps": done, "seconds": round(time.monotonic() - start, 1), "parameters": parameters}
     return nnx.merge(graph, state.ema), took
+
+
+def _initial(config: ml_collections.ConfigDict, model: VAEConfig, key: Key[Array, ""]) -> WanVAE:
+    if not config.init_from:
+        return nnx.jit(lambda key: WanVAE(model, rngs=nnx.Rngs(key), dtype=config.dtype))(key)
+    vae = load_vae(config.init_from, dtype=config.dtype)
+    # Statistics describe latents; those of the new weights are measured when they are done.
+    vae.config = dataclasses.replace(
+        vae.config, latents_mean=model.latents_mean, latents_std=model.latents_std
+    )
+    if vae.config != model:
+        raise UserError(
+            f"config.init_from={config.init_from}: these weights are of {vae.config}, not of "
+            f"config.model={model}; make the two agree"
+        )
+    return vae
 
 
 def _endless(
@@ -233,6 +246,7 @@ def _card(
     score = config.evaluation
     command = shlex.join(["python", "-m", "unityvideo_jax.train_vae", *sys.argv[1:]])
     sizes = ", ".join(f"{c} x {h}x{w}" for h, w, c in config.data.sizes)
+    origin = f"from the weights in `{config.init_from}`" if config.init_from else "from scratch"
     stride = f"{model.temporal_stride} x {model.spatial_stride} x {model.spatial_stride}"
     lines = [
         "# Causal video autoencoder on procedural worlds",
@@ -240,7 +254,7 @@ def _card(
         f"The architecture of Wan 2.1's autoencoder (stride {stride}, {model.z_dim} channels) with",
         f"base_dim {model.base_dim}, dim_mult {tuple(model.dim_mult)}, num_res_blocks "
         f"{model.num_res_blocks}: {took['parameters']:,} parameters, stored as float16.",
-        f"Trained from scratch on procedural worlds ({', '.join(scores)}); not for real video.",
+        f"Trained {origin} on procedural worlds ({', '.join(scores)}); not for real video.",
         "",
         f"- Command: `{command}`",
         f"- Seed: {config.seed}",
@@ -267,12 +281,18 @@ def _card(
     os.replace(temporary, path)
 
 
+def define_flags() -> None:
+    """Called by the program alone, so that importing this module claims no flag names."""
+    config_flags.DEFINE_config_file("config", None, "The configuration file.")
+    flags.DEFINE_string("output", None, "Folder for the weights; must not hold any yet.")
+
+
 def main(argv: Sequence[str]) -> None:
     """Trains, measures and writes the autoencoder."""
     del argv
-    if _CONFIG.value is None or _OUTPUT.value is None:
+    if flags.FLAGS.config is None or flags.FLAGS.output is None:
         raise UserError("give --config=configs/vae_worlds.py and --output=FOLDER")
-    config, output = _CONFIG.value, pathlib.Path(_OUTPUT.value)
+    config, output = flags.FLAGS.config, pathlib.Path(flags.FLAGS.output)
     model = check(config, output)
     output.mkdir(parents=True, exist_ok=True)
     source = worlds_source(config)
@@ -283,4 +303,5 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
+    define_flags()
     cli.run(main)

@@ -167,7 +167,7 @@ def test_bfloat16_stays_close_and_sharded_files_load(reference, folder, model, t
     assert out.dtype == jnp.float32
     assert relative_error(out, np.asarray(model(ids, mask))) < 0.05
     next(tmp_path.glob("*-00002-of-*.safetensors")).unlink()
-    with pytest.raises(UserError, match=r"names model-00002.*missing"):
+    with pytest.raises(UserError, match=r"model-00002.*missing"):
         umt5.load_umt5(tmp_path)
 
 

@@ -39,7 +39,8 @@ def main(workdir, mesh, seconds):
     config.mesh.update(json.loads(mesh))
     with hosts.leaves_at_once(), hosts.first_only(open_workdir(workdir, config)):
         share = hosts.feed_share(make_mesh(MeshConfig(**config.mesh)))
-        print("share", *share, flush=True)
+        # One string, so that one write: the processes share a pipe.
+        print(f"share {share[0]} {share[1]}\n", end="", flush=True)
         loop.train(
             config,
             pathlib.Path(workdir),

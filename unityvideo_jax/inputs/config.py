@@ -58,6 +58,7 @@ class DataConfig:
       repeats: steps that a batch of online worlds is used for; noise, timestep and task differ.
       text_encoder, text_length: as `models.text.get_text_encoder` takes them.
       vae: folder of VAE weights; '' is the shipped one.
+      vae_dtype: in which worlds are encoded online, "float32" or "bfloat16".
       num_workers: reader processes; 0 reads in threads, which is faster unless decoding is heavy.
         A saved iterator state needs the same number again.
       read_threads: reader threads a process.
@@ -83,6 +84,7 @@ class DataConfig:
     text_encoder: str = "words"
     text_length: int = 48
     vae: str = ""
+    vae_dtype: str = "float32"
     num_workers: int = 0
     read_threads: int = 4
 

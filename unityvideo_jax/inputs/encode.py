@@ -68,11 +68,12 @@ def vae_id_or_none(vae: str) -> str | None:
     return digest.hexdigest()[:ID_LENGTH]
 
 
-def load_encoder(vae: str = "") -> LatentEncoder:
+def load_encoder(vae: str = "", dtype: str = "float32") -> LatentEncoder:
     """The encoder half of a VAE folder as a pure function.
 
     Args:
       vae: folder with model.safetensors and config.json; '' is the shipped VAE.
+      dtype: compute type; latents are float32 whatever it is.
 
     Raises:
       UserError: the folder lacks them.
@@ -83,19 +84,19 @@ def load_encoder(vae: str = "") -> LatentEncoder:
             f"{vae_directory(vae)}: holds no VAE (model.safetensors and config.json); give --vae="
             "FOLDER, or make one with `python -m unityvideo_jax.train_vae`"
         )
-    return _load(vae_directory(vae).resolve(), identity)
+    return _load(vae_directory(vae).resolve(), identity, dtype)
 
 
 @functools.lru_cache(maxsize=2)
-def _load(directory: pathlib.Path, identity: str) -> LatentEncoder:
+def _load(directory: pathlib.Path, identity: str, dtype: str) -> LatentEncoder:
     # Cached, so that a new iterator for the next curriculum stage compiles nothing anew.
     from flax import nnx
 
     from unityvideo_jax.models.vae_weights import load_vae
 
-    graph, params = nnx.split(load_vae(directory))
+    graph, params = nnx.split(load_vae(directory, dtype=dtype))
 
     def apply(params: Any, video: Array) -> Array:
-        return nnx.merge(graph, params).encode(video)
+        return nnx.merge(graph, params).encode(video).astype(jnp.float32)
 
     return LatentEncoder(apply=apply, params=params, id=identity)

@@ -95,7 +95,7 @@ class OnlineWorlds:
             split=config.split,
             seed=seed,
         )
-        self._encoder = encoder or load_encoder(config.vae)
+        self._encoder = encoder or load_encoder(config.vae, config.vae_dtype)
         self._texts = text_encoder or get_text_encoder(config.text_encoder, config.text_length)
         self._null = self._texts([""])[0]
         branches = tuple(name for name in modalities if name != "rgb")

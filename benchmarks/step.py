@@ -1,0 +1,259 @@
+"""Training step of a config on one device, beside diffusers' Wan transformer of the same size.
+
+Command: python benchmarks/step.py --config=configs/wan21_1_3b.py --latents=13,60,104 --batch=1 \
+             --remat full attention --peer checkpointed
+
+Every line is measured in a process of its own, so that no two share the device's memory. Latents
+and texts are random. "Model TFLOP/s" counts matrix products and attention of forward and backward,
+nothing recomputed, by the same formula for both: `models.config.model_flops`.
+"""
+
+import argparse
+import collections
+import datetime
+import glob
+import importlib.util
+import json
+import pathlib
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+WARM_UP = 2
+
+
+def load_config(path: str, remat: str | None = None) -> Any:
+    """The config of a file, with another rematerialisation."""
+    spec = importlib.util.spec_from_file_location("config", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    config = module.get_config()
+    if remat:
+        config.model.remat = remat
+    return config
+
+
+def median_seconds(step: Callable[[], Any], wait: Callable[[Any], Any], steps: int) -> float:
+    """Median of the time a step takes, the first ones apart."""
+    seconds = []
+    for _ in range(WARM_UP + steps):
+        start = time.perf_counter()
+        wait(step())
+        seconds.append(time.perf_counter() - start)
+    return float(np.median(seconds[WARM_UP:]))
+
+
+def measure_ours(args: argparse.Namespace) -> dict[str, Any]:
+    """Compilation and step time, FLOP/s and memory of the step that `train` runs."""
+    import jax
+    import jax.numpy as jnp
+
+    from unityvideo_jax.flow_matching import ObjectiveConfig
+    from unityvideo_jax.models.config import DiTConfig, model_flops
+    from unityvideo_jax.parallel.mesh import MeshConfig, make_mesh
+    from unityvideo_jax.parallel.rules import AxisRules
+    from unityvideo_jax.training import state as state_lib
+    from unityvideo_jax.training.optimizer import OptimizerConfig, make_optimizer
+    from unityvideo_jax.training.step import jit_train_step
+
+    config = load_config(args.config, args.remat[0])
+    model = DiTConfig(**config.model)
+    optim = OptimizerConfig(**config.optimizer)
+    optimizer = make_optimizer(optim, config.train.steps)
+    mesh = make_mesh(MeshConfig(data=1), jax.devices()[:1])
+    with jax.set_mesh(mesh):
+        graphdef, state, layout = state_lib.create(model, optimizer, mesh, AxisRules(), 0)
+        keys = jax.random.split(jax.random.key(1), 3)
+        text = (args.batch, 2, model.text_len, model.text_dim)
+        batch = {
+            "latents": jax.random.normal(keys[0], (args.batch, 2, *args.latents, 16)),
+            "modality": jnp.tile(jnp.array([[0, 1]], jnp.int32), (args.batch, 1)),
+            "context": jax.random.normal(keys[1], text),
+        }
+        step = jit_train_step(
+            graphdef, layout, model, ObjectiveConfig(**config.objective), optim, optimizer
+        )
+        start = time.perf_counter()
+        compiled = step.lower(state, batch, keys[2]).compile()
+        compile_seconds = time.perf_counter() - start
+        holder = [state]
+        del state
+
+        def once() -> Any:
+            holder[0], metrics = compiled(holder[0], batch, keys[2])
+            return metrics
+
+        seconds = median_seconds(once, jax.block_until_ready, args.steps)
+        if args.profile:
+            with tempfile.TemporaryDirectory() as folder:
+                with jax.profiler.trace(folder):
+                    jax.block_until_ready(once())
+                print_profile(folder, compiled.as_text(), args.profile)
+    stats = jax.local_devices()[0].memory_stats() or {}
+    return {
+        "device": jax.devices()[0].device_kind,
+        "version": f"jax {jax.__version__}",
+        "compile": compile_seconds,
+        "seconds": seconds,
+        "flops": 3 * args.batch * model_flops(model, args.latents, 2),
+        "memory": stats.get("peak_bytes_in_use", 0),
+    }
+
+
+def print_profile(folder: str, program: str, lines: int) -> None:
+    """Prints the kernels that took longest in a trace, and the operation that each came from."""
+    import jax
+
+    sources = dict(re.findall(r"%?([\w.-]+) = [^\n]*metadata=\{[^}]*op_name=\"([^\"]*)\"", program))
+    (file,) = glob.glob(f"{folder}/**/*.xplane.pb", recursive=True)
+    total: collections.Counter[str] = collections.Counter()
+    count: collections.Counter[str] = collections.Counter()
+    for plane in jax.profiler.ProfileData.from_file(file).planes:
+        if "GPU" not in plane.name and "TPU" not in plane.name:
+            continue
+        for line in plane.lines:
+            if "Stream" not in line.name and line.name != "XLA Ops":
+                continue
+            for event in line.events:
+                name = str(dict(event.stats).get("hlo_op", event.name))
+                total[name] += event.duration_ns
+                count[name] += 1
+    whole = sum(total.values())
+    print("| kernel | calls | ms | share | operation |\n| --- | ---: | ---: | ---: | --- |")
+    for name, nanoseconds in total.most_common(lines):
+        source = sources.get(name, "").replace("|", "/")[-110:]
+        print(
+            f"| {name} | {count[name]} | {nanoseconds / 1e6:.1f} | {nanoseconds / whole:.1%} | "
+            f"{source} |"
+        )
+    print(f"all kernels: {whole / 1e6:.0f} ms", flush=True)
+
+
+def measure_peer(args: argparse.Namespace) -> dict[str, Any]:
+    """The same of diffusers' transformer: both streams side by side, blocks compiled, AdamW fused.
+
+    float32 weights, bfloat16 autocast, as its training examples do.
+    """
+    import diffusers
+    import torch
+
+    from unityvideo_jax.models.config import DiTConfig, model_flops
+
+    config = load_config(args.config)
+    # It has one text and no switcher.
+    model = DiTConfig(**{**config.model, "in_context": False, "switcher": "none"})
+    time_, height, width = args.latents
+    torch.manual_seed(0)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    with torch.device(device):
+        peer = diffusers.WanTransformer3DModel(
+            patch_size=model.patch_size,
+            num_attention_heads=model.num_heads,
+            attention_head_dim=model.head_dim,
+            in_channels=16,
+            out_channels=16,
+            text_dim=model.text_dim,
+            freq_dim=model.freq_dim,
+            ffn_dim=model.ffn_dim,
+            num_layers=model.num_layers,
+        )
+    if args.peer[0] == "checkpointed":
+        peer.enable_gradient_checkpointing()
+    for block in peer.blocks:
+        block.compile()
+    optimizer = torch.optim.AdamW(peer.parameters(), lr=1e-5, fused=device == "cuda")
+    latents = torch.randn(args.batch, 16, time_, height, 2 * width, device=device)
+    target = torch.randn_like(latents)
+    text = torch.randn(args.batch, model.text_len, model.text_dim, device=device)
+    timestep = torch.full((args.batch,), 500, device=device)
+
+    def once() -> Any:
+        with torch.autocast(device, torch.bfloat16):
+            velocity = peer(latents, timestep, text, return_dict=False)[0]
+        loss = torch.nn.functional.mse_loss(velocity.float(), target)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        return loss
+
+    def wait(loss: Any) -> None:
+        loss.item()
+        if device == "cuda":
+            torch.cuda.synchronize()
+
+    start = time.perf_counter()
+    wait(once())
+    compile_seconds = time.perf_counter() - start
+    seconds = median_seconds(once, wait, args.steps)
+    return {
+        "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
+        "version": f"diffusers {diffusers.__version__}, torch {torch.__version__}",
+        "compile": compile_seconds - seconds,
+        "seconds": seconds,
+        "flops": 3 * args.batch * model_flops(model, (time_, height, 2 * width), 1),
+        "memory": torch.cuda.max_memory_allocated() if device == "cuda" else 0,
+    }
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--config", required=True, help="a file of configs/")
+    parser.add_argument(
+        "--latents",
+        type=lambda text: tuple(int(n) for n in text.split(",")),
+        default=(13, 60, 104),
+        help="time,height,width of one stream's latents; a sample has two streams",
+    )
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--remat", nargs="*", default=[], help="policies of ours to measure")
+    parser.add_argument(
+        "--peer", nargs="*", default=[], choices=("checkpointed", "plain"), help="and of diffusers'"
+    )
+    parser.add_argument("--steps", type=int, default=5)
+    parser.add_argument("--profile", type=int, default=0, help="kernels of ours to list")
+    parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str]) -> None:
+    """Measures each line in a process of its own and prints the table."""
+    args = parse(argv)
+    if args.one:
+        print(json.dumps((measure_peer if args.peer else measure_ours)(args)))
+        return
+    shared = [f"--config={args.config}", f"--latents={','.join(map(str, args.latents))}"]
+    shared += [f"--batch={args.batch}", f"--steps={args.steps}", f"--profile={args.profile}"]
+    runs = [("ours", "--remat", name) for name in args.remat]
+    runs += [("diffusers", "--peer", name) for name in args.peer]
+    name = pathlib.Path(args.config).stem
+    print(f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC; {name}, batch {args.batch}")
+    print(f"latents of a stream: {args.latents}\n")
+    print("| system | recomputation | compile s | step s | model TFLOP/s | peak GiB |")
+    print("| --- | --- | ---: | ---: | ---: | ---: |", flush=True)
+    for system, flag, value in runs:
+        command = [sys.executable, __file__, "--one", *shared, flag, value]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            reason = (done.stderr.strip().splitlines() or ["no message"])[-1][:160]
+            print(f"| {system} | {value} | failed: {reason} |", flush=True)
+            continue
+        *profile, last = done.stdout.strip().splitlines()
+        row = json.loads(last)
+        print(
+            f"| {system}, {row['version']}, {row['device']} | {value} | {row['compile']:.0f} | "
+            f"{row['seconds']:.3f} | {row['flops'] / row['seconds'] / 1e12:.0f} | "
+            f"{row['memory'] / 2**30:.1f} |",
+            flush=True,
+        )
+        print("\n".join(profile), flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

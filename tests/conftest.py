@@ -1,6 +1,9 @@
-"""Checks every jaxtyping annotation of the package while the tests run."""
+"""Checks every jaxtyping annotation of the package while the tests run; tells what was compared."""
 
 import os
+
+import numpy as np
+import pytest
 
 # Eight virtual devices let mesh tests run anywhere, and tests spend their time compiling small
 # programs, not running them. Set before JAX starts; programs that tests start inherit it.
@@ -14,3 +17,43 @@ os.environ.setdefault(
 from jaxtyping import install_import_hook
 
 install_import_hook("unityvideo_jax", "beartype.beartype")
+
+PARITY = "parity"
+
+
+@pytest.fixture
+def parity(record_property):
+    """Asserts that the largest error against another implementation is below a bound.
+
+    The run ends with a table of them: the largest error of each (what, reference).
+    """
+
+    def check(what, reference, ours, expected, *, bound, relative=True):
+        ours, expected = np.asarray(ours, np.float64), np.asarray(expected, np.float64)
+        assert ours.shape == expected.shape
+        error = float(np.abs(ours - expected).max() / (np.abs(expected).max() if relative else 1))
+        record_property(PARITY, (what, reference, error, bound, relative))
+        assert error < bound, (what, error)
+
+    return check
+
+
+def pytest_terminal_summary(terminalreporter):
+    rows = {}
+    for outcome in ("passed", "failed"):
+        for report in terminalreporter.getreports(outcome):
+            for name, value in report.user_properties:
+                if name == PARITY:
+                    what, reference, error, bound, relative = value
+                    count, largest, *_ = rows.get((what, reference), (0, 0.0))
+                    row = (count + 1, max(error, largest), bound, relative)
+                    rows[what, reference] = row
+    if not rows:
+        return
+    terminalreporter.section("parity")
+    lines = ["| what | reference | comparisons | largest error | bound |"]
+    lines.append("| --- | --- | ---: | ---: | ---: |")
+    for (what, reference), (count, error, bound, relative) in sorted(rows.items()):
+        kind = "relative" if relative else "absolute"
+        lines.append(f"| {what} | {reference} | {count} | {error:.1e} {kind} | {bound:.0e} |")
+    terminalreporter.line("\n".join(lines))

@@ -50,6 +50,10 @@ _ALLOW_FAULTS = flags.DEFINE_bool(
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Workdir of the training run.")
 _STEP = flags.DEFINE_integer("checkpoint_step", None, "Which checkpoint; the latest if left out.")
+_VAE = flags.DEFINE_string("vae", None, "Folder of the VAE, instead of config.data.vae.")
+_TEXT_ENCODER = flags.DEFINE_string(
+    "text_encoder", None, "Text encoder, instead of config.data.text_encoder."
+)
 _EMA = flags.DEFINE_bool("ema", True, "Use the averaged weights.")
 _NUM_CLIPS = flags.DEFINE_integer("num_clips", 16, "How many clips.", lower_bound=1)
 _BATCH = flags.DEFINE_integer("batch_size", 4, "Clips at once.", lower_bound=1)
@@ -175,7 +179,13 @@ def _score_run(output: pathlib.Path) -> None:
         if _TIMESTEPS.value
         else None,
     )
-    pipeline = Pipeline.from_workdir(_WORKDIR.value, step=_STEP.value, use_ema=_EMA.value)
+    pipeline = Pipeline.from_workdir(
+        _WORKDIR.value,
+        step=_STEP.value,
+        use_ema=_EMA.value,
+        vae=_VAE.value,
+        text_encoder=_TEXT_ENCODER.value,
+    )
     chosen = {
         "steps": _STEPS.value,
         "solver": _SOLVER.value,

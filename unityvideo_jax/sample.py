@@ -8,6 +8,8 @@
       --input=film.mp4 --output=estimation
   python -m unityvideo_jax.sample --workdir=run --given=depth=d.npz,skeleton=s.mp4 --wanted=rgb \
       --prompt="A woman waves." --output=two_controls
+  python -m unityvideo_jax.sample --workdir=run --wanted=rgb --first_frame=photo.jpg \
+      --prompt="The dog runs off." --output=image_to_video
   python -m unityvideo_jax.sample --workdir=run --batch_file=requests.jsonl --output=many
 """
 
@@ -29,12 +31,19 @@ from unityvideo_jax.sampling.streams import RGB, check_size, stream_order
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Workdir of the training run.", required=True)
 _STEP = flags.DEFINE_integer("checkpoint_step", None, "Which checkpoint; the latest if left out.")
+_VAE = flags.DEFINE_string("vae", None, "Folder of the VAE, instead of config.data.vae.")
+_TEXT_ENCODER = flags.DEFINE_string(
+    "text_encoder", None, "Text encoder, instead of config.data.text_encoder."
+)
 _EMA = flags.DEFINE_bool("ema", True, "Use the averaged weights.")
 _MODE = flags.DEFINE_string("mode", "", f"One of {', '.join(requests.MODES)}.")
 _MODALITY = flags.DEFINE_list("modality", [], "Modality of the mode, or several (a,b).")
 _INPUT = flags.DEFINE_string("input", "", "Video, image folder, or npz of truth, of the mode.")
 _GIVEN = flags.DEFINE_list("given", [], "Instead of a mode: given streams, modality=path.")
 _WANTED = flags.DEFINE_list("wanted", [], "Instead of a mode: streams to sample.")
+_FIRST_FRAME = flags.DEFINE_string(
+    "first_frame", "", "Image that the sampled RGB starts with; for models that learned it."
+)
 _PROMPT = flags.DEFINE_string("prompt", "", "Caption of the RGB video.")
 _MODALITY_PROMPT = flags.DEFINE_multi_string(
     "modality_prompt", [], "Replaces the modality's own prompt; with several, modality=text each."
@@ -48,14 +57,19 @@ _SHIFT = flags.DEFINE_float("shift", None, "Timestep shift.")
 _GRID = flags.DEFINE_enum("grid", None, solvers.GRIDS, "Grid of noise levels.")
 _SEED = flags.DEFINE_integer("seed", 0, "Seed; request n of a batch file takes seed + n.")
 _NUM_FRAMES = flags.DEFINE_integer("num_frames", None, "Frames, 4n+1.", lower_bound=1)
-_HEIGHT = flags.DEFINE_integer("height", None, "Pixels, a multiple of 16.", lower_bound=1)
-_WIDTH = flags.DEFINE_integer("width", None, "Pixels, a multiple of 16.", lower_bound=1)
+_HEIGHT = flags.DEFINE_integer(
+    "height", None, "Pixels, a multiple of 16 (Wan 2.2: 32).", lower_bound=1
+)
+_WIDTH = flags.DEFINE_integer("width", None, "Pixels, likewise.", lower_bound=1)
 _FPS = flags.DEFINE_float(
     "fps", None, "Frames/s of the model's video; faster input is thinned.", lower_bound=0.1
 )
 _OUTPUT = flags.DEFINE_string("output", None, "Folder of the results.", required=True)
 
-TASK_FLAGS = ("mode", "modality", "input", "given", "wanted", "prompt", "modality_prompt")
+TASK_FLAGS = (
+    *("mode", "modality", "input", "given", "wanted", "first_frame"),
+    *("prompt", "modality_prompt"),
+)
 
 
 def _requests() -> list[requests.Request]:
@@ -74,6 +88,7 @@ def _requests() -> list[requests.Request]:
             input=_INPUT.value,
             given=requests.parse_pairs(_GIVEN.value, "--given"),
             wanted=_WANTED.value,
+            first_frame=_FIRST_FRAME.value,
             prompt=_PROMPT.value,
             modality_prompt=requests.parse_pairs(texts, "--modality_prompt")
             if by_name or len(texts) > 1
@@ -95,21 +110,28 @@ def _sampler(default: SamplerConfig) -> SamplerConfig:
     return dataclasses.replace(default, **{k: v for k, v in chosen.items() if v is not None})
 
 
-def _load_given(pipeline: Pipeline, request: requests.Request) -> dict[str, files.Given]:
+def _load_given(
+    pipeline: Pipeline, request: requests.Request
+) -> tuple[dict[str, files.Given], files.Given | None]:
+    """The request's given streams, and its first frame if it has one."""
     stream_order([*request.given, *request.wanted], pipeline.modalities)
     data = pipeline.config["data"]
     size = {
         "height": _HEIGHT.value or data["height"],
         "width": _WIDTH.value or data["width"],
     }
-    check_size(_NUM_FRAMES.value or data["num_frames"], **size)
-    return files.read_given(
+    multiple = pipeline.token_pixels
+    check_size(_NUM_FRAMES.value or data["num_frames"], **size, multiple=multiple)
+    first = files.read_first_frame(request.first_frame, **size) if request.first_frame else None
+    given = files.read_given(
         request.given,
         num_frames=_NUM_FRAMES.value,
         default_frames=data["num_frames"],
         fps=_FPS.value or data["fps"],
+        multiple=multiple,
         **size,
     )
+    return given, first
 
 
 def _record(
@@ -117,6 +139,7 @@ def _record(
     request: requests.Request,
     sampler: SamplerConfig,
     given: Mapping[str, files.Given],
+    first: files.Given | None,
 ) -> dict[str, Any]:
     streams = stream_order([*request.given, *request.wanted], pipeline.modalities)
     return {
@@ -130,6 +153,7 @@ def _record(
         },
         "sampler": dataclasses.asdict(sampler),
         "given": {name: one.source for name, one in given.items()},
+        "first_frame": first and first.source,
         "codecs": {s: modalities.get(s).codec.version for s in streams},
         "workdir": _WORKDIR.value,
         "checkpoint_step": pipeline.step,
@@ -147,7 +171,13 @@ def main(argv: Sequence[str]) -> None:
     output = pathlib.Path(_OUTPUT.value)
     if output.exists() and not output.is_dir():
         raise UserError(f"--output={output}: a file of that name exists; name a folder")
-    pipeline = Pipeline.from_workdir(_WORKDIR.value, step=_STEP.value, use_ema=_EMA.value)
+    pipeline = Pipeline.from_workdir(
+        _WORKDIR.value,
+        step=_STEP.value,
+        use_ema=_EMA.value,
+        vae=_VAE.value,
+        text_encoder=_TEXT_ENCODER.value,
+    )
     sampler = _sampler(pipeline.sampler)
     # All inputs are read before the first sample is made, so that a bad one costs nothing.
     given = [_load_given(pipeline, request) for request in todo]
@@ -157,12 +187,13 @@ def main(argv: Sequence[str]) -> None:
         f"{len(todo)} request(s)",
         flush=True,
     )
-    for number, (request, streams) in enumerate(zip(todo, given, strict=True), start=1):
+    for number, (request, (streams, first)) in enumerate(zip(todo, given, strict=True), start=1):
         start = time.monotonic()
         samples = pipeline(
             request.prompt,
             given={name: one.video for name, one in streams.items()},
             wanted=request.wanted,
+            first_frame=None if first is None else first.video[0],
             modality_prompts=request.modality_prompts,
             sampler=sampler,
             seed=request.seed,
@@ -172,7 +203,7 @@ def main(argv: Sequence[str]) -> None:
         )
         seconds = time.monotonic() - start
         folder = output / request.name
-        record = _record(pipeline, request, sampler, streams)
+        record = _record(pipeline, request, sampler, streams, first)
         shape = next(iter(samples.videos.values())).shape
         names = files.write_samples(
             folder,

@@ -68,6 +68,36 @@ def test_given_streams_stay_bit_identical_at_timestep_zero(solver, scales):
             assert (timestep[(passes - 1) * B :, 1] == 1).all()
 
 
+@pytest.mark.parametrize("batched", [True, False])
+def test_a_first_frame_is_clean_in_every_pass_and_stays(batched):
+    """Stream 0 starts with a given frame, stream 1 is given, stream 2 is sampled from noise."""
+    seen = []
+    recorder = Recorder()
+
+    def velocity(latents, timestep, modality, context, clean):
+        jax.debug.callback(lambda x, c: seen.append((x, c)), latents, clean)
+        return recorder(latents, timestep, modality, context)
+
+    config = SamplerConfig(
+        steps=2, solver="heun", text_guidance=3.0, condition_guidance=2.0, batched_guidance=batched
+    )
+    out = np.asarray(run(velocity, (True, False, True), config, first_frame=(True, False, False)))
+    jax.effects_barrier()
+    given = np.asarray(inputs()["given"])
+    np.testing.assert_array_equal(out[:, 0, 0], given[:, 0, 0])
+    assert (out[:, 0, 1:] != given[:, 0, 1:]).all() and (out[:, 2] != given[:, 2]).all()
+    assert len(seen) == (3 if batched else 9)
+    for latents, clean in seen:
+        assert (latents[:, 0, 0].reshape(-1, *given[:, 0, 0].shape) == given[:, 0, 0]).all()
+        assert clean[:, 0, 0].all() and clean.sum() == len(clean)
+
+
+def test_a_first_frame_of_what_is_not_wanted_is_named():
+    for first_frame in ((True,), (False, True, False)):
+        with pytest.raises(UserError, match="say True or False of each"):
+            run(Recorder(), (True, False, True), first_frame=first_frame)
+
+
 def test_wanted_streams_ignore_their_placeholders():
     other = inputs()["given"].at[:, 0].set(jnp.nan)
     np.testing.assert_array_equal(

@@ -51,6 +51,7 @@ def test_modality_prompt_of_the_only_modality_or_by_name():
         (dict(mode="estimation", modality=["depth"]), "needs an input"),
         (dict(mode="control", modality=["depth", "flow"], input="a"), "several controls"),
         (dict(given={"rgb": "a"}), "no stream is wanted"),
+        (dict(given={"rgb": "a"}, wanted=["depth"], first_frame="b"), "first_frame is of the"),
         (dict(given={"rgb": "a"}, wanted=["depth"], input="b"), "belong to a mode"),
         (
             dict(mode="joint", modality=["depth", "flow"], modality_prompt="x"),

@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import numpy as np
+from PIL import Image
 from tiny_pipeline import quick_compile, tiny_pipeline  # noqa: F401
 
 from unityvideo_jax import media, modalities, provenance
@@ -31,18 +32,21 @@ def clip(frames, height, width):
 
 def test_batch_file_of_all_modes(tmp_path):
     media.write_video(tmp_path / "film.mp4", clip(12, 40, 64), 16.0)
+    photo = clip(1, 48, 32)[0]
+    Image.fromarray(photo).save(tmp_path / "photo.png")
     np.savez(tmp_path / "truth.npz", depth=np.full((9, 32, 32), 3.0, np.float32))
     entries = [
         {"mode": "estimation", "modality": "depth", "input": "film.mp4", "name": "estimate"},
         {"mode": "control", "modality": "depth", "input": "truth.npz", "prompt": "a man"},
         {"given": {"rgb": "film.mp4"}, "wanted": ["depth", "flow"], "seed": 9},
+        {"mode": "joint", "modality": "depth", "first_frame": "photo.png"},
     ]
     (tmp_path / "requests.jsonl").write_text("\n".join(map(json.dumps, entries)))
     out = tmp_path / "out"
     done = run(f"--batch_file={tmp_path / 'requests.jsonl'}", f"--output={out}", "--steps=1")
     assert done.returncode == 0, done.stderr
-    assert "[3/3] 0002" in done.stdout
-    assert sorted(p.name for p in out.iterdir()) == ["0001", "0002", "estimate"]
+    assert "[3/4] 0002" in done.stdout
+    assert sorted(p.name for p in out.iterdir()) == ["0001", "0002", "0003", "estimate"]
     files = {p.name for p in (out / "0002").iterdir()}
     streams = {f"{s}.mp4" for s in ("rgb", "depth", "flow")}
     assert files == streams | {"depth.npz", "flow.npz", "sheet.png", "sample.json"}
@@ -61,6 +65,14 @@ def test_batch_file_of_all_modes(tmp_path):
     assert record["config_sha256"] == provenance.config_hash(record["config"])
     assert record["size"] == [5, 32, 32]
     assert {"jax", "flax", "unityvideo_jax"} <= set(record["versions"])
+    assert record["first_frame"] is None
+    record = json.loads((out / "0003" / "sample.json").read_text())
+    assert record["first_frame"]["sha256"] == provenance.file_hash(tmp_path / "photo.png")
+    # The photo's centre, through the autoencoder, is what the video starts with.
+    start = tiny_pipeline().encode(media.to_float(photo[None, None, 8:40]))
+    expected = media.to_uint8(tiny_pipeline().decode(start)[0])
+    frames, _ = media.read_video(out / "0003" / "rgb.mp4")
+    assert np.abs(frames[:1].mean(-1) - expected.mean(-1)).mean() < 6
 
 
 def test_flags_do_what_the_call_does(tmp_path):

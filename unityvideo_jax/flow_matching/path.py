@@ -9,8 +9,9 @@ from collections.abc import Callable
 from jaxtyping import Array, Float
 
 # (latents [B,S,t,h,w,C], timestep [B,S], modality [B,S], context [B,S,L,D]) -> velocity as latents.
+# With first frames given, also clean=[B,S,t]: the latent frames at t = 0 whatever the timestep.
 # All that flow matching and sampling know of a model.
-VelocityFn = Callable[[Array, Array, Array, Array], Array]
+VelocityFn = Callable[..., Array]
 
 
 def expand(timestep: Float[Array, "b s"], like: Float[Array, "b s ..."]) -> Float[Array, "b s ..."]:

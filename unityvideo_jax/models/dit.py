@@ -142,7 +142,7 @@ class DiT(nnx.Module):
         modality: Int[Array, "b s"],
         context: Float[Array, "b s m e"],
         *,
-        clean: Bool[Array, "b s f"] | None = None,
+        clean: Bool[Array, "b s t"] | None = None,
         constrain: Constrain = rules.constrain,
     ) -> Float[Array, "b s t h w c"]:
         """Velocity dx/dt of each stream.
@@ -152,8 +152,8 @@ class DiT(nnx.Module):
           timestep: of each stream, in [0, 1]; 0 = clean, 1 = noise.
           modality: id of each stream, an index of `config.modalities`.
           context: text features of each stream, at most `text_len` long; zeros are appended.
-          clean: frames of tokens (latent frames over `patch_size[0]`) that are at t = 0 whatever
-            their stream's timestep: the frames that condition Wan 2.2 TI2V-5B. None is none.
+          clean: latent frames that are at t = 0 whatever their stream's timestep: those that
+            condition Wan 2.2 TI2V-5B. Frames that share a patch are clean together. None is none.
           constrain: called with activations [b, s, n, d] and their logical axes
             ("batch", None, "tokens", None) before every block; lays them out over the ambient mesh.
 
@@ -176,6 +176,7 @@ class DiT(nnx.Module):
         times = timestep[:, :, None]
         if clean is not None:
             times = jnp.concatenate([times, jnp.zeros_like(times)], axis=-1)
+            clean = clean[:, :, :: config.patch_size[0]]
             clean = jnp.repeat(clean, grid[1] * grid[2], axis=-1)[..., None]
         time = self.time_embedding(timestep_features(times, config.freq_dim), FLOAT32)
         if config.switcher == "adaln":

@@ -15,7 +15,7 @@ from unityvideo_jax import media, modalities, provenance
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.modalities.base import Side
 from unityvideo_jax.modalities.checks import check_clip
-from unityvideo_jax.sampling.streams import RGB, Samples, check_size
+from unityvideo_jax.sampling.streams import RGB, TOKEN_PIXELS, Samples, check_size
 
 # Reads far enough for clips filmed at up to this rate, and not a whole film.
 MAX_SOURCE_FPS = 240.0
@@ -51,6 +51,7 @@ def read_given(
     height: int,
     width: int,
     fps: float,
+    multiple: tuple[int, int] = (TOKEN_PIXELS, TOKEN_PIXELS),
 ) -> dict[str, Given]:
     """Reads every given stream at one size and length.
 
@@ -64,11 +65,12 @@ def read_given(
         that all inputs have.
       height, width: in pixels.
       fps: of the model.
+      multiple: height and width of a token in pixels.
 
     Raises:
       UserError: names the path and what is wrong with it.
     """
-    check_size(num_frames or default_frames, height, width)
+    check_size(num_frames or default_frames, height, width, multiple)
     limit = num_frames or default_frames
     loaded = {
         name: _read_truth(name, path)
@@ -95,6 +97,17 @@ def read_given(
     return {
         name: dataclasses.replace(one, video=one.video[:length]) for name, one in loaded.items()
     }
+
+
+def read_first_frame(path: str, *, height: int, width: int) -> Given:
+    """An image, or the first frame of a video or image folder, as a video of one frame.
+
+    It is scaled to cover the size and cropped in the centre.
+
+    Raises:
+      UserError: nothing there, or nothing that decodes.
+    """
+    return _read_video(path, 1, height, width, MAX_SOURCE_FPS)
 
 
 def _read_video(path: str, limit: int, height: int, width: int, fps: float) -> Given:

@@ -9,6 +9,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 from unityvideo_jax.errors import UserError
@@ -87,13 +88,15 @@ def generate(
     null_context: Float[Array, "b s l d"],
     key: Key[Array, "..."],
     config: SamplerConfig,
+    first_frame: tuple[bool, ...] = (),
 ) -> Float[Array, "b s t h w c"]:
     """Samples the wanted streams, conditioned on the given ones and on the text.
 
     Args:
       velocity_fn: (latents [B,S,t,h,w,C], timestep [B,S] in [0,1], modality [B,S],
         context [B,S,L,D]) -> velocity dx/dt of the latents' shape.
-      given: clean latents. Entries of wanted streams are placeholders and are not read.
+      given: clean latents. Entries of wanted streams are placeholders and are not read, but for
+        their first frame where `first_frame` says so.
       wanted: per stream, whether it is sampled; a static tuple, at least one True.
       modality: modality id per sample and stream.
       context: text embeddings per sample and stream.
@@ -101,19 +104,26 @@ def generate(
         was dropped in training, the same text elsewhere. Not read at text_guidance 1.
       key: typed PRNG key, or a vector of one key a sample. Never reuse it.
       config: solver and guidance.
+      first_frame: per stream, whether the first latent frame of a wanted stream is given: its
+        tokens are at timestep 0 and put back before every evaluation (Wan 2.2 TI2V-5B, image to
+        video). Empty is none.
 
     Returns:
-      Latents of all streams, float32; the given ones bit-identical to `given`.
+      Latents of all streams, float32; the given ones, and given first frames, bit-identical to
+      `given`.
 
     Raises:
-      UserError: `wanted` does not fit the streams, or wants none.
+      UserError: `wanted` or `first_frame` does not fit the streams, or none is wanted.
     """
+    first_frame = first_frame or (False,) * len(wanted)
     if len(wanted) != given.shape[1]:
         raise UserError(
             f"wanted={wanted} names {len(wanted)} streams, given holds {given.shape[1]}"
         )
     if not any(wanted):
         raise UserError("no stream is wanted; want at least one modality")
+    if len(first_frame) != len(wanted) or any(np.greater(first_frame, wanted)):
+        raise UserError(f"first_frame={first_frame}: say True or False of each of wanted={wanted}")
     given = given.astype(jnp.float32)
     weights = config.passes(has_condition=not all(wanted))
     velocity = guided_velocity(
@@ -123,6 +133,7 @@ def generate(
         if "no_condition" in weights
         else jnp.zeros_like(given),
         wanted=wanted,
+        first_frame=first_frame,
         modality=modality,
         context=context,
         null_context=null_context,
@@ -132,4 +143,6 @@ def generate(
     chosen = jnp.array([i for i, is_wanted in enumerate(wanted) if is_wanted])
     noise = stream_noise(key, given.shape, 0)[:, chosen]
     sampled = solvers.integrate(velocity, noise, config.table())
-    return given.at[:, chosen].set(sampled)
+    result = given.at[:, chosen].set(sampled)
+    held = jnp.array(first_frame)[:, None, None, None]
+    return result.at[:, :, 0].set(jnp.where(held, given[:, :, 0], result[:, :, 0]))

@@ -40,6 +40,7 @@ def guided_velocity(
     given: Float[Array, "b s t h w c"],
     condition_noise: Float[Array, "b s t h w c"],
     wanted: Sequence[bool],
+    first_frame: Sequence[bool],
     modality: Int[Array, "b s"],
     context: Float[Array, "b s l d"],
     null_context: Float[Array, "b s l d"],
@@ -50,10 +51,12 @@ def guided_velocity(
 
     Args:
       velocity_fn: (latents, timestep, modality, context) -> velocity.
-      given: clean latents; entries of wanted streams are not read.
+      given: clean latents; of wanted streams at most the first frame is read.
       condition_noise: N(0, I), which stands in for given streams in the "no_condition" pass. One
         draw serves the whole trajectory, so that the velocity stays a smooth function of (x, t).
       wanted: per stream, whether it is sampled.
+      first_frame: per stream, whether its first latent frame is that of `given` in every pass and
+        at timestep 0, whatever the solver has there (Wan 2.2 TI2V-5B).
       modality: id per stream.
       context: text embeddings per stream.
       null_context: what replaces them in the "no_text" pass.
@@ -65,30 +68,40 @@ def guided_velocity(
     """
     passes = tuple(weights)
     chosen = tuple(i for i, is_wanted in enumerate(wanted) if is_wanted)
-    batch = given.shape[0]
+    batch, _, frames = given.shape[:3]
+    held = jnp.array(first_frame)[:, None] & (jnp.arange(frames) == 0)
+    clean = jnp.broadcast_to(held, (batch, *held.shape))
 
     def assemble(name: str, x: Array, sigma: Array) -> tuple[Array, Array, Array, Array]:
-        held = condition_noise if name == "no_condition" else given
-        held_time = 1.0 if name == "no_condition" else 0.0
+        fixed = condition_noise if name == "no_condition" else given
+        fixed_time = 1.0 if name == "no_condition" else 0.0
         latents = jnp.stack(
             [
-                x[:, chosen.index(s)] if is_wanted else held[:, s]
+                x[:, chosen.index(s)] if is_wanted else fixed[:, s]
                 for s, is_wanted in enumerate(wanted)
             ],
             axis=1,
         )
-        timestep = jnp.stack([sigma if is_wanted else held_time for is_wanted in wanted])
+        if any(first_frame):
+            latents = jnp.where(clean[..., None, None, None], given, latents)
+        timestep = jnp.stack([sigma if is_wanted else fixed_time for is_wanted in wanted])
         timestep = jnp.broadcast_to(timestep.astype(jnp.float32), (batch, len(wanted)))
         text = null_context if name == "no_text" else context
         return latents, timestep, modality, text
+
+    def call(latents: Array, timestep: Array, modality: Array, text: Array) -> Array:
+        if not any(first_frame):
+            return velocity_fn(latents, timestep, modality, text)
+        every_pass = jnp.tile(clean, (latents.shape[0] // batch, 1, 1))
+        return velocity_fn(latents, timestep, modality, text, clean=every_pass)
 
     def velocity(x: Array, sigma: Array) -> Array:
         inputs = [assemble(name, x, sigma) for name in passes]
         if batched:
             stacked = [jnp.concatenate(parts) for parts in zip(*inputs, strict=True)]
-            outputs = jnp.split(velocity_fn(*stacked), len(passes))
+            outputs = jnp.split(call(*stacked), len(passes))
         else:
-            outputs = [velocity_fn(*one) for one in inputs]
+            outputs = [call(*one) for one in inputs]
         total = sum(
             weights[name] * output.astype(jnp.float32)
             for name, output in zip(passes, outputs, strict=True)

@@ -12,46 +12,17 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Shaped
 
-from unityvideo_jax import media, modalities
+from unityvideo_jax import modalities
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.models.dit import DiT, DiTConfig
 from unityvideo_jax.models.text import TextEncoder, get_text_encoder
 from unityvideo_jax.models.wan_vae import WanVAE
+from unityvideo_jax.sampling import arrays
 from unityvideo_jax.sampling.generate import SamplerConfig, generate
-from unityvideo_jax.sampling.streams import (
-    RGB,
-    SPACE_STRIDE,
-    TIME_STRIDE,
-    Samples,
-    check_size,
-    stream_order,
-)
+from unityvideo_jax.sampling.streams import RGB, Samples, check_size, stream_order
 
 # Longer or larger videos go through the VAE chunk by chunk, which is slower and bounds the memory.
 STREAMED_PIXELS = 1 << 24
-
-
-def _as_batch(name: str, video: Shaped[np.ndarray, "..."], batch: int) -> Float[np.ndarray, "..."]:
-    """A given video as f32 [B,T,H,W,3] in [-1, 1]; one video serves a whole batch of prompts."""
-    video = np.asarray(video)
-    if video.ndim not in (4, 5) or video.shape[-1] != 3:
-        raise UserError(f"given {name}: shape {video.shape} is not [T,H,W,3] or [B,T,H,W,3]")
-    if video.dtype == np.uint8:
-        video = media.to_float(video)
-    elif not np.issubdtype(video.dtype, np.floating):
-        raise UserError(f"given {name}: dtype {video.dtype} is neither uint8 nor float in [-1, 1]")
-    if not np.isfinite(video).all():
-        raise UserError(f"given {name}: holds NaN or infinity; mend the video")
-    if np.abs(video).max() > 1.01:
-        raise UserError(
-            f"given {name}: values reach {np.abs(video).max():.3g}; pass uint8 or floats in [-1, 1]"
-        )
-    video = video.astype(np.float32)
-    if video.ndim == 4:
-        video = np.broadcast_to(video, (batch, *video.shape))
-    if len(video) != batch:
-        raise UserError(f"given {name}: {len(video)} videos for {batch} prompts; make them agree")
-    return video
 
 
 class Pipeline:
@@ -96,11 +67,19 @@ class Pipeline:
                 f"the VAE has {vae.config.z_dim} latent channels, model.in_channels is "
                 f"{self.model_config.in_channels}; use the VAE that the model was trained on"
             )
-        self._sample = jax.jit(self._sample_latents, static_argnames=("wanted", "sampler"))
+        self._sample = jax.jit(
+            self._sample_latents, static_argnames=("wanted", "first_frame", "sampler")
+        )
 
     @classmethod
     def from_workdir(
-        cls, workdir: str | os.PathLike, *, step: int | None = None, use_ema: bool = True
+        cls,
+        workdir: str | os.PathLike,
+        *,
+        step: int | None = None,
+        use_ema: bool = True,
+        vae: str | None = None,
+        text_encoder: str | None = None,
     ) -> "Pipeline":
         """Loads a training run: its configuration, weights, VAE and text encoder.
 
@@ -108,9 +87,10 @@ class Pipeline:
           workdir: of `unityvideo_jax.train`.
           step: which checkpoint; None is the latest.
           use_ema: averaged weights rather than those of the last step.
+          vae, text_encoder: where they are now; None is where config.data says.
 
         Raises:
-          UserError: no such run or checkpoint.
+          UserError: no such run or checkpoint, VAE or text encoder.
         """
         # Here, so that sampling from parts in memory needs neither of them.
         from unityvideo_jax.models.vae_weights import load_vae
@@ -122,10 +102,18 @@ class Pipeline:
         return cls(
             config=config,
             params=params,
-            vae=load_vae(data["vae"] or None),
-            text_encoder=get_text_encoder(data["text_encoder"], data["text_length"]),
+            vae=load_vae(vae or data["vae"] or None),
+            text_encoder=get_text_encoder(
+                text_encoder or data["text_encoder"], data["text_length"]
+            ),
             step=int(step),
         )
+
+    @property
+    def token_pixels(self) -> tuple[int, int]:
+        """Height and width of a token in pixels; sizes of videos are multiples of them."""
+        _, height, width = self.model_config.patch_size
+        return height * self.vae.config.spatial_stride, width * self.vae.config.spatial_stride
 
     @property
     def sampler(self) -> SamplerConfig:
@@ -144,17 +132,19 @@ class Pipeline:
 
     def decode(self, latents: Float[Array, "b lt lh lw c"]) -> Float[np.ndarray, "b t h w 3"]:
         """Video in [-1, 1] of normalised latents, one video at a time to bound the memory."""
-        pixels = np.prod(latents.shape[1:4]) * TIME_STRIDE * SPACE_STRIDE**2
+        config = self.vae.config
+        pixels = np.prod(latents.shape[1:4]) * config.temporal_stride * config.spatial_stride**2
         decode = self.vae.decode_streamed if pixels > STREAMED_PIXELS else self.vae.decode
         return np.concatenate([np.asarray(decode(one[None])) for one in np.asarray(latents)])
 
     def _sample_latents(
-        self, params, given, modality, context, null_context, key, *, wanted, sampler
+        self, params, given, modality, context, null_context, key, *, wanted, first_frame, sampler
     ):
         return generate(
             self.velocity(params),
             given=given,
             wanted=wanted,
+            first_frame=first_frame,
             modality=modality,
             context=context,
             null_context=null_context,
@@ -204,6 +194,7 @@ class Pipeline:
         *,
         given: Mapping[str, Shaped[np.ndarray, "..."]] = types.MappingProxyType({}),
         wanted: Sequence[str],
+        first_frame: Shaped[np.ndarray, "..."] | None = None,
         modality_prompts: Mapping[str, str | Sequence[str]] = types.MappingProxyType({}),
         sampler: SamplerConfig | None = None,
         seed: int | Sequence[int] = 0,
@@ -219,6 +210,8 @@ class Pipeline:
             [-1, 1]; modalities as their codec encodes them.
           wanted: streams to sample; with `given`, any two or more of the model's modalities, or one
             alone.
+          first_frame: image [H,W,3] (for every prompt) or [B,H,W,3], as `given` takes videos, that
+            the wanted RGB starts with (Wan 2.2 TI2V-5B; other models have not learned it).
           modality_prompts: replaces a modality's own prompt ("segment the two objects"), one for
             all captions or one a caption.
           sampler: None takes the run's own.
@@ -243,8 +236,22 @@ class Pipeline:
         for name in modality_prompts:
             if name not in streams or name == RGB:
                 raise UserError(f"modality_prompts[{name!r}]: no such modality stream in this call")
-        videos = {name: _as_batch(name, given[name], batch) for name in streams if name in given}
-        size = self._size(videos, num_frames, height, width)
+        videos = {
+            name: arrays.as_batch(f"given {name}", given[name], batch)
+            for name in streams
+            if name in given
+        }
+        data = self.config["data"]
+        size = arrays.common_size(
+            videos,
+            asked=(num_frames, height, width),
+            default=(data["num_frames"], data["height"], data["width"]),
+        )
+        check_size(*size, self.token_pixels)
+        image = None
+        if first_frame is not None:
+            self._check_first_frame(wanted)
+            image = arrays.as_first_frame(first_frame, size, batch)
         sampler = sampler or self.sampler
 
         context, null_context = self.contexts(streams, captions, modality_prompts)
@@ -252,6 +259,8 @@ class Pipeline:
             # Nothing to drop: the guidance term is zero, and its pass would be wasted.
             sampler = dataclasses.replace(sampler, text_guidance=1.0)
         latents = self._given_latents(streams, videos, size, batch)
+        if image is not None:
+            latents = latents.at[:, 0, :1].set(self.encode(image))
         ids = np.array([self.modalities.index(name) for name in streams], np.int32)
         result = self._sample(
             self.params,
@@ -261,6 +270,7 @@ class Pipeline:
             jnp.asarray(null_context),
             _keys(seed, batch),
             wanted=tuple(name in wanted for name in streams),
+            first_frame=tuple(name == RGB and image is not None for name in streams),
             sampler=sampler,
         )
         finite = np.asarray(jnp.isfinite(result).all(axis=(2, 3, 4, 5)))
@@ -276,30 +286,11 @@ class Pipeline:
             streams=streams,
         )
 
-    def _size(
-        self,
-        videos: Mapping[str, Float[np.ndarray, "b t h w 3"]],
-        num_frames: int | None,
-        height: int | None,
-        width: int | None,
-    ) -> tuple[int, int, int]:
-        """(T, H, W) of the call: asked for, else the given videos', else the run's own."""
-        sizes = {name: video.shape[1:4] for name, video in videos.items()}
-        if len(set(sizes.values())) > 1:
-            listed = ", ".join(f"{name} {size}" for name, size in sizes.items())
-            raise UserError(f"given videos differ in (frames, height, width): {listed}")
-        data = self.config["data"]
-        default = next(iter(sizes.values()), (data["num_frames"], data["height"], data["width"]))
-        asked = (num_frames, height, width)
-        size = tuple(int(d if a is None else a) for a, d in zip(asked, default, strict=True))
-        for name, given_size in sizes.items():
-            if size != tuple(given_size):
-                raise UserError(
-                    f"given {name}: {given_size} but {size} (frames, height, width) was asked for; "
-                    "resize the video or leave the size out"
-                )
-        check_size(*size, patch=self.model_config.patch_size[1])
-        return size
+    def _check_first_frame(self, wanted: Sequence[str]) -> None:
+        if RGB not in wanted:
+            raise UserError(f"first_frame: is of the rgb that wanted={tuple(wanted)} lacks; add it")
+        if self.model_config.patch_size[0] != 1:
+            raise UserError("first_frame: this model's tokens join frames (model.patch_size)")
 
     def _given_latents(
         self,

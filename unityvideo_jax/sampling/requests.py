@@ -19,6 +19,7 @@ KEYS = (
     "input",
     "given",
     "wanted",
+    "first_frame",
     "prompt",
     "modality_prompt",
     "seed",
@@ -33,6 +34,7 @@ class Request:
       name: folder of its outputs.
       given: path of the file or folder of each given stream.
       wanted: streams to sample.
+      first_frame: path of the image that the sampled RGB starts with; "" for none.
       prompt: caption of the RGB video; "" for none.
       modality_prompts: replaces the in-context prompt of a modality.
       seed: of this sample.
@@ -41,6 +43,7 @@ class Request:
     name: str
     given: dict[str, str]
     wanted: tuple[str, ...]
+    first_frame: str
     prompt: str
     modality_prompts: dict[str, str]
     seed: int
@@ -55,6 +58,7 @@ def build(
     input: str = "",
     given: Mapping[str, str] | None = None,
     wanted: Sequence[str] = (),
+    first_frame: str = "",
     prompt: str = "",
     modality_prompt: str | Mapping[str, str] = "",
     seed: int = 0,
@@ -65,6 +69,7 @@ def build(
       where: what an error message calls the source: "flags", or file and line.
       mode: "joint" wants RGB and the modalities; "control" is given one modality's `input` and
         wants RGB; "estimation" is given RGB `input` and wants the modalities.
+      first_frame: image (or video, whose first frame is taken) that the wanted RGB starts with.
       modality_prompt: a text for the only modality of the request, or one by name.
 
     Raises:
@@ -94,6 +99,8 @@ def build(
         raise UserError(f"{where}: input and modality belong to a mode; use given and wanted alone")
     if not wanted:
         raise UserError(f"{where}: no stream is wanted; name at least one modality")
+    if first_frame and RGB not in wanted:
+        raise UserError(f"{where}: first_frame is of the sampled rgb, and rgb is not wanted here")
     streams = [s for s in (*given, *wanted) if s != RGB]
     if isinstance(modality_prompt, str):
         if modality_prompt and len(streams) != 1:
@@ -113,6 +120,7 @@ def build(
         name=name,
         given=given,
         wanted=wanted,
+        first_frame=first_frame,
         prompt=prompt,
         modality_prompts=prompts,
         seed=seed,
@@ -134,9 +142,9 @@ def read_batch_file(path: str | os.PathLike, default_seed: int) -> list[Request]
     """Requests of a JSONL file: one object a line with keys of `KEYS`, all optional but the task.
 
     "modality" and "wanted" are a name or a list of names, "given" maps names to paths (relative
-    ones to the batch file's folder, as is "input"), "modality_prompt" is a text or maps names to
-    texts. Without a "seed" a request takes the default seed plus its place, without a "name" its
-    place.
+    ones to the batch file's folder, as are "input" and "first_frame"), "modality_prompt" is a text
+    or maps names to texts. Without a "seed" a request takes the default seed plus its place,
+    without a "name" its place.
 
     Raises:
       UserError: unreadable file, no request, bad JSON, unknown key or a wrong type; names the line.
@@ -180,8 +188,9 @@ def _from_entry(entry: Any, where: str, folder: pathlib.Path, place: int, seed: 
         inner = isinstance(value, list | dict) and not all(isinstance(t, str) for t in texts)
         if not isinstance(value, kind) or isinstance(value, bool) or inner:
             raise UserError(f"{where}: {key} has the wrong type: {json.dumps(value)}")
-    if entry.get("input"):
-        entry["input"] = str(folder / entry["input"])
+    for key in ("input", "first_frame"):
+        if entry.get(key):
+            entry[key] = str(folder / entry[key])
     if "given" in entry:
         entry["given"] = {k: str(folder / v) for k, v in entry["given"].items()}
     return build(where=where, **entry)

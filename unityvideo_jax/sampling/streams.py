@@ -8,8 +8,10 @@ from jaxtyping import Float
 
 from unityvideo_jax.errors import UserError
 
-# Strides of the Wan 2.1 VAE: the first frame alone, then groups of four; 8 x 8 pixels.
-TIME_STRIDE, SPACE_STRIDE = 4, 8
+# Of Wan's autoencoders in time: the first frame alone, then groups of four.
+TIME_STRIDE = 4
+# Pixels of a token of Wan 2.1: 8 of its autoencoder, times 2 of a patch. Wan 2.2 has 32.
+TOKEN_PIXELS = 16
 
 RGB = "rgb"
 
@@ -30,20 +32,26 @@ class Samples:
     streams: tuple[str, ...]
 
 
-def check_size(num_frames: int, height: int, width: int, patch: int = 2) -> None:
-    """Raises UserError unless the VAE and the model's patches can take this size."""
+def check_size(
+    num_frames: int, height: int, width: int, multiple: tuple[int, int] = (TOKEN_PIXELS,) * 2
+) -> None:
+    """Raises UserError unless the VAE and the model's patches can take this size.
+
+    Args:
+      num_frames, height, width: of the video.
+      multiple: height and width of a token in pixels.
+    """
     if num_frames < 1 or num_frames % TIME_STRIDE != 1:
         below = max(num_frames - 1, 0) // TIME_STRIDE * TIME_STRIDE + 1
         raise UserError(
             f"num_frames={num_frames}: the VAE takes 4n+1 frames; use {below} or {below + 4}"
         )
-    multiple = SPACE_STRIDE * patch
-    for name, size in (("height", height), ("width", width)):
-        if size < multiple or size % multiple:
-            below = max(size // multiple, 1) * multiple
+    for name, size, pixels in zip(("height", "width"), (height, width), multiple, strict=True):
+        if size < pixels or size % pixels:
+            below = max(size // pixels, 1) * pixels
             raise UserError(
-                f"{name}={size}: must be a multiple of {multiple} pixels; "
-                f"use {below} or {below + multiple}"
+                f"{name}={size}: must be a multiple of {pixels} pixels; "
+                f"use {below} or {below + pixels}"
             )
 
 

@@ -1,0 +1,136 @@
+"""Image to video of Wan 2.2 TI2V-5B: our whole call against diffusers' pipeline."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanImageToVideoPipeline
+from flax import nnx
+from PIL import Image
+from tiny_pipeline import quick_compile  # noqa: F401
+from wan_torch import our_config, torch_wan
+
+from unityvideo_jax import media
+from unityvideo_jax.errors import UserError
+from unityvideo_jax.interop.wan import load_dit
+from unityvideo_jax.models.vae_weights import load_vae
+from unityvideo_jax.sampling.generate import stream_noise
+from unityvideo_jax.sampling.pipeline import Pipeline
+
+PROMPTS = ["a dog runs off", "a red ball rolls"]
+FRAMES, HEIGHT, WIDTH = 9, 32, 64
+STEPS, SHIFT, GUIDANCE, SEED = 6, 5.0, 4.0, 7
+
+
+@dataclasses.dataclass(frozen=True)
+class RandomTexts:
+    """A text encoder of random numbers, which the reference gets as they are."""
+
+    name: str = "random"
+    dim: int = 12
+    length: int = 7
+
+    def __call__(self, texts):
+        generators = [np.random.default_rng(list(text.encode())) for text in texts]
+        rows = [generator.standard_normal((self.length, self.dim)) for generator in generators]
+        return np.stack(rows).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def reference():
+    torch.manual_seed(0)
+    vae = AutoencoderKLWan(
+        base_dim=4, decoder_base_dim=4, z_dim=4, num_res_blocks=1, is_residual=True, patch_size=2,
+        in_channels=12, out_channels=12, scale_factor_spatial=16,
+        latents_mean=[0.1, -0.2, 0.3, 0.0], latents_std=[0.5, 2.0, 1.5, 0.7],
+    )  # fmt: skip
+    scheduler = UniPCMultistepScheduler(
+        solver_order=2, prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=SHIFT
+    )
+    pipe = WanImageToVideoPipeline(
+        tokenizer=None,
+        text_encoder=None,
+        vae=vae.eval(),
+        scheduler=scheduler,
+        transformer=torch_wan(),
+        expand_timesteps=True,
+    )
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+@pytest.fixture(scope="module")
+def pipeline(reference, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("wan22")
+    reference.transformer.save_pretrained(folder / "transformer")
+    reference.vae.save_pretrained(folder / "vae")
+    model = our_config(modalities=("rgb",), switcher="none")
+    data = dict(num_frames=FRAMES, height=HEIGHT, width=WIDTH, fps=24.0)
+    sampling = dict(
+        steps=STEPS, solver="unipc", text_guidance=GUIDANCE, shift=SHIFT, grid="diffusers"
+    )
+    made = Pipeline(
+        config=dict(model=dataclasses.asdict(model), data=data, sampling=sampling),
+        params=nnx.state(load_dit(folder, model)),
+        vae=load_vae(folder / "vae"),
+        text_encoder=RandomTexts(),
+        step=0,
+    )
+    velocity = made.velocity
+
+    def with_whole_timesteps(params):
+        # diffusers tells the transformer whole thousandths.
+        return lambda latents, timestep, *rest, **kwargs: velocity(params)(
+            latents, jnp.floor(1000.0 * timestep) / 1000.0, *rest, **kwargs
+        )
+
+    made.velocity = with_whole_timesteps
+    return made
+
+
+@pytest.fixture(scope="module")
+def image():
+    return np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8)
+
+
+def test_whole_trajectory(reference, pipeline, image, parity):
+    samples = pipeline(PROMPTS, wanted=("rgb",), first_frame=image, seed=SEED)
+    latents = samples.latents["rgb"]
+    noise = stream_noise(jax.random.key(SEED), (2, 1, *latents.shape[1:]), 0)[:, 0]
+    texts = pipeline.text_encoder
+    steps = []
+    result = reference(
+        image=Image.fromarray(image),
+        prompt_embeds=torch.from_numpy(texts(PROMPTS)),
+        negative_prompt_embeds=torch.from_numpy(texts([""] * 2)),
+        latents=torch.from_numpy(np.moveaxis(np.array(noise), -1, 1).copy()),
+        num_frames=FRAMES,
+        height=HEIGHT,
+        width=WIDTH,
+        num_inference_steps=STEPS,
+        guidance_scale=GUIDANCE,
+        output_type="latent",
+        callback_on_step_end=lambda pipe, i, t, tensors: steps.append(int(t)) or {},
+    ).frames
+    assert len(steps) == STEPS
+    expected = np.moveaxis(result.numpy(), 1, -1)
+    name = "image to video, a whole trajectory (latents)"
+    parity(name, "diffusers WanImageToVideoPipeline", latents, expected, bound=1e-4)
+    # What follows the image hangs on it.
+    other = pipeline(PROMPTS, wanted=("rgb",), first_frame=255 - image, seed=SEED).latents["rgb"]
+    assert np.abs(other[:, 1:] - latents[:, 1:]).max() > 0.01
+
+    first = pipeline.encode(media.to_float(image[None, None]))
+    np.testing.assert_array_equal(latents[:, :1], np.repeat(first, 2, axis=0))
+
+
+def test_what_cannot_start_with_an_image_is_named(pipeline, image):
+    with pytest.raises(UserError, match=r"first_frame: shape \(16, 64, 3\) is not"):
+        pipeline("", wanted=("rgb",), first_frame=image[:16])
+    with pytest.raises(UserError, match="first_frame: holds NaN"):
+        pipeline("", wanted=("rgb",), first_frame=np.full(image.shape, np.nan, np.float32))
+    with pytest.raises(UserError, match=r"height=48: must be a multiple of 32 pixels"):
+        pipeline("", wanted=("rgb",), height=48)

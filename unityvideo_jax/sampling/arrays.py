@@ -1,0 +1,83 @@
+"""Videos and images that a caller passes, checked and made alike."""
+
+from collections.abc import Mapping
+
+import numpy as np
+from jaxtyping import Float, Shaped
+
+from unityvideo_jax import media
+from unityvideo_jax.errors import UserError
+
+
+def as_batch(name: str, video: Shaped[np.ndarray, "..."], batch: int) -> Float[np.ndarray, "..."]:
+    """A given video as f32 [B,T,H,W,3] in [-1, 1]; one video serves a whole batch of prompts.
+
+    Raises:
+      UserError: a shape, type or number that is no video's, or another count than `batch`.
+    """
+    video = np.asarray(video)
+    if video.ndim not in (4, 5) or video.shape[-1] != 3:
+        raise UserError(f"{name}: shape {video.shape} is not [T,H,W,3] or [B,T,H,W,3]")
+    if video.dtype == np.uint8:
+        video = media.to_float(video)
+    elif not np.issubdtype(video.dtype, np.floating):
+        raise UserError(f"{name}: dtype {video.dtype} is neither uint8 nor float in [-1, 1]")
+    if not np.isfinite(video).all():
+        raise UserError(f"{name}: holds NaN or infinity; mend the video")
+    if np.abs(video).max() > 1.01:
+        raise UserError(
+            f"{name}: values reach {np.abs(video).max():.3g}; pass uint8 or floats in [-1, 1]"
+        )
+    video = video.astype(np.float32)
+    if video.ndim == 4:
+        video = np.broadcast_to(video, (batch, *video.shape))
+    if len(video) != batch:
+        raise UserError(f"{name}: {len(video)} videos for {batch} prompts; make them agree")
+    return video
+
+
+def as_first_frame(
+    image: Shaped[np.ndarray, "..."], size: tuple[int, int, int], batch: int
+) -> Float[np.ndarray, "b 1 h w 3"]:
+    """An image [H,W,3] or [B,H,W,3] as videos of one frame.
+
+    Args:
+      image: uint8 or float in [-1, 1].
+      size: (frames, height, width) of the video that starts with it.
+      batch: how many videos.
+
+    Raises:
+      UserError: as `as_batch`, or another height or width.
+    """
+    image = np.asarray(image)
+    if image.ndim not in (3, 4) or image.shape[-3:-1] != size[1:]:
+        raise UserError(
+            f"first_frame: shape {image.shape} is not [H,W,3] or [B,H,W,3] of (height, width) "
+            f"{size[1:]}; resize it, or pass its own height and width"
+        )
+    return as_batch("first_frame", image[..., None, :, :, :], batch)
+
+
+def common_size(
+    videos: Mapping[str, Float[np.ndarray, "b t h w 3"]],
+    asked: tuple[int | None, int | None, int | None],
+    default: tuple[int, int, int],
+) -> tuple[int, int, int]:
+    """(frames, height, width) of a call: asked for, else the given videos', else the default.
+
+    Raises:
+      UserError: given videos that differ, or differ from what was asked for.
+    """
+    sizes = {name: video.shape[1:4] for name, video in videos.items()}
+    if len(set(sizes.values())) > 1:
+        listed = ", ".join(f"{name} {size}" for name, size in sizes.items())
+        raise UserError(f"given videos differ in (frames, height, width): {listed}")
+    default = next(iter(sizes.values()), default)
+    size = tuple(int(d if a is None else a) for a, d in zip(asked, default, strict=True))
+    for name, given_size in sizes.items():
+        if size != tuple(given_size):
+            raise UserError(
+                f"given {name}: {given_size} but {size} (frames, height, width) was asked for; "
+                "resize the video or leave the size out"
+            )
+    return size

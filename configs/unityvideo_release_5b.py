@@ -70,9 +70,9 @@ def get_config() -> ml_collections.ConfigDict:
         fps=8.0,
         split="train",
         repeats=1,
-        text_encoder="umt5",
+        text_encoder="umt5:Wan2.2-TI2V-5B",
         text_length=512,
-        vae="wan22_vae",  # folder of its weights
+        vae="Wan2.2-TI2V-5B",  # a download of Wan, see docs/weights.md
         num_workers=0,
         read_threads=8,
     )

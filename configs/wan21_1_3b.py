@@ -68,9 +68,9 @@ def get_config() -> ml_collections.ConfigDict:
         fps=15.0,
         split="train",
         repeats=1,
-        text_encoder="umt5",
+        text_encoder="umt5:Wan2.1-T2V-1.3B",
         text_length=512,
-        vae="wan21_vae",  # folder of its weights
+        vae="Wan2.1-T2V-1.3B",  # a download of Wan, see docs/weights.md
         num_workers=0,
         read_threads=8,
     )

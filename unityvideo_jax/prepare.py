@@ -37,15 +37,15 @@ def define_flags() -> None:
         "num_clips", None, f"Clips to write. Default: {DEFAULT_WORLDS} worlds, or all of a folder."
     )
     flags.DEFINE_integer("num_frames", 17, "Frames a clip, 4n+1.")
-    flags.DEFINE_integer("height", 64, "Pixels, a multiple of 16.")
-    flags.DEFINE_integer("width", 64, "Pixels, a multiple of 16.")
+    flags.DEFINE_integer("height", 64, "Pixels, a multiple of 16 (with Wan 2.2's VAE of 32).")
+    flags.DEFINE_integer("width", 64, "Pixels, likewise.")
     flags.DEFINE_float(
         "fps", 0.0, f"Frames a second. Default 0: {DEFAULT_FPS:g} for worlds, a folder's own rate."
     )
     flags.DEFINE_string("split", "train", "Which worlds: train, validation or a held-out split.")
     flags.DEFINE_integer("seed", 0, "Seed of the worlds.")
-    flags.DEFINE_string("vae", "", "Folder of VAE weights. Default: the shipped one.")
-    flags.DEFINE_string("text_encoder", "words", "Name of the text encoder.")
+    flags.DEFINE_string("vae", "", "Folder of a VAE, ours or Wan's. Default: the shipped one.")
+    flags.DEFINE_string("text_encoder", "words", "'words', 'minilm' or 'umt5:FOLDER'.")
     flags.DEFINE_integer("text_length", 48, "Tokens a text.")
     flags.DEFINE_integer("chunk_size", 16, "Clips a staged file: what a kill can cost at most.")
     flags.DEFINE_integer("batch_size", 8, "Clips that one VAE call encodes.")

@@ -207,7 +207,7 @@ def test_the_vae_of_a_folder_encodes_inside_jit(tiny_vae):
 
 
 def test_a_folder_without_a_vae_is_named(tmp_path):
-    with pytest.raises(UserError, match=r"holds no VAE.*--vae=FOLDER"):
+    with pytest.raises(UserError, match=r"holds no autoencoder.*--vae=FOLDER"):
         load_encoder(str(tmp_path))
 
 

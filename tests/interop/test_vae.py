@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from flax import nnx
 from safetensors.numpy import load_file
+from wan_download import VAE_SIZES, torch_vae
 
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.interop import vae as interop
@@ -21,24 +22,6 @@ torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")
 
 TOLERANCE = 1e-4
-STATISTICS = dict(latents_mean=[0.1, -0.2, 0.3, 0.0], latents_std=[0.5, 2.0, 1.5, 0.7])
-SMALL = {
-    "2.1": dict(base_dim=4, z_dim=4, num_res_blocks=1, **STATISTICS),
-    "2.2": dict(
-        base_dim=4, decoder_base_dim=6, z_dim=4, num_res_blocks=1, is_residual=True,
-        patch_size=2, in_channels=12, out_channels=12, scale_factor_spatial=16, **STATISTICS,
-    ),
-}  # fmt: skip
-
-
-def make_reference(version):
-    torch.manual_seed(0)
-    vae = diffusers.AutoencoderKLWan(**SMALL[version]).eval().requires_grad_(False)
-    for name, tensor in vae.named_parameters():
-        # Norm scales start at one and would hide a wrong axis or a missing one.
-        if name.endswith("gamma"):
-            tensor.add_(0.2 * torch.randn(tensor.shape))
-    return vae
 
 
 @pytest.fixture(scope="module", params=["2.1", "2.2"])
@@ -48,7 +31,7 @@ def version(request):
 
 @pytest.fixture(scope="module")
 def reference(version):
-    return make_reference(version)
+    return torch_vae(version)
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +80,7 @@ def test_tiles_equal_those_of_diffusers(version, vae):
     tiles = dict(tile=4 * cell, overlap=cell)
     rng = np.random.default_rng(1)
     video = rng.uniform(-1, 1, (1, 5, 5 * cell, 8 * cell, 3)).astype(np.float32)
-    reference = make_reference(version)
+    reference = torch_vae(version)
     # Sizes of tiles are those of patches in its encoder, and of pixels in its decoder.
     reference.enable_tiling(*[4 * cell // patch] * 2, *[3 * cell // patch] * 2)
     mean = to_numpy(reference.encode(to_torch(video)).latent_dist.mean)
@@ -169,8 +152,8 @@ def test_original_names_of_wan_2_2():
 def test_written_back(reference, vae, tmp_path):
     interop.save_wan_vae(vae, tmp_path / "diffusers")
     again = diffusers.AutoencoderKLWan.from_pretrained(tmp_path / "diffusers")
-    assert {k: v for k, v in again.config.items() if k in SMALL["2.2"]} == {
-        k: v for k, v in reference.config.items() if k in SMALL["2.2"]
+    assert {k: v for k, v in again.config.items() if k in VAE_SIZES["2.2"]} == {
+        k: v for k, v in reference.config.items() if k in VAE_SIZES["2.2"]
     } | {"decoder_base_dim": vae.config.decoder_base_dim}
     for name, tensor in reference.state_dict().items():
         assert torch.equal(again.state_dict()[name], tensor), name
@@ -198,7 +181,7 @@ def test_our_own_folder_keeps_it(vae, tmp_path):
 
 
 def test_faulty_folders_are_named(tmp_path):
-    reference = make_reference("2.1")
+    reference = torch_vae("2.1")
     good = tmp_path / "good"
     reference.save_pretrained(good)
     config = json.loads((good / "config.json").read_text())

@@ -202,7 +202,7 @@ def test_weights_that_are_not_finite_are_not_saved(small, tmp_path):
 def test_faulty_files_are_named(small, tmp_path, monkeypatch):
     good = tmp_path / "good"
     save_vae(small, good)
-    with pytest.raises(UserError, match="missing"):
+    with pytest.raises(UserError, match=r"nothing: holds no autoencoder; set --config\.data\.vae="):
         load_vae(tmp_path / "nothing")
     monkeypatch.setattr(vae_weights, "SHIPPED", tmp_path / "not_shipped")
     with pytest.raises(UserError, match=r"not_shipped.*weights are missing.*train_vae"):

@@ -15,7 +15,8 @@ RELEASE_WEIGHTS = {
     "skeleton": 2 / 7,
 }
 # Wan 2.1's VAE halves space three times and time twice; the model patches 2x2 latents.
-SPATIAL_MULTIPLE = 16
+PATCH = 2
+SPATIAL_MULTIPLE = 8 * PATCH
 TEMPORAL_STRIDE = 4
 
 
@@ -29,13 +30,12 @@ def check_frames(num_frames: int, name: str) -> None:
         )
 
 
-def check_size(size: int, name: str) -> None:
+def check_size(size: int, name: str, multiple: int = SPATIAL_MULTIPLE) -> None:
     """Raises UserError unless a height or width divides by VAE stride times patch size."""
-    if size < SPATIAL_MULTIPLE or size % SPATIAL_MULTIPLE:
-        lower = max(SPATIAL_MULTIPLE, size // SPATIAL_MULTIPLE * SPATIAL_MULTIPLE)
+    if size < multiple or size % multiple:
+        lower = max(multiple, size // multiple * multiple)
         raise UserError(
-            f"{name}={size}: must be divisible by {SPATIAL_MULTIPLE}; "
-            f"use {lower} or {lower + SPATIAL_MULTIPLE}"
+            f"{name}={size}: must be divisible by {multiple}; use {lower} or {lower + multiple}"
         )
 
 
@@ -52,12 +52,12 @@ class DataConfig:
         public release: 0.1).
       prompt_dropout: the same for the modality prompt (public release: 0).
       num_frames: 4n+1.
-      height, width: pixels, divisible by 16.
+      height, width: pixels, divisible by 16 (with Wan 2.2's VAE by 32).
       fps: frames per second of rendered worlds.
       split: which worlds to render; shards carry their own.
       repeats: steps that a batch of online worlds is used for; noise, timestep and task differ.
       text_encoder, text_length: as `models.text.get_text_encoder` takes them.
-      vae: folder of VAE weights; '' is the shipped one.
+      vae: folder of VAE weights, as `models.vae_weights.find_vae` takes it; '' is the shipped one.
       vae_dtype: in which worlds are encoded online, "float32" or "bfloat16".
       num_workers: reader processes; 0 reads in threads, which is faster unless decoding is heavy.
         A saved iterator state needs the same number again.

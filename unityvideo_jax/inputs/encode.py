@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import hashlib
+import math
 import pathlib
 from collections.abc import Callable
 from typing import Any
@@ -13,8 +14,9 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from unityvideo_jax.errors import UserError
+from unityvideo_jax.models.vae_weights import CONFIG_FILE, find_vae, load_vae, weight_files
+from unityvideo_jax.models.wan_vae import STREAMED_PIXELS
 
-SHIPPED_VAE = pathlib.Path(__file__).resolve().parents[1] / "assets" / "vae_worlds"
 # Bytes of a fingerprint in hex: enough to tell VAEs apart, short enough to read.
 ID_LENGTH = 12
 
@@ -49,19 +51,18 @@ class LatentEncoder:
         return self._jitted(self.params, video)
 
 
-def vae_directory(vae: str) -> pathlib.Path:
-    """The folder of a `--vae` or `config.data.vae` value; '' is the shipped one."""
-    return pathlib.Path(vae) if vae else SHIPPED_VAE
-
-
 def vae_id_or_none(vae: str) -> str | None:
-    """Fingerprint of a VAE folder's weights and config; None if its weights are not there."""
-    files = sorted(vae_directory(vae).glob("*.safetensors"))
-    config = vae_directory(vae) / "config.json"
-    if not files or not config.exists():
+    """Fingerprint of an autoencoder's weights and config; None if its weights are not there."""
+    try:
+        source = find_vae(vae)
+    except UserError:
         return None
+    files = weight_files(source)
+    if not files:
+        return None
+    config = source / CONFIG_FILE
     digest = hashlib.sha256()
-    for file in (*files, config):
+    for file in (*files, config) if config.is_file() else files:
         with open(file, "rb") as handle:
             while block := handle.read(1 << 20):
                 digest.update(block)
@@ -69,22 +70,19 @@ def vae_id_or_none(vae: str) -> str | None:
 
 
 def load_encoder(vae: str = "", dtype: str = "float32") -> LatentEncoder:
-    """The encoder half of a VAE folder as a pure function.
+    """The encoder half of an autoencoder as a pure function.
+
+    Large or long videos go through it chunk by chunk, which bounds the memory.
 
     Args:
-      vae: folder with model.safetensors and config.json; '' is the shipped VAE.
+      vae: as `models.vae_weights.find_vae` takes it; '' is the shipped one.
       dtype: compute type; latents are float32 whatever it is.
 
     Raises:
-      UserError: the folder lacks them.
+      UserError: the folder lacks one.
     """
-    identity = vae_id_or_none(vae)
-    if identity is None:
-        raise UserError(
-            f"{vae_directory(vae)}: holds no VAE (model.safetensors and config.json); give --vae="
-            "FOLDER, or make one with `python -m unityvideo_jax.train_vae`"
-        )
-    return _load(vae_directory(vae).resolve(), identity, dtype)
+    source = find_vae(vae).resolve()
+    return _load(source, vae_id_or_none(vae) or "", dtype)
 
 
 @functools.lru_cache(maxsize=2)
@@ -92,11 +90,12 @@ def _load(directory: pathlib.Path, identity: str, dtype: str) -> LatentEncoder:
     # Cached, so that a new iterator for the next curriculum stage compiles nothing anew.
     from flax import nnx
 
-    from unityvideo_jax.models.vae_weights import load_vae
-
     graph, params = nnx.split(load_vae(directory, dtype=dtype))
 
     def apply(params: Any, video: Array) -> Array:
-        return nnx.merge(graph, params).encode(video).astype(jnp.float32)
+        encoder = nnx.merge(graph, params)
+        large = math.prod(video.shape[:4]) > STREAMED_PIXELS
+        latents = (encoder.encode_streamed if large else encoder.encode)(video)
+        return latents.astype(jnp.float32)
 
     return LatentEncoder(apply=apply, params=params, id=identity)

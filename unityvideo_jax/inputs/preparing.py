@@ -9,7 +9,7 @@ import numpy as np
 from unityvideo_jax import modalities as registry
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.inputs import shards
-from unityvideo_jax.inputs.config import check_frames, check_size
+from unityvideo_jax.inputs.config import PATCH, check_frames, check_size
 from unityvideo_jax.inputs.encode import LatentEncoder
 from unityvideo_jax.inputs.sources import ClipBatch, Source
 from unityvideo_jax.inputs.staging import Progress, Staging, difference
@@ -41,7 +41,7 @@ def prepare(
       text_encoder: text to embeddings.
       workdir: the shards go to `<workdir>/latents/`.
       modalities: series to write, 'rgb' among them.
-      num_frames, height, width: 4n+1 and multiples of 16.
+      num_frames, height, width: 4n+1 and multiples of 16 (with Wan 2.2's VAE of 32).
       chunk_size: clips a staged file, hence what a kill can cost.
       batch_size: clips that one VAE call encodes.
       extra_settings: further values that must agree on a resume, such as the flags' own.
@@ -55,6 +55,9 @@ def prepare(
     check_frames(num_frames, "--num_frames")
     check_size(height, "--height")
     check_size(width, "--width")
+    shape = encoder.latent_shape(num_frames, height, width)
+    check_size(height, "--height", PATCH * height // shape[1])
+    check_size(width, "--width", PATCH * width // shape[2])
     if chunk_size < 1 or batch_size < 1:
         raise UserError("--chunk_size and --batch_size must be at least 1")
     if repeated := {m for m in modalities if list(modalities).count(m) > 1}:
@@ -100,7 +103,6 @@ def prepare(
         staging.begin()
         _stage(staging, source, encoder, text_encoder, todo, batch_size)
         staging.remove_partial_series(todo)
-        shape = encoder.latent_shape(num_frames, height, width)
         for name in todo:
             _pack(staging, workdir, name, source, shape, text_encoder)
         null_path = shards.root_of(workdir) / shards.NULL_CONTEXT_NAME

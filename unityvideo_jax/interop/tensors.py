@@ -1,4 +1,4 @@
-"""A safetensors checkpoint as one mapping from names to arrays, each read when asked for."""
+"""A checkpoint as one mapping from names to arrays, each read when asked for."""
 
 import os
 import pathlib
@@ -8,11 +8,11 @@ import numpy as np
 from jaxtyping import Shaped
 
 from unityvideo_jax.errors import UserError
-from unityvideo_jax.interop import shards
+from unityvideo_jax.interop import pickles, shards
 
 
 class TensorFiles(Mapping[str, np.ndarray]):
-    """The tensors of a safetensors file, or of the one checkpoint in a folder.
+    """The tensors of a safetensors or .pth file, or of the one checkpoint in a folder.
 
     Attributes:
       path: of the file or folder, for messages.
@@ -23,7 +23,10 @@ class TensorFiles(Mapping[str, np.ndarray]):
 
     def __init__(self, path: str | os.PathLike) -> None:
         self.path = pathlib.Path(path)
-        self._tensors = shards.read_headers(shards.find_files(self.path))
+        if pickle := _only_pickle(self.path):
+            self._tensors = pickles.read_pickle(pickle)
+        else:
+            self._tensors = shards.read_headers(shards.find_files(self.path))
 
     def __getitem__(self, name: str) -> Shaped[np.ndarray, "..."]:
         return self._tensors[name].read()
@@ -63,3 +66,13 @@ class TensorFiles(Mapping[str, np.ndarray]):
                 f"{self.path}: does not fit the configuration: {'; '.join(faults[:3])}{more}; "
                 "keep the config.json that came with these weights beside them."
             )
+
+
+def _only_pickle(path: pathlib.Path) -> pathlib.Path | None:
+    """The .pth file that this is, or the only checkpoint of this folder."""
+    if path.is_file():
+        return path if path.suffix in pickles.SUFFIXES else None
+    if not path.is_dir() or any(path.glob("*.safetensors")):
+        return None
+    found = [file for file in path.iterdir() if file.suffix in pickles.SUFFIXES]
+    return found[0] if len(found) == 1 else None

@@ -1,12 +1,14 @@
 """UMT5 from a local folder: weights under Hugging Face's or the original Wan names, tokenizer.
 
 The folder is a Wan download: Hugging Face's layout (`text_encoder/`, `tokenizer/`), the original
-one (tokenizer in `google/umt5-xxl/`, converted weights beside it), or everything in one folder.
+one (`models_t5_umt5-xxl-enc-bf16.pth`, tokenizer in `google/umt5-xxl/`), or everything in one
+folder.
 """
 
 import dataclasses
 import functools
 import html
+import itertools
 import json
 import os
 import pathlib
@@ -22,7 +24,8 @@ from jaxtyping import Float
 
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.interop.tensors import TensorFiles
-from unityvideo_jax.models.umt5 import UMT5, UMT5_XXL, UMT5Config
+from unityvideo_jax.models.text import UMT5_MEND as MEND
+from unityvideo_jax.models.umt5 import UMT5, UMT5Config
 
 EMBEDDING = ("shared.weight", "token_embedding.weight")
 NORM = ("encoder.final_layer_norm.weight", "norm.weight")
@@ -44,6 +47,8 @@ BLOCK = (
     ("down.kernel", "1.DenseReluDense.wo.weight", "ffn.fc2.weight"),
 )
 TOKENIZER_FILES = ("tokenizer.json", "spiece.model")
+# In the original layout it lies beside the transformer's files.
+ORIGINAL_FILES = ("models_t5*.safetensors", "models_t5*.pth")
 # Parts of a whole UMT5 that an encoder does not need, and a copy of the embedding.
 IGNORED = ("decoder.", "lm_head.", "encoder.embed_tokens.", "spiece_model")
 # Our field: Hugging Face's.
@@ -75,7 +80,8 @@ def load_umt5(directory: str | os.PathLike, dtype: str | None = None) -> UMT5:
     """Reads the encoder.
 
     Args:
-      directory: holds *.safetensors, and config.json unless it is UMT5-XXL.
+      directory: holds *.safetensors or one .pth file; or is such a file. Sizes are those of the
+        config.json beside, if it is a UMT5's, else they are read off the weights.
       dtype: of the large weights; None keeps float32 where it is stored so, else "bfloat16"
         (float16 cannot hold T5's activations).
 
@@ -84,8 +90,9 @@ def load_umt5(directory: str | os.PathLike, dtype: str | None = None) -> UMT5:
     """
     directory = pathlib.Path(directory)
     tensors = TensorFiles(directory)
-    config = _read_config(directory / "config.json")
     original = EMBEDDING[1] in tensors
+    folder = directory if directory.is_dir() else directory.parent
+    config = _read_config(folder / "config.json") or _measure(tensors, original)
     names = tensor_names(config.num_layers, original)
     if dtype is None:
         embedding = names["embedding"]
@@ -111,11 +118,34 @@ def _turned(ours: str, shape: tuple[int, ...]) -> tuple[int, ...]:
     return shape[::-1] if ours.endswith("kernel") else shape
 
 
-def _read_config(path: pathlib.Path) -> UMT5Config:
-    if not path.exists():  # the original Wan has none
-        return UMT5_XXL
+def _measure(tensors: TensorFiles, original: bool) -> UMT5Config:
+    """Sizes as the weights have them, and UMT5-XXL's distance and epsilon, which they do not."""
+    names = tensor_names(1, original)
+    if missing := [name for name in names.values() if name not in tensors]:
+        raise UserError(f"{tensors.path}: no UMT5, it lacks {missing[0]}; copy it again")
+    shapes = {ours: tensors.shape(name) for ours, name in names.items()}
+    vocab_size, dim = shapes["embedding"]
+    num_buckets, num_heads = shapes["blocks.0.attention.position_bias"]
+    last = names["blocks.0.norm2.scale"].replace("0", "{}", 1)
+    return UMT5Config(
+        vocab_size=vocab_size,
+        dim=dim,
+        ffn_dim=shapes["blocks.0.up.kernel"][0],
+        num_heads=num_heads,
+        head_dim=shapes["blocks.0.attention.q.kernel"][0] // num_heads,
+        num_layers=next(n for n in itertools.count(1) if last.format(n) not in tensors),
+        num_buckets=num_buckets,
+    )
+
+
+def _read_config(path: pathlib.Path) -> UMT5Config | None:
+    """The configuration; None if there is none, or that of another model (the original Wan's)."""
+    if not path.exists():
+        return None
     try:
         values = json.loads(path.read_text())
+        if "_class_name" in values:
+            return None
         config = {
             ours: values[theirs] for ours, theirs in CONFIG_FIELDS.items() if theirs in values
         }
@@ -193,11 +223,16 @@ def load_text_encoder(directory: str | os.PathLike, length: int = 512) -> UMT5Te
     """
     directory = pathlib.Path(directory).expanduser()
     if not directory.is_dir():
-        raise UserError(f"text encoder 'umt5': {directory} is not a folder")
+        raise UserError(f"text encoder 'umt5:{directory}': no such folder; {MEND}")
     tokenizer = load_tokenizer(
         _first_folder(directory, ("tokenizer", "google/umt5-xxl", "."), TOKENIZER_FILES)
     )
-    model = load_umt5(_first_folder(directory, ("text_encoder", "."), ("*.safetensors",)))
+    original = [file for pattern in ORIGINAL_FILES for file in sorted(directory.glob(pattern))]
+    model = load_umt5(
+        original[0]
+        if original
+        else _first_folder(directory, ("text_encoder", "."), ("*.safetensors", "*.pth"))
+    )
     if len(tokenizer) > model.config.vocab_size:
         raise UserError(
             f"{directory}: the tokenizer has {len(tokenizer)} tokens, the weights' embedding only "
@@ -231,7 +266,9 @@ def _first_folder(
         if any(any((directory / folder).glob(pattern)) for pattern in patterns):
             return directory / folder
     places = ", ".join(str(directory / folder) for folder in folders)
-    raise UserError(f"text encoder 'umt5': no {' or '.join(patterns)} in any of {places}")
+    raise UserError(
+        f"text encoder 'umt5:{directory}': no {' or '.join(patterns)} in any of {places}; {MEND}"
+    )
 
 
 def _missing_extra() -> UserError:

@@ -113,8 +113,8 @@ def load_wan_vae(
     """Reads Wan's autoencoder.
 
     Args:
-      source: folder of diffusers (config.json, *.safetensors), folder or file of safetensors under
-        the original names.
+      source: folder of diffusers (config.json, *.safetensors), folder or file of the original
+        Wan (.pth, or the same as safetensors).
       config: of original weights without a config.json; None picks `WAN_2_1` or `WAN_2_2` by the
         number of latent channels.
       dtype: compute type of the result; its parameters are float32 always.
@@ -125,9 +125,7 @@ def load_wan_vae(
     source = pathlib.Path(source)
     tensors = TensorFiles(source)
     names = DIFFUSERS if "quant_conv.weight" in tensors else ORIGINAL
-    if config is None:
-        path = source / "config.json"
-        config = read_config(path) if path.is_file() else _guess_config(tensors)
+    config = config or find_config(source)
     # No initial weights are drawn: shapes come from an abstract module.
     graph, state = nnx.split(nnx.eval_shape(lambda: WanVAE(config, rngs=nnx.Rngs(0), dtype=dtype)))
     leaves = {".".join(map(str, path)): (path, leaf) for path, leaf in nnx.to_flat_state(state)}
@@ -143,6 +141,11 @@ def load_wan_vae(
         for ours, (path, leaf) in leaves.items()
     }
     return nnx.merge(graph, nnx.from_flat_state(loaded))
+
+
+def parameter_paths(vae: WanVAE) -> list[str]:
+    """Dotted paths of our parameters, as `tensor_name` takes them."""
+    return [".".join(map(str, path)) for path, _ in nnx.to_flat_state(nnx.state(vae, nnx.Param))]
 
 
 def save_wan_vae(vae: WanVAE, directory: str | os.PathLike, *, names: str = DIFFUSERS) -> None:
@@ -178,6 +181,20 @@ def save_wan_vae(vae: WanVAE, directory: str | os.PathLike, *, names: str = DIFF
     }
     _replace(directory / WEIGHTS_FILE, safetensors.numpy.save(arrays, metadata={"format": "pt"}))
     _replace(directory / "config.json", (json.dumps(config, indent=2) + "\n").encode())
+
+
+def find_config(source: str | os.PathLike) -> VAEConfig:
+    """The configuration of a folder or file of Wan's autoencoder.
+
+    Raises:
+      UserError: a faulty config.json, or none and the weights are not Wan's own.
+    """
+    source = pathlib.Path(source)
+    path = (source if source.is_dir() else source.parent) / "config.json"
+    # Beside a single file there may be that of another model.
+    if path.is_file() and (source.is_dir() or CLASS_NAME in path.read_text()):
+        return read_config(path)
+    return _guess_config(TensorFiles(source))
 
 
 def read_config(path: pathlib.Path) -> VAEConfig:

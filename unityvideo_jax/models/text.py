@@ -26,6 +26,11 @@ WEIGHTS = {"meaning": 1.0, "spelling": 0.6, "context": 0.6, "position": 0.35}
 DECAY = 0.5
 # Punctuation and articles take room in a fixed length and tell nothing.
 SKIPPED = frozenset(string.punctuation) | {"a", "an", "the"}
+# What to do about a UMT5 that is not there.
+UMT5_MEND = (
+    "set --config.data.text_encoder=umt5:FOLDER (train) or --text_encoder=umt5:FOLDER (prepare, "
+    "sample, evaluate), FOLDER being a download of Wan with its tokenizer"
+)
 END = "\x03"  # the word that ends every text
 
 
@@ -73,10 +78,7 @@ def get_text_encoder(name: str = "words", length: int = 48) -> TextEncoder:
     kind, _, folder = name.partition(":")
     if kind == "umt5":
         if not folder:
-            raise UserError(
-                "text encoder 'umt5' needs its weights and tokenizer: write umt5:FOLDER, the "
-                "folder of a Wan download, or use 'words' or 'minilm'"
-            )
+            raise UserError(f"text encoder 'umt5': its folder is not named; {UMT5_MEND}")
         # Here, so that the other encoders need nothing of it.
         from unityvideo_jax.interop.umt5 import load_text_encoder
 

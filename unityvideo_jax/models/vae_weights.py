@@ -1,5 +1,7 @@
 """An autoencoder as a folder: `model.safetensors` and `config.json`; Wan's own are read too.
 
+Those lie in a folder of diffusers (or its `vae/`), or in the original Wan's `Wan2.1_VAE.pth`.
+
 Tensor names are the modules' paths joined by dots (`encoder.downsamples.0.conv1.weight`); kernels
 lie as they are used, [kt, kh, kw, in, out].
 """
@@ -23,7 +25,13 @@ from unityvideo_jax.models.wan_vae import VAEConfig, WanVAE
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
 SHIPPED = pathlib.Path(__file__).resolve().parent.parent / "assets" / "vae_worlds"
-MEND = "train one with `python -m unityvideo_jax.train_vae`, or give a folder that holds one"
+# Names of the original Wan's file.
+ORIGINAL_FILES = ("*_VAE.safetensors", "*_VAE.pth")
+WEIGHT_FILES = ("*.safetensors", "*.pth")
+MEND = (
+    "set --config.data.vae=FOLDER (train) or --vae=FOLDER (prepare, sample, evaluate) to one of "
+    "`python -m unityvideo_jax.train_vae` or of Wan"
+)
 
 
 def flatten(state: nnx.State) -> dict[str, jax.Array | jax.ShapeDtypeStruct]:
@@ -77,15 +85,13 @@ def load_vae(directory: str | os.PathLike | None = None, *, dtype: str = "float3
     """Reads an autoencoder.
 
     Args:
-      directory: holds `model.safetensors` and `config.json` as `save_vae` writes them, or a
-        download of Wan's autoencoder (see `interop.vae`); None is the one that ships with the
-        package, trained on the procedural worlds.
+      directory: as `find_vae` takes it.
       dtype: compute type of the result; its parameters are float32 always.
 
     Raises:
       UserError: files that are missing, truncated, or do not match each other.
     """
-    source = SHIPPED if directory is None else pathlib.Path(directory)
+    source = find_vae(directory)
     if _is_foreign(source):
         # Here, so that our own files need nothing of it.
         from unityvideo_jax.interop.vae import load_wan_vae
@@ -104,12 +110,54 @@ def load_vae(directory: str | os.PathLike | None = None, *, dtype: str = "float3
     return nnx.merge(graph, nnx.from_flat_state(loaded))
 
 
+def find_vae(directory: str | os.PathLike | None = None) -> pathlib.Path:
+    """The folder or file of an autoencoder.
+
+    Args:
+      directory: what `save_vae` wrote; diffusers' folder of Wan's autoencoder; a folder or file of
+        the original Wan's; or a whole download of Wan, in which it is one part of several. None
+        or "" is the one that ships with the package, trained on the procedural worlds.
+
+    Raises:
+      UserError: there is none.
+    """
+    if not directory:
+        return SHIPPED
+    path = pathlib.Path(directory).expanduser()
+    if path.is_file():
+        return path
+    if (path / "vae" / CONFIG_FILE).is_file():
+        return path / "vae"
+    # The transformer's files may lie beside it, with a config.json of theirs.
+    original = [file for pattern in ORIGINAL_FILES for file in sorted(path.glob(pattern))]
+    if original:
+        return original[0]
+    if not path.is_dir() or not (weight_files(path) or (path / CONFIG_FILE).is_file()):
+        raise UserError(f"{directory}: holds no autoencoder; {MEND}")
+    return path
+
+
+def weight_files(source: pathlib.Path) -> list[pathlib.Path]:
+    """The weights of what `find_vae` found."""
+    if source.is_file():
+        return [source]
+    return [file for pattern in WEIGHT_FILES for file in sorted(source.glob(pattern))]
+
+
+def load_config(directory: str | os.PathLike | None = None) -> VAEConfig:
+    """The configuration of an autoencoder alone; arguments and errors as `load_vae`."""
+    source = find_vae(directory)
+    if _is_foreign(source):
+        from unityvideo_jax.interop.vae import find_config
+
+        return find_config(source)
+    return _read_config(source / CONFIG_FILE)
+
+
 def _is_foreign(source: pathlib.Path) -> bool:
     """Whether these are Wan's files: diffusers' config names a class, the original has none."""
     config = source / CONFIG_FILE
-    if config.exists():
-        return '"_class_name"' in config.read_text()
-    return source.is_file() or any(source.glob("*.safetensors"))
+    return not config.is_file() or '"_class_name"' in config.read_text()
 
 
 def _read_config(path: pathlib.Path) -> VAEConfig:

@@ -23,13 +23,15 @@ from unityvideo_jax.models.wan_vae_config import WAN_2_1, WAN_2_2, VAEConfig
 __all__ = ["WAN_2_1", "WAN_2_2", "VAEConfig", "WanVAE"]
 
 LOGVAR_RANGE = (-30.0, 20.0)
+# Longer or larger videos are better streamed, which is slower and bounds the memory.
+STREAMED_PIXELS = 1 << 24
 
 
 class WanVAE(nnx.Module):
     """Wan's autoencoder, 2.1's or 2.2's: `encode` to normalised latents and `decode` back.
 
-    All four methods for users (`encode`, `decode` and their `_streamed` forms) compile themselves;
-    `encode` and `decode` may also be called inside another `jax.jit` or `jax.grad`.
+    All four methods for users (`encode`, `decode` and their `_streamed` forms) compile themselves,
+    and may also be called inside another `jax.jit` or `jax.grad`.
 
     Args:
       config: sizes and latent statistics.
@@ -80,22 +82,15 @@ class WanVAE(nnx.Module):
         self, video: Float[Array, "b t h w 3"] | Float[np.ndarray, "b t h w 3"]
     ) -> Float[Array, "b s p q z"]:
         """As `encode`, by chunks of 1, 4, 4, ... frames: memory does not grow with length."""
-        latent_frames = self.config.latent_shape(*video.shape[1:4])[0]
-        stride = self.config.temporal_stride
-        graph, state = nnx.split(self)
-        frames: tuple[Array, ...] | None = None
-        out = []
-        for i in range(latent_frames):
-            chunk = video[:, max(0, 1 + stride * (i - 1)) : 1 + stride * i]
-            latents, frames = _encode_chunk(graph, state, jnp.asarray(chunk), frames)
-            out.append(latents)
-        return jnp.concatenate(out, axis=1)
+        self.config.latent_shape(*video.shape[1:4])
+        return _encode_streamed(*nnx.split(self), jnp.asarray(video))
 
     def decode_streamed(
         self, latents: Float[Array, "b t h w z"] | Float[np.ndarray, "b t h w z"]
     ) -> Float[Array, "b s p q 3"]:
         """As `decode`, a latent frame at a time; see `decode_chunks` to keep no video at all."""
-        return jnp.concatenate(list(self.decode_chunks(latents)), axis=1)
+        self._check_latents(latents.shape)
+        return _decode_streamed(*nnx.split(self), jnp.asarray(latents))
 
     def decode_chunks(
         self,
@@ -166,8 +161,37 @@ def _decode_chunk_impl(graph, state, latents, frames):
     return video, tuple(carry.saved)
 
 
-_encode_chunk = jax.jit(_encode_chunk_impl, static_argnums=0, donate_argnums=3)
 _decode_chunk = jax.jit(_decode_chunk_impl, static_argnums=0, donate_argnums=3)
+
+
+def _scan_chunks(step, x: Float[Array, "b t h w c"], size: int) -> Float[Array, "b s p q d"]:
+    """`step(chunk, frames) -> (result, frames)` over chunks of 1, then `size` frames each."""
+    first, frames = step(x[:, :1], None)
+    count = (x.shape[1] - 1) // size
+    if not count:
+        return first
+    chunks = jnp.moveaxis(x[:, 1:].reshape(x.shape[0], count, size, *x.shape[2:]), 1, 0)
+
+    def body(frames, chunk):
+        result, frames = step(chunk, frames)
+        return frames, result
+
+    _, rest = jax.lax.scan(body, frames, chunks)
+    rest = jnp.moveaxis(rest, 0, 1)
+    rest = rest.reshape(rest.shape[0], -1, *rest.shape[3:])
+    return jnp.concatenate([first, rest], axis=1)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _encode_streamed(graph, state, video):
+    step = functools.partial(_encode_chunk_impl, graph, state)
+    return _scan_chunks(step, video, nnx.merge(graph, state).config.temporal_stride)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _decode_streamed(graph, state, latents):
+    step = functools.partial(_decode_chunk_impl, graph, state)
+    return jnp.clip(_scan_chunks(step, latents, 1), -1.0, 1.0)
 
 
 @functools.partial(jax.jit, static_argnums=0)

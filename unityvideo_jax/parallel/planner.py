@@ -4,7 +4,6 @@ The real step is compiled for the devices; memory and traffic are then read from
 """
 
 import dataclasses
-import json
 import math
 import os
 import re
@@ -19,9 +18,9 @@ from jax.sharding import Mesh, NamedSharding
 
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.flow_matching import ObjectiveConfig
-from unityvideo_jax.inputs.encode import vae_directory
 from unityvideo_jax.models.config import DiTConfig, model_flops
-from unityvideo_jax.models.wan_vae import WAN_2_1
+from unityvideo_jax.models.vae_weights import load_config
+from unityvideo_jax.models.wan_vae import WAN_2_1, WAN_2_2
 from unityvideo_jax.parallel import hlo
 from unityvideo_jax.parallel.chips import Chip, chip_of
 from unityvideo_jax.parallel.flops import count_flops
@@ -143,15 +142,14 @@ def latent_shape(config: ml_collections.ConfigDict) -> tuple[int, int, int, int]
     Raises:
       UserError: a video size that does not fit the autoencoder's strides.
     """
-    file = vae_directory(config.data.vae) / "config.json"
-    vae = WAN_2_1
-    if file.exists():
-        values = json.loads(file.read_text())
-        strides = {name: values[name] for name in ("dim_mult", "temporal_downsample")}
-        vae = dataclasses.replace(WAN_2_1, **strides)
+    channels = config.model.in_channels
+    try:
+        vae = load_config(config.data.vae)
+    except UserError:  # not at hand, and not needed: Wan's are known by their channels
+        vae = WAN_2_2 if channels == WAN_2_2.z_dim else WAN_2_1
     data = config.data
     sizes = vae.latent_shape(data.num_frames, data.height, data.width)
-    return *sizes[:3], config.model.in_channels
+    return *sizes[:3], channels
 
 
 def abstract_batch(config: ml_collections.ConfigDict, mesh: Mesh) -> dict[str, Any]:

@@ -16,13 +16,10 @@ from unityvideo_jax import modalities
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.models.dit import DiT, DiTConfig
 from unityvideo_jax.models.text import TextEncoder, get_text_encoder
-from unityvideo_jax.models.wan_vae import WanVAE
+from unityvideo_jax.models.wan_vae import STREAMED_PIXELS, WanVAE
 from unityvideo_jax.sampling import arrays
 from unityvideo_jax.sampling.generate import SamplerConfig, generate
 from unityvideo_jax.sampling.streams import RGB, Samples, check_size, stream_order
-
-# Longer or larger videos go through the VAE chunk by chunk, which is slower and bounds the memory.
-STREAMED_PIXELS = 1 << 24
 
 
 class Pipeline:

@@ -1,15 +1,21 @@
 """The public UnityVideo release: a random checkpoint in its layout, run by torch and by us."""
 
+import itertools
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from flax import nnx
 from safetensors.torch import load_file, save_file
 from torch import nn
-from wan_torch import call, channels_last, original_names, our_config, relative_error, torch_wan
+from wan_torch import call, channels_last, original_names, our_config, quick_jit, torch_wan
 
+from configs import unityvideo_release_5b
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.interop.wan import load_dit, save_dit
+from unityvideo_jax.sampling.generate import SamplerConfig, generate, stream_noise
 
 NAMES = ("depth", "raft", "segmentation", "skeleton", "densepose")
 SWITCHES = dict(switcher="additive", heads="shared")
@@ -95,7 +101,7 @@ def file(release, tmp_path_factory):
 
 
 @pytest.mark.parametrize(("theirs", "ours"), [("raft", "flow"), ("skeleton", "skeleton")])
-def test_the_release_is_reproduced(release, file, theirs, ours):
+def test_the_release_is_reproduced(release, file, theirs, ours, parity):
     model = load_dit(file, our_config(**SWITCHES, shared_timestep=True))
     rng = np.random.default_rng(0)
     rgb, other = rng.standard_normal((2, 2, 4, 3, 4, 6), np.float32)
@@ -115,7 +121,45 @@ def test_the_release_is_reproduced(release, file, theirs, ours):
         jnp.stack(list(contexts), 1),
     )
     for stream in (0, 1):
-        assert relative_error(velocity[:, stream], expected[stream].numpy()) < 1e-5
+        pair = (velocity[:, stream], expected[stream].numpy())
+        parity("public release, velocity", "its model around diffusers' blocks", *pair, bound=1e-5)
+
+
+def test_its_sampling_is_reproduced(release, file, parity):
+    """The preset's: 20 Euler steps from 1 to 0, no shift, no guidance; both streams sampled."""
+    preset = unityvideo_release_5b.get_config()
+    sampler = SamplerConfig(**preset.sampling)
+    np.testing.assert_allclose(sampler.table().sigma, np.linspace(1, 0, 21)[:-1], atol=1e-12)
+    model = load_dit(file, our_config(**SWITCHES, shared_timestep=preset.model.shared_timestep))
+    contexts = np.random.default_rng(1).standard_normal((1, 2, 7, 12), np.float32)
+    key, shape = jax.random.key(5), (1, 2, 2, 4, 4, 4)
+    result = quick_jit(
+        lambda model_state: generate(
+            nnx.merge(nnx.graphdef(model), model_state),
+            given=jnp.zeros(shape),
+            wanted=(True, True),
+            modality=jnp.asarray([[0, 4]]),
+            context=jnp.asarray(contexts),
+            null_context=jnp.zeros_like(contexts),
+            key=key,
+            config=sampler,
+        )
+    )(nnx.state(model))
+
+    noise = np.moveaxis(np.asarray(stream_noise(key, shape, 0)), -1, 2)
+    x = [torch.from_numpy(noise[:, s].copy()) for s in (0, 1)]
+    texts = [torch.from_numpy(contexts[:, s]) for s in (0, 1)]
+    levels = torch.linspace(1, 0, 21)
+    with torch.no_grad():
+        for now, after in itertools.pairwise(levels):
+            velocity = release(*x, now[None], *texts, modality=NAMES[3])
+            step = after - now
+            x = [one + step * v.movedim(-1, 1) for one, v in zip(x, velocity, strict=True)]
+    for stream in (0, 1):
+        expected = np.moveaxis(x[stream].numpy(), 1, -1)
+        library = "its model, Euler written out"
+        name = "public release, 20 Euler steps"
+        parity(name, library, result[:, stream], expected, bound=1e-4)
 
 
 def test_round_trip_keeps_every_bit(file, tmp_path):

@@ -23,6 +23,7 @@ transformers = pytest.importorskip("transformers")
 
 LENGTH = 40
 RELATIVE_ERROR = 1e-5
+LIBRARY = "transformers UMT5EncoderModel"
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +49,7 @@ def relative_error(ours, theirs):
     return np.abs(np.asarray(ours) - theirs).max() / np.abs(theirs).max()
 
 
-def test_equals_transformers(reference, model):
+def test_equals_transformers(reference, model, parity):
     rng = np.random.default_rng(0)
     lengths = [LENGTH, 23, 7, 1]
     ids = rng.integers(0, SIZES["vocab_size"], (len(lengths), LENGTH))
@@ -59,7 +60,8 @@ def test_equals_transformers(reference, model):
         ).last_hidden_state.numpy()
     ours = jax.jit(lambda i, m: model(i, m))(ids.astype(np.int32), mask)
     for i, length in enumerate(lengths):
-        assert relative_error(ours[i, :length], expected[i, :length]) < RELATIVE_ERROR
+        name, pair = "UMT5 encoder", (ours[i, :length], expected[i, :length])
+        parity(name, LIBRARY, *pair, bound=RELATIVE_ERROR)
     other = model(jnp.asarray(ids[1:2], jnp.int32), jnp.ones((1, LENGTH), bool))
     assert relative_error(other[0, :23], expected[1, :23]) > 1e-2  # the mask does matter
 
@@ -130,7 +132,7 @@ def test_bfloat16_stays_close_and_sharded_files_load(reference, folder, model, t
         umt5.load_umt5(tmp_path)
 
 
-def test_texts_as_wan_embeds_them(reference, folder):
+def test_texts_as_wan_embeds_them(reference, folder, parity):
     """The steps of diffusers' WanPipeline: clean, tokenize, mask, zero the rest."""
     pipeline = pytest.importorskip("diffusers.pipelines.wan.pipeline_wan")
     encoder = text.get_text_encoder(f"umt5:{folder}", LENGTH)
@@ -153,7 +155,8 @@ def test_texts_as_wan_embeds_them(reference, folder):
     used = tokens.attention_mask.sum(1).tolist()
     assert used[1] == 1 and used[3] == LENGTH and used[0] < LENGTH
     out = encoder(texts)
-    assert relative_error(out, expected) < RELATIVE_ERROR
+    name = "UMT5 text to embeddings"
+    parity(name, "diffusers WanPipeline's steps", out, expected, bound=RELATIVE_ERROR)
     assert not out[0, used[0] :].any()
     np.testing.assert_array_equal(encoder(texts[2:3])[0], out[2])
 

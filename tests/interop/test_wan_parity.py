@@ -19,6 +19,7 @@ from wan_torch import (
 
 from unityvideo_jax.interop.wan import load_dit
 
+LIBRARY = "diffusers WanTransformer3DModel"
 TIMESTEP = np.float32([0.137, 0.861])
 SWITCHES = [("none", "shared"), ("adaln", "per_modality"), ("additive", "shared")]
 
@@ -68,11 +69,12 @@ def run_ours(model, latents, context, **kwargs):
 
 
 @pytest.mark.parametrize(("switcher", "heads"), SWITCHES)
-def test_rgb_output_is_the_pretrained_one(reference, folder, switcher, heads):
+def test_rgb_output_is_the_pretrained_one(reference, folder, switcher, heads, parity):
     model = load_dit(folder, our_config(switcher=switcher, heads=heads))
     latents, context = random_inputs((3, 4, 6))
     expected = channels_last(run_torch(reference, latents, TIMESTEP, context))
-    assert relative_error(run_ours(model, latents, context), expected) < 1e-5
+    name = f"DiT, RGB stream, switcher {switcher}"
+    parity(name, LIBRARY, run_ours(model, latents, context), expected, bound=1e-5)
 
     # RGB and a modality are, to a pretrained Wan, one video of twice the width.
     wide = np.concatenate([latents, latents[::-1]], axis=-1)
@@ -87,18 +89,18 @@ def test_rgb_output_is_the_pretrained_one(reference, folder, switcher, heads):
         jnp.repeat(jnp.asarray(context)[:, None], 2, 1),
     )
     ours = np.concatenate([ours[:, 0], ours[:, 1]], axis=-2)[:, None]
-    assert relative_error(ours, expected) < 1e-5
+    parity(f"DiT, two streams, switcher {switcher}", LIBRARY, ours, expected, bound=1e-5)
 
 
 @pytest.mark.parametrize("shape", [(1, 2, 2), (1, 8, 4), (5, 6, 10)])
-def test_shapes(reference, folder, shape):
+def test_shapes(reference, folder, shape, parity):
     model = load_dit(folder, our_config(modalities=("rgb",), switcher="none"))
     latents, context = random_inputs(shape)
     expected = channels_last(run_torch(reference, latents, TIMESTEP, context))
-    assert relative_error(run_ours(model, latents, context), expected) < 1e-5
+    parity("DiT, other shapes", LIBRARY, run_ours(model, latents, context), expected, bound=1e-5)
 
 
-def test_other_sizes_patches_and_types(tmp_path):
+def test_other_sizes_patches_and_types(tmp_path, parity):
     """Three layers, patches that join frames, and weights stored in bfloat16."""
     sizes = dict(num_heads=3, head_dim=16, layers=3, ffn=40, channels=3, text=10, patch=(2, 1, 2))
     reference = torch_wan(1, **sizes)
@@ -110,11 +112,12 @@ def test_other_sizes_patches_and_types(tmp_path):
     latents = rng.standard_normal((2, 3, 4, 3, 4), np.float32)
     context = rng.standard_normal((2, 7, 10), np.float32)
     expected = channels_last(run_torch(reference, latents, TIMESTEP, context))
-    assert relative_error(run_ours(model, latents, context), expected) < 1e-5
+    ours = run_ours(model, latents, context)
+    parity("DiT, patches of two frames", LIBRARY, ours, expected, bound=1e-5)
 
 
 @pytest.mark.parametrize("frames", [(0,), (0, 2), ()])
-def test_clean_frames_are_timesteps_of_tokens(reference, folder, frames):
+def test_clean_frames_are_timesteps_of_tokens(reference, folder, frames, parity):
     """Wan 2.2 TI2V-5B: the conditioning frames' tokens have t = 0 (expand_timesteps)."""
     model = load_dit(folder, our_config())
     latents, context = random_inputs((3, 4, 6))
@@ -124,13 +127,13 @@ def test_clean_frames_are_timesteps_of_tokens(reference, folder, frames):
     expected = channels_last(run_torch(reference, latents, per_token, context))
     clean = jnp.asarray(noisy[:, None, :, 0, 0] == 0)
     ours = run_ours(model, latents, context, clean=clean)
-    assert relative_error(ours, expected) < 1e-5
+    parity("DiT, a timestep a token (2.2)", LIBRARY, ours, expected, bound=1e-5)
     if frames:
         plain = run_ours(model, latents, context)
         assert relative_error(plain, expected) > 1e-2
 
 
-def test_gradients(reference, folder):
+def test_gradients(reference, folder, parity):
     """Of a random projection of the output, with respect to weights of every kind."""
     model = load_dit(folder, our_config(modalities=("rgb",), switcher="none"))
     latents, context = random_inputs((3, 4, 6))
@@ -183,7 +186,8 @@ def test_gradients(reference, folder):
         (ours["heads.kernel"][0].T, "proj_out.weight"),
     ]
     for mine, name in pairs:
-        assert relative_error(mine.reshape(theirs[name].shape), theirs[name]) < 1e-4, name
+        mine = mine.reshape(theirs[name].shape)
+        parity("DiT, gradients of 10 weights", LIBRARY, mine, theirs[name], bound=1e-4)
 
 
 def test_original_names_give_the_same_model(reference, folder, tmp_path):

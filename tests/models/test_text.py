@@ -141,7 +141,7 @@ def test_attributes_stay_with_their_nouns(encoder):
 @pytest.mark.parametrize(
     ("name", "length", "message"),
     [
-        ("umt5", 48, "write umt5:FOLDER"),
+        ("umt5", 48, r"set --config\.data\.text_encoder=umt5:FOLDER"),
         ("word2vec", 48, r"'word2vec'; known: words, minilm, umt5:FOLDER"),
         ("words", 1, "choose 2..512"),
     ],

@@ -23,11 +23,24 @@ SMALL = VAEConfig(base_dim=4, z_dim=4, num_res_blocks=1, latents_std=(0.5, 1.0, 
 
 @pytest.fixture(scope="module")
 def small():
-    return nnx.jit(lambda: WanVAE(SMALL, rngs=nnx.Rngs(1)))()
+    """Random weights, of a size that keeps activations about one; filled on the host, quickly."""
+    graph, state = nnx.split(nnx.eval_shape(lambda: WanVAE(SMALL, rngs=nnx.Rngs(1))))
+    rng = np.random.default_rng(1)
+
+    def fill(weight):
+        spread = rng.standard_normal(weight.shape)
+        if weight.ndim == 1:
+            return jnp.asarray(0.1 * spread, jnp.float32)
+        return jnp.asarray(spread / np.sqrt(np.prod(weight.shape[:-1])), jnp.float32)
+
+    vae = nnx.merge(graph, jax.tree.map(fill, state))
+    for _, module in nnx.iter_graph(vae):
+        if isinstance(module, ChannelNorm):
+            module.gamma[...] += 1.0
+    return vae
 
 
-@pytest.mark.parametrize("size", [(16, 16), (40, 56)])
-@pytest.mark.parametrize("frames", [1, 5, 17])
+@pytest.mark.parametrize(("frames", "size"), [(1, (40, 56)), (5, (16, 16)), (17, (40, 56))])
 def test_streamed_equals_whole(small, frames, size):
     key = jax.random.key(frames)
     video = jax.random.uniform(key, (2, frames, *size, 3), minval=-1.0, maxval=1.0)
@@ -46,16 +59,17 @@ def test_one_tile_is_exact_and_several_bound_what_is_held(small, monkeypatch):
     latents = np.asarray(small.encode_streamed(video))
     np.testing.assert_array_equal(encode_tiled(small, video, tile=64, overlap=8), latents)
     decoded = small.decode_streamed(latents)
-    np.testing.assert_array_equal(decode_tiled(small, latents, tile=64, overlap=8), decoded)
+    tiled = decode_tiled(small, latents, tile=64, overlap=8)
+    np.testing.assert_allclose(tiled, decoded, atol=1e-6)
 
     held = []
-    whole = WanVAE.decode_chunks
 
-    def spy(self, latents, **kwargs):
-        held.append(latents.shape[2:4])
-        return whole(self, latents, **kwargs)
+    def chunks(self, latents, **_):
+        b, t, h, w, _ = latents.shape
+        held.append((h, w))
+        yield from (np.zeros((b, frames, 8 * h, 8 * w, 3), np.float32) for frames in (1, 4)[:t])
 
-    monkeypatch.setattr(WanVAE, "decode_chunks", spy)
+    monkeypatch.setattr(WanVAE, "decode_chunks", chunks)
     assert decode_tiled(small, latents, tile=32, overlap=16).shape == video.shape
     # 5 x 7 cells: rows 0-4, 2-5; columns 0-4, 2-6, 4-7.
     assert held == [(4, 4), (4, 4), (4, 3), (3, 4), (3, 4), (3, 3)]
@@ -84,21 +98,17 @@ def test_the_carry_does_not_grow(small):
 def test_no_frame_sees_the_future(small):
     video = jax.random.uniform(jax.random.key(0), (1, 9, 16, 16, 3))
 
-    def seen_by(latent_frame):
-        return jax.grad(lambda v: jnp.sum(jnp.square(small.encode(v)[:, latent_frame])))(video)
-
+    # The frame is an argument, so that one compilation serves all.
+    seen_by = jax.jit(jax.grad(lambda v, frame: jnp.sum(jnp.square(small.encode(v)[:, frame]))))
     for latent_frame, last in ((0, 0), (1, 4)):
-        gradient = np.abs(seen_by(latent_frame)).sum(axis=(0, 2, 3, 4))
+        gradient = np.abs(seen_by(video, latent_frame)).sum(axis=(0, 2, 3, 4))
         assert gradient[last] > 0
         assert (gradient[last + 1 :] == 0).all()
 
     latents = jax.random.normal(jax.random.key(1), (1, 3, 2, 2, SMALL.z_dim))
-
-    def influence(frame):
-        return jax.grad(lambda z: jnp.sum(jnp.square(small.decode(z)[:, frame])))(latents)
-
+    influence = jax.jit(jax.grad(lambda z, frame: jnp.sum(jnp.square(small.decode(z)[:, frame]))))
     for frame, last in ((0, 0), (4, 1), (5, 2)):
-        gradient = np.abs(influence(frame)).sum(axis=(0, 2, 3, 4))
+        gradient = np.abs(influence(latents, frame)).sum(axis=(0, 2, 3, 4))
         assert gradient[last] > 0
         assert (gradient[last + 1 :] == 0).all()
 

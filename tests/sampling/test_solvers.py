@@ -55,8 +55,8 @@ GRID_OF = {"euler": "linear", "unipc": "diffusers", "dpm++": "wan"}
     ("shift", "steps"), [(5.0, 50), (12.0, 20), (1.0, 12), (3.0, 3), (3.0, 2), (3.0, 1)]
 )
 @pytest.mark.parametrize("solver", solvers.SOLVERS)
-def test_trajectories_are_those_of_diffusers(solver, steps, shift):
-    torch = pytest.importorskip("torch")
+def test_trajectories_are_those_of_diffusers(solver, steps, shift, parity):
+    pytest.importorskip("torch")
     scheduler = diffusers_scheduler(solver, steps, shift)
     levels = scheduler.sigmas.numpy().astype(np.float64)
     if solver in GRID_OF:
@@ -71,14 +71,36 @@ def test_trajectories_are_those_of_diffusers(solver, steps, shift):
     table = solvers.solver_table(solver, levels)
     np.testing.assert_allclose(table.sigma, evaluated, atol=2e-6)
 
+    compare(parity, solver, scheduler, evaluated, table, f"solver {solver}, its own grid")
+
+
+def compare(parity, solver, scheduler, evaluated, table, name):
+    """Every step of diffusers' scheduler with ours on the host; the end with the compiled loop."""
+    import torch
+
+    library = f"diffusers {type(scheduler).__name__}"
     sample = torch.from_numpy(WIGGLES.copy())
     for row, (timestep, sigma) in enumerate(zip(scheduler.timesteps, evaluated, strict=True)):
         velocity = torch.from_numpy(wiggly_velocity(sample.numpy(), sigma, np))
         sample = scheduler.step(velocity, timestep, sample).prev_sample.to(torch.float64)
         ours = host_integrate(lambda x, s: wiggly_velocity(x, s, np), WIGGLES, table, row + 1)
-        np.testing.assert_allclose(ours, sample.numpy(), atol=1e-5)
+        parity(name, library, ours, sample.numpy(), bound=1e-5, relative=False)
     compiled = solvers.integrate(wiggly_velocity, jnp.asarray(WIGGLES, jnp.float32), table)
-    np.testing.assert_allclose(compiled, sample.numpy(), atol=1e-5)
+    parity(name, library, compiled, sample.numpy(), bound=1e-5, relative=False)
+
+
+@pytest.mark.parametrize("grid", solvers.GRIDS)
+@pytest.mark.parametrize("solver", solvers.SOLVERS)
+def test_every_solver_on_every_grid(solver, grid, parity):
+    """diffusers' schedulers step over any levels: here they get those of our grids."""
+    torch = pytest.importorskip("torch")
+    scheduler = diffusers_scheduler(solver, 20, 5.0)
+    levels = np.minimum(solvers.sigma_grid(20, 5.0, grid), 1.0 - solvers.SIGMA_MARGIN)
+    table = solvers.solver_table(solver, levels)
+    scheduler.sigmas = torch.from_numpy(np.append(table.sigma, 0.0))
+    scheduler.timesteps = 1000.0 * scheduler.sigmas[:-1]
+    scheduler.set_begin_index(0)
+    compare(parity, solver, scheduler, table.sigma, table, f"solver {solver}, grid {grid}")
 
 
 def test_grids():

@@ -13,14 +13,14 @@ import json
 import os
 import pathlib
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Float
+from jaxtyping import Array, Float
 
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.interop.tensors import TensorFiles
@@ -48,6 +48,8 @@ BLOCK = (
 )
 TOKENIZER_FILES = ("tokenizer.json", "spiece.model")
 # In the original layout it lies beside the transformer's files.
+# Texts at a time, and the lengths that they are padded to.
+BATCH, SIZES = 8, (64, 128, 256)
 ORIGINAL_FILES = ("models_t5*.safetensors", "models_t5*.pth")
 # Parts of a whole UMT5 that an encoder does not need, and a copy of the embedding.
 IGNORED = ("decoder.", "lm_head.", "encoder.embed_tokens.", "spiece_model")
@@ -172,9 +174,11 @@ def clean(text: str) -> str:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class UMT5TextEncoder:
-    """UMT5 as a `models.text.TextEncoder`: one text at a time, zeros after its last token.
+    """UMT5 as a `models.text.TextEncoder`: zeros after a text's last token.
 
-    A text's numbers thus do not hang on the texts beside it, and one size is compiled.
+    Texts run in batches of `BATCH` of about one length, filled up with empty ones: few sizes are
+    compiled, short texts are not padded to the full length, and a text's numbers do not hang on
+    the texts beside it.
 
     Attributes:
       model: the encoder.
@@ -193,21 +197,37 @@ class UMT5TextEncoder:
         return self.model.config.dim
 
     @functools.cached_property
-    def _encode(self) -> Any:
+    def embed(self) -> Callable[[Array, Array], Array]:
+        """(ids i32[B,n], mask bool[B,n]) -> f32[B,n,dim] on the device, compiled once a shape."""
         graph, state = nnx.split(self.model)
         run = jax.jit(lambda state, ids, mask: nnx.merge(graph, state)(ids, mask))
         return functools.partial(run, state)
 
+    def padded_length(self, count: int) -> int:
+        """To how many tokens a text of so many is padded."""
+        return min(*(size for size in (*SIZES, self.length) if size >= count), self.length)
+
     def __call__(self, texts: Sequence[str]) -> Float[np.ndarray, "n length dim"]:
         """Embeds texts, cleaned as Wan cleans them; "" gives the end token's embedding alone."""
+        tokens = [
+            self.tokenizer(clean(text), truncation=True, max_length=self.length)["input_ids"]
+            for text in texts
+        ]
+        by_size: dict[int, list[int]] = {}
+        for number, ids in enumerate(tokens):
+            by_size.setdefault(self.padded_length(len(ids)), []).append(number)
         out = np.zeros((len(texts), self.length, self.dim), np.float32)
-        for row, text in zip(out, texts, strict=True):
-            tokens = self.tokenizer(clean(text), truncation=True, max_length=self.length)
-            count = len(tokens["input_ids"])
-            ids = np.zeros((1, self.length), np.int32)
-            ids[0, :count] = tokens["input_ids"]
-            mask = np.arange(self.length)[None] < count
-            row[:count] = self._encode(jnp.asarray(ids), jnp.asarray(mask))[0, :count]
+        for size, numbers in by_size.items():
+            for first in range(0, len(numbers), BATCH):
+                chosen = numbers[first : first + BATCH]
+                ids, mask = np.zeros((BATCH, size), np.int32), np.zeros((BATCH, size), bool)
+                for row, number in enumerate(chosen):
+                    count = len(tokens[number])
+                    ids[row, :count], mask[row, :count] = tokens[number], True
+                embedded = np.asarray(self.embed(jnp.asarray(ids), jnp.asarray(mask)))
+                for row, number in zip(embedded, chosen, strict=False):
+                    count = len(tokens[number])
+                    out[number, :count] = row[:count]
         return out
 
 

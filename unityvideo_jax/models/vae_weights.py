@@ -157,7 +157,9 @@ def load_config(directory: str | os.PathLike | None = None) -> VAEConfig:
 def _is_foreign(source: pathlib.Path) -> bool:
     """Whether these are Wan's files: diffusers' config names a class, the original has none."""
     config = source / CONFIG_FILE
-    return not config.is_file() or '"_class_name"' in config.read_text()
+    if config.is_file():
+        return '"_class_name"' in config.read_text()
+    return bool(weight_files(source))
 
 
 def _read_config(path: pathlib.Path) -> VAEConfig:

@@ -1,0 +1,59 @@
+"""The benchmark programs run; what they measure here means nothing."""
+
+import importlib.util
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+PROGRAM = ROOT / "benchmarks" / "wan.py"
+TINY = ["--size=tiny", "--steps=1", "--repeats=1"]
+
+
+@pytest.fixture
+def wan():
+    spec = importlib.util.spec_from_file_location("benchmark_of_wan", PROGRAM)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def table(text):
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines()]
+    return [row for row in rows if len(row) == 6][2:]
+
+
+def test_parts_are_timed_beside_their_peers(wan, monkeypatch, capsys):
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("diffusers")
+    # Processes of their own, and compiling with torch, take minutes here.
+    monkeypatch.setattr(wan, "measure", lambda part, system, args: getattr(wan, system)(part, args))
+    with torch.compiler.set_stance("force_eager"):
+        wan.main(TINY)
+    rows = table(capsys.readouterr().out)
+    names = ["sampling step", "VAE decode, bfloat16"]
+    names += [f"text, 8 prompts of {count} tokens" for count in (96, 20)]
+    assert len(rows) == 2 * len(names)
+    for name in names:
+        ours, peer = (row for row in rows if row[0] == name)
+        assert ours[1].startswith("ours: jax ") and peer[1].startswith("peer: diffusers ")
+        assert float(ours[3]) > 0 and float(peer[3]) > 0
+        assert abs(float(ours[5]) - float(peer[3]) / float(ours[3])) < 0.1 * float(ours[5]) + 0.01
+        assert peer[5] == ""
+
+
+def test_a_system_that_fails_is_said_and_others_go_on(tmp_path):
+    (tmp_path / "diffusers.py").write_text("raise ImportError('no diffusers here')")
+    done = subprocess.run(
+        [sys.executable, PROGRAM, *TINY, "--part=text", "--system", "peer", "ours"],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "| text | peer | failed: ImportError: no diffusers here |" in done.stdout
+    assert [row[0] for row in table(done.stdout)][-1] == "text, 8 prompts of 20 tokens"

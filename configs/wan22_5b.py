@@ -51,6 +51,7 @@ def get_config() -> ml_collections.ConfigDict:
         logit_std=1.0,
         shift=5.0,
         condition_dropout=0.1,
+        first_frame=0.0,  # above 0 keeps the model's image to video
     )
 
     config.data = dict(

@@ -92,6 +92,30 @@ def test_dropped_conditions_are_pure_noise_at_time_one_without_loss():
     assert sum(seen.metrics[f"loss/modality/{name}"][1] for name in DEFAULT_MODALITIES) == COUNT
 
 
+def test_a_first_frame_stays_clean_and_has_no_loss():
+    config = ObjectiveConfig(first_frame=0.5, condition_dropout=0.0)
+    batch, key = make_batch(), jax.random.key(3)
+    told = []
+
+    def model(latents, timestep, modality, context, clean):
+        told.append((np.asarray(latents), np.asarray(timestep), np.asarray(clean)))
+        return jnp.where(clean[..., None, None, None], 1e6, 0.0) * jnp.ones_like(latents)
+
+    loss, _ = flow_matching_loss(model, batch, key, config)
+    ((latents, timestep, clean),) = told
+    assert not clean[:, 1:].any() and not clean[:, :, 1:].any()
+    held = clean[:, 0, 0]
+    # Of samples whose RGB is noised, half.
+    noised = timestep[:, 0] > 0
+    assert not held[~noised].any()
+    assert abs(held[noised].mean() - 0.5) < 4 * np.sqrt(0.25 / noised.sum())
+    given = np.asarray(batch["latents"])
+    np.testing.assert_array_equal(latents[held, 0, 0], given[held, 0, 0])
+    assert (latents[held, 0, 1:] != given[held, 0, 1:]).any(axis=(1, 2, 3, 4)).all()
+    # The prediction there, a million, is not looked at.
+    assert loss < 10
+
+
 def test_predictions_of_clean_streams_receive_no_gradient():
     seen = observe(make_batch(), jax.random.key(3))
     reached = np.any(np.asarray(seen.gradient) != 0, axis=(2, 3, 4, 5))

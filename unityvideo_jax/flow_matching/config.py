@@ -19,6 +19,8 @@ class ObjectiveConfig:
       shift: of the timestep towards noise; the public release has 5.
       condition_dropout: chance that the clean streams of a sample are replaced by noise at t = 1,
         for guidance by the condition.
+      first_frame: chance that the noised RGB of a sample starts with its own clean latent frame, at
+        t = 0 and without a loss: image to video, as Wan 2.2 TI2V-5B samples it.
 
     Raises:
       UserError: a value out of range.
@@ -32,6 +34,7 @@ class ObjectiveConfig:
     logit_std: float | int = 1.0
     shift: float | int = 1.0
     condition_dropout: float | int = 0.1
+    first_frame: float | int = 0.0
 
     def __post_init__(self) -> None:
         # "shift=5" on a command line is an int, and configs are compared: all become float.
@@ -42,7 +45,7 @@ class ObjectiveConfig:
             if not math.isfinite(value):
                 raise UserError(f"objective.{name}={value!r} must be finite.")
             object.__setattr__(self, name, float(value))
-        for name in ("p_cond", "p_est", "p_joint", "condition_dropout"):
+        for name in ("p_cond", "p_est", "p_joint", "condition_dropout", "first_frame"):
             value = getattr(self, name)
             if not 0.0 <= value <= 1.0:
                 raise UserError(f"objective.{name}={value} is no probability: give 0 to 1.")

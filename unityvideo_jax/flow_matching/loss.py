@@ -9,7 +9,12 @@ from jaxtyping import Array, Float, Key
 from unityvideo_jax.flow_matching import path
 from unityvideo_jax.flow_matching.config import ObjectiveConfig
 from unityvideo_jax.flow_matching.path import VelocityFn
-from unityvideo_jax.flow_matching.tasks import TASKS, Noising, draw_noising
+from unityvideo_jax.flow_matching.tasks import (
+    TASKS,
+    Noising,
+    draw_first_frames,
+    draw_noising,
+)
 from unityvideo_jax.models.config import DEFAULT_MODALITIES
 
 TIMESTEP_BANDS = 4
@@ -43,13 +48,20 @@ def flow_matching_loss(
       "loss/timestep/<low>-<high>" per noised stream.
     """
     clean = batch["latents"].astype(jnp.float32)
-    draw_key, noise_key = jax.random.split(key)
+    draw_key, noise_key, frame_key = jax.random.split(key, 3)
     noising = draw_noising(draw_key, clean.shape[0], clean.shape[1], config)
     noise = jax.random.normal(noise_key, clean.shape, jnp.float32)
     noised = path.interpolate(clean, noise, noising.timestep)
-    predicted = velocity_fn(noised, noising.timestep, batch["modality"], batch["context"])
+    inputs = (noising.timestep, batch["modality"], batch["context"])
+    if config.first_frame > 0 and clean.shape[2] > 1:
+        held = draw_first_frames(frame_key, noising.noised, clean.shape[2], config.first_frame)
+        noised = jnp.where(held[..., None, None, None], clean, noised)
+        predicted = velocity_fn(noised, *inputs, clean=held)
+    else:
+        held = jnp.zeros(clean.shape[:3], bool)
+        predicted = velocity_fn(noised, *inputs)
     error = jnp.square(predicted.astype(jnp.float32) - path.velocity(clean, noise))
-    by_stream = jnp.mean(error, axis=tuple(range(2, error.ndim)))
+    by_stream = jnp.mean(error, axis=(2, 3, 4, 5), where=~held[..., None, None, None])
 
     weights = noising.noised.astype(jnp.float32)
     by_stream = jnp.where(noising.noised, by_stream, 0.0)

@@ -70,3 +70,19 @@ def draw_noising(key: Key[Array, ""], batch: int, streams: int, config: Objectiv
     dropped = jax.random.bernoulli(drop_key, config.condition_dropout, (batch,))
     of_clean = dropped.astype(jnp.float32)[:, None]
     return Noising(task, noised, jnp.where(noised, timestep[:, None], of_clean))
+
+
+def draw_first_frames(
+    key: Key[Array, ""], noised: Bool[Array, "b s"], frames: int, chance: float
+) -> Bool[Array, "b s {frames}"]:
+    """Latent frames that stay clean in a noised stream: the first of RGB, in some samples.
+
+    Args:
+      key: used up by this draw.
+      noised: streams that are noised.
+      frames: latent frames of a stream.
+      chance: of a sample whose RGB is noised.
+    """
+    drawn = jax.random.bernoulli(key, chance, noised.shape[:1])
+    is_rgb = jnp.arange(noised.shape[1]) == 0
+    return (drawn[:, None] & noised & is_rgb)[..., None] & (jnp.arange(frames) == 0)

@@ -72,7 +72,9 @@ def measure_ours(args: argparse.Namespace) -> dict[str, Any]:
         keys = jax.random.split(jax.random.key(1), 3)
         text = (args.batch, 2, model.text_len, model.text_dim)
         batch = {
-            "latents": jax.random.normal(keys[0], (args.batch, 2, *args.latents, 16)),
+            "latents": jax.random.normal(
+                keys[0], (args.batch, 2, *args.latents, model.in_channels)
+            ),
             "modality": jnp.tile(jnp.array([[0, 1]], jnp.int32), (args.batch, 1)),
             "context": jax.random.normal(keys[1], text),
         }
@@ -156,8 +158,8 @@ def measure_peer(args: argparse.Namespace) -> dict[str, Any]:
             patch_size=model.patch_size,
             num_attention_heads=model.num_heads,
             attention_head_dim=model.head_dim,
-            in_channels=16,
-            out_channels=16,
+            in_channels=model.in_channels,
+            out_channels=model.in_channels,
             text_dim=model.text_dim,
             freq_dim=model.freq_dim,
             ffn_dim=model.ffn_dim,
@@ -168,7 +170,7 @@ def measure_peer(args: argparse.Namespace) -> dict[str, Any]:
     for block in peer.blocks:
         block.compile()
     optimizer = torch.optim.AdamW(peer.parameters(), lr=1e-5, fused=device == "cuda")
-    latents = torch.randn(args.batch, 16, time_, height, 2 * width, device=device)
+    latents = torch.randn(args.batch, model.in_channels, time_, height, 2 * width, device=device)
     target = torch.randn_like(latents)
     text = torch.randn(args.batch, model.text_len, model.text_dim, device=device)
     timestep = torch.full((args.batch,), 500, device=device)

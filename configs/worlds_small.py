@@ -58,7 +58,7 @@ def get_config() -> ml_collections.ConfigDict:
         width=64,
         fps=8.0,
         split="train",
-        repeats=4,
+        repeats=16,
         text_encoder="words",
         text_length=48,
         vae="",
@@ -69,14 +69,14 @@ def get_config() -> ml_collections.ConfigDict:
 
     # UnityVideo sec. 3.3: pixel-aligned modalities first, then all five. `until` = -1 is the end.
     config.curriculum = (
-        dict(until=2000, modalities=("depth", "flow", "densepose")),
+        dict(until=1500, modalities=("depth", "flow", "densepose")),
         dict(until=-1, modalities=("depth", "flow", "densepose", "segmentation", "skeleton")),
     )
 
     config.optimizer = dict(
-        learning_rate=4e-4,
-        warmup_steps=300,
-        schedule="cosine",
+        learning_rate=5e-4,
+        warmup_steps=200,
+        schedule="constant",
         b1=0.9,
         b2=0.95,
         eps=1e-8,

@@ -1,5 +1,6 @@
 """Video files, image folders and contact sheets: pixels in, pixels out."""
 
+import dataclasses
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -57,6 +58,41 @@ def read_video(
     if not frames:
         raise UserError(f"{path}: holds no decodable frame; re-encode it or leave it out")
     return np.stack(frames), fps
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class VideoInfo:
+    """Frames per second, number of coded frames, and pixels of a video file."""
+
+    fps: float
+    num_frames: int
+    height: int
+    width: int
+
+
+def video_info(path: str | os.PathLike) -> VideoInfo:
+    """Reads a video file's headers and counts its packets, without decoding them.
+
+    Raises:
+      UserError: no such file, no video in it, or none of its packets can be read.
+    """
+    import av
+
+    try:
+        with av.open(os.fspath(path)) as container:
+            if not container.streams.video:
+                raise UserError(f"{path}: holds no video stream; give a video")
+            stream = container.streams.video[0]
+            fps = float(stream.average_rate or DEFAULT_FPS)
+            height, width = stream.height, stream.width
+            count = sum(packet.size > 0 for packet in container.demux(stream))
+    except (av.error.FFmpegError, OSError) as error:
+        raise UserError(
+            f"{path}: does not open as video ({error}); re-encode it or leave it out"
+        ) from error
+    if not count or not height or not width:
+        raise UserError(f"{path}: holds no frame; re-encode it or leave it out")
+    return VideoInfo(fps=fps, num_frames=count, height=height, width=width)
 
 
 def _read_image_folder(path: pathlib.Path, max_frames: int | None) -> UInt8[np.ndarray, "t h w 3"]:

@@ -18,9 +18,8 @@ from typing import Any
 from unityvideo_jax import media
 from unityvideo_jax import modalities as registry
 from unityvideo_jax.errors import UserError
-from unityvideo_jax.inputs import shards
 from unityvideo_jax.inputs.folder import VideoFiles
-from unityvideo_jax.inputs.openuni_tars import FOLDERS, Fault, mismatch
+from unityvideo_jax.inputs.openuni_tars import FOLDERS, Fault, mismatch, write_faults
 
 SET_ASIDE = "set_aside.json"
 
@@ -69,8 +68,7 @@ class ManifestSource(VideoFiles):
             if num_clips and len(self._rows) == num_clips:
                 break
         if set_aside is not None:
-            set_aside.parent.mkdir(parents=True, exist_ok=True)
-            shards.write_json(set_aside, [vars(fault) for fault in faults])
+            write_faults(set_aside, faults)
         if not self._rows:
             raise UserError(f"{table}: no good row in it" + (f", see {set_aside}" * bool(faults)))
         self.keys = list(self._rows)

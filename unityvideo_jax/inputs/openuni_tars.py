@@ -47,6 +47,12 @@ class Fault:
     reason: str
 
 
+def write_faults(path: pathlib.Path, faults: Sequence[Fault]) -> None:
+    """Keeps what was set aside, {"set_aside": [{what, reason}, ...]}."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, {"set_aside": [vars(fault) for fault in faults]})
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Subset:
     """One source's folder in one split."""
@@ -78,10 +84,9 @@ def find_subset(root: pathlib.Path, name: str) -> list[Subset]:
     """
     if not root.is_dir():
         raise UserError(f"--tars={root}: no such folder")
-    everything = [
-        p for p in root.glob("*/*") if p.is_dir() and "rgb" in Subset(path=p, split="").tars
-    ]
-    found = [Subset(path=p, split=p.parent.name) for p in sorted(everything) if p.name == name]
+    folders = [Subset(path=p, split=p.parent.name) for p in sorted(root.glob("*/*")) if p.is_dir()]
+    everything = [subset for subset in folders if "rgb" in subset.tars]
+    found = [subset for subset in everything if subset.path.name == name]
     if not found:
         known = ", ".join(sorted({subset.path.name for subset in everything}))
         raise UserError(

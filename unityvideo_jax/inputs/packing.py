@@ -12,7 +12,6 @@ from unityvideo_jax.errors import UserError
 from unityvideo_jax.inputs import clip_shards, openuni_tars
 from unityvideo_jax.inputs.clip_shards import ClipCard, ClipFile
 from unityvideo_jax.inputs.openuni_tars import Described, Fault
-from unityvideo_jax.inputs.shards import write_json
 
 UNPACKED = ".unpacked"
 SET_ASIDE = "set_aside.json"
@@ -148,7 +147,7 @@ def pack_openuni(
         whole, wrong = openuni_tars.join(files, described)
         faults += wrong
         splits[part.split] = Clips(keys=whole, files=files, described=described)
-    write_json(workdir / "openuni" / SET_ASIDE, [vars(fault) for fault in faults])
+    openuni_tars.write_faults(workdir / "openuni" / SET_ASIDE, faults)
     print(f"set aside: {len(faults)}, see {workdir / 'openuni' / SET_ASIDE}", flush=True)
     card = write(workdir, "openuni", subset, splits, **settings, set_aside=len(faults))
     shutil.rmtree(staging)

@@ -118,16 +118,35 @@ def write_video(path: str | os.PathLike, frames: UInt8[np.ndarray, "t h w 3"], f
 
     Height and width must be even, which 4:2:0 chroma asks for.
     """
+    _encode(path, frames, fps, "mp4", "libx264", "yuv420p", {"crf": "12", "preset": "medium"})
+
+
+def write_lossless(
+    path: str | os.PathLike, frames: UInt8[np.ndarray, "t h w 3"], fps: float
+) -> None:
+    """Writes an FFV1 Matroska file that `read_video` gives back bit for bit."""
+    _encode(path, frames, fps, "matroska", "ffv1", "bgr0", {"level": "3", "slicecrc": "1"})
+
+
+def _encode(
+    path: str | os.PathLike,
+    frames: UInt8[np.ndarray, "t h w 3"],
+    fps: float,
+    container_format: str,
+    codec: str,
+    pixels: str,
+    options: dict[str, str],
+) -> None:
     import av
 
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.stem}.part{path.suffix}")
-    with av.open(str(temporary), "w", format="mp4") as container:
-        stream = container.add_stream("libx264", rate=round(fps) or 1)
+    with av.open(str(temporary), "w", format=container_format) as container:
+        stream = container.add_stream(codec, rate=round(fps) or 1)
         stream.height, stream.width = frames.shape[1:3]
-        stream.pix_fmt = "yuv420p"
-        stream.options = {"crf": "12", "preset": "medium"}
+        stream.pix_fmt = pixels
+        stream.options = options
         for frame in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode())

@@ -148,8 +148,8 @@ class VideoFiles(abc.ABC):
                         f"{self._target_fps:g} skips; resample the video before computing it, or "
                         "give no --fps"
                     )
-                arrays = {k: _resize(k, v[picks], crop) for k, v in arrays.items()}
-                _hide_outside(arrays, self._size)
+                arrays = {k: resize(k, v[picks], crop) for k, v in arrays.items()}
+                hide_outside(arrays, self._size)
                 codec = registry.get(modality).codec
                 if "rgb" in codec.keys:  # for the frame's size, say; it is never in the npz
                     arrays["rgb"] = colour
@@ -344,7 +344,8 @@ def _is_sparse(key: str) -> bool:
     return key in (*POINTS, "visibility")
 
 
-def _resize(key: str, array: np.ndarray, crop: Crop) -> np.ndarray:
+def resize(key: str, array: np.ndarray, crop: Crop) -> np.ndarray:
+    """One of a clip's arrays [t, ...], scaled and cropped by its kind."""
     if key in POINTS:
         return crop.points(array)
     if key in VECTORS:
@@ -352,7 +353,7 @@ def _resize(key: str, array: np.ndarray, crop: Crop) -> np.ndarray:
     return array if _is_sparse(key) else crop.nearest(array)
 
 
-def _hide_outside(arrays: dict[str, np.ndarray], size: tuple[int, int]) -> None:
+def hide_outside(arrays: dict[str, np.ndarray], size: tuple[int, int]) -> None:
     """Keypoints that the crop cut away become absent (COCO visibility 0)."""
     if "keypoints" not in arrays or "visibility" not in arrays:
         return

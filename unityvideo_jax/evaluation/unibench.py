@@ -12,6 +12,7 @@ between CPU and GPU.
 """
 
 import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -220,18 +221,21 @@ def write_clip(folder: pathlib.Path, name: str, rendered: Rendered, size: Size) 
     os.replace(temporary, folder / name)
 
 
+@functools.cache
+def _drawer(stream: str) -> Callable[[Arrays], np.ndarray]:
+    """Compiled once a stream and size, not once a clip."""
+    draw = jax.jit(lambda clip: modalities.get(stream).codec.encode(clip)[0])
+    return lambda clip: media.to_uint8(np.asarray(draw(clip)))
+
+
 def write_sheet(path: pathlib.Path, label: str, arrays: Arrays, columns: int = 4) -> None:
     """A picture of a clip to look at: every modality as its codec draws it."""
-    height = len(arrays["rgb"][0])
-    every = max(1, height // 192)
+    every = max(1, len(arrays["rgb"][0]) // 192)
+    picks = np.linspace(0, len(arrays["rgb"]) - 1, columns).round().astype(int)
     rows = []
     for stream in ("rgb", *FILES):
-        codec = modalities.get(stream).codec
-        if not set(codec.keys) <= arrays.keys():
-            continue
-        picks = np.linspace(0, len(arrays["rgb"]) - 1, columns).round().astype(int)
-        video, _ = jax.jit(codec.encode)({key: arrays[key] for key in codec.keys})
-        rows.append((f"{label}, {stream}", media.to_uint8(video)[picks, ::every, ::every]))
+        video = _drawer(stream)({key: arrays[key] for key in modalities.get(stream).codec.keys})
+        rows.append((f"{label}, {stream}", video[picks, ::every, ::every]))
     media.contact_sheet(rows, path, columns=columns)
 
 

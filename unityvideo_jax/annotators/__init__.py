@@ -1,0 +1,1 @@
+"""Networks and classical methods that draw modalities from video, weights from a local folder."""

@@ -38,6 +38,7 @@ class Clip:
       scores: what stages measured, by name.
       notes: why a stage had nothing to say, by stage.
       modalities: what is annotated.
+      wanted: modalities that its group stores; () is all.
       rejected_by: name of the stage that set it aside; '' while it is in.
       reason: in words.
       frames: its pixels while a phase has them in memory; never stored.
@@ -55,6 +56,7 @@ class Clip:
     scores: Mapping[str, Score] = dataclasses.field(default_factory=dict)
     notes: Mapping[str, str] = dataclasses.field(default_factory=dict)
     modalities: tuple[str, ...] = ()
+    wanted: tuple[str, ...] = ()
     rejected_by: str = ""
     reason: str = ""
     frames: UInt8[np.ndarray, "t h w 3"] | None = dataclasses.field(
@@ -87,7 +89,20 @@ class Clip:
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> "Clip":
         """What `row` gave, also through JSON."""
-        return cls(**{**row, "modalities": tuple(row["modalities"])})
+        tuples = {name: tuple(row[name]) for name in ("modalities", "wanted")}
+        return cls(**{**row, **tuples})
+
+    def absorb(self, later: "Clip") -> "Clip":
+        """With what a stage that ran alone found out about this clip, whatever ran between."""
+        new = tuple(m for m in later.modalities if m not in self.modalities)
+        return self.change(
+            scores={**self.scores, **later.scores},
+            notes={**self.notes, **later.notes},
+            modalities=self.modalities + new,
+            caption=later.caption or self.caption,
+            rejected_by=self.rejected_by or later.rejected_by,
+            reason=self.reason or later.reason,
+        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -134,11 +149,15 @@ class Stage:
     done again. A subclass is registered by its `name`.
 
     Attributes:
-      alone: a phase of its own, with its own journal: it can be added to a finished job.
+      alone: a phase of its own, that makes one clip of one; it can be added to a finished job.
     """
 
     name: ClassVar[str]
     alone: ClassVar[bool] = False
+
+    def skipped(self) -> str:
+        """Why it cannot run as it is configured, as a note for every clip; '' if it can."""
+        return ""
 
     def setup(self) -> None:
         """Loads what it needs; called once a process before the first clip.
@@ -198,6 +217,9 @@ def run(stages: Iterable[Stage], clip: Clip, job: Job) -> Outcome:
             outcome.clips.append(current.change(frames=None))
             continue
         stage = chain[place]
+        if why := stage.skipped():
+            waiting.append((place + 1, current.note(stage.name, f"skipped: {why}")))
+            continue
         begun = time.perf_counter()
         try:
             made = list(stage(current, job))

@@ -73,8 +73,8 @@ class DepthAnything(base.Loaded):
 class VideoDepth(base.Loaded):
     """A network of whole videos, such as Video Depth Anything (Chen et al. 2025).
 
-    It is not in transformers: export it once. TorchScript: f32 [1, T, 3, H, W], ImageNet-normalised,
-    H and W multiples of `multiple`, to relative disparity [1, T, H, W].
+    It is not in transformers: export it once. TorchScript: f32 [1, T, 3, H, W] normalised as for
+    ImageNet, H and W multiples of `multiple`, to relative disparity [1, T, H, W].
 
     Attributes:
       weights: the TorchScript file.

@@ -47,8 +47,8 @@ class ViTPose(base.Loaded):
         model = base.load_transformer(self.weights, "VitPoseForPoseEstimation", "skeleton")
         if model.config.num_labels != NUM_JOINTS:
             raise UserError(
-                f"skeleton: {self.weights} gives {model.config.num_labels} joints; use one of COCO's "
-                f"{NUM_JOINTS}"
+                f"skeleton: {self.weights} gives {model.config.num_labels} joints; use one of "
+                f"COCO's {NUM_JOINTS}"
             )
         detector = Detector(weights=self.detector, labels=(self.label,), threshold=self.threshold)
         detector.setup()

@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import itertools
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -54,7 +55,7 @@ class Duplicates(Collective):
 
     def __call__(self, clips: Sequence[Clip]) -> Sequence[Clip]:
         edges = np.linspace(0, len(PLACES) * BITS, self.max_bits + 2).round().astype(int)
-        bands = list(zip(edges[:-1], edges[1:], strict=True))
+        bands = list(itertools.pairwise(edges))
         tables: list[dict[int, list[int]]] = [collections.defaultdict(list) for _ in bands]
         kept: list[tuple[int, str]] = []
         result = []

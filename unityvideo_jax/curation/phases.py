@@ -61,9 +61,6 @@ def split(stages: Sequence[Stage | Collective]) -> tuple[Phase, ...]:
         else:
             before = before | own
             last = phases[-1] if phases else None
-            if last and last.stages and not last.alone:
-                chain = phases.pop().stages
-            else:
-                chain = ()
+            chain = phases.pop().stages if last and last.stages and not last.alone else ()
             phases.append(Phase(stages=(*chain, stage), settings=before))
     return tuple(phases)

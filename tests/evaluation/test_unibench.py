@@ -180,7 +180,7 @@ class Oracle(Pipeline):
             text_encoder=get_text_encoder("words", 16),
             step=0,
         )
-        clips = FolderClips(folder, num_frames=5, height=32, width=32)
+        clips = FolderClips(folder, num_frames=5, height=96, width=96)
         self.rows = {int(b.index[0]): b for b in clips.batches(2, 1)}
 
     def encode(self, video):

@@ -1,11 +1,14 @@
-"""Writes latent shards from procedural worlds or from a folder of videos with ground truth.
+"""Writes latent shards from procedural worlds, from videos with ground truth, or from raw videos.
 
 Command: python -m unityvideo_jax.prepare --source=worlds --workdir=shards --num_clips=256
          python -m unityvideo_jax.prepare --source=FOLDER --workdir=shards --height=128 --width=128
+         python -m unityvideo_jax.prepare --config=configs/openuni_local.py --source=VIDEOS \
+             --workdir=openuni
 
-The same command again goes on where a killed one stopped. With further --modalities it adds their
-series to a finished dataset. `unityvideo_jax/inputs/folder.py` describes FOLDER's files and
-`data/latents/README.md` what is written.
+The third form curates raw videos first: `docs/curation.md`. The same command again goes on where a
+killed one stopped. With further --modalities it adds their series to a finished dataset.
+`unityvideo_jax/inputs/folder.py` describes FOLDER's files and `data/latents/README.md` what is
+written.
 """
 
 import pathlib
@@ -15,6 +18,7 @@ from typing import Any
 
 import jax
 from absl import flags
+from ml_collections import config_flags
 
 from unityvideo_jax import cli
 from unityvideo_jax import modalities as registry
@@ -26,10 +30,16 @@ from unityvideo_jax.inputs.preparing import prepare
 from unityvideo_jax.inputs.sources import Source, WorldsSource
 
 DEFAULT_WORLDS, DEFAULT_FPS = 64, 8.0
+# Flags that a configuration replaces.
+NOT_OF_CURATION = (
+    "modalities", "num_clips", "num_frames", "height", "width", "fps", "split", "seed", "vae",
+    "text_encoder", "text_length", "chunk_size", "batch_size",
+)  # fmt: skip
 
 
 def define_flags() -> None:
     """Called by the program alone, so that importing this module claims no flag names."""
+    config_flags.DEFINE_config_file("config", None, "Of a curation; --source holds raw videos.")
     flags.DEFINE_string("source", None, "'worlds', or a folder of videos with ground truth.")
     flags.DEFINE_string("workdir", None, "Where to write; shards go to WORKDIR/latents.")
     flags.DEFINE_list("modalities", list(registry.BUILT_IN), "Series to write, rgb among them.")
@@ -86,6 +96,31 @@ def make_source(args: Any) -> Source:
     return WorldsSource(config, args.num_clips or DEFAULT_WORLDS)
 
 
+def curate(args: Any) -> None:
+    """Curates raw videos as --config says.
+
+    Raises:
+      UserError: flags beside it that the configuration decides.
+    """
+    from unityvideo_jax.curation import program
+
+    given = [n for n in NOT_OF_CURATION if args[n].present]
+    if given or args.source == "worlds":
+        raise UserError(
+            f"--{given[0] if given else 'source=worlds'}: not with --config, which says all but "
+            "--source (a folder of videos) and --workdir"
+        )
+    start = time.monotonic()
+    cards = program.curate(args.config, source=args.source, workdir=args.workdir)
+    for group, card in cards.items():
+        print(
+            f"{pathlib.Path(args.workdir) / group / 'latents'}: {card.count} clips of "
+            f"{', '.join(card.modalities)}, latents {'x'.join(map(str, card.latent_shape))}",
+            flush=True,
+        )
+    print(f"in {time.monotonic() - start:.0f} s", flush=True)
+
+
 def main(argv: Sequence[str]) -> None:
     """Prepares the shards that the flags describe."""
     del argv
@@ -93,6 +128,9 @@ def main(argv: Sequence[str]) -> None:
     for name in ("source", "workdir"):
         if not getattr(args, name):
             raise UserError(f"--{name} is missing; see --help")
+    if args.config is not None:
+        curate(args)
+        return
     # Before the slow imports and compilations, since these are the usual slips.
     check_frames(args.num_frames, "--num_frames")
     check_size(args.height, "--height")

@@ -1,14 +1,17 @@
-"""Writes latent shards from procedural worlds or from videos with ground truth.
+"""Writes latent shards from procedural worlds, from videos with ground truth, or from raw videos.
 
 Command: python -m unityvideo_jax.prepare --source=worlds --workdir=shards --num_clips=256
          python -m unityvideo_jax.prepare --source=FOLDER --workdir=shards --height=128 --width=128
          python -m unityvideo_jax.prepare --source=clips.csv --workdir=shards
          python -m unityvideo_jax.prepare --source=PACKED --workdir=shards
+         python -m unityvideo_jax.prepare --config=configs/openuni_local.py --source=VIDEOS \
+             --workdir=openuni
 
-The same command again goes on where a killed one stopped. With further --modalities it adds their
-series to a finished dataset. `unityvideo_jax/inputs/folder.py` describes FOLDER's files,
-`inputs/manifest.py` the CSV, `data/openuni/README.md` what `unityvideo_jax.pack` made of others'
-files, and `data/latents/README.md` what is written.
+The last form curates raw videos first: `docs/curation.md`. The same command again goes on where a
+killed one stopped. With further --modalities it adds their series to a finished dataset.
+`unityvideo_jax/inputs/folder.py` describes FOLDER's files, `inputs/manifest.py` the CSV,
+`data/openuni/README.md` what `unityvideo_jax.pack` made of others' files, and
+`data/latents/README.md` what is written.
 """
 
 import pathlib
@@ -18,6 +21,7 @@ from typing import Any
 
 import jax
 from absl import flags
+from ml_collections import config_flags
 
 from unityvideo_jax import cli
 from unityvideo_jax import modalities as registry
@@ -37,10 +41,16 @@ KINDS = {
     manifest.ManifestSource: "manifest",
     clip_shards.ClipShardsSource: "packed",
 }
+# Flags that a configuration replaces.
+NOT_OF_CURATION = (
+    "modalities", "num_clips", "num_frames", "height", "width", "fps", "split", "seed", "vae",
+    "text_encoder", "text_length", "chunk_size", "batch_size", "allow_faults",
+)  # fmt: skip
 
 
 def define_flags() -> None:
     """Called by the program alone, so that importing this module claims no flag names."""
+    config_flags.DEFINE_config_file("config", None, "Of a curation; --source holds raw videos.")
     flags.DEFINE_string("source", None, "'worlds', a folder of videos, a CSV, or packed clips.")
     flags.DEFINE_string("workdir", None, "Where to write; shards go to WORKDIR/latents.")
     flags.DEFINE_list("modalities", list(registry.BUILT_IN), "Series to write, rgb among them.")
@@ -106,6 +116,31 @@ def _files(args: Any) -> Source:
     return FolderSource(source, args.modalities, num_clips=args.num_clips, **target)
 
 
+def curate(args: Any) -> None:
+    """Curates raw videos as --config says.
+
+    Raises:
+      UserError: flags beside it that the configuration decides.
+    """
+    from unityvideo_jax.curation import program
+
+    given = [n for n in NOT_OF_CURATION if args[n].present]
+    if given or args.source == "worlds":
+        raise UserError(
+            f"--{given[0] if given else 'source=worlds'}: not with --config, which says all but "
+            "--source (a folder of videos) and --workdir"
+        )
+    start = time.monotonic()
+    cards = program.curate(args.config, source=args.source, workdir=args.workdir)
+    for group, card in cards.items():
+        print(
+            f"{pathlib.Path(args.workdir) / group / 'latents'}: {card.count} clips of "
+            f"{', '.join(card.modalities)}, latents {'x'.join(map(str, card.latent_shape))}",
+            flush=True,
+        )
+    print(f"in {time.monotonic() - start:.0f} s", flush=True)
+
+
 def main(argv: Sequence[str]) -> None:
     """Prepares the shards that the flags describe."""
     del argv
@@ -113,6 +148,9 @@ def main(argv: Sequence[str]) -> None:
     for name in ("source", "workdir"):
         if not getattr(args, name):
             raise UserError(f"--{name} is missing; see --help")
+    if args.config is not None:
+        curate(args)
+        return
     # Before the slow imports and compilations, since these are the usual slips.
     check_frames(args.num_frames, "--num_frames")
     check_size(args.height, "--height")

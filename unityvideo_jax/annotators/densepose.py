@@ -38,8 +38,8 @@ class DensePoseScript(base.Loaded):
     weights: str
     threshold: float | int = 0.7
     licence: ClassVar[str] = (
-        "detectron2's code: Apache-2.0; its weights: CC-BY-SA-3.0, learnt from DensePose-COCO, whose "
-        "annotations are CC-BY-NC-2.0: none is free of conditions"
+        "detectron2's code: Apache-2.0; its weights: CC-BY-SA-3.0, learnt from annotations under "
+        "CC-BY-NC-2.0 (DensePose-COCO): none is free of conditions"
     )
 
     @functools.cached_property

@@ -120,7 +120,8 @@ class Scenes(Stage):
     def __call__(self, clip: Clip, job: Job) -> Sequence[Clip]:
         import scenedetect
 
-        video = scenedetect.open_video(str(job.video(clip)), backend="pyav")
+        # Without suppress_output it turns FFmpeg's log on for the whole process.
+        video = scenedetect.open_video(str(job.video(clip)), backend="pyav", suppress_output=True)
         detectors = scenedetect.ContentDetector, scenedetect.AdaptiveDetector
         detector = detectors[self.detector == "adaptive"]
         manager = scenedetect.SceneManager()

@@ -99,8 +99,7 @@ def outcomes(
 ) -> Iterator[tuple[str, Outcome]]:
     """What a chain makes of each clip, in any order."""
     if num_workers < 1:
-        for member in chain:
-            member.setup()
+        stage.set_up(chain)
         for clip in todo:
             yield clip.key, stage.run(chain, clip, job)
         return
@@ -164,8 +163,7 @@ def _setup(chain: tuple[Stage, ...], job: Job) -> None:
     global _worker
     _worker = chain, job, None
     try:
-        for member in chain:
-            member.setup()
+        stage.set_up(chain)
     except UserError as error:
         # An initialiser that raises breaks the pool, and the reason would be lost.
         _worker = chain, job, error

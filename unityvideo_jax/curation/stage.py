@@ -160,7 +160,7 @@ class Stage:
         return ""
 
     def setup(self) -> None:
-        """Loads what it needs; called once a process before the first clip.
+        """Loads what it needs; called once a process before the first clip, unless it is skipped.
 
         Raises:
           UserError: missing packages or weights; this stops the job.
@@ -199,6 +199,13 @@ class Outcome:
     clips: list[Clip] = dataclasses.field(default_factory=list)
     seconds: dict[str, float] = dataclasses.field(default_factory=dict)
     seen: dict[str, int] = dataclasses.field(default_factory=dict)
+
+
+def set_up(stages: Iterable[Stage]) -> None:
+    """Sets up every stage that is not skipped; call it once a process."""
+    for stage in stages:
+        if not stage.skipped():
+            stage.setup()
 
 
 def run(stages: Iterable[Stage], clip: Clip, job: Job) -> Outcome:

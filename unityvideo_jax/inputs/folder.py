@@ -234,6 +234,7 @@ class FolderSource(VideoFiles):
       num_frames, height, width: of the result.
       fps: resample to this rate; 0 keeps each video's own, and takes frames from the start.
       num_clips: only the first so many by name; None is all.
+      keys: only these clips; None is all.
 
     Raises:
       UserError: an empty folder, a file that no rule explains, or a file that a clip lacks.
@@ -245,6 +246,7 @@ class FolderSource(VideoFiles):
         modalities: Sequence[str],
         *,
         num_clips: int | None = None,
+        keys: Sequence[str] | None = None,
         **target: Any,
     ):
         super().__init__(**target)
@@ -253,13 +255,16 @@ class FolderSource(VideoFiles):
         if not self._folder.is_dir():
             raise UserError(f"--source={folder}: no such folder (or 'worlds' for rendered scenes)")
         self._files = self._scan()
-        keys = sorted(key for key, modality in self._files if modality == "rgb")
-        if not keys:
+        found = sorted(key for key, modality in self._files if modality == "rgb")
+        if keys is not None:
+            wanted = set(keys)
+            found = [key for key in found if key in wanted]
+        if not found:
             raise UserError(
                 f"--source={folder}: no videos in it ({', '.join(media.VIDEO_SUFFIXES)} or a folder"
                 " of images a clip)"
             )
-        self.keys: Sequence[str] = keys[:num_clips]
+        self.keys: Sequence[str] = found[:num_clips]
         for key in self.keys:
             self._require(key)
         self.fps = self._target_fps or media.read_video(self._file(self.keys[0], "rgb"), 1)[1]

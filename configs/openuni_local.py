@@ -15,6 +15,7 @@ import ml_collections
 def get_config() -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict()
     config.num_workers = 1  # processes; 0 is this one, which a broken video can crash
+    config.beam = ""  # options of an Apache Beam pipeline that maps instead: docs/beam.md
 
     # In this order. Stages up to `fingerprint` see each video, those after it each clip.
     config.stages = (

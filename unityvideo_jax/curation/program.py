@@ -4,12 +4,14 @@ import collections
 import json
 import os
 import pathlib
+import shlex
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from unityvideo_jax import modalities
 from unityvideo_jax.curation import manifest, page, phases, registry, runner
+from unityvideo_jax.curation.beam import Beam
 from unityvideo_jax.curation.journal import Journal
 from unityvideo_jax.curation.stage import Clip, Collective, Job, Stage
 from unityvideo_jax.errors import UserError
@@ -25,7 +27,7 @@ def curate(config: Any, *, source: str, workdir: str | os.PathLike) -> dict[str,
     """Runs or resumes the job that a configuration such as `configs/openuni_local.py` describes.
 
     Args:
-      config: `stages` and the parameters of each, `encode`, `num_workers` and `page`.
+      config: `stages` and the parameters of each, `encode`, `num_workers`, `beam` and `page`.
       source: folder of videos, searched with all its subfolders.
       workdir: everything is written below it.
 
@@ -44,7 +46,10 @@ def curate(config: Any, *, source: str, workdir: str | os.PathLike) -> dict[str,
         raise UserError("config.stages: 'probe' must come first, and 'cut' must be among them")
     job = Job(source=os.fspath(source), workdir=os.fspath(workdir))
     pathlib.Path(workdir).mkdir(parents=True, exist_ok=True)
-    clips = list(runner.run_job(stages, job, num_workers=config.num_workers).values())
+    mapper = Beam(options=tuple(shlex.split(config.beam))) if config.beam else None
+    clips = list(
+        runner.run_job(stages, job, num_workers=config.num_workers, mapper=mapper).values()
+    )
     manifest.write(workdir, clips)
     record = manifest.statistics(clips, stages, timings(job, stages))
     begun = time.monotonic()

@@ -4,7 +4,7 @@ import concurrent.futures
 import fcntl
 import multiprocessing
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
 
 from unityvideo_jax.curation import cutting, phases, stage
@@ -14,6 +14,8 @@ from unityvideo_jax.errors import UserError
 from unityvideo_jax.inputs.staging import Progress
 
 FOLDER = "curation"
+# What maps a phase over its clips: their keys and outcomes, in any order.
+Mapper = Callable[[phases.Phase, Sequence[Clip], Job], Iterator[tuple[str, Outcome]]]
 # What a worker process was set up with: the chain, the job, and what went wrong.
 _worker: tuple[tuple[Stage, ...], Job, UserError | None]
 
@@ -24,7 +26,11 @@ def journal_path(job: Job, phase: phases.Phase) -> pathlib.Path:
 
 
 def run_job(
-    stages: Sequence[Stage | Collective], job: Job, *, num_workers: int = 0
+    stages: Sequence[Stage | Collective],
+    job: Job,
+    *,
+    num_workers: int = 0,
+    mapper: Mapper | None = None,
 ) -> dict[str, Clip]:
     """All phases over all videos of a folder.
 
@@ -32,6 +38,7 @@ def run_job(
       stages: in order.
       job: its folders.
       num_workers: processes; 0 is this one, where a video that crashes the decoder crashes all.
+      mapper: maps the phases instead of these processes, such as `beam.Beam`.
 
     Returns:
       Every clip by key, the rejected ones too.
@@ -56,7 +63,7 @@ def run_job(
             if phase.collective is not None:
                 made = list(phase.collective([accepted[key] for key in sorted(accepted)]))
             else:
-                made = _map(phase, job, accepted, num_workers)
+                made = _map(phase, job, accepted, num_workers, mapper)
             rejected |= {clip.key: clip for clip in made if clip.rejected_by}
             accepted = {clip.key: clip for clip in made if not clip.rejected_by}
     return dict(sorted({**accepted, **rejected}.items()))
@@ -72,7 +79,13 @@ def check_names(plan: Sequence[phases.Phase]) -> None:
         )
 
 
-def _map(phase: phases.Phase, job: Job, clips: Mapping[str, Clip], num_workers: int) -> list[Clip]:
+def _map(
+    phase: phases.Phase,
+    job: Job,
+    clips: Mapping[str, Clip],
+    num_workers: int,
+    mapper: Mapper | None,
+) -> list[Clip]:
     if phase.alone and (why := phase.stages[0].skipped()):
         # Leaves no journal, so that it can be configured later.
         name = phase.stages[0].name
@@ -82,7 +95,10 @@ def _map(phase: phases.Phase, job: Job, clips: Mapping[str, Clip], num_workers: 
     todo = [clips[key] for key in sorted(clips) if key not in done]
     if todo:
         progress = Progress(phase.name, len(clips), done=len(clips) - len(todo))
-        for key, outcome in outcomes(phase.stages, todo, job, num_workers):
+        results = (
+            mapper(phase, todo, job) if mapper else outcomes(phase.stages, todo, job, num_workers)
+        )
+        for key, outcome in results:
             journal.add(key, outcome)
             progress.advance(1)
     made = []

@@ -15,12 +15,13 @@ from unityvideo_jax.curation.stage import Job
 def stages(count_in):
     config = ml_collections.ConfigDict(
         {
-            "stages": ("probe", "length", "cut"),
+            "stages": ("probe", "length", "cut", "captions"),
             "length": dict(min_seconds=0.5),
             "cut": dict(num_frames=5, fps=8.0, short_side=32, max_clips=3),
         }
     )
-    return [*registry.build(config), Poison(count_in=str(count_in))]
+    *chain, captions = registry.build(config)
+    return [*chain, Poison(count_in=str(count_in)), captions]
 
 
 def main(source, workdir, *options):

@@ -69,6 +69,9 @@ def build(
         if (same := twice.setdefault(hashes[path], path)) != path:
             aside[path.name] = f"the same file as {same.name}"
             continue
+        if _key(path) in chosen:
+            aside[path.name] = f"another file is named {_key(path)} too; rename one"
+            continue
         try:
             if not (workdir / _key(path)).exists():
                 _write(path, workdir, target)

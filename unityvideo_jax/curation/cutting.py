@@ -51,7 +51,7 @@ def _video(path: pathlib.Path) -> Clip:
 class Probe(Stage):
     """Sets aside files that cannot be read or would mislead what follows.
 
-    Scores: width, height, fps, seconds, of the picture as it is shown.
+    Scores: width and height of the picture as it is shown, fps, seconds, kilobits a second.
 
     Attributes:
       accept: of `MENDABLE`, what not to refuse: a variable frame rate is then resampled by time
@@ -72,7 +72,11 @@ class Probe(Stage):
         turned = facts.rotation % 180 == 90
         width, height = (facts.width, facts.height)[:: -1 if turned else 1]
         clip = clip.change(end=round(facts.seconds, 6)).score(
-            width=width, height=height, fps=facts.fps, seconds=facts.seconds
+            width=width,
+            height=height,
+            fps=facts.fps,
+            seconds=facts.seconds,
+            kilobits=job.video(clip).stat().st_size * 8e-3 / max(facts.seconds, 1e-3),
         )
         if facts.seconds < COMPLETE * facts.stated_seconds:
             reason = f"truncated: {facts.seconds:.2f} s of {facts.stated_seconds:.2f} s are there"

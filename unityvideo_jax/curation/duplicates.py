@@ -37,7 +37,9 @@ class Fingerprint(Stage):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Duplicates(Collective):
-    """Keeps the first clip, in order of keys, of those whose hashes differ in few bits.
+    """Keeps the best of those clips whose hashes differ in few bits.
+
+    The best has the most pixels, then the most bits a second, then the first key.
 
     Hashes that differ in at most d of their bits agree wholly in one of d + 1 bands, so that only
     clips which share a band are compared and none is missed.
@@ -59,7 +61,7 @@ class Duplicates(Collective):
         tables: list[dict[int, list[int]]] = [collections.defaultdict(list) for _ in bands]
         kept: list[tuple[int, str]] = []
         result = []
-        for clip in clips:
+        for clip in sorted(clips, key=_rank):
             bits = int(str(clip.scores["phash"]), 16)
             parts = [bits >> int(low) & (1 << int(high - low)) - 1 for low, high in bands]
             near = {n for table, part in zip(tables, parts, strict=True) for n in table[part]}
@@ -73,4 +75,9 @@ class Duplicates(Collective):
                 table[part].append(len(kept))
             kept.append((bits, clip.key))
             result.append(clip)
-        return result
+        return sorted(result, key=lambda clip: clip.key)
+
+
+def _rank(clip: Clip) -> tuple[float, float, str]:
+    pixels = float(clip.scores["width"]) * float(clip.scores["height"])
+    return -pixels, -float(clip.scores["kilobits"]), clip.key

@@ -107,7 +107,9 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
 
 def _figure(clip: Clip, job: Job) -> str:
     scores = ", ".join(f"{k} {v}" for k, v in clip.scores.items())
-    notes = ", ".join(f"{k}: {v}" for k, v in clip.notes.items())
+    # The table of stages says once what was skipped.
+    said = {k: v for k, v in clip.notes.items() if not v.startswith("skipped: ")}
+    notes = ", ".join(f"{k}: {v}" for k, v in said.items())
     where = f"{clip.video}, {clip.start:.2f} to {clip.end:.2f} s"
     lines = [f"<b>{html.escape(clip.key)}</b> ({html.escape(where)})"]
     if clip.rejected_by:

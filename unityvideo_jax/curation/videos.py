@@ -87,11 +87,12 @@ def examine(path: pathlib.Path) -> VideoFacts:
         stated = float(stream.duration * stream.time_base) if stream.duration else 0.0
         if not stated and container.duration:
             stated = container.duration / av.time_base
-        stamps = [
-            packet.pts
-            for packet in container.demux(stream)
-            if packet.size and packet.pts is not None
-        ]
+        stamps = []
+        # A file that was cut off ends in an error; what it held until then is counted.
+        with contextlib.suppress(av.error.FFmpegError):
+            for packet in container.demux(stream):
+                if packet.size and packet.pts is not None:
+                    stamps.append(packet.pts)
         if not stamps:
             raise UserError(f"{path.name}: no frames")
         times = np.sort(np.asarray(stamps, np.float64)) * float(stream.time_base)
@@ -166,6 +167,8 @@ def write_clip(
     path: pathlib.Path, frames: UInt8[np.ndarray, "t h w 3"], fps: float | int, crf: int
 ) -> None:
     """Writes an H.264 mp4 that is the same byte for byte however many cores there are.
+
+    Frames of fewer than some 64 pixels excepted, which x264's lookahead reads beyond.
 
     Args:
       path: appears only when it is whole.

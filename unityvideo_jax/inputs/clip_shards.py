@@ -60,14 +60,14 @@ def clip_features() -> Any:
     """The TFDS features of a `ClipFile`."""
     import tensorflow_datasets as tfds
 
-    kinds = {str: tfds.features.Text, int: np.int32, float: np.float32}
-    features = {
-        field.name: tfds.features.Tensor(shape=(), dtype=np.bytes_)
-        if field.type is bytes
-        else (kinds[field.type]() if field.type is str else tfds.features.Scalar(kinds[field.type]))
-        for field in dataclasses.fields(ClipFile)
+    kinds = {
+        str: tfds.features.Text(),
+        bytes: tfds.features.Tensor(shape=(), dtype=np.bytes_),
+        int: tfds.features.Scalar(np.int32),
+        float: tfds.features.Scalar(np.float32),
     }
-    return tfds.features.FeaturesDict(features)
+    fields = dataclasses.fields(ClipFile)
+    return tfds.features.FeaturesDict({field.name: kinds[field.type] for field in fields})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

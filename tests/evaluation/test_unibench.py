@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -172,15 +173,17 @@ def test_predictions_are_scored_on_it(built, tmp_path):
 class Oracle(Pipeline):
     """Answers with the truth of a folder, drawn by the codecs."""
 
+    SIZE: ClassVar = dict(num_frames=5, height=96, width=96)
+
     def __init__(self, folder):
         super().__init__(
-            config=CONFIG,
+            config=CONFIG | {"data": CONFIG["data"] | self.SIZE},
             params=tiny_params(),
             vae=tiny_vae(),
             text_encoder=get_text_encoder("words", 16),
             step=0,
         )
-        clips = FolderClips(folder, num_frames=5, height=96, width=96)
+        clips = FolderClips(folder, **self.SIZE)
         self.rows = {int(b.index[0]): b for b in clips.batches(2, 1)}
 
     def encode(self, video):
@@ -208,7 +211,9 @@ def test_a_run_is_scored_on_it_at_its_own_size(built):
     # Bounds that the codecs themselves keep; the model's side record is not used.
     assert results.metrics["depth/disparity_scale_shift_video/abs_rel"] < 1e-3
     assert results.metrics["flow/pooled_all/epe"] < 1e-2
-    assert results.metrics["segmentation/hungarian_clip/mean_iou"] > 0.99
+    # One of four people has five pixels a frame here, fewer than the codec keeps: (1 + 2/3) / 2.
+    iou = results.metrics["segmentation/hungarian_clip/mean_iou"]
+    np.testing.assert_allclose(iou, 5 / 6, atol=1e-3)
     assert results.trivial["flow/pooled_all/epe"] > 0.1
     with pytest.raises(UserError, match="--num_clips=3: the benchmark has 2"):
         worlds_benchmark.run(

@@ -2,6 +2,7 @@ import importlib
 
 import jax
 import numpy as np
+import pytest
 
 from unityvideo_jax import worlds
 
@@ -9,6 +10,16 @@ from unityvideo_jax import worlds
 module = importlib.import_module("unityvideo_jax.worlds.render")
 
 
+@pytest.fixture(autouse=True)
+def quick_compile():
+    """Compiling is what this costs."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
+@pytest.mark.slow
 def test_large_clips_in_pieces_are_the_same_clips(monkeypatch):
     """Five frames in pieces of two, the last overlapping: the values of one piece."""
     whole = worlds.WorldConfig(height=16, width=24, num_frames=5, supersample=2, seed=3)

@@ -36,7 +36,7 @@ _OUTPUT = flags.DEFINE_string("output", None, "Folder of the results.", required
 _BENCHMARK = flags.DEFINE_string(
     "benchmark",
     "worlds_validation",
-    f"With --workdir one of {', '.join(worlds_benchmark.BENCHMARKS)}; with --predictions a folder.",
+    f"A folder of clips; with --workdir also one of {', '.join(worlds_benchmark.BENCHMARKS)}.",
 )
 _BOOTSTRAP = flags.DEFINE_integer("bootstrap", 1000, "Draws for the intervals.", lower_bound=10)
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of the intervals and the sampler (clip i: seed + i).")

@@ -1,5 +1,6 @@
 """Video files, image folders and contact sheets: pixels in, pixels out."""
 
+import dataclasses
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -59,6 +60,41 @@ def read_video(
     return np.stack(frames), fps
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class VideoInfo:
+    """Frames per second, number of coded frames, and pixels of a video file."""
+
+    fps: float
+    num_frames: int
+    height: int
+    width: int
+
+
+def video_info(path: str | os.PathLike) -> VideoInfo:
+    """Reads a video file's headers and counts its packets, without decoding them.
+
+    Raises:
+      UserError: no such file, no video in it, or none of its packets can be read.
+    """
+    import av
+
+    try:
+        with av.open(os.fspath(path)) as container:
+            if not container.streams.video:
+                raise UserError(f"{path}: holds no video stream; give a video")
+            stream = container.streams.video[0]
+            fps = float(stream.average_rate or DEFAULT_FPS)
+            height, width = stream.height, stream.width
+            count = sum(packet.size > 0 for packet in container.demux(stream))
+    except (av.error.FFmpegError, OSError) as error:
+        raise UserError(
+            f"{path}: does not open as video ({error}); re-encode it or leave it out"
+        ) from error
+    if not count or not height or not width:
+        raise UserError(f"{path}: holds no frame; re-encode it or leave it out")
+    return VideoInfo(fps=fps, num_frames=count, height=height, width=width)
+
+
 def _read_image_folder(path: pathlib.Path, max_frames: int | None) -> UInt8[np.ndarray, "t h w 3"]:
     files = sorted(f for f in path.iterdir() if f.suffix.lower() in IMAGE_SUFFIXES)
     if not files:
@@ -82,16 +118,35 @@ def write_video(path: str | os.PathLike, frames: UInt8[np.ndarray, "t h w 3"], f
 
     Height and width must be even, which 4:2:0 chroma asks for.
     """
+    _encode(path, frames, fps, "mp4", "libx264", "yuv420p", {"crf": "12", "preset": "medium"})
+
+
+def write_lossless(
+    path: str | os.PathLike, frames: UInt8[np.ndarray, "t h w 3"], fps: float
+) -> None:
+    """Writes an FFV1 Matroska file that `read_video` gives back bit for bit."""
+    _encode(path, frames, fps, "matroska", "ffv1", "bgr0", {"level": "3", "slicecrc": "1"})
+
+
+def _encode(
+    path: str | os.PathLike,
+    frames: UInt8[np.ndarray, "t h w 3"],
+    fps: float,
+    container_format: str,
+    codec: str,
+    pixels: str,
+    options: dict[str, str],
+) -> None:
     import av
 
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.stem}.part{path.suffix}")
-    with av.open(str(temporary), "w", format="mp4") as container:
-        stream = container.add_stream("libx264", rate=round(fps) or 1)
+    with av.open(str(temporary), "w", format=container_format) as container:
+        stream = container.add_stream(codec, rate=round(fps) or 1)
         stream.height, stream.width = frames.shape[1:3]
-        stream.pix_fmt = "yuv420p"
-        stream.options = {"crf": "12", "preset": "medium"}
+        stream.pix_fmt = pixels
+        stream.options = options
         for frame in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode())

@@ -1,10 +1,16 @@
-"""Writes latent shards from procedural worlds or from a folder of videos with ground truth.
+"""Writes latent shards from procedural worlds, from videos with ground truth, or from raw videos.
 
 Command: python -m unityvideo_jax.prepare --source=worlds --workdir=shards --num_clips=256
          python -m unityvideo_jax.prepare --source=FOLDER --workdir=shards --height=128 --width=128
+         python -m unityvideo_jax.prepare --source=clips.csv --workdir=shards
+         python -m unityvideo_jax.prepare --source=PACKED --workdir=shards
+         python -m unityvideo_jax.prepare --config=configs/openuni_local.py --source=VIDEOS \
+             --workdir=openuni
 
-The same command again goes on where a killed one stopped. With further --modalities it adds their
-series to a finished dataset. `unityvideo_jax/inputs/folder.py` describes FOLDER's files and
+The last form curates raw videos first: `docs/curation.md`. The same command again goes on where a
+killed one stopped. With further --modalities it adds their series to a finished dataset.
+`unityvideo_jax/inputs/folder.py` describes FOLDER's files, `inputs/manifest.py` the CSV,
+`data/openuni/README.md` what `unityvideo_jax.pack` made of others' files, and
 `data/latents/README.md` what is written.
 """
 
@@ -15,10 +21,12 @@ from typing import Any
 
 import jax
 from absl import flags
+from ml_collections import config_flags
 
 from unityvideo_jax import cli
 from unityvideo_jax import modalities as registry
 from unityvideo_jax.errors import UserError
+from unityvideo_jax.inputs import clip_shards, manifest
 from unityvideo_jax.inputs.config import check_frames, check_size
 from unityvideo_jax.inputs.encode import load_encoder
 from unityvideo_jax.inputs.folder import FolderSource
@@ -26,11 +34,24 @@ from unityvideo_jax.inputs.preparing import prepare
 from unityvideo_jax.inputs.sources import Source, WorldsSource
 
 DEFAULT_WORLDS, DEFAULT_FPS = 64, 8.0
+# What shards record of where their clips came from.
+KINDS = {
+    WorldsSource: "worlds",
+    FolderSource: "folder",
+    manifest.ManifestSource: "manifest",
+    clip_shards.ClipShardsSource: "packed",
+}
+# Flags that a configuration replaces.
+NOT_OF_CURATION = (
+    "modalities", "num_clips", "num_frames", "height", "width", "fps", "split", "seed", "vae",
+    "text_encoder", "text_length", "chunk_size", "batch_size", "allow_faults",
+)  # fmt: skip
 
 
 def define_flags() -> None:
     """Called by the program alone, so that importing this module claims no flag names."""
-    flags.DEFINE_string("source", None, "'worlds', or a folder of videos with ground truth.")
+    config_flags.DEFINE_config_file("config", None, "Of a curation; --source holds raw videos.")
+    flags.DEFINE_string("source", None, "'worlds', a folder of videos, a CSV, or packed clips.")
     flags.DEFINE_string("workdir", None, "Where to write; shards go to WORKDIR/latents.")
     flags.DEFINE_list("modalities", list(registry.BUILT_IN), "Series to write, rgb among them.")
     flags.DEFINE_integer(
@@ -42,7 +63,8 @@ def define_flags() -> None:
     flags.DEFINE_float(
         "fps", 0.0, f"Frames a second. Default 0: {DEFAULT_FPS:g} for worlds, a folder's own rate."
     )
-    flags.DEFINE_string("split", "train", "Which worlds: train, validation or a held-out split.")
+    flags.DEFINE_string("split", "train", "Which worlds or packed clips, such as validation.")
+    flags.DEFINE_bool("allow_faults", False, "Set bad rows of a CSV aside and go on without them.")
     flags.DEFINE_integer("seed", 0, "Seed of the worlds.")
     flags.DEFINE_string("vae", "", "Folder of a VAE, ours or Wan's. Default: the shipped one.")
     flags.DEFINE_string("text_encoder", "words", "'words', 'minilm' or 'umt5:FOLDER'.")
@@ -62,15 +84,7 @@ def make_source(args: Any) -> Source:
     if args.fps < 0:
         raise UserError(f"--fps={args.fps:g}: must be positive, or 0 for the default")
     if args.source != "worlds":
-        return FolderSource(
-            args.source,
-            args.modalities,
-            num_frames=args.num_frames,
-            height=args.height,
-            width=args.width,
-            fps=args.fps,
-            num_clips=args.num_clips,
-        )
+        return _files(args)
     from unityvideo_jax import worlds
 
     if args.split not in worlds.SPLITS:
@@ -86,6 +100,47 @@ def make_source(args: Any) -> Source:
     return WorldsSource(config, args.num_clips or DEFAULT_WORLDS)
 
 
+def _files(args: Any) -> Source:
+    """The source of files that --source names."""
+    target = {name: getattr(args, name) for name in ("num_frames", "height", "width", "fps")}
+    source = pathlib.Path(args.source)
+    if source.suffix.lower() == ".csv":
+        aside = pathlib.Path(args.workdir) / manifest.SET_ASIDE if args.allow_faults else None
+        return manifest.ManifestSource(
+            source, args.modalities, num_clips=args.num_clips, set_aside=aside, **target
+        )
+    if clip_shards.find_card(source):
+        return clip_shards.ClipShardsSource(
+            source, args.modalities, split=args.split, num_clips=args.num_clips, **target
+        )
+    return FolderSource(source, args.modalities, num_clips=args.num_clips, **target)
+
+
+def curate(args: Any) -> None:
+    """Curates raw videos as --config says.
+
+    Raises:
+      UserError: flags beside it that the configuration decides.
+    """
+    from unityvideo_jax.curation import program
+
+    given = [n for n in NOT_OF_CURATION if args[n].present]
+    if given or args.source == "worlds":
+        raise UserError(
+            f"--{given[0] if given else 'source=worlds'}: not with --config, which says all but "
+            "--source (a folder of videos) and --workdir"
+        )
+    start = time.monotonic()
+    cards = program.curate(args.config, source=args.source, workdir=args.workdir)
+    for group, card in cards.items():
+        print(
+            f"{pathlib.Path(args.workdir) / group / 'latents'}: {card.count} clips of "
+            f"{', '.join(card.modalities)}, latents {'x'.join(map(str, card.latent_shape))}",
+            flush=True,
+        )
+    print(f"in {time.monotonic() - start:.0f} s", flush=True)
+
+
 def main(argv: Sequence[str]) -> None:
     """Prepares the shards that the flags describe."""
     del argv
@@ -93,6 +148,9 @@ def main(argv: Sequence[str]) -> None:
     for name in ("source", "workdir"):
         if not getattr(args, name):
             raise UserError(f"--{name} is missing; see --help")
+    if args.config is not None:
+        curate(args)
+        return
     # Before the slow imports and compilations, since these are the usual slips.
     check_frames(args.num_frames, "--num_frames")
     check_size(args.height, "--height")
@@ -116,7 +174,7 @@ def main(argv: Sequence[str]) -> None:
         width=args.width,
         chunk_size=args.chunk_size,
         batch_size=args.batch_size,
-        extra_settings={"source": "worlds" if args.source == "worlds" else "folder"},
+        extra_settings={"source": KINDS[type(source)]},
     )
     print(
         f"{args.workdir}/latents: {card.count} clips of {', '.join(card.modalities)}, latents "

@@ -77,9 +77,14 @@ class Clip:
         return record
 
     @property
+    def record(self) -> dict:
+        """What `clip.json` says; empty if there is none."""
+        return self._json("clip.json")
+
+    @property
     def caption(self) -> str:
         """The caption, empty if there is none."""
-        return str(self._json("clip.json").get("caption", ""))
+        return str(self.record.get("caption", ""))
 
     def video(self) -> tuple[UInt8[np.ndarray, "t h w 3"], float]:
         """RGB frames and frames per second; UserError names the file."""
@@ -90,7 +95,7 @@ class Clip:
             frames, fps = media.read_video(path)
         else:
             frames, fps = self._frames(path), media.DEFAULT_FPS
-        return frames, float(self._json("clip.json").get("fps", fps))
+        return frames, float(self.record.get("fps", fps))
 
     @staticmethod
     def _frames(path: pathlib.Path) -> UInt8[np.ndarray, "t h w 3"]:

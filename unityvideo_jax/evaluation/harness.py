@@ -18,6 +18,7 @@ from unityvideo_jax import provenance
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.evaluation import controllability, pictures
 from unityvideo_jax.evaluation.folders import RGB, Clip, clips_of
+from unityvideo_jax.evaluation.frozen import verifier
 from unityvideo_jax.evaluation.metrics import METRICS
 from unityvideo_jax.evaluation.scores import ClipScore, merge
 from unityvideo_jax.evaluation.video import table
@@ -119,6 +120,7 @@ def run(
         weights do not load. Faults of clips do not raise; they are in the rows.
     """
     truths = clips_of(config.benchmark, "benchmark")
+    verify = verifier(config.benchmark)
     found = clips_of(config.predictions, "predictions")
     predicted = {name: clip for name, clip in found.items() if name in truths}
     streams = _union([clip.streams for clip in predicted.values()])
@@ -140,7 +142,7 @@ def run(
         "estimators": estimators,
         "weights": weights,
     }
-    scorer = _Scorer(config.output, streams, estimators, metrics)
+    scorer = _Scorer(config.output, streams, estimators, metrics, verify)
     rows, reused = [], 0
     for done, (name, truth) in enumerate(truths.items(), 1):
         row = _Pending(config, truth, predicted.get(name), settings)
@@ -208,8 +210,10 @@ class _Scorer:
         streams: Sequence[str],
         estimators: Sequence[str],
         video_metrics: Sequence[VideoMetric],
+        verify: Callable[[Clip], None],
     ):
         self.output = output
+        self.verify = verify
         self.streams = streams
         self.estimators = estimators
         self.video_metrics = video_metrics
@@ -219,6 +223,11 @@ class _Scorer:
         row = Row(clip=truth.name, score=ClipScore())
         if predicted is None:
             row.faults.append("no prediction: its folder is missing")
+            return row
+        try:
+            self.verify(truth)
+        except UserError as error:
+            row.faults.append(f"benchmark: {error}")
             return row
         jobs: list[tuple[str, Callable[[], ClipScore]]] = []
         for stream in self.streams:

@@ -1,4 +1,4 @@
-"""Scores a pipeline on procedural worlds, whose ground truth is exact.
+"""Scores a pipeline on procedural worlds or a folder of clips whose ground truth is known.
 
 Each clip's RGB is given, each scored modality is estimated from it, decoded without the truth's
 side record, and compared. Two references stand beside the model: the truth itself through the
@@ -7,6 +7,7 @@ codec and the VAE (the best that any model on these latents can reach), and a tr
 """
 
 import dataclasses
+import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -17,6 +18,7 @@ from jaxtyping import Array, Float
 
 from unityvideo_jax import media, modalities, worlds
 from unityvideo_jax.errors import UserError
+from unityvideo_jax.evaluation.folder_benchmark import Batch, FolderClips
 from unityvideo_jax.evaluation.heldout import HeldoutConfig, HeldoutLoss, heldout_errors
 from unityvideo_jax.evaluation.metric import Arrays
 from unityvideo_jax.evaluation.metrics import METRICS
@@ -36,8 +38,8 @@ TORSO_FRONT = 2  # DensePose's number
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BenchmarkConfig:
     """Attributes:
-    benchmark: one of `BENCHMARKS`.
-    num_clips: clips 0 to num_clips - 1 of the split.
+    benchmark: one of `BENCHMARKS`, or a folder of clips, such as UniBench's.
+    num_clips: clips 0 to num_clips - 1 of the split, or the first of the folder by name.
     batch_size: clips at once.
     seed: of the sampler's noise; clip i takes seed + i.
     worlds_seed: of the scenes.
@@ -56,9 +58,12 @@ class BenchmarkConfig:
     sheet_clips: int = 4
 
     def __post_init__(self):
-        if self.benchmark not in BENCHMARKS:
+        if self.benchmark not in BENCHMARKS and not pathlib.Path(self.benchmark).is_dir():
             known = ", ".join(BENCHMARKS)
-            raise UserError(f"benchmark={self.benchmark!r}: unknown; choose one of {known}")
+            raise UserError(
+                f"benchmark={self.benchmark!r}: no such folder; choose one of {known}, or build "
+                "UniBench's folder with `python -m unityvideo_jax.unibench`"
+            )
         for name in ("num_clips", "batch_size"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name}={getattr(self, name)}: must be at least 1")
@@ -93,16 +98,6 @@ def trivial_prediction(modality: str, truth: Arrays) -> dict[str, np.ndarray]:
         uv = np.full_like(truth["uv"], 0.5)
         return {"part": np.full_like(truth["part"], TORSO_FRONT), "uv": uv}
     raise ValueError(f"no trivial prediction for {modality}")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Batch:
-    """Rendered clips: arrays with a leading batch axis, their numbers and what describes them."""
-
-    index: np.ndarray
-    clip: dict[str, Any]
-    captions: list[str]
-    prompts: list[dict[str, str]]
 
 
 def clips(world: worlds.WorldConfig, num_clips: int, batch_size: int) -> Iterator[Batch]:
@@ -146,6 +141,22 @@ class _Scorer:
         return arrays
 
 
+def _open(data: Mapping[str, Any], config: BenchmarkConfig) -> tuple[Iterator[Batch], set[str]]:
+    """The benchmark's batches at the size of a run's data, and the modalities that have truth."""
+    size = {key: data[key] for key in ("num_frames", "height", "width")}
+    batch_size = min(config.batch_size, config.num_clips)
+    if config.benchmark not in BENCHMARKS:
+        found = FolderClips(config.benchmark, **size)
+        return found.batches(config.num_clips, batch_size), found.modalities
+    world = worlds.WorldConfig(
+        **size,
+        fps=float(data["fps"]),
+        split=BENCHMARKS[config.benchmark],
+        seed=config.worlds_seed,
+    )
+    return clips(world, config.num_clips, batch_size), set(METRICS)
+
+
 def run(
     pipeline: Pipeline,
     config: BenchmarkConfig,
@@ -167,19 +178,15 @@ def run(
     Returns:
       All metrics of the modalities that both the model and `METRICS` know.
     """
-    data = pipeline.config["data"]
-    world = worlds.WorldConfig(
-        height=data["height"],
-        width=data["width"],
-        num_frames=data["num_frames"],
-        fps=float(data["fps"]),
-        split=BENCHMARKS[config.benchmark],
-        seed=config.worlds_seed,
-    )
-    scorers = [_Scorer(name) for name in pipeline.modalities if name in METRICS]
+    wanted = [name for name in pipeline.modalities if name in METRICS]
+    benchmark, available = _open(pipeline.config["data"], config)
+    for name in wanted:
+        if name not in available:
+            print(f"{name}: not every clip has its truth; left out", flush=True)
+    scorers = [_Scorer(name) for name in wanted if name in available]
     heldout = _Heldout(pipeline, config.heldout) if config.heldout else None
     rows: list[tuple[str, np.ndarray]] = []
-    for batch in clips(world, config.num_clips, min(config.batch_size, config.num_clips)):
+    for batch in benchmark:
         rgb = 2.0 * np.asarray(batch.clip["rgb"], np.float32) - 1.0
         captions = batch.captions if config.use_captions else [""] * len(batch.captions)
         scored = [b for b, i in enumerate(batch.index) if i < config.num_clips]
@@ -202,7 +209,7 @@ def run(
             for b in scored:
                 keys = (*scorer.model.keys, *scorer.model.extra)
                 truth = {k: np.asarray(batch.clip[k][b]) for k in keys if k in batch.clip}
-                label = f"{config.benchmark} clip {batch.index[b]}"
+                label = f"{pathlib.Path(config.benchmark).name} clip {batch.index[b]}"
                 arrays = scorer.update(samples.videos[name][b], round_trip[b], truth, label)
                 draw(int(batch.index[b]), name, arrays, truth)
             for b in shown:

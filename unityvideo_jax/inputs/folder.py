@@ -12,6 +12,7 @@ width. Both are then scaled to cover the requested size and cropped at the centr
 ids and flow by the nearest pixel, since their values must not mix across an edge.
 """
 
+import abc
 import dataclasses
 import hashlib
 import pathlib
@@ -76,103 +77,39 @@ class Crop:
         return (self.nearest(vectors) * np.asarray(self.factors[::-1])).astype(np.float32)
 
 
-class FolderSource:
-    """Clips of a folder; its layout is in the module's docstring.
+class VideoFiles(abc.ABC):
+    """Clips whose modalities are files: reads, checks, scales and draws them.
 
-    Args:
-      folder: where the files are.
-      modalities: what to prepare; every clip must have a file for each.
-      num_frames, height, width: of the result.
-      fps: resample to this rate; 0 keeps each video's own, and takes frames from the start.
-      num_clips: only the first so many by name; None is all.
+    A subclass says which clips there are and where their files and texts lie.
 
-    Raises:
-      UserError: an empty folder, a file that no rule explains, or a file that a clip lacks.
+    Attributes:
+      keys, fps: as `sources.Source` has them.
     """
 
-    def __init__(
-        self,
-        folder: str | pathlib.Path,
-        modalities: Sequence[str],
-        *,
-        num_frames: int,
-        height: int,
-        width: int,
-        fps: float = 0.0,
-        num_clips: int | None = None,
-    ):
-        self._folder = pathlib.Path(folder)
+    keys: Sequence[str]
+    fps: float
+    # Whether modalities given as pictures are drawn by others than our codecs. No numbers are read
+    # from such pictures, so they are scaled like RGB, as the public release does, and flow may
+    # lack the last frame, which has no next one.
+    _foreign_drawings = False
+
+    def __init__(self, *, num_frames: int, height: int, width: int, fps: float = 0.0):
+        """`fps` resamples to that rate; 0 keeps each video's own and takes the first frames."""
         self._num_frames, self._size = num_frames, (height, width)
-        self._modalities = tuple(modalities)
         self._target_fps = float(fps)
-        if not self._folder.is_dir():
-            raise UserError(f"--source={folder}: no such folder (or 'worlds' for rendered scenes)")
-        self._files = self._scan()
-        keys = sorted(key for key, modality in self._files if modality == "rgb")
-        if not keys:
-            raise UserError(
-                f"--source={folder}: no videos in it ({', '.join(media.VIDEO_SUFFIXES)} or a folder"
-                " of images a clip)"
-            )
-        self.keys: Sequence[str] = keys[:num_clips]
-        for key in self.keys:
-            self._require(key)
-        self.fps = self._target_fps or media.read_video(self._rgb(self.keys[0]), 1)[1]
         self._encoders: dict[str, Any] = {}
 
-    def _scan(self) -> dict[tuple[str, str], pathlib.Path]:
-        files: dict[tuple[str, str], pathlib.Path] = {}
-        for path in sorted(self._folder.iterdir()):
-            if path.name.startswith(".") or path.suffix == ".txt":
-                continue
-            is_video = path.is_dir() or path.suffix.lower() in media.VIDEO_SUFFIXES
-            if not is_video and path.suffix != ".npz":
-                continue
-            stem = path.name if path.is_dir() else path.stem
-            key, _, modality = stem.partition(".")
-            if modality:
-                try:
-                    registry.get(modality)
-                except UserError as error:
-                    raise UserError(f"{path}: {error}; a key contains no dot") from None
-            elif path.suffix == ".npz":
-                raise UserError(f"{path}: name it <key>.<modality>.npz")
-            entry = (key, modality or "rgb")
-            if entry in files:
-                raise UserError(f"{path} and {files[entry]} are both {entry[1]} of {key}; keep one")
-            files[entry] = path
-        return files
-
-    def _rgb(self, key: str) -> pathlib.Path:
-        return self._files[key, "rgb"]
-
-    def _require(self, key: str) -> None:
-        for modality in self._modalities:
-            if (key, modality) not in self._files:
-                raise UserError(
-                    f"{self._folder}: clip {key!r} has no {modality} file; add "
-                    f"{key}.{modality}.npz (or .mp4, or a folder of images), take "
-                    f"{modality} out of --modalities, or move the clip away"
-                )
-        if not (self._folder / f"{key}.txt").exists():
-            raise UserError(
-                f"{self._folder}: clip {key!r} has no caption; add {key}.txt (it may be empty)"
-            )
-
+    @abc.abstractmethod
     def settings(self) -> dict[str, Any]:
-        """Frame rate, and per modality a fingerprint of its files' names, sizes and times."""
-        settings: dict[str, Any] = {"fps": self._target_fps}
-        for modality in self._modalities:
-            digest = hashlib.sha256()
-            for key in self.keys:
-                path = self._files[key, modality]
-                texts = self._folder / f"{key}{'' if modality == 'rgb' else '.' + modality}.txt"
-                inside = sorted(path.iterdir()) if path.is_dir() else [path]
-                for file in [*inside, *([texts] if texts.exists() else [])]:
-                    stat = file.stat()
-                    digest.update(f"{file.name} {stat.st_size} {int(stat.st_mtime)}\n".encode())
-            settings[f"files of {modality}"] = digest.hexdigest()[:12]
-        return settings
+        """What decides the content, as `sources.Source` has it."""
+
+    @abc.abstractmethod
+    def _file(self, key: str, modality: str) -> pathlib.Path:
+        """A video, a folder of images, or an npz of arrays."""
+
+    @abc.abstractmethod
+    def _text(self, key: str, modality: str) -> str:
+        """The caption for rgb, the prompt C_m for others."""
 
     def load(self, indices: Sequence[int], modalities: Sequence[str]) -> ClipBatch:
         """Reads, checks, scales and draws the clips, one after the other."""
@@ -191,7 +128,7 @@ class FolderSource:
         )
 
     def _clip(self, key: str, modalities: Sequence[str]) -> dict[str, Any]:
-        path = self._rgb(key)
+        path = self._file(key, "rgb")
         rate = media.read_video(path, 1)[1]
         rgb, _ = media.read_video(path)
         picks = self._picks(path, len(rgb), rate)
@@ -202,7 +139,7 @@ class FolderSource:
         for modality in modalities:
             if modality == "rgb":
                 video, side = self._encode("rgb", {"rgb": colour})
-            elif (file := self._files[key, modality]).suffix == ".npz":
+            elif (file := self._file(key, modality)).suffix == ".npz":
                 arrays = self._read_arrays(file, modality, rgb.shape[:3])
                 consecutive = bool(np.all(np.diff(picks) == 1))
                 if not consecutive and (bad := [k for k in arrays if k in TO_NEXT_FRAME]):
@@ -211,8 +148,8 @@ class FolderSource:
                         f"{self._target_fps:g} skips; resample the video before computing it, or "
                         "give no --fps"
                     )
-                arrays = {k: _resize(k, v[picks], crop) for k, v in arrays.items()}
-                _hide_outside(arrays, self._size)
+                arrays = {k: resize(k, v[picks], crop) for k, v in arrays.items()}
+                hide_outside(arrays, self._size)
                 codec = registry.get(modality).codec
                 if "rgb" in codec.keys:  # for the frame's size, say; it is never in the npz
                     arrays["rgb"] = colour
@@ -264,10 +201,15 @@ class FolderSource:
         self, file: pathlib.Path, modality: str, size: tuple[int, ...], picks: np.ndarray
     ) -> tuple[np.ndarray, Any]:
         frames, _ = media.read_video(file)
+        if self._foreign_drawings and modality == "flow" and len(frames) == size[0] - 1:
+            frames = np.concatenate([frames, frames[-1:]])
         if len(frames) != size[0]:
             raise UserError(
                 f"{file}: {len(frames)} frames, but the RGB video has {size[0]}; make them equal"
             )
+        if self._foreign_drawings:
+            frames = media.fit(frames[picks], height=self._size[0], width=self._size[1])
+            return media.to_float(frames), registry.get(modality).codec.default_side
         if frames.shape[1:3] != self._size or tuple(size[1:]) != self._size:
             raise UserError(
                 f"{file}: {frames.shape[1]}x{frames.shape[2]} beside RGB of {size[1]}x{size[2]}; a "
@@ -281,6 +223,105 @@ class FolderSource:
         if modality not in self._encoders:
             self._encoders[modality] = jax.jit(registry.get(modality).codec.encode)
         return self._encoders[modality](arrays)
+
+
+class FolderSource(VideoFiles):
+    """Clips of a folder; its layout is in the module's docstring.
+
+    Args:
+      folder: where the files are.
+      modalities: what to prepare; every clip must have a file for each.
+      num_frames, height, width: of the result.
+      fps: resample to this rate; 0 keeps each video's own, and takes frames from the start.
+      num_clips: only the first so many by name; None is all.
+      keys: only these clips; None is all.
+
+    Raises:
+      UserError: an empty folder, a file that no rule explains, or a file that a clip lacks.
+    """
+
+    def __init__(
+        self,
+        folder: str | pathlib.Path,
+        modalities: Sequence[str],
+        *,
+        num_clips: int | None = None,
+        keys: Sequence[str] | None = None,
+        **target: Any,
+    ):
+        super().__init__(**target)
+        self._folder = pathlib.Path(folder)
+        self._modalities = tuple(modalities)
+        if not self._folder.is_dir():
+            raise UserError(f"--source={folder}: no such folder (or 'worlds' for rendered scenes)")
+        self._files = self._scan()
+        found = sorted(key for key, modality in self._files if modality == "rgb")
+        if keys is not None:
+            wanted = set(keys)
+            found = [key for key in found if key in wanted]
+        if not found:
+            raise UserError(
+                f"--source={folder}: no videos in it ({', '.join(media.VIDEO_SUFFIXES)} or a folder"
+                " of images a clip)"
+            )
+        self.keys: Sequence[str] = found[:num_clips]
+        for key in self.keys:
+            self._require(key)
+        self.fps = self._target_fps or media.read_video(self._file(self.keys[0], "rgb"), 1)[1]
+
+    def _scan(self) -> dict[tuple[str, str], pathlib.Path]:
+        files: dict[tuple[str, str], pathlib.Path] = {}
+        for path in sorted(self._folder.iterdir()):
+            if path.name.startswith(".") or path.suffix == ".txt":
+                continue
+            is_video = path.is_dir() or path.suffix.lower() in media.VIDEO_SUFFIXES
+            if not is_video and path.suffix != ".npz":
+                continue
+            stem = path.name if path.is_dir() else path.stem
+            key, _, modality = stem.partition(".")
+            if modality:
+                try:
+                    registry.get(modality)
+                except UserError as error:
+                    raise UserError(f"{path}: {error}; a key contains no dot") from None
+            elif path.suffix == ".npz":
+                raise UserError(f"{path}: name it <key>.<modality>.npz")
+            entry = (key, modality or "rgb")
+            if entry in files:
+                raise UserError(f"{path} and {files[entry]} are both {entry[1]} of {key}; keep one")
+            files[entry] = path
+        return files
+
+    def _file(self, key: str, modality: str) -> pathlib.Path:
+        return self._files[key, modality]
+
+    def _require(self, key: str) -> None:
+        for modality in self._modalities:
+            if (key, modality) not in self._files:
+                raise UserError(
+                    f"{self._folder}: clip {key!r} has no {modality} file; add "
+                    f"{key}.{modality}.npz (or .mp4, or a folder of images), take "
+                    f"{modality} out of --modalities, or move the clip away"
+                )
+        if not (self._folder / f"{key}.txt").exists():
+            raise UserError(
+                f"{self._folder}: clip {key!r} has no caption; add {key}.txt (it may be empty)"
+            )
+
+    def settings(self) -> dict[str, Any]:
+        """Frame rate, and per modality a fingerprint of its files' names, sizes and times."""
+        settings: dict[str, Any] = {"fps": self._target_fps}
+        for modality in self._modalities:
+            digest = hashlib.sha256()
+            for key in self.keys:
+                path = self._files[key, modality]
+                texts = self._folder / f"{key}{'' if modality == 'rgb' else '.' + modality}.txt"
+                inside = sorted(path.iterdir()) if path.is_dir() else [path]
+                for file in [*inside, *([texts] if texts.exists() else [])]:
+                    stat = file.stat()
+                    digest.update(f"{file.name} {stat.st_size} {int(stat.st_mtime)}\n".encode())
+            settings[f"files of {modality}"] = digest.hexdigest()[:12]
+        return settings
 
     def _text(self, key: str, modality: str) -> str:
         if modality == "rgb":
@@ -308,7 +349,8 @@ def _is_sparse(key: str) -> bool:
     return key in (*POINTS, "visibility")
 
 
-def _resize(key: str, array: np.ndarray, crop: Crop) -> np.ndarray:
+def resize(key: str, array: np.ndarray, crop: Crop) -> np.ndarray:
+    """One of a clip's arrays [t, ...], scaled and cropped by its kind."""
     if key in POINTS:
         return crop.points(array)
     if key in VECTORS:
@@ -316,7 +358,7 @@ def _resize(key: str, array: np.ndarray, crop: Crop) -> np.ndarray:
     return array if _is_sparse(key) else crop.nearest(array)
 
 
-def _hide_outside(arrays: dict[str, np.ndarray], size: tuple[int, int]) -> None:
+def hide_outside(arrays: dict[str, np.ndarray], size: tuple[int, int]) -> None:
     """Keypoints that the crop cut away become absent (COCO visibility 0)."""
     if "keypoints" not in arrays or "visibility" not in arrays:
         return

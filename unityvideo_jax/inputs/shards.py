@@ -122,16 +122,17 @@ def read_card(directory: str | os.PathLike) -> Card:
 
 
 @functools.cache
-def _builder_module() -> types.ModuleType:
+def builder_module(name: str) -> types.ModuleType:
+    """The module `data/<name>/<name>.py`, which defines a TFDS builder."""
     # By file, from beside this package, in a checkout and installed alike: a folder `data` where
     # the user happens to stand must not shadow the builder.
-    path = pathlib.Path(__file__).resolve().parents[2] / "data" / "latents" / "latents.py"
-    name = "data.latents.latents"
-    spec = importlib.util.spec_from_file_location(name, path)
+    path = pathlib.Path(__file__).resolve().parents[2] / "data" / name / f"{name}.py"
+    full = f"data.{name}.{name}"
+    spec = importlib.util.spec_from_file_location(full, path)
     if spec is None or spec.loader is None or not path.exists():
         raise FileNotFoundError(f"{path}: the builder is missing from this installation")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
+    sys.modules[full] = module
     spec.loader.exec_module(module)
     return module
 
@@ -163,12 +164,12 @@ def write_series(
     """
     import tensorflow_datasets as tfds
 
-    module = _builder_module()
+    module = builder_module("latents")
     size = 2 * count * (int(np.prod(latent_shape)) + int(np.prod(embedding_shape)))
     # 8 to 32 files read best, fewer if each would hold only a handful of records.
     num_shards = max(1, min(count // 8, max(8, min(32, size >> 28))))
     tfds.disable_progress_bar()
-    with _quiet():
+    with quiet():
         builder = module.Latents(
             records=records,
             split=TFDS_SPLIT,
@@ -186,7 +187,7 @@ def write_series(
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Hides TFDS's talk of downloads and custom configurations; errors still raise."""
     verbosity = logging.get_verbosity()
     logging.set_verbosity(logging.ERROR)
@@ -197,51 +198,40 @@ def _quiet() -> Iterator[None]:
         logging.set_verbosity(verbosity)
 
 
-class Series:
-    """Random access to the records of one modality; picklable and safe to share among threads.
+class Records:
+    """Random access to one split of one TFDS config; picklable and safe to share among threads.
+
+    Args:
+      path: the folder with the files, `dataset_info.json` and `features.json`.
+      split: the TFDS split.
+      mend: what to do about a broken file, for messages.
 
     Raises:
       UserError: on opening, a file that is missing, truncated or of another length than recorded;
         on reading, a record whose checksum fails. Both name the file.
     """
 
-    def __init__(self, directory: str | os.PathLike, modality: str):
-        self.directory, self.modality = os.fspath(directory), modality
+    def __init__(self, path: str | os.PathLike, split: str, mend: str):
+        self.path, self.split, self._mend = pathlib.Path(path), split, mend
         self._source: Any = None
         self._open()
-
-    @property
-    def path(self) -> pathlib.Path:
-        """The folder of the series' files."""
-        return series_path(self.directory, self.modality)
-
-    def _mend(self) -> str:
-        return (
-            f"restore the file, or delete {self.path} and give the same prepare command again, "
-            "which writes this series anew"
-        )
 
     def _open(self) -> None:
         import tensorflow_datasets as tfds
 
-        if not self.path.is_dir():
-            raise UserError(
-                f"{self.path}: no series of modality {self.modality!r}; add it with `python -m "
-                f"unityvideo_jax.prepare --workdir={self.directory} --modalities=...`"
-            )
         try:
             builder = tfds.builder_from_directory(self.path)
-            split = builder.info.splits[TFDS_SPLIT]
+            split = builder.info.splits[self.split]
         except Exception as error:
             raise UserError(
                 f"{self.path}: its dataset_info.json or features.json does not read ({error}); "
-                f"{self._mend()}"
+                f"{self._mend}"
             ) from error
         self._files = [os.fspath(f) for f in split.filepaths]
         self._ends = np.cumsum(split.shard_lengths)
         for file, length in zip(self._files, split.shard_lengths, strict=True):
             self._check_file(file, length)
-        self._source = builder.as_data_source(split=TFDS_SPLIT)
+        self._source = builder.as_data_source(split=self.split)
 
     def _check_file(self, file: str, length: int) -> None:
         from array_record.python.array_record_module import ArrayRecordReader
@@ -251,31 +241,61 @@ class Series:
             found = reader.num_records()
             reader.close()
         except (RuntimeError, OSError) as error:
-            raise UserError(f"{file}: corrupt or truncated ({error}); {self._mend()}") from error
+            raise UserError(f"{file}: corrupt or truncated ({error}); {self._mend}") from error
         if found != length:
             raise UserError(
-                f"{file}: holds {found} records where dataset_info.json says {length}; "
-                f"{self._mend()}"
+                f"{file}: holds {found} records where dataset_info.json says {length}; {self._mend}"
             )
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"directory": self.directory, "modality": self.modality}
+        return {"path": self.path, "split": self.split, "mend": self._mend}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(state["directory"], state["modality"])
+        self.__init__(state["path"], state["split"], state["mend"])
 
     def __len__(self) -> int:
         return int(self._ends[-1]) if len(self._ends) else 0
 
     def __getitem__(self, index: int | np.integer) -> dict[str, Any]:
-        """Record `index`: key, latents f16[t,h,w,C], side, text and embedding f16[L,D]."""
+        """Record `index` as TFDS gives it: text as bytes."""
         try:
-            record = self._source[index]
+            return self._source[index]
         except (RuntimeError, OSError) as error:
             file = self._files[int(np.searchsorted(self._ends, index, side="right"))]
+            raise UserError(f"{file}: record {index} is corrupt ({error}); {self._mend}") from error
+
+
+class Series:
+    """Random access to the latents of one modality; picklable and safe to share among threads.
+
+    Raises:
+      UserError: as `Records`, and on opening if there is no such series.
+    """
+
+    def __init__(self, directory: str | os.PathLike, modality: str):
+        self.directory, self.modality = os.fspath(directory), modality
+        if not self.path.is_dir():
             raise UserError(
-                f"{file}: record {index} of {self.modality} is corrupt ({error}); {self._mend()}"
-            ) from error
+                f"{self.path}: no series of modality {self.modality!r}; add it with `python -m "
+                f"unityvideo_jax.prepare --workdir={self.directory} --modalities=...`"
+            )
+        mend = (
+            f"restore the file, or delete {self.path} and give the same prepare command again, "
+            "which writes this series anew"
+        )
+        self._records = Records(self.path, TFDS_SPLIT, mend)
+
+    @property
+    def path(self) -> pathlib.Path:
+        """The folder of the series' files."""
+        return series_path(self.directory, self.modality)
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, index: int | np.integer) -> dict[str, Any]:
+        """Record `index`: key, latents f16[t,h,w,C], side, text and embedding f16[L,D]."""
+        record = self._records[index]
         return {
             "key": record["key"].decode(),
             "latents": record["latents"],

@@ -1,6 +1,7 @@
 """Rays against capsules, boxes, balls, cylinders, the ground and walls, in closed form."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -48,11 +49,12 @@ class Solids:
 
     def frames(self, start: int, stop: int) -> "Solids":
         """The frames [start, stop)."""
-        cut = {
-            name: getattr(self, name)[:, start:stop]
-            for name in ("inverse", "centre", "half", "size")
-        }
-        return dataclasses.replace(self, **cut)
+        return self.each_frame(lambda x: x[:, start:stop])
+
+    def each_frame(self, cut: Callable[[Array], Array]) -> "Solids":
+        """Applies `cut` to what changes from frame to frame."""
+        names = ("inverse", "centre", "half", "size")
+        return dataclasses.replace(self, **{name: cut(getattr(self, name)) for name in names})
 
 
 class _Limb(NamedTuple):

@@ -1,10 +1,12 @@
 """Rendering: a batch of scenes to clips with ground truth."""
 
+import dataclasses
 import functools
 import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from unityvideo_jax.worlds import truth
@@ -20,6 +22,8 @@ from unityvideo_jax.worlds.vector import Vec
 # Rays traced at a time: enough to fill an accelerator within a few GB, or to stay in a CPU's cache.
 _RAYS = {"cpu": 1 << 17}
 _RAYS_ACCELERATOR = 1 << 23
+# A clip of more rays than this is traced a few frames at a time, which bounds memory.
+_RAYS_OF_CLIP = 1 << 23
 
 
 def _pixels(height: int, width: int, supersample: int) -> Float[Array, "r 2"]:
@@ -115,6 +119,29 @@ def _chunk(config: WorldConfig, batch: int) -> int:
     return math.ceil(batch / pieces)
 
 
+def _trace_in_pieces(config: WorldConfig, scenes: Scene) -> dict[str, Array]:
+    """As `_trace`, a few frames at a time if the clips are large."""
+    stage, total = set_stage(config, scenes), config.num_frames
+    rays = config.height * config.width * config.supersample**2
+    step = max(1, _RAYS_OF_CLIP // rays)
+    if step >= total:
+        return _trace(config, stage, scenes)
+    piece = dataclasses.replace(config, num_frames=step)
+    # The last piece overlaps the one before it, so that all have one length.
+    starts = np.minimum(np.arange(0, total, step), total - step)
+    pieces = jax.lax.map(
+        lambda start: _trace(piece, stage.cut(start, step + 1), scenes), jnp.asarray(starts)
+    )
+    number = np.arange(total) // step
+    order = number * step + np.arange(total) - starts[number]
+
+    def whole(x: Array) -> Array:
+        x = jnp.moveaxis(x, 0, 1)
+        return x.reshape(x.shape[0], -1, *x.shape[3:])[:, order]
+
+    return jax.tree.map(whole, pieces)
+
+
 @functools.partial(jax.jit, static_argnums=0)
 def render(config: WorldConfig, scenes: Scene) -> dict[str, Array]:
     """Renders scenes to clips with ground truth.
@@ -139,7 +166,7 @@ def render(config: WorldConfig, scenes: Scene) -> dict[str, Array]:
     pieces = math.ceil(batch / chunk)
 
     def one(scenes: Scene) -> dict[str, Array]:
-        return _trace(config, set_stage(config, scenes), scenes)
+        return _trace_in_pieces(config, scenes)
 
     if pieces == 1:
         return one(scenes)

@@ -1,5 +1,7 @@
 """Everything that has a pose, frame by frame: from a Scene to Solids, cameras and keypoints."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -49,6 +51,19 @@ class Stage:
     skin: Skin
     keypoints: Float[Array, "b t p 17 3"]
     is_person: Bool[Array, "b p"]
+
+    def cut(self, start: Array, count: int) -> "Stage":
+        """Frames start to start + count - 1; `start` may be traced."""
+
+        def frames(x: Array) -> Array:
+            return jax.lax.dynamic_slice_in_dim(x, start, count, axis=1)
+
+        return dataclasses.replace(
+            self,
+            solids=self.solids.each_frame(frames),
+            cameras=jax.tree.map(frames, self.cameras),
+            keypoints=frames(self.keypoints),
+        )
 
 
 def set_stage(config: WorldConfig, scenes: Scene) -> Stage:

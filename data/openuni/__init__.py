@@ -1,0 +1,1 @@
+"""OpenUni: real clips with modalities, as their files."""

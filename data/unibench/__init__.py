@@ -1,0 +1,1 @@
+"""UniBench: the benchmark's clips, as their files."""

@@ -1,0 +1,108 @@
+"""Captions: given ones, or what a multimodal model from a local folder writes."""
+
+import csv
+import dataclasses
+import functools
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+from PIL import Image
+
+from unityvideo_jax.annotators import base
+from unityvideo_jax.curation.stage import Clip, Job, Stage
+from unityvideo_jax.errors import UserError
+
+PROMPT = (
+    "Describe this video in two or three plain sentences: who or what is in it, what they do, "
+    "where, and how the camera moves. Do not mention frames or images."
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Captions(base.Loaded, Stage):
+    """Writes `<key>.txt` beside the clip: from `<video>.txt`, from a CSV, or from a model.
+
+    A video's given caption serves all of its clips.
+
+    Attributes:
+      file: CSV with the columns `video` (relative to the source folder) and `caption`; '' is none.
+      weights: folder of an image-text-to-text model of transformers with its processor; '' is
+        none. Qwen2.5-VL-7B (Apache-2.0) is a permissive choice; mind the licence of others.
+      prompt: what the model is asked.
+      samples: frames that it sees, spread over the clip.
+      max_tokens: of its answer.
+      required: reject clips that end without a caption, instead of storing an empty one.
+    """
+
+    name: ClassVar[str] = "captions"
+    alone: ClassVar[bool] = True
+    file: str = ""
+    weights: str = ""
+    prompt: str = PROMPT
+    samples: int = 8
+    max_tokens: int = 160
+    required: bool = False
+
+    def setup(self) -> None:
+        self._given  # noqa: B018
+        if self.weights:
+            self.network  # noqa: B018
+
+    @functools.cached_property
+    def _given(self) -> Mapping[str, str]:
+        if not self.file:
+            return {}
+        try:
+            with open(self.file, newline="", encoding="utf-8") as handle:
+                rows = list(csv.DictReader(handle))
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"config.captions.file={self.file}: does not read ({error})") from error
+        if not rows or not {"video", "caption"} <= set(rows[0]):
+            raise UserError(f"config.captions.file={self.file}: needs columns video and caption")
+        return {row["video"]: row["caption"].strip() for row in rows}
+
+    @functools.cached_property
+    def network(self) -> tuple[Any, Any]:
+        """The processor and the model."""
+        model = base.load_transformer(self.weights, "AutoModelForImageTextToText", "captions")
+        processor = base.load_processor(self.weights, "AutoProcessor", "captions")
+        return processor, model
+
+    def __call__(self, clip: Clip, job: Job) -> Sequence[Clip]:
+        caption = self._find(clip, job)
+        if not caption and self.weights:
+            caption = self._write(job.load(clip))
+        if not caption:
+            if self.required:
+                return [clip.reject(self.name, "no caption")]
+            clip = clip.note(self.name, "no caption given and no model configured: empty")
+        path = job.file(clip, ".txt")
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+        temporary.write_text(caption + "\n", encoding="utf-8")
+        os.replace(temporary, path)
+        return [clip.change(caption=caption)]
+
+    def _find(self, clip: Clip, job: Job) -> str:
+        if clip.video in self._given:
+            return self._given[clip.video]
+        path: pathlib.Path = job.video(clip).with_suffix(".txt")
+        return path.read_text(encoding="utf-8").strip() if path.exists() else ""
+
+    def _write(self, clip: Clip) -> str:
+        import torch
+
+        processor, model = self.network
+        picks = np.linspace(0, len(clip.frames) - 1, self.samples).round().astype(int)
+        images = [Image.fromarray(clip.frames[i]) for i in picks]
+        content = [{"type": "image", "image": image} for image in images]
+        message = {"role": "user", "content": [*content, {"type": "text", "text": self.prompt}]}
+        text = processor.apply_chat_template([message], add_generation_prompt=True)
+        inputs = processor(text=text, images=images, return_tensors="pt").to(model.device)
+        with torch.inference_mode():
+            # Greedy, so that the same clip has the same caption.
+            tokens = model.generate(**inputs, max_new_tokens=self.max_tokens, do_sample=False)
+        answer = tokens[:, inputs["input_ids"].shape[1] :]
+        return " ".join(processor.batch_decode(answer, skip_special_tokens=True)[0].split())

@@ -1,0 +1,78 @@
+"""What a phase has finished: one line of JSON a clip, appended; half a line is nothing."""
+
+import json
+import os
+import pathlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from unityvideo_jax.curation.stage import Clip, Outcome
+from unityvideo_jax.errors import UserError
+from unityvideo_jax.inputs.staging import difference
+
+
+class Journal:
+    """The finished clips of one phase.
+
+    Line 1 holds the settings that the results depend on, every other line a clip that went in and
+    what came out: {"key", "clips": rows, "seconds", "seen"}.
+    """
+
+    def __init__(self, path: pathlib.Path, settings: Mapping[str, Any]):
+        """Opens a journal, or begins one; a torn last line, left by a kill, is cut off.
+
+        Raises:
+          UserError: a journal of other settings is there.
+        """
+        self._path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.exists():
+            path.touch()
+        with open(path, "rb+") as handle:
+            whole = handle.read().rfind(b"\n") + 1
+            handle.truncate(whole)
+        if not whole:
+            self._append(dict(settings))
+        with open(path) as handle:
+            stored = json.loads(handle.readline())
+        if changed := difference(stored, settings):
+            raise UserError(
+                f"{path}: was begun with {changed}; give the old value, delete this file and those "
+                "after it to do the work again, or give another --workdir"
+            )
+
+    def _append(self, line: Mapping[str, Any]) -> None:
+        with open(self._path, "a") as handle:
+            handle.write(json.dumps(line, separators=(",", ":")) + "\n")
+            handle.flush()
+            os.fsync(handle.fileno())
+
+    def add(self, key: str, outcome: Outcome) -> None:
+        """Records that the clip of this key is finished."""
+        self._append(line(key, outcome))
+
+    def lines(self) -> Iterator[dict[str, Any]]:
+        """Every finished clip's line; a key that is there twice counts once."""
+        seen = set()
+        with open(self._path) as handle:
+            handle.readline()
+            for text in handle:
+                found = json.loads(text)
+                if found["key"] not in seen:
+                    seen.add(found["key"])
+                    yield found
+
+
+def line(key: str, outcome: Outcome) -> dict[str, Any]:
+    """An outcome as a journal's line."""
+    return {
+        "key": key,
+        "clips": [clip.row() for clip in outcome.clips],
+        "seconds": {name: round(s, 4) for name, s in outcome.seconds.items()},
+        "seen": outcome.seen,
+    }
+
+
+def clips_of(found: Mapping[str, Any]) -> list[Clip]:
+    """The clips of a journal's line."""
+    return [Clip.from_row(row) for row in found["clips"]]

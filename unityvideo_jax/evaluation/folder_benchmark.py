@@ -1,0 +1,107 @@
+"""A folder of clips with truth, scaled and cropped to the size of a run."""
+
+import dataclasses
+import os
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from unityvideo_jax import media
+from unityvideo_jax.errors import UserError
+from unityvideo_jax.evaluation.folders import RGB, Clip, clips_of
+from unityvideo_jax.evaluation.frozen import verifier
+from unityvideo_jax.evaluation.metrics import METRICS
+from unityvideo_jax.inputs.folder import Crop, hide_outside, resize
+
+PEOPLE = ("keypoints", "visibility")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Batch:
+    """Clips: arrays with a leading batch axis, their numbers and what describes them."""
+
+    index: np.ndarray
+    clip: dict[str, Any]
+    captions: list[str]
+    prompts: list[dict[str, str]]
+
+
+class FolderClips:
+    """The clips of `folder`, in order of name.
+
+    Every frame is scaled to cover height x width and cropped at its centre; depth, ids and flow by
+    the nearest pixel. The first `num_frames` frames count.
+
+    Attributes:
+      modalities: those whose truth every clip has.
+
+    Raises:
+      UserError: no such folder, no clips in it, or no modality that all have.
+    """
+
+    def __init__(self, folder: str | os.PathLike, *, num_frames: int, height: int, width: int):
+        self._num_frames, self._size = num_frames, (height, width)
+        folder = pathlib.Path(folder)
+        self._clips = list(clips_of(folder, "benchmark").values())
+        self._verify = verifier(folder)
+        self.modalities = set.intersection(*({*c.streams} - {RGB} for c in self._clips))
+        if not self.modalities:
+            raise UserError(f"--benchmark={folder}: no modality that every clip has in numbers")
+
+    def batches(self, num_clips: int, batch_size: int) -> Iterator[Batch]:
+        """Batches of the first clips; the last is filled up with its last clip, not to be scored.
+
+        Raises:
+          UserError: fewer clips than asked for, or a clip that is too short, inconsistent, or not
+            the frozen one.
+        """
+        if num_clips > len(self._clips):
+            raise UserError(
+                f"--num_clips={num_clips}: the benchmark has {len(self._clips)}; give that or less"
+            )
+        for first in range(0, num_clips, batch_size):
+            chosen = self._clips[first : min(first + batch_size, num_clips)]
+            rows = [self._arrays(clip) for clip in chosen]
+            rows += [rows[-1]] * (batch_size - len(rows))
+            most = max(row["keypoints"].shape[1] for row in rows) if PEOPLE[0] in rows[0] else 0
+            for row in rows:
+                for key in PEOPLE * bool(most):
+                    missing = most - row[key].shape[1]
+                    width = [(0, 0), (0, missing), *[(0, 0)] * (row[key].ndim - 2)]
+                    row[key] = np.pad(row[key], width)
+            records = [clip.record for clip in chosen]
+            records += [records[-1]] * (batch_size - len(records))
+            yield Batch(
+                index=np.arange(first, first + batch_size, dtype=np.int32),
+                clip={key: np.stack([row[key] for row in rows]) for key in rows[0]},
+                captions=[str(record.get("caption", "")) for record in records],
+                prompts=[record.get("prompts", {}) for record in records],
+            )
+
+    def _arrays(self, clip: Clip) -> dict[str, Any]:
+        self._verify(clip)
+        frames, _ = clip.video()
+        if len(frames) < self._num_frames:
+            raise UserError(
+                f"{clip.path}: {len(frames)} frames, fewer than the run's {self._num_frames}"
+            )
+        crop = Crop(source=frames.shape[1:3], target=self._size)
+        height, width = self._size
+        rgb = media.fit(frames[: self._num_frames], height=height, width=width)
+        arrays: dict[str, Any] = {RGB: rgb.astype(np.float32) / 255.0}
+        for modality in self.modalities:
+            for key, array in (clip.truth(modality) or {}).items():
+                metric = METRICS[modality]
+                if key not in (*metric.keys, *metric.extra):
+                    continue
+                if len(array) < self._num_frames or (
+                    key not in PEOPLE and array.shape[1:3] != crop.source
+                ):
+                    raise UserError(
+                        f"{clip.path}: {key} is {array.shape}, its video {frames.shape[:3]}"
+                    )
+                arrays[key] = resize(key, array[: self._num_frames], crop)
+        hide_outside(arrays, self._size)
+        return arrays

@@ -1,0 +1,159 @@
+"""UniBench's real half from a user's own folder: chosen, cut to one size, frozen by checksum.
+
+    FOLDER/<key>.mp4                 also .mov, .mkv, .webm, .avi, or a folder of images <key>/
+    FOLDER/<key>.txt                 optional: the caption
+    FOLDER/<key>.<modality>.npz      optional: annotations under the clip's keys, at its size
+
+The choice is by the SHA-256 of the videos, so it depends on nothing but them: the smallest hashes
+of those that are long enough. What is left of others is told, with reasons, in the card.
+"""
+
+import dataclasses
+import json
+import pathlib
+import shutil
+from collections.abc import Mapping
+
+import numpy as np
+
+from unityvideo_jax import media, provenance
+from unityvideo_jax.errors import UserError
+from unityvideo_jax.evaluation.folders import Clip, read_npz
+from unityvideo_jax.evaluation.metrics import METRICS
+from unityvideo_jax.inputs.folder import Crop, hide_outside, resize
+
+CARD_NAME = "real.json"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Target:
+    """Frames from the start, and pixels that the frames cover and are cropped to."""
+
+    num_frames: int = 33
+    height: int = 384
+    width: int = 672
+
+
+def build(
+    source: pathlib.Path, workdir: pathlib.Path, *, num_clips: int, target: Target | None = None
+) -> list[str]:
+    """Writes the chosen clips as `evaluate --benchmark` reads them, then the card.
+
+    Args:
+      source: FOLDER, as above.
+      workdir: the benchmark; clips that it has already are left.
+      num_clips: how many to choose.
+      target: their size.
+
+    Returns:
+      The keys of the chosen clips.
+
+    Raises:
+      UserError: no such folder, no usable video, or a card of another choice.
+    """
+    target = target or Target()
+    if not source.is_dir():
+        raise UserError(f"--real={source}: no such folder")
+    videos = sorted(
+        p
+        for p in source.iterdir()
+        if (p.is_dir() or p.suffix.lower() in media.VIDEO_SUFFIXES) and not p.name.startswith(".")
+    )
+    hashes = {path: provenance.file_hash(path) for path in videos if "." not in _key(path)}
+    chosen: dict[str, str] = {}
+    aside: dict[str, str] = {}
+    twice: dict[str, pathlib.Path] = {}
+    for path in sorted(hashes, key=lambda p: (hashes[p], p.name)):
+        if len(chosen) == num_clips:
+            break
+        if (same := twice.setdefault(hashes[path], path)) != path:
+            aside[path.name] = f"the same file as {same.name}"
+            continue
+        if _key(path) in chosen:
+            aside[path.name] = f"another file is named {_key(path)} too; rename one"
+            continue
+        try:
+            if not (workdir / _key(path)).exists():
+                _write(path, workdir, target)
+        except UserError as error:
+            aside[path.name] = str(error)
+        else:
+            chosen[_key(path)] = hashes[path]
+    if not chosen:
+        raise UserError(f"--real={source}: no usable video in it: {json.dumps(aside)}")
+    card = {
+        "target": dataclasses.asdict(target),
+        "sources": chosen,
+        "set_aside": aside,
+        "files": {key: _sums(workdir / key) for key in sorted(chosen)},
+    }
+    earlier = read_card(workdir)
+    if earlier is not None and earlier != card:
+        raise UserError(
+            f"{workdir / CARD_NAME}: freezes other clips than {source} gives now; restore the "
+            "folder, or give another --workdir"
+        )
+    provenance.write_json(workdir / CARD_NAME, card)
+    return sorted(chosen)
+
+
+def read_card(workdir: pathlib.Path) -> dict | None:
+    """The card of frozen real clips; None if the folder has none."""
+    path = workdir / CARD_NAME
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def verify_clip(clip: Clip, card: Mapping) -> None:
+    """Raises UserError unless the files of a clip are those that the card freezes."""
+    frozen = card["files"].get(clip.name)
+    if frozen is None:
+        raise UserError(f"{clip.path}: not one of the frozen clips; move it away")
+    found = _sums(clip.path)
+    for name in sorted(frozen.keys() | found.keys()):
+        if frozen.get(name) != found.get(name):
+            raise UserError(
+                f"{clip.path / name}: not the file that {CARD_NAME} freezes; restore it, or build "
+                "the benchmark again"
+            )
+
+
+def _sums(folder: pathlib.Path) -> dict[str, str]:
+    return {p.name: provenance.file_hash(p) for p in sorted(folder.iterdir()) if p.is_file()}
+
+
+def _key(path: pathlib.Path) -> str:
+    return path.name if path.is_dir() else path.stem
+
+
+def _write(path: pathlib.Path, workdir: pathlib.Path, target: Target) -> None:
+    """One clip: RGB and whatever annotations it has, scaled and cropped together."""
+    frames, fps = media.read_video(path, target.num_frames)
+    if len(frames) < target.num_frames:
+        raise UserError(f"{len(frames)} frames, fewer than {target.num_frames}")
+    crop = Crop(source=frames.shape[1:3], target=(target.height, target.width))
+    streams: dict[str, dict[str, np.ndarray]] = {}
+    for modality, metric in METRICS.items():
+        file = path.with_name(f"{_key(path)}.{modality}.npz")
+        if not file.exists():
+            continue
+        arrays = {k: v[: target.num_frames] for k, v in read_npz(file, metric.keys).items()}
+        for key, array in arrays.items():
+            flat = array.ndim >= 3 and key not in ("keypoints", "visibility")
+            if len(array) < target.num_frames or (flat and array.shape[1:3] != crop.source):
+                raise UserError(
+                    f"{file.name}: {key} is {array.shape}, the video {frames.shape[:3]}; annotate "
+                    "every frame at the video's size"
+                )
+        streams[modality] = {k: resize(k, v, crop) for k, v in arrays.items()}
+        hide_outside(streams[modality], (target.height, target.width))
+    temporary = workdir / f".{_key(path)}.part"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    rgb = media.fit(frames, height=target.height, width=target.width)
+    media.write_lossless(temporary / "rgb.mkv", rgb, fps)
+    for modality, arrays in streams.items():
+        np.savez_compressed(temporary / f"{modality}.npz", **arrays)
+    text = path.with_name(f"{_key(path)}.txt")
+    caption = text.read_text(encoding="utf-8").strip() if text.exists() else ""
+    provenance.write_json(temporary / "clip.json", {"caption": caption, "fps": fps})
+    temporary.rename(workdir / _key(path))

@@ -1,0 +1,279 @@
+"""The published layout of OpenUni: tars of videos, one folder a modality, and CSV metadata.
+
+    ROOT/<split>/<subset>/RGB/<subset>_RGB_part001.tar.gz
+    ROOT/<split>/<subset>/depth/<subset>_depth_part113.tar.gz
+    ROOT/<split>/<subset>/raft/<subset>_raft_part43.tar.gz       optical flow
+    ROOT/<split>/<subset>/segmentation/<subset>_segmentation_part225.tar.gz
+    ROOT/<split>/<subset>/metadata/*.csv                         or ROOT/<split>/*.csv
+
+Seen of the public release: these folders, the names of the tars, and that parts of two modalities
+do not correspond. Not seen, and therefore found from the data: paths inside the tars (a clip is
+known by its file's stem), and the columns of the CSV (the one whose values name the clips).
+"""
+
+import csv
+import dataclasses
+import json
+import pathlib
+import re
+import sys
+import tarfile
+import zlib
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+
+from unityvideo_jax import media
+from unityvideo_jax.errors import UserError
+from unityvideo_jax.inputs.shards import atomic_path, write_json
+
+FOLDERS = {
+    "rgb": "rgb",
+    "depth": "depth",
+    "raft": "flow",
+    "segmentation": "segmentation",
+    "densepose": "densepose",
+    "skeleton": "skeleton",
+}
+CAPTIONS = ("prompt", "caption", "text", "description")
+SUFFIXES = (*media.VIDEO_SUFFIXES, ".npz")
+TAR_ERRORS = (tarfile.TarError, EOFError, OSError, zlib.error)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Fault:
+    """What was set aside: a tar, a file in it or a clip, and why."""
+
+    what: str
+    reason: str
+
+
+def write_faults(path: pathlib.Path, faults: Sequence[Fault]) -> None:
+    """Keeps what was set aside, {"set_aside": [{what, reason}, ...]}."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, {"set_aside": [vars(fault) for fault in faults]})
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Subset:
+    """One source's folder in one split."""
+
+    path: pathlib.Path
+    split: str
+
+    @property
+    def tars(self) -> dict[str, list[pathlib.Path]]:
+        """The tars of each modality, in order of name."""
+        found = {}
+        for folder in sorted(p for p in self.path.iterdir() if p.is_dir()):
+            if modality := FOLDERS.get(folder.name.lower()):
+                found[modality] = sorted(p for p in folder.iterdir() if ".tar" in p.suffixes)
+        return {modality: tars for modality, tars in found.items() if tars}
+
+    @property
+    def tables(self) -> list[pathlib.Path]:
+        """The CSV files that may describe its clips."""
+        own = sorted((self.path / "metadata").glob("*.csv"))
+        return own or sorted(self.path.parent.glob("*.csv"))
+
+
+def find_subset(root: pathlib.Path, name: str) -> list[Subset]:
+    """A subset in each split that has it.
+
+    Raises:
+      UserError: no folder of that name with an `RGB` folder of tars in it.
+    """
+    if not root.is_dir():
+        raise UserError(f"--tars={root}: no such folder")
+    folders = [Subset(path=p, split=p.parent.name) for p in sorted(root.glob("*/*")) if p.is_dir()]
+    everything = [subset for subset in folders if "rgb" in subset.tars]
+    found = [subset for subset in everything if subset.path.name == name]
+    if not found:
+        known = ", ".join(sorted({subset.path.name for subset in everything}))
+        raise UserError(
+            f"--tars={root}: no subset {name!r} with tars in {root}/<split>/{name}/RGB; "
+            + (f"it has {known}: name one by --subset" if known else "see data/openuni/README.md")
+        )
+    return found
+
+
+def clip_key(name: str, modality: str) -> str:
+    """The clip that a file belongs to: its stem, less the name of its modality at the end."""
+    names = [modality, *(folder for folder, m in FOLDERS.items() if m == modality)]
+    return re.sub(rf"[._-]({'|'.join(names)})$", "", pathlib.PurePosixPath(name).stem, flags=re.I)
+
+
+def unpack(
+    tar: pathlib.Path, modality: str, folder: pathlib.Path
+) -> tuple[dict[str, pathlib.Path], list[Fault]]:
+    """The files of one tar, byte for byte, by clip; a tar that was unpacked before is not read.
+
+    Args:
+      tar: plain or compressed.
+      modality: that its files show.
+      folder: where they go.
+
+    Returns:
+      Clip -> file, and what was set aside. A truncated tar yields the files before its break.
+    """
+    receipt = folder / f"{tar.name}.json"
+    stat = tar.stat()
+    state = [stat.st_size, int(stat.st_mtime)]
+    if receipt.exists() and (stored := json.loads(receipt.read_text()))["state"] == state:
+        return (
+            {key: folder / name for key, name in stored["files"].items()},
+            [Fault(**fault) for fault in stored["faults"]],
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    files: dict[str, str] = {}
+    faults: list[Fault] = []
+    try:
+        with tarfile.open(tar, "r|*") as stream:
+            for member in stream:
+                base = pathlib.PurePosixPath(member.name).name
+                if not member.isfile() or base.startswith("."):
+                    continue
+                suffix = pathlib.PurePosixPath(base).suffix.lower()
+                key = clip_key(base, modality)
+                reason = None
+                if suffix not in SUFFIXES:
+                    reason = (
+                        f"a {suffix or 'file without suffix'}, not one of {', '.join(SUFFIXES)}"
+                    )
+                elif key in files:
+                    reason = f"a second file of clip {key}; the first is kept"
+                elif not member.size:
+                    reason = "an empty file"
+                if reason:
+                    faults.append(Fault(what=f"{tar}: {member.name}", reason=reason))
+                    continue
+                # Keys may hold anything that a path's last part can; modality folders are ours.
+                with atomic_path(folder / base) as temporary, open(temporary, "wb") as out:
+                    source = stream.extractfile(member)
+                    while block := source.read(1 << 20):
+                        out.write(block)
+                files[key] = base
+    except TAR_ERRORS as error:
+        faults.append(
+            Fault(
+                what=str(tar),
+                reason=f"breaks off after {len(files)} files ({error or 'end of file'}); "
+                "download it again",
+            )
+        )
+    record = {"state": state, "files": files, "faults": [vars(f) for f in faults]}
+    write_json(receipt, record)
+    return {key: folder / name for key, name in files.items()}, faults
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Described:
+    """A clip's caption, and its whole row of metadata as JSON."""
+
+    caption: str
+    metadata: str
+
+
+def _rows(table: pathlib.Path) -> Iterator[dict[str, str]]:
+    csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
+    try:
+        with open(table, encoding="utf-8-sig", newline="") as handle:
+            yield from csv.DictReader(handle)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{table}: not a UTF-8 CSV ({error}); write it again") from error
+
+
+def _named(value: object) -> str:
+    """The clip that a cell may name; cells of long text name none."""
+    if not isinstance(value, str) or len(value) > 1024:
+        return ""
+    return clip_key(value, "rgb")
+
+
+def describe(
+    tables: Sequence[pathlib.Path], keys: Sequence[str], caption_column: str = ""
+) -> dict[str, Described]:
+    """What the metadata says of these clips.
+
+    Args:
+      tables: CSV files with a header.
+      keys: the clips.
+      caption_column: its name; '' takes the first of `CAPTIONS` that is there.
+
+    Raises:
+      UserError: no table, none whose values name the clips, or no caption column.
+    """
+    if not tables:
+        raise UserError("no metadata/*.csv beside the tars; download it, since it has the captions")
+    wanted, found = set(keys), {}
+    for table in tables:
+        hits: Counter[str] = Counter()
+        columns: list[str] = []
+        for row in _rows(table):
+            columns = columns or [c for c in row if c]
+            hits.update(c for c in columns if _named(row[c]) in wanted)
+        if not hits:
+            continue
+        (key_column, _), *_ = hits.most_common(1)
+        lower = {c.lower(): c for c in columns}
+        names = [caption_column] if caption_column else [lower[c] for c in CAPTIONS if c in lower]
+        if not names or names[0] not in columns:
+            raise UserError(
+                f"{table}: no caption column among {', '.join(columns)}; name it by "
+                "--caption_column"
+            )
+        for row in _rows(table):
+            if (key := _named(row[key_column])) in wanted and key not in found:
+                found[key] = Described(
+                    caption=(row[names[0]] or "").strip(),
+                    metadata=json.dumps({c: row[c] for c in columns}, ensure_ascii=False),
+                )
+    if not found:
+        raise UserError(
+            f"{', '.join(map(str, tables))}: no column names any of the {len(wanted)} clips, such "
+            f"as {min(wanted, default='')!r}; is it the metadata of these tars?"
+        )
+    return found
+
+
+def join(
+    files: Mapping[str, Mapping[str, pathlib.Path]],
+    described: Mapping[str, Described],
+) -> tuple[list[str], list[Fault]]:
+    """The clips that are whole, in order of name, and what is wrong with the others.
+
+    Args:
+      files: modality -> clip -> file, 'rgb' among them.
+      described: clip -> metadata.
+    """
+    whole, faults = [], []
+    for key in sorted(set().union(*files.values())):
+        lacks = [modality for modality in files if key not in files[modality]]
+        reason = f"no file of {', '.join(lacks)} in the tars" if lacks else None
+        if not reason and key not in described:
+            reason = "no row in the metadata"
+        if not reason:
+            reason = mismatch({m: files[m][key] for m in files})
+        if reason:
+            faults.append(Fault(what=key, reason=reason))
+        else:
+            whole.append(key)
+    return whole, faults
+
+
+def mismatch(files: Mapping[str, pathlib.Path]) -> str | None:
+    """Why the videos of a clip do not belong together; None if they do.
+
+    Flow from each frame to the next may have one frame fewer.
+    """
+    lengths = {}
+    for modality, path in files.items():
+        if path.suffix != ".npz":
+            try:
+                lengths[modality] = media.video_info(path).num_frames
+            except UserError as error:
+                return f"{modality}: {error}"
+    for modality, length in lengths.items():
+        missing = lengths.get("rgb", length) - length
+        if missing not in ((0, 1) if modality == "flow" else (0,)):
+            return f"{modality} has {length} frames, rgb {lengths['rgb']}"
+    return None

@@ -1,0 +1,218 @@
+"""Clips of other layouts into TFDS records: OpenUni's tars, and folders of a benchmark's clips."""
+
+import dataclasses
+import json
+import pathlib
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from unityvideo_jax import media
+from unityvideo_jax.errors import UserError
+from unityvideo_jax.inputs import clip_shards, openuni_tars
+from unityvideo_jax.inputs.clip_shards import ClipCard, ClipFile
+from unityvideo_jax.inputs.openuni_tars import Described, Fault
+
+UNPACKED = ".unpacked"
+SET_ASIDE = "set_aside.json"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Clips:
+    """One split: its clips in order, where their files lie, and what is said of them."""
+
+    keys: Sequence[str]
+    files: Mapping[str, Mapping[str, pathlib.Path]]
+    described: Mapping[str, Described]
+    prompts: Mapping[tuple[str, str], str] = dataclasses.field(default_factory=dict)
+
+    def records(self, modality: str) -> Iterator[ClipFile]:
+        """One modality's records, read one at a time."""
+        for key in self.keys:
+            path = self.files[modality][key]
+            info = {} if path.suffix == ".npz" else vars(media.video_info(path))
+            rgb = modality == "rgb"
+            yield ClipFile(
+                key=key,
+                text=self.described[key].caption if rgb else self.prompts.get((key, modality), ""),
+                name=path.name,
+                data=path.read_bytes(),
+                metadata=self.described[key].metadata if rgb else "{}",
+                **info,
+            )
+
+    def size(self, modality: str) -> int:
+        """Bytes of one modality's files."""
+        return sum(self.files[modality][key].stat().st_size for key in self.keys)
+
+
+def write(
+    workdir: pathlib.Path, dataset: str, subset: str, splits: Mapping[str, Clips], **settings: Any
+) -> ClipCard:
+    """Packs splits of clips into a dataset; series that are there already stay.
+
+    Raises:
+      UserError: no clips at all.
+    """
+    if not any(clips.keys for clips in splits.values()):
+        raise UserError(f"{workdir}: no clip is left to pack")
+    modalities = tuple(next(iter(splits.values())).files)
+
+    def maker(clips: Clips, modality: str) -> Callable[[], Iterator[ClipFile]]:
+        return lambda: clips.records(modality)
+
+    for modality in modalities:
+        for path in (workdir / dataset / modality).glob("*incomplete*"):
+            shutil.rmtree(path)
+        size = sum(clips.size(modality) for clips in splits.values())
+        clip_shards.write_series(
+            workdir,
+            dataset,
+            modality,
+            {name: maker(clips, modality) for name, clips in splits.items()},
+            num_bytes=size,
+        )
+        print(f"packed {modality}: {size / 1e6:.1f} MB", flush=True)
+    card = ClipCard(
+        dataset=dataset,
+        subset=subset,
+        counts={name: len(clips.keys) for name, clips in splits.items()},
+        modalities=modalities,
+        settings=settings,
+    )
+    clip_shards.write_card(workdir, card)
+    return card
+
+
+def pack_openuni(
+    tars: pathlib.Path,
+    workdir: pathlib.Path,
+    *,
+    subset: str,
+    modalities: Sequence[str] = (),
+    caption_column: str = "",
+    allow_faults: bool = False,
+) -> ClipCard:
+    """OpenUni's published tars of one subset as TFDS records, byte for byte.
+
+    A killed run goes on with the first tar that it had not finished. Clips that lack a modality,
+    metadata or frames are set aside, each with its reason, in `<workdir>/openuni/set_aside.json`.
+
+    Args:
+      tars: the root of the published layout; `openuni_tars` describes it.
+      workdir: the TFDS data_dir; a subset has one of its own.
+      subset: such as 'Koala36M'.
+      modalities: what a clip must have, rgb among them; () takes all whose tars are there.
+      caption_column: of the metadata; '' looks for a usual name.
+      allow_faults: go on without the files of a broken tar.
+
+    Raises:
+      UserError: a missing folder or modality, metadata that does not fit, a broken tar, or a
+        workdir that holds something else.
+    """
+    settings = {"modalities": list(modalities), "caption_column": caption_column}
+    if finished := _finished(workdir, "openuni", subset, settings):
+        return finished
+    staging = workdir / "openuni" / UNPACKED
+    splits, faults = {}, []
+    for part in openuni_tars.find_subset(tars, subset):
+        there = part.tars
+        if lacking := [m for m in modalities if m not in there]:
+            raise UserError(
+                f"{part.path}: no tars of {', '.join(lacking)} (it has {', '.join(there)}); "
+                "download them, or take them out of --modalities"
+            )
+        chosen = ["rgb", *sorted(m for m in modalities or there if m != "rgb")]
+        files: dict[str, dict[str, pathlib.Path]] = {m: {} for m in chosen}
+        broken = []
+        for modality in chosen:
+            for tar in there[modality]:
+                folder = staging / part.split / modality / tar.name.partition(".tar")[0]
+                found, wrong = openuni_tars.unpack(tar, modality, folder)
+                broken += [fault for fault in wrong if fault.what == str(tar)]
+                faults += wrong
+                for key, path in found.items():
+                    if files[modality].setdefault(key, path) != path:
+                        reason = f"clip {key} is also in {files[modality][key].parent.name}"
+                        faults.append(Fault(what=f"{tar}: {path.name}", reason=reason))
+                print(f"{tar}: {len(found)} files", flush=True)
+        if broken and not allow_faults:
+            raise UserError(
+                f"{broken[0].what}: {broken[0].reason}"
+                + (f" ({len(broken)} tars in all)" if len(broken) > 1 else "")
+                + ", or pass --allow_faults to go on with what is whole"
+            )
+        everything = sorted(set().union(*files.values()))
+        described = openuni_tars.describe(part.tables, everything, caption_column)
+        whole, wrong = openuni_tars.join(files, described)
+        faults += wrong
+        splits[part.split] = Clips(keys=whole, files=files, described=described)
+    openuni_tars.write_faults(workdir / "openuni" / SET_ASIDE, faults)
+    print(f"set aside: {len(faults)}, see {workdir / 'openuni' / SET_ASIDE}", flush=True)
+    card = write(workdir, "openuni", subset, splits, **settings, set_aside=len(faults))
+    shutil.rmtree(staging)
+    return card
+
+
+def pack_benchmark(benchmark: pathlib.Path, workdir: pathlib.Path) -> ClipCard:
+    """A benchmark's folder of clips, as `evaluate --benchmark` reads it, as TFDS records.
+
+    Args:
+      benchmark: what `python -m unityvideo_jax.unibench` wrote.
+      workdir: the TFDS data_dir.
+
+    Raises:
+      UserError: no clips, clips of different streams, or a workdir that holds something else.
+    """
+    from unityvideo_jax.evaluation.folders import RGB, clips_of
+    from unityvideo_jax.evaluation.metrics import METRICS
+
+    clips = clips_of(benchmark, "source")
+    settings = {"clips": sorted(clips)}
+    if finished := _finished(workdir, "unibench", benchmark.name, settings):
+        return finished
+    streams = {
+        name: [s for s in (RGB, *METRICS) if clip.source(s) is not None]
+        for name, clip in clips.items()
+    }
+    first = next(iter(streams))
+    for name, found in streams.items():
+        if found != streams[first] or RGB not in found:
+            raise UserError(
+                f"{benchmark / name}: has {', '.join(found) or 'nothing'}, but {first} has "
+                f"{', '.join(streams[first])}; every clip of a dataset has the same streams, rgb "
+                "among them"
+            )
+    records = {
+        name: json.loads((clip.path / "clip.json").read_text()) for name, clip in clips.items()
+    }
+    packed = Clips(
+        keys=sorted(clips),
+        files={s: {n: clips[n].source(s) for n in clips} for s in streams[first]},
+        described={
+            name: Described(caption=str(record.get("caption", "")), metadata=json.dumps(record))
+            for name, record in records.items()
+        },
+        prompts={
+            (name, modality): text
+            for name, record in records.items()
+            for modality, text in record.get("prompts", {}).items()
+        },
+    )
+    return write(workdir, "unibench", benchmark.name, {"test": packed}, **settings)
+
+
+def _finished(
+    workdir: pathlib.Path, dataset: str, subset: str, settings: Mapping[str, Any]
+) -> ClipCard | None:
+    card = clip_shards.find_card(workdir)
+    if card is None:
+        return None
+    same = all(card.settings.get(name) == value for name, value in settings.items())
+    if (card.dataset, card.subset) != (dataset, subset) or not same:
+        raise UserError(
+            f"{workdir}: holds {card.dataset}/{card.subset} packed with {card.settings}; give "
+            "another --workdir"
+        )
+    print(f"{workdir}: complete already, {card.counts}", flush=True)
+    return card

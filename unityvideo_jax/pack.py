@@ -1,0 +1,54 @@
+"""Packs clips of other layouts into TFDS datasets, their files byte for byte.
+
+Command: python -m unityvideo_jax.pack --tars=OpenUni --subset=Koala36M --workdir=koala
+         python -m unityvideo_jax.pack --benchmark=unibench --workdir=packed
+
+The first reads OpenUni as it is published (data/openuni/README.md), the second what `python -m
+unityvideo_jax.unibench` wrote (data/unibench/README.md). The same command again goes on where a
+killed one stopped. `python -m unityvideo_jax.prepare --source=koala` makes latents of the clips.
+"""
+
+import pathlib
+from collections.abc import Sequence
+
+from absl import flags
+
+from unityvideo_jax import cli
+from unityvideo_jax import modalities as registry
+from unityvideo_jax.errors import UserError
+from unityvideo_jax.inputs.packing import pack_benchmark, pack_openuni
+
+_TARS = flags.DEFINE_string("tars", None, "Root of OpenUni's published layout.")
+_SUBSET = flags.DEFINE_string("subset", "", "Which source of OpenUni, such as Koala36M.")
+_MODALITIES = flags.DEFINE_list("modalities", [], "What a clip must have. Default: all with tars.")
+_CAPTION = flags.DEFINE_string("caption_column", "", "Of the metadata. Default: a usual name.")
+_ALLOW_FAULTS = flags.DEFINE_bool("allow_faults", False, "Go on without what a broken tar lost.")
+_BENCHMARK = flags.DEFINE_string("benchmark", None, "Folder of a benchmark's clips.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "The TFDS data_dir to write.", required=True)
+
+
+def main(argv: Sequence[str]) -> None:
+    """Packs what the flags name."""
+    del argv
+    if bool(_TARS.value) == bool(_BENCHMARK.value):
+        raise UserError("give either --tars=ROOT or --benchmark=FOLDER")
+    for name in _MODALITIES.value:
+        registry.get(name)
+    workdir = pathlib.Path(_WORKDIR.value)
+    if _BENCHMARK.value:
+        card = pack_benchmark(pathlib.Path(_BENCHMARK.value), workdir)
+    else:
+        card = pack_openuni(
+            pathlib.Path(_TARS.value),
+            workdir,
+            subset=_SUBSET.value,
+            modalities=_MODALITIES.value,
+            caption_column=_CAPTION.value,
+            allow_faults=_ALLOW_FAULTS.value,
+        )
+    counts = ", ".join(f"{count} in {split}" for split, count in card.counts.items())
+    print(f"{workdir}/{card.dataset}: clips of {', '.join(card.modalities)}: {counts}", flush=True)
+
+
+if __name__ == "__main__":
+    cli.run(main)

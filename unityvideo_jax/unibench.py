@@ -1,0 +1,70 @@
+"""Builds UniBench: 200 rendered clips with exact truth, or clips of a folder of real videos.
+
+Command: python -m unityvideo_jax.unibench --workdir=unibench
+         python -m unityvideo_jax.unibench --workdir=unibench_real --real=FOLDER
+
+The same command again goes on where a killed one stopped, and checks every clip against what is
+frozen. `--first` and `--num_clips` give a machine its share. `python -m unityvideo_jax.evaluate
+--benchmark=unibench` scores predictions on it; docs/unibench.md says more.
+"""
+
+import pathlib
+import time
+from collections.abc import Sequence
+
+from absl import flags
+
+from unityvideo_jax import cli
+from unityvideo_jax.errors import UserError
+from unityvideo_jax.evaluation import real_clips, unibench
+from unityvideo_jax.evaluation.folders import Clip
+from unityvideo_jax.evaluation.unibench import Size
+
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder to write, a folder a clip.", required=True)
+_FIRST = flags.DEFINE_integer("first", 0, "First clip of this share.", lower_bound=0)
+_NUM_CLIPS = flags.DEFINE_integer("num_clips", None, "Clips of this share.", lower_bound=1)
+_SMALL = flags.DEFINE_bool("small", False, "Render at the size of the quick check.")
+_REAL = flags.DEFINE_string("real", None, "Folder of real videos to choose from instead.")
+_FREEZE = flags.DEFINE_bool("freeze", False, "Record the clips as the frozen ones of this version.")
+
+
+def main(argv: Sequence[str]) -> None:
+    """Builds or checks the share that the flags name."""
+    del argv
+    workdir = pathlib.Path(_WORKDIR.value)
+    if _REAL.value:
+        chosen = real_clips.build(
+            pathlib.Path(_REAL.value), workdir, num_clips=_NUM_CLIPS.value or unibench.NUM_CLIPS
+        )
+        print(f"{workdir}: {len(chosen)} real clips, frozen in {real_clips.CARD_NAME}", flush=True)
+        return
+    names = unibench.names()[_FIRST.value :][: _NUM_CLIPS.value]
+    if not names:
+        raise UserError(f"--first={_FIRST.value}: there are {unibench.NUM_CLIPS} clips")
+    size = unibench.CHECK_SIZE if _SMALL.value else Size()
+    if _FREEZE.value:
+        unibench.freeze(names, size, print)
+        return
+    known = unibench.frozen()
+    for done, name in enumerate(names, 1):
+        start = time.monotonic()
+        made = not (workdir / name).exists()
+        if made:
+            rendered = unibench.render_clip(name, size)
+            unibench.check(name, rendered.scene, unibench.signature(rendered.arrays), size, known)
+            unibench.write_clip(workdir, name, rendered, size)
+        else:
+            unibench.verify_clip(Clip(path=workdir / name), known)
+        what = "rendered" if made else "checked"
+        seconds = time.monotonic() - start
+        print(f"{done}/{len(names)} {name}: {what} in {seconds:.1f} s", flush=True)
+    there = [name for name in unibench.names() if (workdir / name).is_dir()]
+    print(
+        f"{workdir}: {len(there)} of {unibench.NUM_CLIPS} clips of {size.name}, UniBench "
+        f"v{unibench.VERSION}",
+        flush=True,
+    )
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -44,7 +44,10 @@ EXTRAS = {
     "annotate": [
         "transformers>=4.57,<6",
         "torchvision>=0.20,<1",
+        "imagehash>=4.3,<5",
         "opencv-python-headless>=4.10,<5",
+        # PySceneDetect without a window toolkit: its usual package brings another OpenCV.
+        "scenedetect-headless>=0.7,<0.8",
     ],
     "interop": ["transformers>=4.57,<6", "ftfy>=6.3,<7"],
     "beam": ["apache-beam>=2.70,<3"],
@@ -53,6 +56,11 @@ EXTRAS = {
         "diffusers==0.42.1",
         "ftfy>=6.3,<7",
         "torch==2.13.0",
+        # Curation. Not torchvision: PyPI's is built for CUDA and breaks transformers beside a torch
+        # for the CPU, so its RAFT is tested where both are for CUDA.
+        "imagehash>=4.3,<5",
+        "opencv-python-headless>=4.10,<5",
+        "scenedetect-headless>=0.7,<0.8",
         "pycocotools>=2.0.8,<3",
         "pytest>=8.3,<10",
         "pytest-xdist>=3.6,<4",

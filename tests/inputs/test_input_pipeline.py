@@ -197,6 +197,20 @@ def test_a_modality_that_was_not_prepared_is_named(noise_dir):
         )
 
 
+def test_groups_of_unlike_modalities_keep_their_shares(noise_dir, tmp_path):
+    """As in UnityVideo's four groups: every batch holds each group equally."""
+    stand_ins.prepare_noise(tmp_path, 3, salt=2, modalities=("rgb", "flow"))
+    batches = _take(_iterator(noise_dir, tmp_path, batch_size=6), 40)
+    drawn = collections.Counter()
+    for batch in batches:
+        second = batch["index"] >= 10
+        assert abs(int(second.sum()) - 3) <= 1
+        drawn.update(zip(second.tolist(), batch["modality"][:, 1].tolist(), strict=True))
+    depth, flow = (stand_ins.MODALITIES.index(m) for m in ("depth", "flow"))
+    # The first folder has both at 1 to 2; the second has flow alone.
+    assert drawn == {(False, depth): 40, (False, flow): 80, (True, flow): 120}
+
+
 def test_folders_of_different_layout_are_refused(noise_dir, tmp_path):
     from unityvideo_jax.inputs.preparing import prepare
 

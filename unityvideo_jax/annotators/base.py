@@ -4,7 +4,7 @@ import dataclasses
 import importlib
 import pathlib
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import UInt8
@@ -15,6 +15,7 @@ Frames = UInt8[np.ndarray, "t h w 3"]
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
+@runtime_checkable
 class Annotator(Protocol):
     """Draws one modality from the frames of one clip.
 
@@ -23,6 +24,10 @@ class Annotator(Protocol):
     """
 
     licence: str
+
+    def setup(self) -> None:
+        """Loads what it needs; UserError if it cannot be."""
+        ...
 
     def __call__(self, frames: Frames) -> dict[str, np.ndarray]:
         """The arrays of the modality's codec, at the size of the frames."""

@@ -87,7 +87,7 @@ def _measured(clips: Sequence[Clip]) -> list[str]:
     return [name for name in names if name not in NOT_MEASURED]
 
 
-def _spread(name: str, clips: Sequence[Clip]) -> dict[str, float]:
+def _spread(name: str, clips: Sequence[Clip]) -> dict[str, float | int]:
     values = [float(clip.scores[name]) for clip in clips if name in clip.scores]
     marks = np.quantile(values, [0.0, 0.25, 0.5, 0.75, 1.0])
     names = ("least", "quarter", "median", "three_quarters", "most")

@@ -115,13 +115,17 @@ def check_against(
 def open_sources(
     config: DataConfig, modalities: Sequence[str], drawn: Mapping[str, float]
 ) -> tuple[list[PairSource], list[float]]:
-    """Opens one source a (folder, modality) with its weight, and checks them against the config."""
+    """Opens one source a (folder, modality) with its weight, and checks them against the config.
+
+    A folder's weight is shared by those of the drawn modalities that it has, so that groups of
+    unlike modalities keep their shares; every drawn modality must be in some folder.
+    """
     from unityvideo_jax.inputs.encode import vae_id_or_none
 
     vae_id = vae_id_or_none(config.vae)
     sources: list[PairSource] = []
     weights: list[float] = []
-    shape, offset = None, 0
+    shape, offset, held = None, 0, set()
     for directory, dir_weight in zip(config.dirs, config.weights_of_dirs(), strict=True):
         card = shards.read_card(directory)
         check_against(card, config, directory, vae_id)
@@ -134,13 +138,9 @@ def open_sources(
         shape = layout
         null_context = shards.read_null_context(directory)
         rgb = shards.Series(directory, "rgb")
-        for name, weight in drawn.items():
-            if name not in card.modalities:
-                raise UserError(
-                    f"{directory}: no series of modality {name!r} (it has "
-                    f"{', '.join(card.modalities)}); add it with `python -m unityvideo_jax.prepare "
-                    f"--workdir={directory} --modalities=...,{name}`, or give it weight 0"
-                )
+        present = {name: weight for name, weight in drawn.items() if name in card.modalities}
+        held.update(present if dir_weight > 0 else ())
+        for name, weight in present.items():
             series = shards.Series(directory, name)
             if not len(series) == len(rgb) == card.count:
                 raise UserError(
@@ -150,10 +150,16 @@ def open_sources(
             if dir_weight > 0:
                 ids = (modalities.index("rgb"), modalities.index(name))
                 sources.append(PairSource(rgb, series, null_context, ids, offset))
-                weights.append(dir_weight * weight)
+                weights.append(dir_weight * weight / sum(present.values()))
         offset += card.count
-    if not sources:
+    if not any(config.weights_of_dirs()):
         raise UserError("config.data.dir_weights: every weight is 0; give one folder more")
+    if lost := [name for name in drawn if name not in held]:
+        raise UserError(
+            f"{', '.join(config.dirs)}: no series of modality {lost[0]!r}; add it with `python -m "
+            f"unityvideo_jax.prepare --workdir={config.dirs[0]} --modalities=...,{lost[0]}`, or "
+            "give it weight 0"
+        )
     return sources, weights
 
 

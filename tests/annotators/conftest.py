@@ -1,0 +1,12 @@
+"""Lets the tests here import what they share, whatever pytest's import mode."""
+
+import pathlib
+import sys
+
+HERE = pathlib.Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE), str(HERE.parent / "curation")]
+
+import torch  # noqa: E402
+
+# Tiny layers gain nothing from threads, and lose much to waiting on a busy machine.
+torch.set_num_threads(1)

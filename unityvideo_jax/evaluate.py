@@ -19,6 +19,7 @@ import sys
 import time
 from collections.abc import Sequence
 
+import jax
 from absl import flags
 
 from unityvideo_jax import cli, media, modalities, provenance
@@ -46,6 +47,9 @@ _SYSTEM = flags.DEFINE_string("system", None, "Name of the system that made the 
 _WEIGHTS = flags.DEFINE_string("weights", None, "Folder of the networks of video metrics.")
 _ALLOW_FAULTS = flags.DEFINE_bool(
     "allow_faults", False, "Give averages although some clips are missing or faulty."
+)
+_PROCESSES = flags.DEFINE_integer(
+    "processes", 1, "Processes that score predictions at once.", lower_bound=1
 )
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Workdir of the training run.")
@@ -106,12 +110,15 @@ def _common(clips: Sequence[scores.ClipScore], start: float) -> dict:
 def _score_folder(output: pathlib.Path) -> None:
     if not _SYSTEM.value:
         raise UserError("--system is missing; name the system that made the predictions")
+    # NumPy scores and JAX only draws, so the report is the same whatever accelerator there is.
+    jax.config.update("jax_platforms", "cpu")
     start = time.monotonic()
     config = harness.HarnessConfig(
         benchmark=pathlib.Path(_BENCHMARK.value),
         predictions=pathlib.Path(_PREDICTIONS.value),
         output=output,
         weights=pathlib.Path(_WEIGHTS.value) if _WEIGHTS.value else None,
+        processes=_PROCESSES.value,
     )
     outcome = harness.run(config, _progress(start))
     if outcome.faults and not _ALLOW_FAULTS.value:

@@ -95,6 +95,17 @@ def test_a_folder_of_predictions_is_scored_faults_and_all(tmp_path):
     for name in ("results.md", "results.html"):
         text = (output / name).read_text()
         assert "depth.npz" in text and "reported, not measured here" in text
+    # Two processes give the same, from the start.
+    again = tmp_path / "again"
+    flags = (*flags[:2], f"--output={again}", "--system=theirs", "--allow_faults", "--processes=2")
+    done = score_folder(*flags)
+    assert done.returncode == 0, done.stderr
+    other = json.loads((again / "results.json").read_text())
+    for key in ("command", "seconds", "rows_reused"):
+        assert record.pop(key) != other.pop(key)
+    assert other == record
+    for name in sorted(p.relative_to(output) for p in output.glob("pictures/*")):
+        assert (again / name).read_bytes() == (output / name).read_bytes()
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 import json
+import os
 import shutil
+import signal
 
 import folder_clips
 import numpy as np
@@ -94,6 +96,26 @@ def test_an_interrupted_run_goes_on(folders, tmp_path):
     assert {p.name for p in (tmp_path / "rows").iterdir()} == {"clip0.json", "clip1.json"}
     outcome = harness.run(config)
     assert outcome.reused == 2 and outcome.counts["clips_scored"] == 3
+
+
+class Killed(harness._Scorer):
+    """Dies at clip1, as by the system when memory is short."""
+
+    def row(self, truth, predicted):
+        if truth.name == "clip1":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().row(truth, predicted)
+
+
+def test_a_killed_process_names_its_clip_and_the_rest_is_kept(folders, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(harness, "_Scorer", Killed)
+        with pytest.raises(UserError, match=r"^clip1: the process that worked on it was killed"):
+            run(*folders, tmp_path, processes=2)
+    kept = {p.stem for p in (tmp_path / "rows").iterdir()}
+    assert "clip0" in kept and "clip1" not in kept
+    outcome, _ = run(*folders, tmp_path)
+    assert outcome.reused == len(kept) and outcome.counts["clips_scored"] == 3
 
 
 def damage_nan(clip):

@@ -305,7 +305,7 @@ def test_short_videos_and_missing_references_are_counted(weights):
 
 
 def test_without_weights_each_dimension_says_what_it_lacks(weights, tmp_path):
-    ready, skipped = table.load(None)
+    ready, skipped = table.available(None)
     assert [m.name for m in ready] == ["temporal_flickering", "frechet_proxy"]
     assert len(skipped) == 8
     assert skipped["subject_consistency"] == (
@@ -313,9 +313,9 @@ def test_without_weights_each_dimension_says_what_it_lacks(weights, tmp_path):
         "docs/evaluation.md says what)"
     )
     (tmp_path / "sa_0_4_vit_l_14_linear.pth").write_bytes(b"x")
-    _, skipped = table.load(tmp_path)
+    _, skipped = table.available(tmp_path)
     assert "clip-vit-large-patch14 (not in" in skipped["aesthetic_quality"]
-    ready, skipped = table.load(weights)
+    ready, skipped = table.available(weights)
     assert len(ready) == 10 and not skipped
 
 

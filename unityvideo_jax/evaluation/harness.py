@@ -1,12 +1,14 @@
 """Scores the predictions of any system in a folder against a benchmark in a folder.
 
-One clip at a time is read, scored, drawn and written as `OUTPUT/rows/<clip>.json`; so memory does
-not grow with the benchmark, and a second run takes up rows whose inputs and settings are unchanged.
+One clip at a time is read, scored, drawn and written as `OUTPUT/rows/<clip>.json`, by as many
+processes as are asked for; so memory does not grow with the benchmark, and a second run takes up
+rows whose inputs and settings are unchanged.
 A faulty or missing clip does not stop the others; it is named, counted, and kept out of every
 average. Whether averages without it are given at all is the caller's choice.
 """
 
 import dataclasses
+import functools
 import json
 import pathlib
 import time
@@ -16,7 +18,7 @@ from typing import Any
 import unityvideo_jax
 from unityvideo_jax import provenance
 from unityvideo_jax.errors import UserError
-from unityvideo_jax.evaluation import controllability, pictures
+from unityvideo_jax.evaluation import controllability, pictures, workers
 from unityvideo_jax.evaluation.folders import RGB, Clip, clips_of
 from unityvideo_jax.evaluation.frozen import verifier
 from unityvideo_jax.evaluation.metrics import METRICS
@@ -33,12 +35,14 @@ class HarnessConfig:
     """Attributes:
     benchmark, predictions, output: folders.
     weights: folder of the networks of video metrics, or None.
+    processes: that score clips at once; 1 is this one. Results do not depend on it.
     """
 
     benchmark: pathlib.Path
     predictions: pathlib.Path
     output: pathlib.Path
     weights: pathlib.Path | None = None
+    processes: int = 1
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -120,7 +124,6 @@ def run(
         weights do not load. Faults of clips do not raise; they are in the rows.
     """
     truths = clips_of(config.benchmark, "benchmark")
-    verify = verifier(config.benchmark)
     found = clips_of(config.predictions, "predictions")
     predicted = {name: clip for name, clip in found.items() if name in truths}
     streams = _union([clip.streams for clip in predicted.values()])
@@ -132,7 +135,7 @@ def run(
         )
     for estimator in estimators:
         controllability.prefix(estimator)  # refuses a bad name before any work
-    metrics, skipped = table.load(config.weights) if RGB in streams else ([], {})
+    metrics, skipped = table.available(config.weights) if RGB in streams else ([], {})
     names = sorted({name for metric in metrics for name in metric.needs})
     weights = {name: provenance.file_hash(config.weights / name) for name in names}
     settings = {
@@ -142,14 +145,12 @@ def run(
         "estimators": estimators,
         "weights": weights,
     }
-    scorer = _Scorer(config.output, streams, estimators, metrics, verify)
+    make = functools.partial(_Scorer, config, streams, estimators, metrics, settings)
     rows, reused = [], 0
-    for done, (name, truth) in enumerate(truths.items(), 1):
-        row = _Pending(config, truth, predicted.get(name), settings)
-        earlier = row.earlier()
-        reused += earlier is not None
-        rows.append(earlier or row.write(scorer))
-        progress(done, len(truths))
+    for row, earlier in workers.in_order(make, list(truths), config.processes):
+        rows.append(row)
+        reused += earlier
+        progress(len(rows), len(truths))
     return Outcome(
         rows=rows,
         streams=tuple(streams),
@@ -164,59 +165,65 @@ def _union(sets: Sequence[Sequence[str]]) -> list[str]:
     return [s for s in (*METRICS, RGB) if any(s in one for one in sets)]
 
 
-class _Pending:
-    """A clip that is scored unless an earlier run did so with the same inputs and settings."""
-
-    def __init__(
-        self, config: HarnessConfig, truth: Clip, predicted: Clip | None, settings: Mapping
-    ):
-        self.truth, self.predicted, self.output = truth, predicted, config.output
-        self.path = config.output / "rows" / f"{truth.name}.json"
-        everything = (*METRICS, RGB)
-        sums = {f"benchmark/{k}": v for k, v in truth.checksums(everything).items()}
-        if predicted is not None:
-            folders = {"": predicted} | {f"{e}/": c for e, c in predicted.estimators.items()}
-            for prefix, clip in folders.items():
-                found = clip.checksums(everything)
-                sums |= {f"predictions/{prefix}{k}": v for k, v in found.items()}
-        self.checksums = sums
-        self.fingerprint = provenance.config_hash({"inputs": sums, "settings": settings})
-
-    def earlier(self) -> Row | None:
-        """The row of an earlier run, if it still holds."""
-        try:
-            row = Row.from_json(json.loads(self.path.read_text()))
-        except (OSError, ValueError, KeyError, TypeError):
-            return None
-        drawn = all((self.output / path).exists() for path in row.pictures.values())
-        return row if drawn and row.fingerprint == self.fingerprint else None
-
-    def write(self, scorer: "_Scorer") -> Row:
-        """Scores the clip and keeps its row."""
-        start = time.monotonic()
-        row = scorer.row(self.truth, self.predicted)
-        row.checksums, row.fingerprint = self.checksums, self.fingerprint
-        row.seconds = round(time.monotonic() - start, 3)
-        provenance.write_json(self.path, row.to_json())
-        return row
+def _checksums(truth: Clip, predicted: Clip | None) -> dict[str, str]:
+    """Of every file that may be read for a clip."""
+    everything = (*METRICS, RGB)
+    sums = {f"benchmark/{k}": v for k, v in truth.checksums(everything).items()}
+    if predicted is not None:
+        folders = {"": predicted} | {f"{e}/": c for e, c in predicted.estimators.items()}
+        for prefix, clip in folders.items():
+            found = clip.checksums(everything)
+            sums |= {f"predictions/{prefix}{k}": v for k, v in found.items()}
+    return sums
 
 
 class _Scorer:
-    """Scores and draws single clips."""
+    """Scores and draws single clips, unless an earlier run did so with equal inputs and settings.
+
+    Takes what `run` found: `streams` and `estimators` of the predictions, the video metrics that
+    can be loaded, and `settings` that rows depend on.
+    """
 
     def __init__(
         self,
-        output: pathlib.Path,
+        config: HarnessConfig,
         streams: Sequence[str],
         estimators: Sequence[str],
-        video_metrics: Sequence[VideoMetric],
-        verify: Callable[[Clip], None],
+        video_metrics: Sequence[type[VideoMetric]],
+        settings: Mapping[str, Any],
     ):
-        self.output = output
-        self.verify = verify
+        self.config = config
         self.streams = streams
         self.estimators = estimators
-        self.video_metrics = video_metrics
+        self.settings = settings
+        self.video_metrics = [metric(config.weights) for metric in video_metrics]
+        self.verify = verifier(config.benchmark)
+
+    def __call__(self, name: str) -> tuple[Row, bool]:
+        """The row of a clip, which then also lies in the output, and whether it did before."""
+        truth, folder = Clip(path=self.config.benchmark / name), self.config.predictions / name
+        predicted = Clip(path=folder) if folder.is_dir() else None
+        path = self.config.output / "rows" / f"{name}.json"
+        checksums = _checksums(truth, predicted)
+        fingerprint = provenance.config_hash({"inputs": checksums, "settings": self.settings})
+        row = self._earlier(path)
+        if row is not None and row.fingerprint == fingerprint:
+            return row, True
+        start = time.monotonic()
+        row = self.row(truth, predicted)
+        row.checksums, row.fingerprint = checksums, fingerprint
+        row.seconds = round(time.monotonic() - start, 3)
+        provenance.write_json(path, row.to_json())
+        return row, False
+
+    def _earlier(self, path: pathlib.Path) -> Row | None:
+        """What an earlier run left, if it is whole."""
+        try:
+            row = Row.from_json(json.loads(path.read_text()))
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        drawn = all((self.config.output / picture).exists() for picture in row.pictures.values())
+        return row if drawn else None
 
     def row(self, truth: Clip, predicted: Clip | None) -> Row:
         """All scores of a clip; whatever cannot be scored is a fault or a count."""
@@ -253,7 +260,7 @@ class _Scorer:
         prediction = predicted.arrays(stream)
         score = METRICS[stream]().score(prediction, true, truth.name)
         path = pathlib.Path("pictures") / f"{truth.name}_{stream}.png"
-        pictures.write_comparison(self.output / path, stream, prediction, true)
+        pictures.write_comparison(self.config.output / path, stream, prediction, true)
         row.pictures[stream] = str(path)
         return score
 
@@ -287,6 +294,6 @@ class _Scorer:
             for metric in self.video_metrics
         ]
         path = pathlib.Path("pictures") / f"{truth.name}_{RGB}.png"
-        pictures.write_videos(self.output / path, video, reference)
+        pictures.write_videos(self.config.output / path, video, reference)
         row.pictures[RGB] = str(path)
         return merge([*parts, ClipScore(counts={"video/clips": 1})])

@@ -28,12 +28,8 @@ VIDEO_METRICS: tuple[type[VideoMetric], ...] = (
 VIDEO_PROTOCOLS = {name: text for m in VIDEO_METRICS for name, text in m.protocols.items()}
 
 
-def load(weights: pathlib.Path | None) -> tuple[list[VideoMetric], dict[str, str]]:
-    """The metrics that can run, loaded, and by name why each of the others is skipped.
-
-    Raises:
-      UserError: a file is there but does not load.
-    """
+def available(weights: pathlib.Path | None) -> tuple[list[type[VideoMetric]], dict[str, str]]:
+    """The metrics whose files are there, and by name why each of the others is skipped."""
     reasons = {m.name: missing(m, weights) for m in VIDEO_METRICS}
-    ready = [m(weights) for m in VIDEO_METRICS if reasons[m.name] is None]
+    ready = [m for m in VIDEO_METRICS if reasons[m.name] is None]
     return ready, {name: reason for name, reason in reasons.items() if reason}

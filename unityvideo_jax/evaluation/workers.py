@@ -1,0 +1,87 @@
+"""One function over many names in several processes, with results in the order of the names."""
+
+import functools
+import multiprocessing
+import os
+import queue
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any, TypeVar
+
+import jax
+
+from unityvideo_jax.errors import UserError
+
+Result = TypeVar("Result")
+
+
+def in_order(
+    make: Callable[[], Callable[[str], Result]], names: Sequence[str], processes: int
+) -> Iterator[Result]:
+    """Yields `make()(name)` for each of the names.
+
+    Args:
+      make: builds the function, once a process; can be pickled, as can what the function returns.
+      names: what it is called with.
+      processes: 1 calls it here; more call it in so many new processes, which run JAX on the CPU.
+
+    Raises:
+      UserError: a process was killed; names what it was working on. Names that no process has
+        begun are then left.
+    """
+    if processes == 1:
+        yield from map(make(), names)
+        return
+    # One pool a process, since a pool whose process dies does not tell at which of its tasks.
+    context = multiprocessing.get_context("spawn")
+    pools = [
+        ProcessPoolExecutor(1, mp_context=context, initializer=_start, initargs=(make,))
+        for _ in range(min(processes, len(names)))
+    ]
+    free: queue.SimpleQueue[Executor] = queue.SimpleQueue()
+    for pool in pools:
+        free.put(pool)
+    threads = ThreadPoolExecutor(len(pools))
+
+    def call(name: str) -> Result:
+        pool = free.get()
+        try:
+            return pool.submit(_call, name).result()
+        except BrokenProcessPool as error:
+            threads.shutdown(wait=False, cancel_futures=True)
+            raise UserError(
+                f"{name}: the process that worked on it was killed, perhaps for lack of memory; "
+                "what is finished is kept: run again, with fewer --processes if memory was short"
+            ) from error
+        finally:
+            free.put(pool)
+
+    try:
+        yield from threads.map(call, names)
+    finally:
+        threads.shutdown(cancel_futures=True)
+        for pool in pools:
+            pool.shutdown()
+
+
+_made: Callable[[], Callable[[str], Any]]
+
+
+def _start(make: Callable[[], Callable[[str], Any]]) -> None:
+    """Prepares a process: no accelerator, and no life beyond its parent's."""
+    global _made
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
+    jax.config.update("jax_platforms", "cpu")
+    # Made by the first call, whose error then reaches the parent.
+    _made = functools.cache(make)
+
+
+def _leave_with_parent() -> None:
+    multiprocessing.parent_process().join()
+    os._exit(1)
+
+
+def _call(name: str) -> Any:
+    return _made()(name)

@@ -41,7 +41,9 @@ def test_toy_array_reads_differently_under_each_alignment():
 def test_scale_and_shift_fit_equals_numpy_least_squares():
     x, y = RNG.normal(size=50), RNG.normal(size=50)
     expected = np.linalg.lstsq(np.stack([x, np.ones(50)], 1), y, rcond=None)[0]
-    np.testing.assert_allclose(depth.fit_scale_shift(x, y), expected, rtol=1e-10)
+    np.testing.assert_allclose(
+        depth.fit_scale_shift([x[:20], x[20:]], [y[:20], y[20:]]), expected, rtol=1e-10
+    )
 
 
 def test_weiszfeld_reaches_the_least_absolute_deviation():
@@ -52,15 +54,19 @@ def test_weiszfeld_reaches_the_least_absolute_deviation():
 
     best = scipy.optimize.minimize_scalar(cost, bounds=(0.01, 10), method="bounded").fun
     # Ten steps, the protocol's number, come near; the iteration itself goes to the optimum.
-    assert cost(depth.fit_scale_l1(x, y)) <= best * 1.01
-    assert cost(depth.fit_scale_l1(x, y, steps=2000)) <= best * 1.0001
+    assert cost(depth.fit_scale_l1([x], [y])) <= best * 1.01
+    assert cost(depth.fit_scale_l1([x[:9], x[9:]], [y[:9], y[9:]], steps=2000)) <= best * 1.0001
 
 
 def test_one_weiszfeld_step_by_hand():
     """x = (1, 1), y = (1, 3): start at 2, both weights 1, so the step stays at 2."""
-    assert depth.fit_scale_l1(np.array([1.0, 1.0]), np.array([1.0, 3.0]), 1) == pytest.approx(2.0)
+    assert depth.fit_scale_l1([np.array([1.0, 1.0])], [np.array([1.0, 3.0])], 1) == pytest.approx(
+        2.0
+    )
     # x = (1, 2), y = (1, 4): start 5/3; weights 3/2 and 3/2; next (1 + 8) / (1 + 4).
-    assert depth.fit_scale_l1(np.array([1.0, 2.0]), np.array([1.0, 4.0]), 1) == pytest.approx(1.8)
+    assert depth.fit_scale_l1([np.array([1.0, 2.0])], [np.array([1.0, 4.0])], 1) == pytest.approx(
+        1.8
+    )
 
 
 def test_right_up_to_the_alignment_is_perfect():
@@ -102,7 +108,8 @@ def test_headline_averages_frames_and_the_others_pixels():
     truth = np.full((2, 1, 3), np.inf, np.float32)
     truth[0, 0, 0], truth[1, 0] = 2.0, [1.0, 2.0, 4.0]
     prediction = np.array([[[1.0, 1.0, 1.0]], [[1.0, 2.0, 4.0]]], np.float32)
-    aligned = depth.align(prediction, truth, "disparity_scale_shift_video")
+    frame = depth.aligner(prediction, truth, "disparity_scale_shift_video")
+    aligned = np.stack([frame(0), frame(1)])
     errors = np.abs(aligned - truth) / np.where(np.isinf(truth), 1.0, truth)
     expected = (errors[0, 0, 0] + errors[1, 0].mean()) / 2
     results = compute(prediction, truth)
@@ -174,12 +181,12 @@ def test_temporal_error_of_a_flickering_scale():
     """d_t = s_t d*: the signed relative error is s_t - 1 everywhere."""
     truth = video((4, 3, 3))
     scales = np.array([1.0, 1.3, 0.9, 0.9])
-    true = truth.astype(np.float64)
-    valid = depth.valid_pixels(truth)
-    error, pairs = depth.temporal_error(true * scales[:, None, None], true, valid)
+    flickering = truth.astype(np.float64) * scales[:, None, None]
+    error, pairs = depth.temporal_error(map(depth.relative_error, flickering, truth))
     assert error == pytest.approx((0.3 + 0.4 + 0.0) / 3) and pairs == 27
     # A wrong scale that stays is no flicker; nor is motion of the truth.
-    assert depth.temporal_error(1.7 * true, true, valid)[0] < 1e-12
+    wrong = map(depth.relative_error, 1.7 * truth.astype(np.float64), truth)
+    assert depth.temporal_error(wrong)[0] < 1e-12
     results = compute(truth, truth)
     assert results["depth/disparity_scale_shift_video/temporal_error"] < 1e-5
 

@@ -260,7 +260,7 @@ def test_weights_are_part_of_the_fingerprint(folders, tmp_path):
 def test_labels_of_partners_share_a_colour():
     truth = np.array([[[1, 1, 5, 5, 0]]])
     prediction = np.array([[[40, 40, 9, 0, 7]]])
-    matched, renumbered = pictures.match_labels(prediction, truth)
+    matched, renumbered = pictures.match_labels(prediction, truth, np.array([0]))
     np.testing.assert_array_equal(renumbered, [[[1, 1, 2, 2, 0]]])
     np.testing.assert_array_equal(matched, [[[1, 1, 2, 0, 3]]])
     image = pictures.label_errors(matched, renumbered)[0, 0]

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Shaped
 
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.evaluation.metric import Arrays, Metric, check_pair, labels
@@ -28,12 +28,15 @@ METRES_A_CHART = 0.6
 
 
 def part_ious(
-    prediction: Int[np.ndarray, "t h w"], truth: Int[np.ndarray, "t h w"]
+    prediction: Shaped[np.ndarray, "t h w"], truth: Shaped[np.ndarray, "t h w"]
 ) -> Float[np.ndarray, "24"]:
     """IoU of parts 1..24 over the clip, NaN for parts that neither has."""
     classes = NUM_PARTS + 1
-    flat = truth.ravel().astype(np.int64) * classes + prediction.ravel()
-    confusion = np.bincount(flat, minlength=classes**2).reshape(classes, classes)
+    confusion = np.zeros(classes**2, np.int64)
+    for p, t in zip(prediction, truth, strict=True):
+        flat = t.ravel().astype(np.int64) * classes + p.ravel().astype(np.int64)
+        confusion += np.bincount(flat, minlength=classes**2)
+    confusion = confusion.reshape(classes, classes)
     both = np.diag(confusion)
     union = confusion.sum(axis=0) + confusion.sum(axis=1) - both
     return np.where(union > 0, both / np.maximum(union, 1), np.nan)[1:]
@@ -72,25 +75,30 @@ class DensePoseMetric(Metric):
         check_pair(uv, true_uv, "uv", name)
         for role, values in (("predicted", part), ("true", true_part)):
             check_parts(values, f"{name}: {role}")
-        body = true_part > 0
-        right = body & (part == true_part)
-        gap = np.abs(uv.astype(np.float64) - true_uv.astype(np.float64))
         ious = part_ious(part, true_part)
-        distance = np.where(right, METRES_A_CHART * np.linalg.norm(gap, axis=-1), np.inf)
-        anything, some = not np.isnan(ious).all(), float(body.any())
-        gps = float(geodesic_point_similarity(distance[body]).mean()) if body.any() else 0.0
+        bodies = rights = 0
+        gps = gap = 0.0
+        for t in range(len(true_part)):
+            body = true_part[t] > 0
+            right = body & (part[t] == true_part[t])
+            gaps = np.abs(uv[t][right].astype(np.float64) - true_uv[t][right].astype(np.float64))
+            distance = METRES_A_CHART * np.linalg.norm(gaps, axis=-1)
+            # A wrong part is infinitely far, where the similarity is 0.
+            gps += float(geodesic_point_similarity(distance).sum())
+            gap += float(gaps.sum())
+            bodies, rights = bodies + int(body.sum()), rights + int(right.sum())
+        anything = not np.isnan(ious).all()
         miou = float(np.nanmean(ious)) if anything else 0.0
-        l1 = float(gap[right].mean()) if right.any() else 0.0
         return ClipScore(
             means={
                 "densepose/clip_mean/part_miou": (miou, float(anything)),
-                "densepose/clip_mean/uv_l1": (l1, float(right.any())),
-                "densepose/gps_chart_proxy/gps": (gps, some),
+                "densepose/clip_mean/uv_l1": (gap / max(2 * rights, 1), float(rights > 0)),
+                "densepose/gps_chart_proxy/gps": (gps / max(bodies, 1), float(bodies > 0)),
             },
             counts={
-                "densepose/clips": int(body.any()),
-                "densepose/clips_without_body": int(not body.any()),
-                "densepose/clips_without_right_part": int(body.any() and not right.any()),
+                "densepose/clips": int(bodies > 0),
+                "densepose/clips_without_body": int(bodies == 0),
+                "densepose/clips_without_right_part": int(bodies > 0 and rights == 0),
             },
         )
 

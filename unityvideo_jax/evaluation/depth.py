@@ -15,7 +15,8 @@ counts in both frames: 0 for an error that does not flicker, whatever moves in t
 Pixels count where 1e-3 m < d* < 70 m.
 """
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import ClassVar
 
 import numpy as np
@@ -29,65 +30,87 @@ ALIGNMENTS = ("disparity_scale_shift_video", "depth_scale_video", "depth_scale_f
 MIN_DEPTH, MAX_DEPTH = 1e-3, 70.0
 MIN_DISPARITY = 1e-3
 WEISZFELD_STEPS = 10
-NUMBERS = ("abs_rel", "delta_1", "delta_2", "delta_3", "rmse")
+NUMBERS = ("abs_rel", "delta_1", "delta_2", "delta_3", "rmse")  # the RMSE last
 
 Values = Float[np.ndarray, "..."]
+# The values of each frame that count: a video's need not lie in memory in float64 at once.
+Frames = Sequence[Float[np.ndarray, " _"]]
 
 
-def valid_pixels(truth: Float[np.ndarray, "t h w"]) -> Bool[np.ndarray, "t h w"]:
+def valid_pixels(truth: Float[np.ndarray, "*s"]) -> Bool[np.ndarray, "*s"]:
     """Pixels that count: a surface between 1 mm and 70 m (sky is +inf)."""
     return (truth > MIN_DEPTH) & (truth < MAX_DEPTH)
 
 
-def fit_scale_shift(x: Values, y: Values) -> tuple[float, float]:
+def _total(frames: Frames, *others: Frames, of: Callable[..., Values]) -> float:
+    """Sum of a function of corresponding values, in float64."""
+    parts = zip(frames, *others, strict=True)
+    return float(sum(of(*(np.asarray(v, np.float64) for v in values)).sum() for values in parts))
+
+
+def fit_scale_shift(x: Frames, y: Frames) -> tuple[float, float]:
     """(a, b) that minimise |a x + b - y|^2; a = 0 and b = mean y where x is constant."""
-    x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
-    x_mean, y_mean = x.mean(), y.mean()
-    spread = np.square(x - x_mean).mean()
+    count = sum(len(values) for values in x)
+    x_mean, y_mean = (_total(values, of=lambda v: v) / count for values in (x, y))
+    spread = _total(x, of=lambda v: np.square(v - x_mean)) / count
     # Relative to x itself: below this, the spread is rounding, and so would the slope be.
-    if spread <= 1e-12 * max(np.square(x).mean(), 1e-30):
-        return 0.0, float(y_mean)
-    scale = ((x - x_mean) * (y - y_mean)).mean() / spread
-    return float(scale), float(y_mean - scale * x_mean)
+    if spread <= 1e-12 * max(_total(x, of=np.square) / count, 1e-30):
+        return 0.0, y_mean
+    shared = _total(x, y, of=lambda v, w: (v - x_mean) * (w - y_mean)) / count
+    return shared / spread, y_mean - shared / spread * x_mean
 
 
-def fit_scale_l1(x: Values, y: Values, steps: int = WEISZFELD_STEPS) -> float:
+def fit_scale_l1(x: Frames, y: Frames, steps: int = WEISZFELD_STEPS) -> float:
     """s that minimises sum |s x - y|, by `steps` reweighted least squares from mean y / mean x."""
-    x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
-    scale = y.mean() / x.mean()
+    scale = _total(y, of=lambda v: v) / _total(x, of=lambda v: v)
     for _ in range(steps):
-        weights = 1.0 / (np.abs(scale * x - y) + 1e-8)
-        scale = (weights * x * y).sum() / (weights * x * x).sum()
-    return float(scale)
+        upper = lower = 0.0
+        for v, w in zip(x, y, strict=True):
+            v, w = np.asarray(v, np.float64), np.asarray(w, np.float64)
+            weighted = v / (np.abs(scale * v - w) + 1e-8)
+            upper, lower = upper + float(weighted @ w), lower + float(weighted @ v)
+        scale = upper / lower
+    return scale
 
 
-def align(
+def aligner(
     prediction: Float[np.ndarray, "t h w"], truth: Float[np.ndarray, "t h w"], alignment: str
-) -> Float[np.ndarray, "t h w"]:
-    """Predicted depth brought to the truth's scale, float64; fitted on valid pixels only.
+) -> Callable[[int], Float[np.ndarray, "h w"]]:
+    """What gives frame t of the prediction at the truth's scale, float64; fitted on valid pixels.
 
     Args:
       prediction: depth > 0 in any unit; +inf is read as disparity 0, and as the farthest depth that
         counts by the alignments in depth (which know no infinity).
-      truth: metres.
+      truth: metres, with a valid pixel.
       alignment: one of `ALIGNMENTS`.
     """
-    valid = valid_pixels(truth)
-    prediction, truth = prediction.astype(np.float64), truth.astype(np.float64)
+    masks = [valid_pixels(frame) for frame in truth]
+    true = [frame[mask] for frame, mask in zip(truth, masks, strict=True)]
     if alignment == "disparity_scale_shift_video":
-        disparity = 1.0 / np.maximum(prediction, 1e-6)
-        scale, shift = fit_scale_shift(disparity[valid], 1.0 / truth[valid])
-        return 1.0 / np.maximum(scale * disparity + shift, MIN_DISPARITY)
-    depth = np.clip(prediction, MIN_DEPTH, MAX_DEPTH)
+
+        def disparity(depth: Values) -> Values:
+            return 1.0 / np.maximum(depth.astype(np.float64), 1e-6)
+
+        scale, shift = fit_scale_shift(
+            [disparity(frame[mask]) for frame, mask in zip(prediction, masks, strict=True)],
+            [1.0 / values.astype(np.float64) for values in true],
+        )
+        return lambda t: 1.0 / np.maximum(scale * disparity(prediction[t]) + shift, MIN_DISPARITY)
+
+    def depth(t: int) -> Float[np.ndarray, "h w"]:
+        return np.clip(prediction[t].astype(np.float64), MIN_DEPTH, MAX_DEPTH)
+
+    # In float32 again, if that is what was given: half the memory for the same numbers.
+    found = [depth(t)[mask].astype(prediction.dtype) for t, mask in enumerate(masks)]
     if alignment == "depth_scale_video":
-        return depth * fit_scale_l1(depth[valid], truth[valid])
-    if alignment == "depth_scale_frame":
+        scales = [fit_scale_l1(found, true)] * len(truth)
+    elif alignment == "depth_scale_frame":
         scales = [
-            fit_scale_l1(d[v], t[v]) if v.any() else 1.0
-            for d, t, v in zip(depth, truth, valid, strict=True)
+            fit_scale_l1([p], [t]) if len(t) else 1.0 for p, t in zip(found, true, strict=True)
         ]
-        return depth * np.array(scales)[:, None, None]
-    raise ValueError(f"unknown alignment {alignment!r}")
+    else:
+        raise ValueError(f"unknown alignment {alignment!r}")
+    return lambda t: scales[t] * depth(t)
 
 
 def pixel_scores(aligned: Values, truth: Values) -> dict[str, Values]:
@@ -100,21 +123,26 @@ def pixel_scores(aligned: Values, truth: Values) -> dict[str, Values]:
     )
 
 
-def _averages(aligned: Values, truth: Values) -> dict[str, float]:
-    scores = {name: float(v.mean()) for name, v in pixel_scores(aligned, truth).items()}
-    return scores | {"rmse": scores["rmse"] ** 0.5}
+def relative_error(
+    aligned: Float[np.ndarray, "h w"], truth: Float[np.ndarray, "h w"]
+) -> Float[np.ndarray, "h w"]:
+    """(d - d*) / d* in float64, NaN where the truth does not count."""
+    valid = valid_pixels(truth)
+    true = np.where(valid, truth, 1.0).astype(np.float64)
+    return np.where(valid, (aligned - true) / true, np.nan)
 
 
-def temporal_error(
-    aligned: Float[np.ndarray, "t h w"],
-    truth: Float[np.ndarray, "t h w"],
-    valid: Bool[np.ndarray, "t h w"],
-) -> tuple[float, int]:
-    """Mean change of the signed relative error from frame to frame, and over how many pixels."""
-    error = (aligned - truth) / np.where(valid, truth, 1.0)
-    both = valid[1:] & valid[:-1]
-    change = np.abs(np.diff(np.where(valid, error, 0.0), axis=0))[both]
-    return (float(change.mean()) if change.size else 0.0), int(change.size)
+def temporal_error(errors: Iterable[Float[np.ndarray, "h w"]]) -> tuple[float, int]:
+    """Mean change of the signed relative error from frame to frame, and over how many pixels.
+
+    NaN marks pixels that do not count.
+    """
+    total, pixels = 0.0, 0
+    for before, after in itertools.pairwise(errors):
+        change = np.abs(after - before)
+        counted = ~np.isnan(change)
+        total, pixels = total + float(change[counted].sum()), pixels + int(counted.sum())
+    return (total / pixels if pixels else 0.0), pixels
 
 
 def score_video(
@@ -125,20 +153,26 @@ def score_video(
     The weight is 1 for the headline and the count of valid pixels (or pairs of pixels) for the
     others; 0 where no pixel counts, and for `temporal_error` of a single frame.
     """
-    valid = valid_pixels(truth)
-    if not valid.any():
+    counts = np.array([valid_pixels(frame).sum() for frame in truth])
+    scored = np.flatnonzero(counts).tolist()
+    if not scored:
         return {name: (0.0, 0.0) for name in (*NUMBERS, "temporal_error")}
-    aligned, true = align(prediction, truth, alignment), truth.astype(np.float64)
-    flicker, pairs = temporal_error(aligned, true, valid)
+    aligned = aligner(prediction, truth, alignment)
+    frames = []
+    for t in scored:
+        valid = valid_pixels(truth[t])
+        scores = pixel_scores(aligned(t)[valid], truth[t][valid].astype(np.float64))
+        frames.append([scores[name].mean() for name in NUMBERS])
+    flicker, pairs = temporal_error(relative_error(aligned(t), truth[t]) for t in range(len(truth)))
     if alignment == "disparity_scale_shift_video":
-        frames = [
-            _averages(a[m], t[m]) for a, t, m in zip(aligned, true, valid, strict=True) if m.any()
-        ]
-        scores = {name: (float(np.mean([f[name] for f in frames])), 1.0) for name in NUMBERS}
-        return scores | {"temporal_error": (flicker, float(pairs > 0))}
-    weight = float(valid.sum())
-    scores = {name: (v, weight) for name, v in _averages(aligned[valid], true[valid]).items()}
-    return scores | {"temporal_error": (flicker, float(pairs))}
+        frames = [[*numbers, square**0.5] for *numbers, square in frames]
+        means, weight = np.mean(frames, axis=0), 1.0
+        flicker_weight = float(pairs > 0)
+    else:
+        *means, square = np.average(frames, axis=0, weights=counts[scored])
+        means, weight, flicker_weight = [*means, square**0.5], float(counts.sum()), float(pairs)
+    scores = {name: (float(v), weight) for name, v in zip(NUMBERS, means, strict=True)}
+    return scores | {"temporal_error": (flicker, flicker_weight)}
 
 
 class DepthMetric(Metric):
@@ -175,7 +209,7 @@ class DepthMetric(Metric):
             for alignment in ALIGNMENTS
             for number, pair in score_video(predicted, true, alignment).items()
         }
-        valid = bool(valid_pixels(true).any())
+        valid = any(valid_pixels(frame).any() for frame in true)
         counts = {
             "depth/videos": int(valid),
             "depth/videos_without_valid_pixels": int(not valid),

@@ -62,28 +62,33 @@ class FlowMetric(Metric):
         """Scores one clip; UserError if the shapes differ or a value is NaN."""
         predicted, true = np.asarray(prediction["flow"]), np.asarray(truth["flow"])
         check_pair(predicted, true, "flow", name)
-        error = end_point_error(predicted, true)
-        outlier = is_outlier(error, true)
-        shape = error.shape
         for key in self.extra:
-            if key in truth and np.shape(truth[key]) != shape:
+            if key in truth and np.shape(truth[key]) != true.shape[:-1]:
                 raise UserError(
                     f"{name}: true {key} has shape {np.shape(truth[key])} but flow {true.shape}; "
                     "bring them to one size"
                 )
-        valid = np.asarray(truth.get("valid", np.ones(shape, bool)), bool)
-        none = np.zeros(shape, bool)
-        visible = ~np.asarray(truth["occluded"], bool) if "occluded" in truth else none
-        foreground = np.asarray(truth["instances"]) > 0 if "instances" in truth else none
+        # Sums over pixels of error, outliers and pixels, frame by frame: a video in float64 is big.
+        sums = {chosen: np.zeros(3) for chosen in ("all", "visible", "foreground")}
+        for t in range(len(true)):
+            error = end_point_error(predicted[t], true[t])
+            outlier = is_outlier(error, true[t])
+            masks = {"all": np.ones(error.shape, bool)}
+            if "occluded" in truth:
+                masks["visible"] = ~np.asarray(truth["occluded"][t], bool)
+            if "instances" in truth:
+                masks["foreground"] = np.asarray(truth["instances"][t]) > 0
+            for chosen, mask in masks.items():
+                if "valid" in truth:
+                    mask = mask & np.asarray(truth["valid"][t], bool)
+                sums[chosen] += error[mask].sum(), outlier[mask].sum(), mask.sum()
         means = {}
-        for chosen, mask in (("all", valid), ("visible", visible), ("foreground", foreground)):
-            mask = mask & valid
-            count = float(mask.sum())
-            epe, share = (error[mask].mean(), outlier[mask].mean()) if count else (0.0, 0.0)
-            means[f"flow/pooled_{chosen}/epe"] = (float(epe), count)
-            means[f"flow/pooled_{chosen}/fl_all"] = (100.0 * float(share), count)
+        for chosen, (epe, outliers, count) in sums.items():
+            pixels = max(count, 1.0)
+            means[f"flow/pooled_{chosen}/epe"] = (float(epe / pixels), float(count))
+            means[f"flow/pooled_{chosen}/fl_all"] = (float(100.0 * outliers / pixels), float(count))
         counts = {
-            "flow/videos": int(valid.any()),
+            "flow/videos": int(sums["all"][2] > 0),
             "flow/videos_without_visibility": int("occluded" not in truth),
             "flow/videos_without_instances": int("instances" not in truth),
         }

@@ -27,7 +27,7 @@ from unityvideo_jax.evaluation.video import table
 from unityvideo_jax.evaluation.video.base import VideoMetric
 
 # Changes whenever the same files would give other rows.
-ROWS_VERSION = 1
+ROWS_VERSION = 2
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -56,7 +56,7 @@ class Row:
       checksums: SHA-256 of every file read, by path below the benchmark or the predictions.
       pictures: PNGs below the output folder, by modality.
       fingerprint: of inputs and settings; equal fingerprints, equal rows.
-      seconds: it took.
+      seconds: it took, by stream or estimator.
     """
 
     clip: str
@@ -65,7 +65,7 @@ class Row:
     checksums: dict[str, str] = dataclasses.field(default_factory=dict)
     pictures: dict[str, str] = dataclasses.field(default_factory=dict)
     fingerprint: str = ""
-    seconds: float = 0.0
+    seconds: dict[str, float] = dataclasses.field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values."""
@@ -209,10 +209,8 @@ class _Scorer:
         row = self._earlier(path)
         if row is not None and row.fingerprint == fingerprint:
             return row, True
-        start = time.monotonic()
         row = self.row(truth, predicted)
         row.checksums, row.fingerprint = checksums, fingerprint
-        row.seconds = round(time.monotonic() - start, 3)
         provenance.write_json(path, row.to_json())
         return row, False
 
@@ -246,10 +244,12 @@ class _Scorer:
             jobs.append((f"by {estimator}", lambda e=estimator: self._control(truth, predicted, e)))
         parts = []
         for stream, job in jobs:
+            start = time.monotonic()
             try:
                 parts.append(job())
             except UserError as error:
                 row.faults.append(f"{stream}: {error}")
+            row.seconds[stream] = round(time.monotonic() - start, 3)
         row.score = merge(parts)
         return row
 

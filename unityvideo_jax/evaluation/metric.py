@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 import numpy as np
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Float, Shaped
 
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.evaluation.scores import ClipScore, aggregate
@@ -84,12 +84,12 @@ def check_finite(array: np.ndarray, what: str, name: str, *, allow_inf: bool = F
         raise UserError(f"{name}: {what} holds {kind}, first at {first}; mend its source")
 
 
-def labels(array: np.ndarray, what: str, name: str) -> Int[np.ndarray, "..."]:
-    """Instance or part numbers as int64; UserError unless they are integers."""
+def labels(array: np.ndarray, what: str, name: str) -> Shaped[np.ndarray, "..."]:
+    """Instance or part numbers as they are; UserError unless they are integers (or bool)."""
     array = np.asarray(array)
     if array.dtype.kind not in "iub":
         raise UserError(f"{name}: {what} has dtype {array.dtype}; give integers")
-    return array.astype(np.int64)
+    return array
 
 
 def mean(values: Float[np.ndarray, " n"] | list[float], what: str) -> float:

@@ -1,12 +1,13 @@
 """Truth, prediction and error of a clip as one picture."""
 
+import itertools
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax.numpy as jnp
 import matplotlib
 import numpy as np
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Int, Shaped, UInt8
 
 from unityvideo_jax import media, modalities
 from unityvideo_jax.evaluation import depth, flow, segmentation
@@ -47,39 +48,46 @@ def draw(modality: str, arrays: Arrays) -> UInt8[np.ndarray, "t h w 3"]:
 
 
 def match_labels(
-    prediction: Int[np.ndarray, "t h w"], truth: Int[np.ndarray, "t h w"]
-) -> tuple[Int[np.ndarray, "t h w"], Int[np.ndarray, "t h w"]]:
-    """Both renumbered so that matched instances share a number that the palette has."""
+    prediction: Shaped[np.ndarray, "t h w"],
+    truth: Shaped[np.ndarray, "t h w"],
+    picks: Int[np.ndarray, " n"],
+) -> tuple[Int[np.ndarray, "n h w"], Int[np.ndarray, "n h w"]]:
+    """Some frames of both, renumbered so that what is matched over the clip shares a number.
+
+    The numbers are those that the palette has.
+    """
     partner = segmentation.match(*segmentation.overlaps(prediction, truth))
-    predicted_ids = [i for i in np.unique(prediction) if i]
-    true_ids = [i for i in np.unique(truth) if i]
-    colours = len(instance_palette()) - 1
+    predicted_ids, true_ids = (segmentation.identities(a) for a in (prediction, truth))
+    known, found = np.count_nonzero(true_ids), np.count_nonzero(predicted_ids)
     number = {m: n for n, m in partner.items()}
-    free = iter(range(len(true_ids), len(true_ids) + len(predicted_ids)))
-    true, predicted = np.zeros_like(truth), np.zeros_like(prediction)
-    for n, identity in enumerate(true_ids):
-        true[truth == identity] = n % colours + 1
-    for m, identity in enumerate(predicted_ids):
-        n = number[m] if m in number else next(free)
-        predicted[prediction == identity] = n % colours + 1
-    return predicted, true
+    free = itertools.count(int(known))
+    numbers = [number[m] if m in number else next(free) for m in range(found)]
+
+    def renumbered(labels: np.ndarray, ids: np.ndarray, numbers: Sequence[int]) -> np.ndarray:
+        colours = np.zeros(len(ids), np.int64)
+        colours[ids != 0] = np.asarray(numbers, np.int64) % (len(instance_palette()) - 1) + 1
+        return colours[np.searchsorted(ids, labels[picks])]
+
+    return renumbered(prediction, predicted_ids, numbers), renumbered(truth, true_ids, range(known))
 
 
 Rows = dict[str, UInt8[np.ndarray, "t h w 3"]]
 
 
 def _depth(prediction: Arrays, truth: Arrays, picks: np.ndarray) -> Rows:
-    alignment = depth.ALIGNMENTS[0]
-    true = np.asarray(truth["depth"])
-    valid = depth.valid_pixels(true)
-    predicted = np.asarray(prediction["depth"])
-    if valid.any():
-        predicted = depth.align(predicted, true, alignment)
-    with np.errstate(invalid="ignore"):
-        error = np.where(valid, np.abs(predicted - true) / true, np.nan)[picks]
+    predicted, true = np.asarray(prediction["depth"]), np.asarray(truth["depth"])
+    if any(depth.valid_pixels(frame).any() for frame in true):
+        aligned = depth.aligner(predicted, true, depth.ALIGNMENTS[0])
+        predicted = np.stack([aligned(int(t)) for t in picks])
+    else:
+        predicted = predicted[picks]
+    true = true[picks]
+    error = np.stack(
+        [np.abs(depth.relative_error(p, t)) for p, t in zip(predicted, true, strict=True)]
+    )
     return {
-        "truth": draw("depth", {"depth": true[picks]}),
-        "prediction, aligned": draw("depth", {"depth": predicted[picks].astype(np.float32)}),
+        "truth": draw("depth", {"depth": true}),
+        "prediction, aligned": draw("depth", {"depth": predicted.astype(np.float32)}),
         f"relative error, 0 to {WORST_ABS_REL:g}": heat(error, WORST_ABS_REL),
     }
 
@@ -96,8 +104,8 @@ def _flow(prediction: Arrays, truth: Arrays, picks: np.ndarray) -> Rows:
 
 
 def _segmentation(prediction: Arrays, truth: Arrays, picks: np.ndarray) -> Rows:
-    matched = match_labels(*(np.asarray(a["segments"], np.int64) for a in (prediction, truth)))
-    predicted, true = (segments[picks] for segments in matched)
+    segments = (np.asarray(a["segments"]) for a in (prediction, truth))
+    predicted, true = match_labels(*segments, picks)
     return {
         "truth": draw("segmentation", {"segments": true}),
         "prediction": draw("segmentation", {"segments": predicted}),
@@ -106,7 +114,7 @@ def _segmentation(prediction: Arrays, truth: Arrays, picks: np.ndarray) -> Rows:
 
 
 def _densepose(prediction: Arrays, truth: Arrays, picks: np.ndarray) -> Rows:
-    parts = [np.asarray(a["part"], np.int64)[picks] for a in (prediction, truth)]
+    parts = [np.asarray(a["part"])[picks].astype(np.int64) for a in (prediction, truth)]
     uvs = [np.clip(np.asarray(a["uv"])[picks], 0.0, 1.0) for a in (prediction, truth)]
     drawn = [draw("densepose", {"part": p, "uv": u}) for p, u in zip(parts, uvs, strict=True)]
     return {

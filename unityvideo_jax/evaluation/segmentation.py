@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from scipy.optimize import linear_sum_assignment
 
 from unityvideo_jax.evaluation.average_precision import Detections, match_image
@@ -31,8 +31,15 @@ from unityvideo_jax.evaluation.scores import ClipScore
 MAX_DETECTIONS = 100
 
 
+def identities(labels: Shaped[np.ndarray, "t h w"]) -> Shaped[np.ndarray, " n"]:
+    """The different numbers, background included, in order."""
+    flat = labels.ravel()
+    # Labels come in runs: sorting the first of each run is much less than sorting all pixels.
+    return np.unique(np.append(flat[:1], flat[1:][flat[1:] != flat[:-1]]))
+
+
 def overlaps(
-    prediction: Int[np.ndarray, "t h w"], truth: Int[np.ndarray, "t h w"]
+    prediction: Shaped[np.ndarray, "t h w"], truth: Shaped[np.ndarray, "t h w"]
 ) -> tuple[Int[np.ndarray, "t m n"], Int[np.ndarray, "t m"], Int[np.ndarray, "t n"]]:
     """Pixel counts per frame of every pair of instances, and of every instance alone.
 
@@ -43,13 +50,15 @@ def overlaps(
       Intersections [T, M, N] and areas [T, M], [T, N] of the M predicted and N true instances, in
       order of their numbers.
     """
-    predicted_ids, p = np.unique(np.append(prediction.ravel(), 0), return_inverse=True)
-    true_ids, q = np.unique(np.append(truth.ravel(), 0), return_inverse=True)
-    frames, m, n = len(truth), len(predicted_ids), len(true_ids)
-    # The appended zero made sure that background is there; it is not a pixel.
-    p, q = p[:-1].reshape(frames, -1), q[:-1].reshape(frames, -1)
-    flat = (np.arange(frames)[:, None] * m + p) * n + q
-    joint = np.bincount(flat.ravel(), minlength=frames * m * n).reshape(frames, m, n)
+    predicted_ids, true_ids = identities(prediction), identities(truth)
+    m, n = len(predicted_ids), len(true_ids)
+    joint = []
+    for frame in zip(prediction, truth, strict=True):
+        p, q = (
+            np.searchsorted(ids, f) for ids, f in zip((predicted_ids, true_ids), frame, strict=True)
+        )
+        joint.append(np.bincount((p * n + q).ravel(), minlength=m * n).reshape(m, n))
+    joint = np.stack(joint)
     keep_p, keep_q = predicted_ids != 0, true_ids != 0
     return joint[:, keep_p][:, :, keep_q], joint.sum(2)[:, keep_p], joint.sum(1)[:, keep_q]
 
@@ -77,31 +86,33 @@ def frame_j(
 
 
 def object_scores(
-    prediction: Int[np.ndarray, "t h w"], truth: Int[np.ndarray, "t h w"]
+    prediction: Shaped[np.ndarray, "t h w"],
+    truth: Shaped[np.ndarray, "t h w"],
+    intersection: Int[np.ndarray, "t m n"],
+    predicted_area: Int[np.ndarray, "t m"],
+    true_area: Int[np.ndarray, "t n"],
 ) -> tuple[dict[str, list[float]], int]:
-    """Scores of every true instance of a clip.
+    """Scores of every true instance of a clip, whose `overlaps` are given too.
 
     Returns:
       IoU over the clip ("iou"), mean J ("j") and mean F ("f") over frames of each true instance,
       and how many predicted instances found no partner.
     """
-    intersection, predicted_area, true_area = overlaps(prediction, truth)
     partner = match(intersection, predicted_area, true_area)
-    predicted_ids = [i for i in np.unique(prediction) if i]
-    true_ids = [i for i in np.unique(truth) if i]
+    predicted_ids, true_ids = ([i for i in identities(a) if i] for a in (prediction, truth))
     scores: dict[str, list[float]] = {"iou": [], "j": [], "f": []}
     for n, true_id in enumerate(true_ids):
         both = np.zeros(len(truth), np.int64)
         union = true_area[:, n]
-        mask = np.zeros(truth.shape, bool)
+        masks = (np.zeros(frame.shape, bool) for frame in truth)
         if n in partner:
             both = intersection[:, partner[n], n]
             union = predicted_area[:, partner[n]] + true_area[:, n] - both
-            mask = prediction == predicted_ids[partner[n]]
+            masks = (frame == predicted_ids[partner[n]] for frame in prediction)
         scores["iou"].append(float(both.sum() / union.sum()))
         scores["j"].append(float(frame_j(both, union).mean()))
-        pairs = zip(mask, truth == true_id, strict=True)
-        scores["f"].append(float(np.mean([boundary_f(p, t) for p, t in pairs])))
+        outlines = [boundary_f(p, t == true_id) for p, t in zip(masks, truth, strict=True)]
+        scores["f"].append(float(np.mean(outlines)))
     return scores, predicted_area.shape[1] - len(partner)
 
 
@@ -145,10 +156,10 @@ class SegmentationMetric(Metric):
         predicted = labels(prediction["segments"], "predicted segments", name)
         true = labels(truth["segments"], "true segments", name)
         check_pair(predicted, true, "segments", name)
-        scores, unmatched = object_scores(predicted, true)
+        areas = overlaps(predicted, true)
+        scores, unmatched = object_scores(predicted, true, *areas)
         objects = len(scores["iou"])
         iou, j, f = (float(np.mean(v)) if objects else 0.0 for v in scores.values())
-        areas = overlaps(predicted, true)
         prefix = "segmentation/hungarian_clip"
         return ClipScore(
             means={

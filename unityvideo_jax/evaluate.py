@@ -206,12 +206,12 @@ def _score_run(output: pathlib.Path) -> None:
     drawn: dict[int, dict[str, str]] = {}
 
     def draw(clip: int, modality: str, predicted, truth) -> None:
-        path = f"pictures/{clip:04d}_{modality}.png"
-        pictures.write_comparison(output / path, modality, predicted, truth)
-        drawn.setdefault(clip, {})[modality] = path
+        stem = f"pictures/{clip:04d}_{modality}"
+        pictures.write_comparison(output / stem, modality, predicted, truth, float(data["fps"]))
+        drawn.setdefault(clip, {})[modality] = f"{stem}.png"
 
-    results = worlds_benchmark.run(pipeline, config, sampler, _progress(start), draw)
     data = pipeline.config["data"]
+    results = worlds_benchmark.run(pipeline, config, sampler, _progress(start), draw)
     scored = [name for name in pipeline.modalities if name in METRICS]
     record = {
         "benchmark": config.benchmark,

@@ -113,12 +113,16 @@ def _read_image_folder(path: pathlib.Path, max_frames: int | None) -> UInt8[np.n
     return np.stack(frames)
 
 
-def write_video(path: str | os.PathLike, frames: UInt8[np.ndarray, "t h w 3"], fps: float) -> None:
-    """Writes an H.264 mp4 (visually lossless, CRF 12); the file appears only when it is whole.
+def write_video(
+    path: str | os.PathLike, frames: UInt8[np.ndarray, "t h w 3"], fps: float, crf: int = 12
+) -> None:
+    """Writes an H.264 mp4; the file appears only when it is whole.
 
-    Height and width must be even, which 4:2:0 chroma asks for.
+    Height and width must be even, which 4:2:0 chroma asks for. `crf` is x264's constant rate
+    factor: 12 is visually lossless, 30 a preview.
     """
-    _encode(path, frames, fps, "mp4", "libx264", "yuv420p", {"crf": "12", "preset": "medium"})
+    options = {"crf": str(crf), "preset": "medium"}
+    _encode(path, frames, fps, "mp4", "libx264", "yuv420p", options)
 
 
 def write_lossless(

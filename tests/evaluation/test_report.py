@@ -1,13 +1,17 @@
 import base64
+import dataclasses
 import html.parser
 import io
 import json
 import re
+import shutil
+import subprocess
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from unityvideo_jax import media
 from unityvideo_jax.evaluation import page, plots, report, reported
 from unityvideo_jax.evaluation.scores import ClipScore
 
@@ -58,16 +62,26 @@ def entries(folder):
     for i in range(5):
         path = f"pictures/{i}.png"
         Image.fromarray(np.full((120, 60, 3), 40 * i, np.uint8)).save(folder / path)
+        moving = np.stack(
+            [np.roll(np.tile(np.arange(96) * 2, (64, 1)), 9 * t, 1) for t in range(8)]
+        )
+        frames = moving.astype(np.uint8)[..., None].repeat(3, axis=-1)
+        media.write_video(folder / path.replace("png", "mp4"), frames, 8.0, crf=30)
         score = ClipScore(means={DEPTH: (0.1 * i, float(i < 4))})
         faults = ["a <bad> file"] if i == 4 else []
         made.append(
-            page.ClipEntry(name=f"clip{i}", score=score, pictures={"depth": path}, faults=faults)
+            page.ClipEntry(
+                name=f"clip{i}",
+                score=score,
+                pictures={"depth": path, "rgb": path},
+                faults=faults,
+            )
         )
     return made
 
 
-def test_page_is_whole_and_alone(tmp_path):
-    clips = entries(tmp_path)
+def write_page(folder):
+    """A page with everything that there can be; returns its text."""
     record = RECORD | {
         "metrics": {DEPTH: 0.15, "vbench/overall_consistency": 20.0},
         "intervals": {DEPTH: (0.1, 0.2)},
@@ -76,9 +90,22 @@ def test_page_is_whole_and_alone(tmp_path):
         "faults": ["clip4: a <bad> file"],
         "notes": ["few videos"],
     }
-    report.write_report(tmp_path, record, clips)
-    text = (tmp_path / "results.html").read_text()
+    report.write_report(folder, record, entries(folder))
+    return (folder / "results.html").read_text()
+
+
+def test_page_is_whole_and_alone(tmp_path):
+    text = write_page(tmp_path)
     for event, element in xml_events(text):
+        if event == "video":
+            video = tmp_path / "from_page.mp4"
+            video.write_bytes(
+                base64.b64decode(element["src"].removeprefix("data:video/mp4;base64,"))
+            )
+            frames, fps = media.read_video(video)
+            assert frames.shape == (8, 64, 96, 3) and fps == 8
+            assert (element["height"], element["width"]) == ("64", "96")
+            assert {"controls", "loop", "muted"} <= element.keys() and element["preload"] == "none"
         if event == "img":
             assert re.match("data:image/(png|jpeg);base64,", element["src"])
             Image.open(io.BytesIO(base64.b64decode(element["src"].split(",")[1]))).verify()
@@ -94,6 +121,66 @@ def test_page_is_whole_and_alone(tmp_path):
     assert "| 0.1500 | 0.1000 to 0.2000 |" in markdown
     for part in ("## Faults", "## Skipped", "## Notes"):
         assert part in markdown
+
+
+def test_page_of_a_thousand_clips_stays_small(tmp_path):
+    """What grows with the clips is their row in the table; the rest is bounded."""
+    (five, *_), sizes = entries(tmp_path), []
+    for count in (200, 1000):
+        clips = [
+            dataclasses.replace(
+                five, name=f"clip{i}", score=ClipScore(means={DEPTH: (float(i), 1.0)})
+            )
+            for i in range(count)
+        ]
+        report.write_report(tmp_path, RECORD | {"metrics": {DEPTH: 1.0}}, clips)
+        text = (tmp_path / "results.html").read_text()
+        assert text.count("<video") == 2 * page.SHOWN + page.SHOWN_VIDEOS
+        assert text.count("<img") == 2 * (page.SHOWN + page.THUMBNAILS) + page.SHOWN_VIDEOS
+        assert f"clip{count - 1}<" in text
+        sizes.append(len(text))
+    assert sizes[1] < 500_000 and sizes[1] - sizes[0] < 100 * 800
+
+
+CHROMIUM = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium or Chrome on PATH")
+def test_page_opens_in_a_browser(tmp_path):
+    """A script of the test's, after the page, starts the videos and writes down what loaded."""
+    check = """<pre id=check></pre><script>
+      const seen = [...document.images].filter(i => i.naturalWidth > 0).length;
+      const videos = [...document.querySelectorAll('video')];
+      Promise.all(videos.map(v => new Promise(done => {
+        v.onloadeddata = () => done(v.videoWidth + 'x' + v.videoHeight);
+        v.onerror = () => done('error'); v.preload = 'auto'; v.load();
+      }))).then(sizes => document.getElementById('check').textContent =
+        `images ${seen} of ${document.images.length}, videos ${sizes}`);
+    </script></body>"""
+    watched = tmp_path / "watched.html"
+    watched.write_text(write_page(tmp_path).replace("</body>", check))
+    command = [
+        CHROMIUM,
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--virtual-time-budget=20000",
+    ]
+    command += [f"--user-data-dir={tmp_path / 'profile'}", "--window-size=1280,2400"]
+    done = subprocess.run(
+        [*command, f"--screenshot={tmp_path / 'page.png'}", watched.as_uri()], capture_output=True
+    )
+    assert done.returncode == 0, done.stderr
+    with Image.open(tmp_path / "page.png") as image:
+        assert image.size == (1280, 2400) and len(image.convert("RGB").getcolors(1 << 24)) > 50
+    done = subprocess.run(
+        [*command, "--dump-dom", watched.as_uri()], capture_output=True, text=True
+    )
+    found = re.search("images (\\d+) of (\\d+), videos ([^<]*)", done.stdout.split('id="check"')[1])
+    assert found and int(found[1]) == int(found[2]) > 10
+    assert found[3].split(",") == ["96x64"] * (2 * page.SHOWN + 5)
 
 
 def xml_events(text):

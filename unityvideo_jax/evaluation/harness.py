@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import unityvideo_jax
-from unityvideo_jax import provenance
+from unityvideo_jax import media, provenance
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.evaluation import controllability, pictures, workers
 from unityvideo_jax.evaluation.folders import RGB, Clip, clips_of
@@ -54,7 +54,7 @@ class Row:
       score: everything that was scored.
       faults: what was wrong with it, in words; a stream with a fault is not in `score`.
       checksums: SHA-256 of every file read, by path below the benchmark or the predictions.
-      pictures: PNGs below the output folder, by modality.
+      pictures: PNGs below the output folder, by modality; an mp4 of that name lies beside each.
       fingerprint: of inputs and settings; equal fingerprints, equal rows.
       seconds: it took, by stream or estimator.
     """
@@ -259,9 +259,10 @@ class _Scorer:
             return ClipScore(counts={f"{stream}/clips_without_truth": 1})
         prediction = predicted.arrays(stream)
         score = METRICS[stream]().score(prediction, true, truth.name)
-        path = pathlib.Path("pictures") / f"{truth.name}_{stream}.png"
-        pictures.write_comparison(self.config.output / path, stream, prediction, true)
-        row.pictures[stream] = str(path)
+        stem = f"pictures/{truth.name}_{stream}"
+        fps = float(truth.record.get("fps", media.DEFAULT_FPS))
+        pictures.write_comparison(self.config.output / stem, stream, prediction, true, fps)
+        row.pictures[stream] = f"{stem}.png"
         return score
 
     def _control(self, truth: Clip, predicted: Clip, estimator: str) -> ClipScore:
@@ -293,7 +294,7 @@ class _Scorer:
             metric.score(video, fps=fps, caption=truth.caption, reference=reference)
             for metric in self.video_metrics
         ]
-        path = pathlib.Path("pictures") / f"{truth.name}_{RGB}.png"
-        pictures.write_videos(self.config.output / path, video, reference)
-        row.pictures[RGB] = str(path)
+        stem = f"pictures/{truth.name}_{RGB}"
+        pictures.write_videos(self.config.output / stem, video, reference, fps)
+        row.pictures[RGB] = f"{stem}.png"
         return merge([*parts, ClipScore(counts={"video/clips": 1})])

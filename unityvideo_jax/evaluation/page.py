@@ -1,4 +1,4 @@
-"""The report as one HTML page that needs no other file: pictures are inside it."""
+"""The report as one HTML page that needs no other file: pictures and videos are inside it."""
 
 import base64
 import dataclasses
@@ -9,11 +9,16 @@ from collections.abc import Mapping, Sequence
 
 from PIL import Image
 
+from unityvideo_jax import media
 from unityvideo_jax.evaluation import plots
+from unityvideo_jax.evaluation.folders import RGB
 from unityvideo_jax.evaluation.metrics import METRICS
 from unityvideo_jax.evaluation.scores import ClipScore
 
-SHOWN = 3  # best and worst clips of each modality
+# A page holds at most these, whatever the number of clips, so that it stays a few tens of MB.
+SHOWN = 3  # best and worst clips of each modality, with their videos
+SHOWN_VIDEOS = 6  # of RGB
+THUMBNAILS = 100  # clips with small pictures in the list of all
 THUMBNAIL = 96  # pixels high
 STYLE = """
 body{font:14px/1.5 system-ui,sans-serif;max-width:76rem;margin:2rem auto;padding:0 1rem}
@@ -21,7 +26,8 @@ table{border-collapse:collapse;margin:.6rem 0}
 th,td{padding:.15rem .7rem;border-bottom:1px solid #ddd;text-align:left;vertical-align:top}
 td.n{text-align:right;font-variant-numeric:tabular-nums}
 code{font-size:.9em}figure{display:inline-block;margin:.4rem .8rem .4rem 0;vertical-align:top}
-figcaption{color:#555;font-size:.9em;max-width:44rem}img{border:1px solid #ccc;max-width:100%}
+figcaption{color:#555;font-size:.9em;max-width:44rem}
+img,video{border:1px solid #ccc;max-width:100%}video{display:block;height:auto}
 .warn{background:#fff4e0;border-left:4px solid #e08a00;padding:.3rem .8rem}
 """
 Table = tuple[Sequence[str], Sequence[Sequence[str]]]
@@ -34,7 +40,7 @@ class ClipEntry:
     Attributes:
       name: of the clip.
       score: its own.
-      pictures: PNGs below the report's folder, by modality.
+      pictures: PNGs below the report's folder, by modality, perhaps with an mp4 beside each.
       faults: in words.
     """
 
@@ -62,20 +68,45 @@ def _table(table: Table, code: bool) -> str:
     return f"<table><tr>{head}</tr>{''.join(body)}</table>"
 
 
-def _image(path: pathlib.Path) -> str:
-    """An <img> with the picture inside."""
+def _image(path: pathlib.Path, height: int | None = None) -> str:
+    """An <img> with the picture inside, as it is, or small and as JPEG."""
+    kind, content = "png", path.read_bytes()
+    if height is not None:
+        small = io.BytesIO()
+        with Image.open(path) as image:
+            image.thumbnail((image.width, height))
+            image.convert("RGB").save(small, format="JPEG", quality=80)
+        kind, content = "jpeg", small.getvalue()
+    encoded = base64.b64encode(content).decode()
+    return f"<img src='data:image/{kind};base64,{encoded}' alt='{html.escape(path.stem)}'>"
+
+
+def _player(picture: pathlib.Path) -> str:
+    """A <video> with the mp4 beside a picture inside; empty if there is none."""
+    path = picture.with_suffix(".mp4")
+    if not path.exists():
+        return ""
+    info = media.video_info(path)
     encoded = base64.b64encode(path.read_bytes()).decode()
-    return f"<img src='data:image/png;base64,{encoded}' alt='{html.escape(path.stem)}'>"
+    return (
+        f"<video controls loop muted preload='none' width='{info.width}' height='{info.height}' "
+        f"src='data:video/mp4;base64,{encoded}'></video>"
+    )
 
 
-def _thumbnail(path: pathlib.Path) -> str:
-    """The same, small and as JPEG: a benchmark has hundreds of them."""
-    small = io.BytesIO()
-    with Image.open(path) as image:
-        image.thumbnail((image.width, THUMBNAIL))
-        image.convert("RGB").save(small, format="JPEG", quality=80)
-    encoded = base64.b64encode(small.getvalue()).decode()
-    return f"<img src='data:image/jpeg;base64,{encoded}' alt='{html.escape(path.stem)}'>"
+def _figure(picture: pathlib.Path, caption: str) -> str:
+    """A clip's picture, its video and what they are."""
+    return (
+        f"<figure>{_image(picture)}{_player(picture)}"
+        f"<figcaption>{html.escape(caption)}</figcaption></figure>"
+    )
+
+
+def _videos(clips: Sequence[ClipEntry], folder: pathlib.Path) -> str:
+    """The RGB of the first clips; empty if none has any."""
+    chosen = [c for c in clips if RGB in c.pictures][:SHOWN_VIDEOS]
+    figures = [_figure(folder / c.pictures[RGB], c.name) for c in chosen]
+    return f"<h2>Video</h2>{''.join(figures)}" if figures else ""
 
 
 def _modality(
@@ -102,8 +133,7 @@ def _modality(
     count = min(SHOWN, len(scored))
     for title, chosen in (("Best", scored[:count]), ("Worst", scored[::-1][:count])):
         figures = [
-            f"<figure>{_image(folder / c.pictures[name])}<figcaption>{html.escape(c.name)}: "
-            f"{v:.4g}</figcaption></figure>"
+            _figure(folder / c.pictures[name], f"{c.name}: {v:.4g}")
             for v, c in chosen
             if name in c.pictures
         ]
@@ -116,15 +146,18 @@ def _clip_list(clips: Sequence[ClipEntry], folder: pathlib.Path) -> str:
     shown = [n for n, m in METRICS.items() if any(c.value(m.headline) is not None for c in clips)]
     head = "".join(f"<th>{n}</th>" for n in ("clip", *shown, "pictures", "faults"))
     rows = []
-    for clip in clips:
+    for place, clip in enumerate(clips):
         cells = [f"<td>{html.escape(clip.name)}</td>"]
         for name in shown:
             value = clip.value(METRICS[name].headline)
             cells.append(f"<td class='n'>{'n/a' if value is None else f'{value:.4g}'}</td>")
-        pictures = "".join(_thumbnail(folder / p) for p in clip.pictures.values())
+        drawn = clip.pictures.values() if place < THUMBNAILS else ()
+        pictures = "".join(_image(folder / p, THUMBNAIL) for p in drawn)
         cells += [f"<td>{pictures}</td>", f"<td>{html.escape('; '.join(clip.faults))}</td>"]
         rows.append(f"<tr>{''.join(cells)}</tr>")
-    return f"<table><tr>{head}</tr>{''.join(rows)}</table>"
+    more = f"<p>Pictures of the first {THUMBNAILS}; those of all lie in <code>pictures</code>.</p>"
+    table = f"<table><tr>{head}</tr>{''.join(rows)}</table>"
+    return table if len(clips) <= THUMBNAILS else more + table
 
 
 def render(
@@ -157,6 +190,7 @@ def render(
     modalities = [_modality(n, clips, metrics, intervals, folder) for n in METRICS]
     if any(modalities):
         parts.append("<h2>Best and worst cases</h2>" + "".join(modalities))
+    parts.append(_videos(clips, folder))
     if clips:
         parts.append("<h2>Clips</h2>" + _clip_list(clips, folder))
     if sheet:

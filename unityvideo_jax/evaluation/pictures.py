@@ -1,6 +1,7 @@
-"""Truth, prediction and error of a clip as one picture."""
+"""Truth, prediction and error of a clip as one picture and as a small video."""
 
 import itertools
+import math
 import pathlib
 from collections.abc import Callable, Sequence
 
@@ -12,9 +13,13 @@ from jaxtyping import Float, Int, Shaped, UInt8
 from unityvideo_jax import media, modalities
 from unityvideo_jax.evaluation import depth, flow, segmentation
 from unityvideo_jax.evaluation.metric import Arrays
+from unityvideo_jax.evaluation.metrics import METRICS
 from unityvideo_jax.modalities.palette import instance_palette
 
 COLUMNS = 4
+# The most that is drawn: a page shows no more.
+HEIGHT, FRAMES = 192, 48
+PREVIEW_CRF = 30
 # What the brightest colour of an error map stands for.
 WORST_ABS_REL, WORST_PIXELS = 0.5, 5.0
 MISSED, INVENTED, CONFUSED = (80, 140, 255), (255, 90, 70), (255, 220, 60)
@@ -50,12 +55,8 @@ def draw(modality: str, arrays: Arrays) -> UInt8[np.ndarray, "t h w 3"]:
 def match_labels(
     prediction: Shaped[np.ndarray, "t h w"],
     truth: Shaped[np.ndarray, "t h w"],
-    picks: Int[np.ndarray, " n"],
-) -> tuple[Int[np.ndarray, "n h w"], Int[np.ndarray, "n h w"]]:
-    """Some frames of both, renumbered so that what is matched over the clip shares a number.
-
-    The numbers are those that the palette has.
-    """
+) -> tuple[Int[np.ndarray, "t h w"], Int[np.ndarray, "t h w"]]:
+    """Both renumbered so that matched instances share a number that the palette has."""
     partner = segmentation.match(*segmentation.overlaps(prediction, truth))
     predicted_ids, true_ids = (segmentation.identities(a) for a in (prediction, truth))
     known, found = np.count_nonzero(true_ids), np.count_nonzero(predicted_ids)
@@ -66,7 +67,7 @@ def match_labels(
     def renumbered(labels: np.ndarray, ids: np.ndarray, numbers: Sequence[int]) -> np.ndarray:
         colours = np.zeros(len(ids), np.int64)
         colours[ids != 0] = np.asarray(numbers, np.int64) % (len(instance_palette()) - 1) + 1
-        return colours[np.searchsorted(ids, labels[picks])]
+        return colours[np.searchsorted(ids, labels)]
 
     return renumbered(prediction, predicted_ids, numbers), renumbered(truth, true_ids, range(known))
 
@@ -74,17 +75,17 @@ def match_labels(
 Rows = dict[str, UInt8[np.ndarray, "t h w 3"]]
 
 
-def _depth(prediction: Arrays, truth: Arrays, picks: np.ndarray) -> Rows:
-    predicted, true = np.asarray(prediction["depth"]), np.asarray(truth["depth"])
+def _every(array: Shaped[np.ndarray, "t h w *c"], step: int) -> Shaped[np.ndarray, "t _ _ *c"]:
+    return np.asarray(array)[:, ::step, ::step]
+
+
+def _depth(prediction: Arrays, truth: Arrays, step: int) -> Rows:
+    predicted, true = (_every(a["depth"], step) for a in (prediction, truth))
     if any(depth.valid_pixels(frame).any() for frame in true):
         aligned = depth.aligner(predicted, true, depth.ALIGNMENTS[0])
-        predicted = np.stack([aligned(int(t)) for t in picks])
-    else:
-        predicted = predicted[picks]
-    true = true[picks]
-    error = np.stack(
-        [np.abs(depth.relative_error(p, t)) for p, t in zip(predicted, true, strict=True)]
-    )
+        predicted = np.stack([aligned(t) for t in range(len(true))])
+    pairs = zip(predicted, true, strict=True)
+    error = np.stack([np.abs(depth.relative_error(p, t)) for p, t in pairs])
     return {
         "truth": draw("depth", {"depth": true}),
         "prediction, aligned": draw("depth", {"depth": predicted.astype(np.float32)}),
@@ -92,20 +93,20 @@ def _depth(prediction: Arrays, truth: Arrays, picks: np.ndarray) -> Rows:
     }
 
 
-def _flow(prediction: Arrays, truth: Arrays, picks: np.ndarray) -> Rows:
-    predicted, true = (np.asarray(a["flow"])[picks] for a in (prediction, truth))
+def _flow(prediction: Arrays, truth: Arrays, step: int) -> Rows:
+    predicted, true = (_every(a["flow"], step) for a in (prediction, truth))
+    # Colours stand for motion as a share of the frame that is drawn.
     return {
-        "truth": draw("flow", {"flow": true}),
-        "prediction": draw("flow", {"flow": predicted}),
+        "truth": draw("flow", {"flow": true / step}),
+        "prediction": draw("flow", {"flow": predicted / step}),
         f"error, 0 to {WORST_PIXELS:g} px": heat(
             flow.end_point_error(predicted, true), WORST_PIXELS
         ),
     }
 
 
-def _segmentation(prediction: Arrays, truth: Arrays, picks: np.ndarray) -> Rows:
-    segments = (np.asarray(a["segments"]) for a in (prediction, truth))
-    predicted, true = match_labels(*segments, picks)
+def _segmentation(prediction: Arrays, truth: Arrays, step: int) -> Rows:
+    predicted, true = match_labels(*(_every(a["segments"], step) for a in (prediction, truth)))
     return {
         "truth": draw("segmentation", {"segments": true}),
         "prediction": draw("segmentation", {"segments": predicted}),
@@ -113,9 +114,9 @@ def _segmentation(prediction: Arrays, truth: Arrays, picks: np.ndarray) -> Rows:
     }
 
 
-def _densepose(prediction: Arrays, truth: Arrays, picks: np.ndarray) -> Rows:
-    parts = [np.asarray(a["part"])[picks].astype(np.int64) for a in (prediction, truth)]
-    uvs = [np.clip(np.asarray(a["uv"])[picks], 0.0, 1.0) for a in (prediction, truth)]
+def _densepose(prediction: Arrays, truth: Arrays, step: int) -> Rows:
+    parts = [_every(a["part"], step).astype(np.int64) for a in (prediction, truth)]
+    uvs = [np.clip(_every(a["uv"], step), 0.0, 1.0) for a in (prediction, truth)]
     drawn = [draw("densepose", {"part": p, "uv": u}) for p, u in zip(parts, uvs, strict=True)]
     return {
         "truth": drawn[1],
@@ -124,16 +125,16 @@ def _densepose(prediction: Arrays, truth: Arrays, picks: np.ndarray) -> Rows:
     }
 
 
-def _skeleton(prediction: Arrays, truth: Arrays, picks: np.ndarray) -> Rows:
+def _skeleton(prediction: Arrays, truth: Arrays, step: int) -> Rows:
     pairs = [
-        (np.asarray(a["keypoints"], np.float32)[picks], np.asarray(a["visibility"])[picks])
+        (np.asarray(a["keypoints"], np.float32) / np.float32(step), np.asarray(a["visibility"]))
         for a in (truth, prediction)
     ]
     # Keypoints know no frame size: the true people must fit, give or take a margin.
     seen = [k[v > 0] for k, v in pairs if (v > 0).any()]
     far = seen[0].max(axis=0) if seen else np.array([64.0, 64.0])
     width, height = (int(16 * np.ceil(1.1 * max(side, 16.0) / 16)) for side in far)
-    blank = np.zeros((len(picks), height, width, 3), np.float32)
+    blank = np.zeros((len(pairs[0][0]), height, width, 3), np.float32)
     rows = {}
     for label, (keypoints, visibility) in zip(("truth", "prediction"), pairs, strict=True):
         keypoints = np.where(visibility[..., None] > 0, keypoints, 0.0)
@@ -143,7 +144,7 @@ def _skeleton(prediction: Arrays, truth: Arrays, picks: np.ndarray) -> Rows:
     return rows
 
 
-DRAWINGS: dict[str, Callable[[Arrays, Arrays, np.ndarray], Rows]] = {
+DRAWINGS: dict[str, Callable[[Arrays, Arrays, int], Rows]] = {
     "depth": _depth,
     "flow": _flow,
     "segmentation": _segmentation,
@@ -152,26 +153,63 @@ DRAWINGS: dict[str, Callable[[Arrays, Arrays, np.ndarray], Rows]] = {
 }
 
 
-def write_comparison(path: pathlib.Path, modality: str, prediction: Arrays, truth: Arrays) -> None:
-    """Writes a PNG: a row each for truth, prediction and (but for skeletons) error.
+def write_comparison(
+    stem: pathlib.Path, modality: str, prediction: Arrays, truth: Arrays, fps: float
+) -> None:
+    """Writes `stem`.png and `stem`.mp4: truth, prediction and (but for skeletons) error.
 
     Depth is drawn after the headline's alignment, and instances in the colours of their partners.
+    Of more than `HEIGHT` rows or `FRAMES` frames only every n-th is drawn.
     """
-    length = len(next(iter(truth.values())))
-    picks = np.unique(np.linspace(0, length - 1, COLUMNS).round().astype(int))
-    _write(path, DRAWINGS[modality](prediction, truth, picks))
+    every = _stride(len(next(iter(truth.values()))))
+    prediction, truth = (
+        {key: np.asarray(arrays[key])[::every] for key in METRICS[modality].keys}
+        for arrays in (prediction, truth)
+    )
+    step = max(1, math.ceil(_height(modality, truth) / HEIGHT))
+    _write(stem, DRAWINGS[modality](prediction, truth, step), fps / every)
+
+
+def _stride(frames: int) -> int:
+    return math.ceil(frames / FRAMES)
+
+
+def _height(modality: str, truth: Arrays) -> float:
+    """Of the frames; for joints, which know no frame, of what they span."""
+    if modality != "skeleton":
+        return float(np.shape(truth[METRICS[modality].keys[0]])[1])
+    y = np.asarray(truth["keypoints"])[..., 1][np.asarray(truth["visibility"]) > 0]
+    return float(y.max()) if y.size else 0.0
 
 
 def write_videos(
-    path: pathlib.Path,
+    stem: pathlib.Path,
     video: UInt8[np.ndarray, "t h w 3"],
     reference: UInt8[np.ndarray, "rt rh rw 3"] | None,
+    fps: float,
 ) -> None:
-    """Writes a PNG: frames of a generated video, and of the real one if there is one."""
-    real = {} if reference is None else {"real": reference}
-    _write(path, {"generated": video} | real)
+    """Writes `stem`.png and `stem`.mp4: a generated video, and the real one if there is one."""
+    every = _stride(len(video))
+    real = {} if reference is None else {"real": reference[::every]}
+    _write(stem, {"generated": video[::every]} | real, fps / every)
 
 
-def _write(path: pathlib.Path, rows: Rows) -> None:
-    height = next(iter(rows.values())).shape[1]
-    media.contact_sheet(rows, path, columns=COLUMNS, scale=max(1, 96 // height))
+def _write(stem: pathlib.Path, rows: Rows, fps: float) -> None:
+    """A contact sheet of the rows, and a small video of them side by side."""
+    height = min(HEIGHT, next(iter(rows.values())).shape[1])
+    rows = {label: _fit(frames, height) for label, frames in rows.items()}
+    scale = max(1, 96 // height)
+    media.contact_sheet(rows, stem.with_name(f"{stem.name}.png"), columns=COLUMNS, scale=scale)
+    length = min(len(frames) for frames in rows.values())
+    joined = np.concatenate([frames[:length] for frames in rows.values()], axis=2)
+    joined = joined.repeat(scale, axis=1).repeat(scale, axis=2)
+    odd = [(0, joined.shape[axis] % 2) for axis in (1, 2)]
+    joined = np.pad(joined, [(0, 0), *odd, (0, 0)], mode="edge")
+    media.write_video(stem.with_name(f"{stem.name}.mp4"), joined, fps, crf=PREVIEW_CRF)
+
+
+def _fit(frames: UInt8[np.ndarray, "t h w 3"], height: int) -> UInt8[np.ndarray, "t {height} _ 3"]:
+    if frames.shape[1] == height:
+        return frames
+    width = max(1, round(frames.shape[2] * height / frames.shape[1]))
+    return media.fit(frames, height=height, width=width)

@@ -60,7 +60,7 @@ _TEXT_ENCODER = flags.DEFINE_string(
 )
 _EMA = flags.DEFINE_bool("ema", True, "Use the averaged weights.")
 _NUM_CLIPS = flags.DEFINE_integer("num_clips", 16, "How many clips.", lower_bound=1)
-_BATCH = flags.DEFINE_integer("batch_size", 4, "Clips at once.", lower_bound=1)
+_BATCH = flags.DEFINE_integer("batch_size", 4, "Clips at once on each device.", lower_bound=1)
 _WORLDS_SEED = flags.DEFINE_integer("worlds_seed", 0, "Seed of the scenes.")
 _CAPTIONS = flags.DEFINE_bool("captions", False, "Give the model the clips' captions.")
 _TIMESTEPS = flags.DEFINE_integer(
@@ -178,7 +178,7 @@ def _score_run(output: pathlib.Path) -> None:
     config = worlds_benchmark.BenchmarkConfig(
         benchmark=_BENCHMARK.value,
         num_clips=_NUM_CLIPS.value,
-        batch_size=_BATCH.value,
+        batch_size=_BATCH.value * jax.local_device_count(),
         seed=_SEED.value,
         worlds_seed=_WORLDS_SEED.value,
         use_captions=_CAPTIONS.value,
@@ -193,6 +193,7 @@ def _score_run(output: pathlib.Path) -> None:
         vae=_VAE.value,
         text_encoder=_TEXT_ENCODER.value,
     )
+    pipeline.spread(jax.local_devices())
     chosen = {
         "steps": _STEPS.value,
         "solver": _SOLVER.value,

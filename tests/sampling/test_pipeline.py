@@ -1,5 +1,6 @@
 import dataclasses
 
+import jax
 import numpy as np
 import pytest
 from tiny_pipeline import (  # noqa: F401
@@ -104,6 +105,34 @@ def test_batch_with_a_seed_each_equals_single_calls(pipeline):
         np.testing.assert_allclose(
             both.latents["depth"][b], one.latents["depth"][0], rtol=1e-4, atol=1e-4
         )
+
+
+def test_many_devices_give_what_one_gives(pipeline):
+    """Eight virtual devices, a batch that they do not divide, and the same clip alone."""
+    assert len(jax.devices()) == 8
+    spread = Pipeline(
+        config=CONFIG,
+        params=pipeline.params,
+        vae=pipeline.vae,
+        text_encoder=pipeline.text_encoder,
+        step=7,
+    )
+    spread.spread(jax.devices())
+    rgb = np.random.default_rng(0).uniform(-1, 1, (3, 5, 32, 32, 3)).astype(np.float32)
+    one, many, alone = (
+        which([""] * len(seeds), given={"rgb": video}, wanted=("depth",), seed=seeds)
+        for which, video, seeds in (
+            (pipeline, rgb, [4, 5, 6]),
+            (spread, rgb, [4, 5, 6]),
+            (spread, rgb[2:], [6]),
+        )
+    )
+    one, many, alone = (samples.videos["depth"] for samples in (one, many, alone))
+    assert np.abs(one).mean() > 0.05
+    np.testing.assert_allclose(many, one, atol=1e-4)
+    np.testing.assert_allclose(alone, one[2:], atol=1e-4)
+    # The weights lie on every device.
+    assert all(len(leaf.devices()) == 8 for leaf in jax.tree.leaves(spread.params))
 
 
 def test_size_can_be_chosen_without_given_videos(pipeline):

@@ -1,9 +1,10 @@
 """Text encoder, VAE and model behind one call: prompts and videos in, videos out."""
 
+import contextlib
 import dataclasses
 import os
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -18,6 +19,7 @@ from unityvideo_jax.models.dit import DiT, DiTConfig
 from unityvideo_jax.models.text import TextEncoder, get_text_encoder
 from unityvideo_jax.models.wan_vae import STREAMED_PIXELS, WanVAE
 from unityvideo_jax.sampling import arrays
+from unityvideo_jax.sampling.devices import Devices
 from unityvideo_jax.sampling.generate import SamplerConfig, generate
 from unityvideo_jax.sampling.streams import RGB, Samples, check_size, stream_order
 
@@ -64,6 +66,7 @@ class Pipeline:
                 f"the VAE has {vae.config.z_dim} latent channels, model.in_channels is "
                 f"{self.model_config.in_channels}; use the VAE that the model was trained on"
             )
+        self._devices = Devices()
         self._sample = jax.jit(
             self._sample_latents, static_argnames=("wanted", "first_frame", "sampler")
         )
@@ -106,6 +109,16 @@ class Pipeline:
             step=int(step),
         )
 
+    def spread(self, devices: Sequence[jax.Device]) -> None:
+        """Shares every batch among these devices from now on; each then holds all weights.
+
+        A sample with a seed of its own does not depend on how many they are.
+        """
+        self._devices = Devices(devices)
+        self.params = self._devices.replicate(self.params)
+        graph, state = nnx.split(self.vae)
+        self.vae = nnx.merge(graph, self._devices.replicate(state))
+
     @property
     def token_pixels(self) -> tuple[int, int]:
         """Height and width of a token in pixels; sizes of videos are multiples of them."""
@@ -122,17 +135,26 @@ class Pipeline:
         return nnx.merge(self._graph, params)
 
     def encode(self, video: Float[np.ndarray, "b t h w 3"]) -> Float[Array, "b lt lh lw c"]:
-        """Normalised latents of video in [-1, 1], one video at a time to bound the memory."""
+        """Normalised latents of video in [-1, 1], one video a device at a time."""
         streamed = np.prod(video.shape[1:4]) > STREAMED_PIXELS
         encode = self.vae.encode_streamed if streamed else self.vae.encode
-        return jnp.concatenate([encode(one[None]) for one in video])
+        return jnp.concatenate(list(self._one_a_device(encode, video)))
 
     def decode(self, latents: Float[Array, "b lt lh lw c"]) -> Float[np.ndarray, "b t h w 3"]:
-        """Video in [-1, 1] of normalised latents, one video at a time to bound the memory."""
+        """Video in [-1, 1] of normalised latents, one video a device at a time."""
         config = self.vae.config
         pixels = np.prod(latents.shape[1:4]) * config.temporal_stride * config.spatial_stride**2
         decode = self.vae.decode_streamed if pixels > STREAMED_PIXELS else self.vae.decode
-        return np.concatenate([np.asarray(decode(one[None])) for one in np.asarray(latents)])
+        parts = self._one_a_device(decode, np.asarray(latents))
+        return np.concatenate([np.asarray(part) for part in parts])
+
+    def _one_a_device(
+        self, function: Callable[[Any], Array], rows: Shaped[np.ndarray, "b ..."]
+    ) -> Iterator[Array]:
+        """The function of as many rows at once as there are devices, which bounds the memory."""
+        for first in range(0, len(rows), self._devices.count):
+            part = rows[first : first + self._devices.count]
+            yield function(self._devices.share(part))[: len(part)]
 
     def _sample_latents(
         self, params, given, modality, context, null_context, key, *, wanted, first_frame, sampler
@@ -259,17 +281,16 @@ class Pipeline:
         if image is not None:
             latents = latents.at[:, 0, :1].set(self.encode(image))
         ids = np.array([self.modalities.index(name) for name in streams], np.int32)
-        result = self._sample(
-            self.params,
-            latents,
-            jnp.tile(ids, (batch, 1)),
-            jnp.asarray(context),
-            jnp.asarray(null_context),
-            _keys(seed, batch),
-            wanted=tuple(name in wanted for name in streams),
-            first_frame=tuple(name == RGB and image is not None for name in streams),
-            sampler=sampler,
-        )
+        rows = (latents, jnp.tile(ids, (batch, 1)), context, null_context, _keys(seed, batch))
+        mesh = self._devices.mesh
+        with contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh):
+            result = self._sample(
+                self.params,
+                *(self._devices.share(array) for array in rows),
+                wanted=tuple(name in wanted for name in streams),
+                first_frame=tuple(name == RGB and image is not None for name in streams),
+                sampler=sampler,
+            )[:batch]
         finite = np.asarray(jnp.isfinite(result).all(axis=(2, 3, 4, 5)))
         if not finite.all():
             bad = [f"{streams[s]} of sample {b}" for b, s in np.argwhere(~finite)]
@@ -302,9 +323,9 @@ class Pipeline:
 
 
 def _keys(seed: int | Sequence[int], batch: int) -> Array:
-    """One key from one seed, or a vector of keys, one a sample."""
+    """One key a sample, from one seed and its place or from a seed of its own."""
     if isinstance(seed, int | np.integer):
-        return jax.random.key(int(seed))
+        return jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(int(seed)), jnp.arange(batch))
     if len(seed) != batch:
         raise UserError(f"seed: {len(seed)} seeds for {batch} prompts; give one, or one a prompt")
     return jnp.stack([jax.random.key(int(s)) for s in seed])

@@ -9,7 +9,7 @@ import pytest
 
 from unityvideo_jax import media, modalities, provenance
 from unityvideo_jax.errors import UserError
-from unityvideo_jax.evaluation import harness, pictures, scores
+from unityvideo_jax.evaluation import depth, harness, pictures, scores
 from unityvideo_jax.evaluation.harness import HarnessConfig
 from unityvideo_jax.evaluation.metrics import METRICS
 
@@ -179,6 +179,52 @@ def test_faults_are_named_counted_and_kept_out(folders, broken, tmp_path, damage
     # The other two clips are scored, and so are the sound streams of this one.
     assert results["depth/videos"] in (2, 3) and results[DEPTH] < 1e-5
     assert len(list((tmp_path / "out" / "rows").iterdir())) == 3
+
+
+def test_single_frames_and_empty_or_constant_predictions_have_defined_values(tmp_path):
+    """Truth of one frame; the system sees constant depth, rest, no instance and nobody."""
+    truth = {
+        modality: {key: array[:1] for key, array in arrays.items()}
+        for modality, arrays in folder_clips.truth(0).items()
+    }
+    empty = {m: {k: np.zeros_like(truth[m][k]) for k in METRICS[m].keys} for m in METRICS}
+    empty["depth"] = {"depth": np.full_like(truth["depth"]["depth"], 3.0)}
+    sides = {"truth": truth, "theirs": empty}
+    for side, arrays in sides.items():
+        folder_clips.write(tmp_path / side / "clip0", arrays)
+        media.write_video(tmp_path / side / "clip0" / "rgb.mp4", folder_clips.rgb(0, frames=1), 8.0)
+    outcome, results = run(tmp_path / "truth", tmp_path / "theirs", tmp_path / "out")
+    assert not outcome.faults and outcome.counts["clips_scored"] == 1
+    assert np.isfinite([value for value in results.values() if value is not None]).all()
+    # Not defined, so no number: motion in time of one frame, UV where no part is right.
+    assert {key for key, value in results.items() if value is None} == {
+        *(f"depth/{a}/temporal_error" for a in depth.ALIGNMENTS),
+        "densepose/clip_mean/uv_l1",
+    }
+    assert 0 < results[DEPTH] < 1  # the fit falls back to the mean disparity
+    for key in (
+        "segmentation/hungarian_clip/j_and_f",
+        "segmentation/coco_frames/ap",
+        "skeleton/torso_hungarian/pck_0.2",
+        "skeleton/coco_oks_box53/ap",
+        "densepose/clip_mean/part_miou",
+        "densepose/gps_chart_proxy/gps",
+    ):
+        assert results[key] == 0.0, key
+    assert results["depth/videos_of_one_frame"] == 1
+    assert results["densepose/clips_without_right_part"] == 1
+    assert results["video/temporal_flickering/clips_too_short"] == 1
+    # The other way round: nothing true to find, which is counted and no number at all.
+    outcome, results = run(tmp_path / "theirs", tmp_path / "truth", tmp_path / "back")
+    assert not outcome.faults
+    for key in ("segmentation/hungarian_clip/j_and_f", "skeleton/torso_hungarian/pck_0.2"):
+        assert results[key] is None
+    for key in (
+        "segmentation/clips_without_objects",
+        "skeleton/clips_without_people",
+        "densepose/clips_without_body",
+    ):
+        assert results[key] == 1, key
 
 
 def test_truth_that_is_missing_is_counted(folders, tmp_path):

@@ -39,13 +39,14 @@ def test_json_round_trip_keeps_every_number():
         scores.merge([whole, whole])
 
 
-def test_bootstrap_interval_of_a_mean_agrees_with_scipy():
+def test_bootstrap_interval_of_a_mean_agrees_with_scipy(parity):
     values = RNG.normal(3, 1, 60)
     low, high = scores.bootstrap([clip(v) for v in values], samples=4000)["k"]
     expected = scipy.stats.bootstrap(
         (values,), np.mean, method="percentile", n_resamples=4000, rng=np.random.default_rng(1)
     ).confidence_interval
-    np.testing.assert_allclose((low, high), expected, atol=0.02)
+    name = "intervals, 4000 draws, other random numbers"
+    parity(name, "scipy bootstrap", (low, high), expected, bound=0.02, relative=False)
 
 
 def test_bootstrap_covers_and_repeats():
@@ -70,13 +71,14 @@ def test_bootstrap_of_ap_holds_the_value():
     assert low < scores.aggregate(clips)["d/ap"] < high
 
 
-def test_frechet_distance_equals_scipys_matrix_root():
+def test_frechet_distance_equals_scipys_matrix_root(parity):
     first, second = RNG.normal(size=(40, 6)), RNG.normal(1, 2, size=(50, 6)) @ np.diag(range(1, 7))
     s1, s2 = np.cov(first, rowvar=False), np.cov(second, rowvar=False)
     root = scipy.linalg.sqrtm(s1 @ s2).real
     gap = first.mean(0) - second.mean(0)
     expected = gap @ gap + np.trace(s1 + s2 - 2 * root)
-    assert frechet.frechet_distance(first, second) == pytest.approx(expected, rel=1e-9)
+    found = frechet.frechet_distance(first, second)
+    parity("FVD, Fréchet distance", "scipy sqrtm", found, expected, bound=1e-9)
 
 
 def test_frechet_closed_forms():

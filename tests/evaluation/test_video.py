@@ -113,14 +113,15 @@ def weights(tmp_path_factory):
     return folder
 
 
-def test_flickering_closed_forms():
+def test_flickering_closed_forms(parity):
     metric = consistency.TemporalFlickering()
     still = np.repeat(video(1), 4, axis=0)
     assert value(metric, still) == 100.0
     black_white = np.stack([still[0] * 0, still[0] * 0 + 255] * 2)
     assert value(metric, black_white) == 0.0
     ramp = np.stack([np.full((4, 4, 3), 10 * t, np.uint8) for t in range(6)])
-    assert value(metric, ramp) == pytest.approx(100 * (255 - 10) / 255)
+    expected = 100 * (255 - 10) / 255
+    parity("vbench, temporal flickering", "by hand", value(metric, ramp), expected, bound=1e-9)
     assert value(metric, ramp[::-1]) == value(metric, ramp)  # uint8 does not wrap
 
 
@@ -136,7 +137,7 @@ def test_consistency_formula():
 
 
 @pytest.mark.parametrize("name", ["subject", "background"])
-def test_features_equal_the_model_behind_its_own_processor(weights, name):
+def test_features_equal_the_model_behind_its_own_processor(weights, name, parity):
     clip = video(11)
     images = list(clip)
     if name == "subject":
@@ -161,7 +162,8 @@ def test_features_equal_the_model_behind_its_own_processor(weights, name):
         for a, b in itertools.pairwise(expected)
     ]
     ((key, (score, weight)),) = run(metric, clip).means.items()
-    assert score == pytest.approx(100 * float(torch.stack(sims).mean()), abs=1e-3)
+    expected = 100 * float(torch.stack(sims).mean())
+    parity(f"vbench, {name} consistency", "transformers", score, expected, bound=1e-6)
     assert weight == 10.0  # frames are pooled
     # Another network is another score, and says so.
     assert key.startswith(f"vbench_proxy/{name}_consistency_") and "16x2x8" in key
@@ -191,7 +193,7 @@ def test_enlarging_equals_pillow():
     np.testing.assert_allclose(found, expected, atol=1.01)
 
 
-def test_aesthetic_head(weights):
+def test_aesthetic_head(weights, parity):
     metric = quality.AestheticQuality(weights)
     clip = video(9)
     model = CLIPVisionModelWithProjection.from_pretrained(weights / "clip-vit-large-patch14")
@@ -201,7 +203,8 @@ def test_aesthetic_head(weights):
     with torch.no_grad():
         features = model.eval()(**inputs).image_embeds
         expected = head(torch.nn.functional.normalize(features, dim=-1)).mean() / 10
-    assert value(metric, clip) == pytest.approx(100 * float(expected), abs=1e-4)
+    found = value(metric, clip)
+    parity("vbench, aesthetic quality", "transformers", found, 100 * float(expected), bound=1e-6)
 
 
 def test_imaging_quality_shrinks_the_longer_side(weights):

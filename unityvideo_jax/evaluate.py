@@ -9,8 +9,9 @@ them and the held-out loss.
   python -m unityvideo_jax.evaluate --benchmark=unibench --predictions=theirs --system=theirs \
       --output=scores
 
-scores arrays and videos that some system wrote (docs/evaluation.md has the layout); a second run
-takes up where the first one stopped. Either writes results.json, results.md and results.html.
+scores arrays and videos that some system wrote (docs/evaluation.md has the layout). A second run of
+either takes up where the first one stopped, clip by clip. Both write results.json, results.md and
+results.html.
 """
 
 import dataclasses
@@ -22,12 +23,14 @@ from collections.abc import Sequence
 import jax
 from absl import flags
 
-from unityvideo_jax import cli, media, modalities, provenance
+import unityvideo_jax
+from unityvideo_jax import cli, modalities, provenance
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.evaluation import harness, pictures, report, scores, worlds_benchmark
 from unityvideo_jax.evaluation.heldout import HeldoutConfig
 from unityvideo_jax.evaluation.metrics import METRICS, PROTOCOLS
 from unityvideo_jax.evaluation.page import ClipEntry
+from unityvideo_jax.evaluation.run_rows import RunRows
 from unityvideo_jax.evaluation.video.fvd import ENOUGH_VIDEOS
 from unityvideo_jax.evaluation.video.table import VIDEO_PROTOCOLS
 from unityvideo_jax.sampling import solvers
@@ -204,15 +207,28 @@ def _score_run(output: pathlib.Path) -> None:
         pipeline.sampler, **{k: v for k, v in chosen.items() if v is not None}
     )
     start = time.monotonic()
-    drawn: dict[int, dict[str, str]] = {}
+    data = pipeline.config["data"]
+
+    def picture(clip: int, modality: str) -> str:
+        return f"pictures/{clip:04d}_{modality}"
 
     def draw(clip: int, modality: str, predicted, truth) -> None:
-        stem = f"pictures/{clip:04d}_{modality}"
-        pictures.write_comparison(output / stem, modality, predicted, truth, float(data["fps"]))
-        drawn.setdefault(clip, {})[modality] = f"{stem}.png"
+        stem = output / picture(clip, modality)
+        pictures.write_comparison(stem, modality, predicted, truth, float(data["fps"]))
 
-    data = pipeline.config["data"]
-    results = worlds_benchmark.run(pipeline, config, sampler, _progress(start), draw)
+    # Of a clip, the scores depend on these and not on how many clips there are or go together.
+    settings = dataclasses.asdict(config)
+    depends = {k: v for k, v in settings.items() if k not in ("num_clips", "batch_size")}
+    depends |= {
+        "rows": harness.ROWS_VERSION,
+        "package": unityvideo_jax.__version__,
+        "sampler": dataclasses.asdict(sampler),
+        "config": provenance.config_hash(pipeline.config),
+        "checkpoint": [str(pathlib.Path(_WORKDIR.value).resolve()), pipeline.step, _EMA.value],
+        "parts": [_VAE.value, _TEXT_ENCODER.value],
+    }
+    rows = RunRows(folder=output / "rows", settings=provenance.plain(depends))
+    results = worlds_benchmark.run(pipeline, config, sampler, _progress(start), draw, rows)
     scored = [name for name in pipeline.modalities if name in METRICS]
     record = {
         "benchmark": config.benchmark,
@@ -222,7 +238,7 @@ def _score_run(output: pathlib.Path) -> None:
         "trivial": results.trivial,
         **_common(results.clips, start),
         "protocols": PROTOCOLS,
-        "settings": dataclasses.asdict(config),
+        "settings": settings,
         "sampler": dataclasses.asdict(sampler),
         "size": [data["num_frames"], data["height"], data["width"]],
         "codecs": {name: modalities.get(name).codec.version for name in scored},
@@ -232,12 +248,19 @@ def _score_run(output: pathlib.Path) -> None:
         "config_sha256": provenance.config_hash(pipeline.config),
         "config": provenance.plain(pipeline.config),
     }
-    media.contact_sheet(results.rows, output / "sheet.png", scale=max(1, 96 // data["height"]))
     entries = [
-        ClipEntry(name=f"{i:04d}", score=clip, pictures=drawn.get(i, {}))
+        ClipEntry(
+            name=f"{i:04d}",
+            score=clip,
+            pictures={
+                m: f"{picture(i, m)}.png"
+                for m in scored
+                if (output / f"{picture(i, m)}.png").exists()
+            },
+        )
         for i, clip in enumerate(results.clips)
     ]
-    report.write_report(output, record, entries, sheet="sheet.png")
+    report.write_report(output, record, entries)
 
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ def test_it_writes_everything_needed_to_repeat(tmp_path):
         "results.html",
         "results.json",
         "results.md",
-        "sheet.png",
+        "rows",
     }
     record = json.loads((tmp_path / "out" / "results.json").read_text())
     headline = "depth/disparity_scale_shift_video/abs_rel"
@@ -51,6 +51,19 @@ def test_it_writes_everything_needed_to_repeat(tmp_path):
     assert "disparity_scale_shift_video" in record["protocols"]
     assert f"| `{headline}` |" in (tmp_path / "out" / "results.md").read_text()
     assert headline in done.stdout
+    # One more clip: the first is taken up from its row.
+    row = tmp_path / "out" / "rows" / "0000.json"
+    written = row.stat().st_mtime_ns
+    done = run(
+        "--benchmark=worlds_validation",
+        "--num_clips=2",
+        "--steps=1",
+        "--heldout_timesteps=0",
+        f"--output={tmp_path / 'out'}",
+    )
+    assert done.returncode == 0, done.stderr
+    assert "2/2 clips" in done.stdout and row.stat().st_mtime_ns == written
+    assert (tmp_path / "out" / "rows" / "0001.json").exists()
 
 
 @pytest.mark.parametrize(

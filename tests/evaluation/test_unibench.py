@@ -184,7 +184,7 @@ class Oracle(Pipeline):
             step=0,
         )
         clips = FolderClips(folder, **self.SIZE)
-        self.rows = {int(b.index[0]): b for b in clips.batches(2, 1)}
+        self.rows = {int(b.index[0]): b for b in clips.batches([0, 1], 1)}
 
     def encode(self, video):
         return video
@@ -224,7 +224,7 @@ def test_a_run_is_scored_on_it_at_its_own_size(built):
 def test_folder_clips_are_the_files_cropped(rendered, built):
     """48 x 80 to 24 x 24: half size, then eight columns off either side."""
     clips = FolderClips(built, num_frames=5, height=24, width=24)
-    (batch,) = clips.batches(2, 2)
+    (batch,) = clips.batches([0, 1], 2)
     for b, name in enumerate(NAMES):
         arrays = rendered[name].arrays
         picked = (slice(5), slice(1, None, 2), slice(17, 65, 2))

@@ -3,10 +3,11 @@
 import dataclasses
 import os
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
+from jaxtyping import Int
 
 from unityvideo_jax import media
 from unityvideo_jax.errors import UserError
@@ -20,12 +21,21 @@ PEOPLE = ("keypoints", "visibility")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Batch:
-    """Clips: arrays with a leading batch axis, their numbers and what describes them."""
+    """Clips: arrays with a leading batch axis, their numbers and what describes them.
+
+    Only the first `count` are to be scored; the others fill the batch up.
+    """
 
     index: np.ndarray
+    count: int
     clip: dict[str, Any]
     captions: list[str]
     prompts: list[dict[str, str]]
+
+
+def filled(index: Sequence[int], batch_size: int) -> Int[np.ndarray, " b"]:
+    """The numbers of a batch, the last one repeated until it is full."""
+    return np.array([*index, *[index[-1]] * (batch_size - len(index))], np.int32)
 
 
 class FolderClips:
@@ -50,19 +60,26 @@ class FolderClips:
         if not self.modalities:
             raise UserError(f"--benchmark={folder}: no modality that every clip has in numbers")
 
-    def batches(self, num_clips: int, batch_size: int) -> Iterator[Batch]:
-        """Batches of the first clips; the last is filled up with its last clip, not to be scored.
-
-        Raises:
-          UserError: fewer clips than asked for, or a clip that is too short, inconsistent, or not
-            the frozen one.
-        """
+    def check(self, num_clips: int) -> None:
+        """Raises UserError if there are fewer clips than asked for."""
         if num_clips > len(self._clips):
             raise UserError(
                 f"--num_clips={num_clips}: the benchmark has {len(self._clips)}; give that or less"
             )
-        for first in range(0, num_clips, batch_size):
-            chosen = self._clips[first : min(first + batch_size, num_clips)]
+
+    def checksums(self, index: int) -> dict[str, str]:
+        """SHA-256 of the files of a clip."""
+        return self._clips[index].checksums((*METRICS, RGB))
+
+    def batches(self, indices: Sequence[int], batch_size: int) -> Iterator[Batch]:
+        """Batches of these clips; the last is filled up with its last clip.
+
+        Raises:
+          UserError: a clip that is too short, inconsistent, or not the frozen one.
+        """
+        for first in range(0, len(indices), batch_size):
+            index = indices[first : first + batch_size]
+            chosen = [self._clips[i] for i in index]
             rows = [self._arrays(clip) for clip in chosen]
             rows += [rows[-1]] * (batch_size - len(rows))
             most = max(row["keypoints"].shape[1] for row in rows) if PEOPLE[0] in rows[0] else 0
@@ -74,7 +91,8 @@ class FolderClips:
             records = [clip.record for clip in chosen]
             records += [records[-1]] * (batch_size - len(records))
             yield Batch(
-                index=np.arange(first, first + batch_size, dtype=np.int32),
+                index=filled(index, batch_size),
+                count=len(index),
                 clip={key: np.stack([row[key] for row in rows]) for key in rows[0]},
                 captions=[str(record.get("caption", "")) for record in records],
                 prompts=[record.get("prompts", {}) for record in records],

@@ -88,6 +88,12 @@ def heldout_errors(
     return errors.reshape(len(TASKS), config.timesteps, batch).transpose(2, 0, 1)
 
 
+def require_finite(modality: str, errors: Float[np.ndarray, "b task k"], name: str) -> None:
+    """Raises UserError naming the clips unless all errors are finite."""
+    if not np.isfinite(errors).all():
+        raise UserError(f"{name}: the {modality} loss is not finite; is the checkpoint sound?")
+
+
 class HeldoutLoss:
     """Averages of `heldout_errors` by task, modality and timestep band.
 
@@ -101,8 +107,7 @@ class HeldoutLoss:
 
     def update(self, modality: str, errors: Float[np.ndarray, "b task k"], name: str) -> None:
         """Adds clips of one modality; UserError naming the clips if an error is not finite."""
-        if not np.isfinite(errors).all():
-            raise UserError(f"{name}: the {modality} loss is not finite; is the checkpoint sound?")
+        require_finite(modality, errors, name)
         self._errors.setdefault(modality, []).append(errors)
 
     def compute(self) -> dict[str, float]:

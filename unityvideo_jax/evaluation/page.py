@@ -173,7 +173,6 @@ def render(
     intervals: Mapping,
     clips: Sequence[ClipEntry],
     folder: pathlib.Path,
-    sheet: str | None,
 ) -> str:
     """The page; see `report.write_report` for what its parts are."""
     parts = [f"<h1>{html.escape(title)}</h1><p>{html.escape(paragraph)}</p>"]
@@ -189,12 +188,11 @@ def render(
         )
     modalities = [_modality(n, clips, metrics, intervals, folder) for n in METRICS]
     if any(modalities):
-        parts.append("<h2>Best and worst cases</h2>" + "".join(modalities))
+        text = "<p>Each video shows the rows of the picture above it side by side.</p>"
+        parts.append(f"<h2>Best and worst cases</h2>{text}" + "".join(modalities))
     parts.append(_videos(clips, folder))
     if clips:
         parts.append("<h2>Clips</h2>" + _clip_list(clips, folder))
-    if sheet:
-        parts.append(f"<h2>Samples</h2>{_image(folder / sheet)}")
     if protocols:
         rows = [[name, text] for name, text in protocols.items()]
         parts.append("<h2>Protocols</h2>" + _table((["name", "meaning"], rows), code=False))

@@ -121,7 +121,6 @@ def write_report(
     folder: str | os.PathLike,
     record: Mapping[str, Any],
     clips: Sequence[page.ClipEntry] = (),
-    sheet: str | None = None,
 ) -> None:
     """Writes `results.json`, `results.md` and `results.html`; each appears only when it is whole.
 
@@ -132,7 +131,6 @@ def write_report(
         "skipped", "unknown_clips", "size", and "checkpoint_step" with "ema", "config_sha256" and
         "sampler"; whatever else it holds goes into the JSON alone.
       clips: for the page's list of clips.
-      sheet: a PNG in the folder for the page to show.
     """
     folder = pathlib.Path(folder)
     text = markdown(record)
@@ -148,7 +146,6 @@ def write_report(
         intervals=record.get("intervals", {}),
         clips=clips,
         folder=folder,
-        sheet=sheet,
     )
     provenance.write_json(folder / "results.json", record)
     for name, content in (("results.md", text), ("results.html", html)):

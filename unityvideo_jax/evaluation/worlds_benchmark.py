@@ -16,12 +16,18 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from unityvideo_jax import media, modalities, worlds
+from unityvideo_jax import modalities, worlds
 from unityvideo_jax.errors import UserError
-from unityvideo_jax.evaluation.folder_benchmark import Batch, FolderClips
-from unityvideo_jax.evaluation.heldout import HeldoutConfig, HeldoutLoss, heldout_errors
+from unityvideo_jax.evaluation.folder_benchmark import Batch, FolderClips, filled
+from unityvideo_jax.evaluation.heldout import (
+    HeldoutConfig,
+    HeldoutLoss,
+    heldout_errors,
+    require_finite,
+)
 from unityvideo_jax.evaluation.metric import Arrays
 from unityvideo_jax.evaluation.metrics import METRICS
+from unityvideo_jax.evaluation.run_rows import RunRow, RunRows
 from unityvideo_jax.evaluation.scores import ClipScore, merge
 from unityvideo_jax.sampling.generate import SamplerConfig
 from unityvideo_jax.sampling.pipeline import Pipeline
@@ -45,7 +51,6 @@ class BenchmarkConfig:
     worlds_seed: of the scenes.
     use_captions: give the model the clip's caption; without, it sees RGB and the modality prompt.
     heldout: of the held-out loss; None leaves it out.
-    sheet_clips: how many clips are kept for a contact sheet.
     """
 
     benchmark: str = "worlds_validation"
@@ -55,7 +60,6 @@ class BenchmarkConfig:
     worlds_seed: int = 0
     use_captions: bool = False
     heldout: HeldoutConfig | None = None
-    sheet_clips: int = 4
 
     def __post_init__(self):
         if self.benchmark not in BENCHMARKS and not pathlib.Path(self.benchmark).is_dir():
@@ -71,14 +75,13 @@ class BenchmarkConfig:
 
 @dataclasses.dataclass(kw_only=True)
 class Results:
-    """Metrics of the model and of the two references, by key, each clip's own scores of the model,
-    and rows for a contact sheet."""
+    """Metrics of the model and of the two references, by key, and each clip's own scores of the
+    model."""
 
     metrics: dict[str, float | int]
     vae_round_trip: dict[str, float | int]
     trivial: dict[str, float | int]
     clips: list[ClipScore]
-    rows: list[tuple[str, np.ndarray]]
 
 
 def trivial_prediction(modality: str, truth: Arrays) -> dict[str, np.ndarray]:
@@ -100,17 +103,16 @@ def trivial_prediction(modality: str, truth: Arrays) -> dict[str, np.ndarray]:
     raise ValueError(f"no trivial prediction for {modality}")
 
 
-def clips(world: worlds.WorldConfig, num_clips: int, batch_size: int) -> Iterator[Batch]:
-    """Batches of clips; the last one is filled up with clips beyond `num_clips`, not to be scored.
-
-    (One batch size means one compilation.)
-    """
-    for first in range(0, num_clips, batch_size):
-        index = np.arange(first, first + batch_size, dtype=np.int32)
+def clips(world: worlds.WorldConfig, indices: Sequence[int], batch_size: int) -> Iterator[Batch]:
+    """Batches of clips; the last one is filled up. (One batch size means one compilation.)"""
+    for first in range(0, len(indices), batch_size):
+        chosen = indices[first : first + batch_size]
+        index = filled(chosen, batch_size)
         scenes = worlds.sample_scenes(world, jnp.asarray(index))
         described = worlds.describe(world, scenes)
         yield Batch(
             index=index,
+            count=len(chosen),
             clip=worlds.render(world, scenes),
             captions=[d.caption for d in described],
             prompts=[d.prompts for d in described],
@@ -123,38 +125,53 @@ def _encoder(modality: str) -> Callable[[Mapping[str, Any]], Float[Array, "b t h
 
 
 class _Scorer:
-    """The metrics of one modality for the model and its two references."""
+    """Scores one modality of the model and of its two references."""
 
     def __init__(self, modality: str):
         self.modality = modality
         self.codec = modalities.get(modality).codec
+        self.metric = METRICS[modality]()
         self.encode = _encoder(modality)
-        self.model, self.round_trip, self.trivial = (METRICS[modality]() for _ in range(3))
 
-    def update(self, predicted, round_trip, truth: Arrays, name: str) -> Arrays:
-        """Scores one clip; returns the model's prediction as arrays."""
+    def score(
+        self, predicted, round_trip, truth: Arrays, name: str
+    ) -> tuple[tuple[ClipScore, ...], Arrays]:
+        """Scores of one clip in the order of `SYSTEMS`, and the model's prediction as arrays."""
         side = self.codec.default_side
         arrays = self.codec.decode(predicted, side)
-        self.model.update(arrays, truth, name)
-        self.round_trip.update(self.codec.decode(round_trip, side), truth, name)
-        self.trivial.update(trivial_prediction(self.modality, truth), truth, name)
-        return arrays
+        others = (self.codec.decode(round_trip, side), trivial_prediction(self.modality, truth))
+        return tuple(self.metric.score(a, truth, name) for a in (arrays, *others)), arrays
 
 
-def _open(data: Mapping[str, Any], config: BenchmarkConfig) -> tuple[Iterator[Batch], set[str]]:
-    """The benchmark's batches at the size of a run's data, and the modalities that have truth."""
-    size = {key: data[key] for key in ("num_frames", "height", "width")}
-    batch_size = min(config.batch_size, config.num_clips)
-    if config.benchmark not in BENCHMARKS:
-        found = FolderClips(config.benchmark, **size)
-        return found.batches(config.num_clips, batch_size), found.modalities
-    world = worlds.WorldConfig(
-        **size,
-        fps=float(data["fps"]),
-        split=BENCHMARKS[config.benchmark],
-        seed=config.worlds_seed,
-    )
-    return clips(world, config.num_clips, batch_size), set(METRICS)
+class _Clips:
+    """The benchmark's clips at the size of a run's data, and the modalities that have truth."""
+
+    def __init__(self, data: Mapping[str, Any], config: BenchmarkConfig):
+        size = {key: data[key] for key in ("num_frames", "height", "width")}
+        self._batch_size = min(config.batch_size, config.num_clips)
+        self._folder = None
+        self.modalities = set(METRICS)
+        if config.benchmark not in BENCHMARKS:
+            self._folder = FolderClips(config.benchmark, **size)
+            self._folder.check(config.num_clips)
+            self.modalities = self._folder.modalities
+            return
+        self._world = worlds.WorldConfig(
+            **size,
+            fps=float(data["fps"]),
+            split=BENCHMARKS[config.benchmark],
+            seed=config.worlds_seed,
+        )
+
+    def checksums(self, index: int) -> dict[str, str]:
+        """Of a clip's files; worlds have none."""
+        return self._folder.checksums(index) if self._folder else {}
+
+    def batches(self, indices: Sequence[int]) -> Iterator[Batch]:
+        """Batches of these clips."""
+        if self._folder:
+            return self._folder.batches(indices, self._batch_size)
+        return clips(self._world, indices, self._batch_size)
 
 
 def run(
@@ -165,6 +182,7 @@ def run(
     draw: Callable[[int, str, Arrays, Arrays], None] = lambda clip, modality, predicted, truth: (
         None
     ),
+    rows: RunRows | None = None,
 ) -> Results:
     """Estimates, decodes and scores.
 
@@ -174,79 +192,106 @@ def run(
       sampler: how to sample.
       progress: called with clips done and in all after each batch.
       draw: called with the clip's number, the modality, and predicted and true arrays.
+      rows: where each clip's scores are kept, and taken up again; None keeps none.
 
     Returns:
       All metrics of the modalities that both the model and `METRICS` know.
     """
+    benchmark = _Clips(pipeline.config["data"], config)
     wanted = [name for name in pipeline.modalities if name in METRICS]
-    benchmark, available = _open(pipeline.config["data"], config)
     for name in wanted:
-        if name not in available:
+        if name not in benchmark.modalities:
             print(f"{name}: not every clip has its truth; left out", flush=True)
-    scorers = [_Scorer(name) for name in wanted if name in available]
+    scorers = [_Scorer(name) for name in wanted if name in benchmark.modalities]
     heldout = _Heldout(pipeline, config.heldout) if config.heldout else None
-    rows: list[tuple[str, np.ndarray]] = []
-    for batch in benchmark:
-        rgb = 2.0 * np.asarray(batch.clip["rgb"], np.float32) - 1.0
-        captions = batch.captions if config.use_captions else [""] * len(batch.captions)
-        scored = [b for b, i in enumerate(batch.index) if i < config.num_clips]
-        shown = [b for b in scored if batch.index[b] < config.sheet_clips]
-        strips = {b: [(f"{batch.index[b]}: {batch.captions[b]}", rgb[b])] for b in shown}
-        for scorer in scorers:
-            name = scorer.modality
-            samples = pipeline(
-                captions,
-                given={RGB: rgb},
-                wanted=(name,),
-                modality_prompts={
-                    name: [p.get(name, modalities.get(name).prompt) for p in batch.prompts]
-                },
-                sampler=sampler,
-                seed=[config.seed + int(i) for i in batch.index],
-            )
-            truth_video = np.asarray(scorer.encode(batch.clip))
-            round_trip = pipeline.decode(pipeline.encode(truth_video))
-            for b in scored:
-                keys = (*scorer.model.keys, *scorer.model.extra)
-                truth = {k: np.asarray(batch.clip[k][b]) for k in keys if k in batch.clip}
-                label = f"{pathlib.Path(config.benchmark).name} clip {batch.index[b]}"
-                arrays = scorer.update(samples.videos[name][b], round_trip[b], truth, label)
-                draw(int(batch.index[b]), name, arrays, truth)
-            for b in shown:
-                strips[b] += [
-                    (f"{name} truth", truth_video[b]),
-                    (f"{name} estimated", samples.videos[name][b]),
-                ]
+    sums = [benchmark.checksums(i) if rows else {} for i in range(config.num_clips)]
+    earlier = {i: rows.read(i, sums[i]) if rows else None for i in range(config.num_clips)}
+    done = {i: row for i, row in earlier.items() if row is not None}
+    for batch in benchmark.batches([i for i in earlier if i not in done]):
+        found = _score_batch(pipeline, config, sampler, batch, scorers, draw)
         if heldout:
-            heldout.update(batch, scored)
-        rows += [(label, media.to_uint8(v)) for b in shown for label, v in strips[b]]
-        progress(int(min(batch.index[-1] + 1, config.num_clips)), config.num_clips)
-    metrics, round_trip, trivial = {}, {}, {}
+            heldout.measure(batch, found)
+        for i, row in found.items():
+            if rows:
+                rows.write(i, sums[i], row)
+        done |= found
+        progress(len(done), config.num_clips)
+    return _results([done[i] for i in range(config.num_clips)], wanted, config)
+
+
+def _score_batch(
+    pipeline: Pipeline,
+    config: BenchmarkConfig,
+    sampler: SamplerConfig,
+    batch: Batch,
+    scorers: Sequence[_Scorer],
+    draw: Callable[[int, str, Arrays, Arrays], None],
+) -> dict[int, RunRow]:
+    """Samples and scores the clips of a batch; rows by the number of the clip."""
+    rgb = 2.0 * np.asarray(batch.clip["rgb"], np.float32) - 1.0
+    captions = batch.captions if config.use_captions else [""] * len(batch.captions)
+    found = {int(i): RunRow() for i in batch.index[: batch.count]}
     for scorer in scorers:
-        if not scorer.model.scored:
-            # Few clips of a split may lack what this modality shows; the others still count.
-            print(f"{scorer.modality}: nothing to score in {config.num_clips} clips", flush=True)
+        name = scorer.modality
+        samples = pipeline(
+            captions,
+            given={RGB: rgb},
+            wanted=(name,),
+            modality_prompts={
+                name: [p.get(name, modalities.get(name).prompt) for p in batch.prompts]
+            },
+            sampler=sampler,
+            seed=[config.seed + int(i) for i in batch.index],
+        )
+        round_trip = pipeline.decode(pipeline.encode(np.asarray(scorer.encode(batch.clip))))
+        keys = (*scorer.metric.keys, *scorer.metric.extra)
+        for b, (i, row) in enumerate(found.items()):
+            truth = {k: np.asarray(batch.clip[k][b]) for k in keys if k in batch.clip}
+            label = f"{pathlib.Path(config.benchmark).name} clip {i}"
+            row.scores[name], arrays = scorer.score(
+                samples.videos[name][b], round_trip[b], truth, label
+            )
+            draw(i, name, arrays, truth)
+    return found
+
+
+def _results(
+    rows: Sequence[RunRow], modality_names: Sequence[str], config: BenchmarkConfig
+) -> Results:
+    """All numbers over the rows of all clips."""
+    numbers: tuple[dict[str, float | int], ...] = ({}, {}, {})
+    for name in modality_names:
+        systems = list(zip(*(row.scores[name] for row in rows if name in row.scores), strict=True))
+        if not systems:
             continue
-        metrics |= scorer.model.compute()
-        round_trip |= scorer.round_trip.compute()
-        trivial |= scorer.trivial.compute()
-    if heldout:
-        metrics |= heldout.loss.compute()
+        if not any(score.scored for score in systems[0]):
+            # Few clips of a split may lack what this modality shows; the others still count.
+            print(f"{name}: nothing to score in {len(rows)} clips", flush=True)
+            continue
+        for target, scores in zip(numbers, systems, strict=True):
+            metric = METRICS[name]()
+            metric.rows = list(scores)
+            target |= metric.compute()
+    metrics, round_trip, trivial = numbers
+    if config.heldout:
+        loss = HeldoutLoss(config.heldout)
+        for i, row in enumerate(rows):
+            for name, errors in row.heldout.items():
+                loss.update(name, np.asarray([errors], np.float32), f"clip {i}")
+        metrics |= loss.compute()
     return Results(
         metrics=metrics,
         vae_round_trip=round_trip,
         trivial=trivial,
-        clips=[merge(parts) for parts in zip(*(s.model.rows for s in scorers), strict=True)],
-        rows=rows,
+        clips=[merge([parts[0] for parts in row.scores.values()]) for row in rows],
     )
 
 
 class _Heldout:
-    """The held-out loss over every modality of the model."""
+    """The held-out errors over every modality of the model."""
 
     def __init__(self, pipeline: Pipeline, config: HeldoutConfig):
         self.pipeline = pipeline
-        self.loss = HeldoutLoss(config)
         self._encoders = {name: _encoder(name) for name in pipeline.modalities}
         self._errors = jax.jit(
             lambda params, *arrays: heldout_errors(pipeline.velocity(params), *arrays, config)
@@ -255,8 +300,8 @@ class _Heldout:
     def _latents(self, batch: Batch, name: str) -> Float[Array, "b lt lh lw c"]:
         return self.pipeline.encode(np.asarray(self._encoders[name](batch.clip)))
 
-    def update(self, batch: Batch, scored: Sequence[int]) -> None:
-        """Adds the clips of a batch; the caption is the clip's own, as in training."""
+    def measure(self, batch: Batch, rows: Mapping[int, RunRow]) -> None:
+        """Adds the errors of a batch to its rows; the caption is the clip's own, as in training."""
         rgb = self._latents(batch, RGB)
         for name in self._encoders:
             # A registered modality that worlds do not render has no truth here.
@@ -273,5 +318,7 @@ class _Heldout:
                 jnp.asarray(context),
                 jnp.asarray(batch.index),
             )
-            label = f"clips {batch.index[0]} to {batch.index[-1]}"
-            self.loss.update(name, np.asarray(errors)[np.array(scored)], label)
+            errors = np.asarray(errors)[: batch.count]
+            require_finite(name, errors, f"clips {', '.join(map(str, rows))}")
+            for row, error in zip(rows.values(), errors, strict=True):
+                row.heldout[name] = error.tolist()

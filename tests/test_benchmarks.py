@@ -21,9 +21,9 @@ def wan():
     return module
 
 
-def table(text):
+def table(text, columns=6):
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines()]
-    return [row for row in rows if len(row) == 6][2:]
+    return [row for row in rows if len(row) == columns][2:]
 
 
 def test_parts_are_timed_beside_their_peers(wan, monkeypatch, capsys):
@@ -57,3 +57,23 @@ def test_a_system_that_fails_is_said_and_others_go_on(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "| text | peer | failed: ImportError: no diffusers here |" in done.stdout
     assert [row[0] for row in table(done.stdout)][-1] == "text, 8 prompts of 20 tokens"
+
+
+@pytest.mark.slow
+def test_scoring_is_timed_with_links_for_clips():
+    size = ["--num_frames=5", "--height=64", "--width=96"]
+    counts = ["--clips=3", "--few=1", "--distinct=1", "--processes=2"]
+    done = subprocess.run(
+        [sys.executable, ROOT / "benchmarks" / "evaluation.py", *size, *counts],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    ((clips, processes, speed, first, memory, again),) = table(done.stdout)
+    assert (clips, processes) == ("3", "2") and float(speed) > 0 and float(again) > 0
+    assert 0.1 < float(first) <= 1.5 * float(memory)
+    seconds = {row[0]: float(row[1]) for row in table(done.stdout, 2)}
+    assert seconds.keys() == {"depth", "flow", "segmentation", "skeleton", "densepose", "rgb"}

@@ -100,13 +100,14 @@ def make(root: pathlib.Path, args: argparse.Namespace) -> None:
 
 
 def children(pid: int) -> list[int]:
-    """The processes that a process started (Linux)."""
-    try:
-        return [
-            int(p) for p in pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-        ]
-    except OSError:
-        return []
+    """The processes that any thread of a process started (Linux)."""
+    found = []
+    for listed in pathlib.Path(f"/proc/{pid}/task").glob("*/children"):
+        try:
+            found += [int(child) for child in listed.read_text().split()]
+        except OSError:  # the thread has ended
+            continue
+    return found
 
 
 def peak_memory(pid: int) -> float:

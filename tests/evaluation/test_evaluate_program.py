@@ -117,7 +117,7 @@ def test_a_folder_of_predictions_is_scored_faults_and_all(tmp_path):
     for key in ("command", "seconds", "rows_reused"):
         assert record.pop(key) != other.pop(key)
     assert other == record
-    for name in sorted(p.relative_to(output) for p in output.glob("pictures/*")):
+    for name in sorted(p.relative_to(output) for p in output.glob("pictures/*.png")):
         assert (again / name).read_bytes() == (output / name).read_bytes()
 
 

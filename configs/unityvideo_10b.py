@@ -38,6 +38,7 @@ def get_config() -> ml_collections.ConfigDict:
         shared_timestep=False,
         rope_theta=1e4,
         remat="full",
+        scan_layers=True,
         dtype="bfloat16",
         attention="auto",
     )
@@ -92,6 +93,7 @@ def get_config() -> ml_collections.ConfigDict:
         clip_norm=1.0,
         ema_decay=0.9999,
         accumulation=1,
+        moments="float32",
     )
 
     config.mesh = dict(data=1, fsdp=-1, context=1, tensor=1)

@@ -29,6 +29,7 @@ def get_config() -> ml_collections.ConfigDict:
         heads="per_modality",
         rope_theta=1e4,
         remat="none",
+        scan_layers=True,
         dtype="bfloat16",
         attention="auto",
     )
@@ -84,6 +85,7 @@ def get_config() -> ml_collections.ConfigDict:
         clip_norm=1.0,
         ema_decay=0.999,
         accumulation=1,
+        moments="float32",
     )
 
     config.mesh = dict(data=-1, fsdp=1, context=1, tensor=1)

@@ -11,8 +11,9 @@ from jax.test_util import check_grads
 from test_rope import rotate_by_complex_numbers
 
 from unityvideo_jax.models import kernels
-from unityvideo_jax.models.attention import Attention, dot_product_attention, save_attention
+from unityvideo_jax.models.attention import Attention, dot_product_attention
 from unityvideo_jax.models.kernels import pick_implementation
+from unityvideo_jax.models.remat import rematerialise
 from unityvideo_jax.models.rope import rope_table
 
 
@@ -154,20 +155,26 @@ def test_halves_of_the_cudnn_kernel_take_what_they_are_given(monkeypatch):
     assert [(g.shape, g.dtype) for g in (dq, dk, dv)] == [(x.shape, x.dtype) for x in (q, k, k)]
 
 
-def test_policy_keeps_the_output_of_the_cudnn_kernel(monkeypatch):
+@pytest.mark.parametrize(
+    ("remat", "self_attention", "cross_attention"),
+    [("full", 2, 2), ("attention", 1, 2), ("attention_ffn", 1, 2), ("matmuls", 1, 1)],
+)
+def test_policies_keep_outputs_of_the_cudnn_kernel(
+    monkeypatch, remat, self_attention, cross_attention
+):
     """Traced only: the forward kernel appears once if its output is kept, twice if recomputed."""
     _trace_cudnn_anywhere(monkeypatch)
     q = jax.ShapeDtypeStruct((2, 16, 2, 64), jnp.bfloat16)
 
-    def forward_kernels(policy):
+    def forward_kernels(num_keys):
         def loss(q):
-            return jnp.sum(attend(2 * q, q, q, "cudnn"))
+            return jnp.sum(attend(2 * q, q[:, :num_keys], q[:, :num_keys], "cudnn"))
 
-        loss = jax.checkpoint(loss, policy=policy, prevent_cse=False)
+        loss = rematerialise(loss, remat)
         return str(jax.make_jaxpr(jax.grad(loss))(q)).count("dot_product_attention_fwd")
 
-    assert forward_kernels(None) == 2
-    assert forward_kernels(save_attention) == 1
+    assert forward_kernels(16) == self_attention
+    assert forward_kernels(8) == cross_attention
 
 
 @pytest.mark.parametrize("to_itself", [False, True])

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from unityvideo_jax.errors import UserError
-from unityvideo_jax.models.attention import dot_product_attention, save_attention
+from unityvideo_jax.models.attention import dot_product_attention
+from unityvideo_jax.models.remat import rematerialise
 from unityvideo_jax.parallel.mesh import MeshConfig, make_mesh
 
 # Compile time is what these tests cost; unoptimised code is fast enough at this size.
@@ -125,14 +126,14 @@ def test_ring_keeps_its_output_when_it_is_saved():
     q, k, v, weight = arrays()
     mesh = make_mesh(MeshConfig(data=1, context=4), jax.devices()[:4])
 
-    def rounds(policy):
+    def rounds(remat):
         def loss(q, k, v):
             out = dot_product_attention(2 * q, k, v, "xla", "ring", joint=True)
             return jnp.sum(weight * out)
 
         with jax.set_mesh(mesh):
-            loss = jax.checkpoint(loss, policy=policy, prevent_cse=False)
+            loss = rematerialise(loss, remat)
             return str(jax.make_jaxpr(jax.grad(loss))(q, k, v)).count("scan[")
 
-    assert rounds(None) == 3
-    assert rounds(save_attention) == 2
+    assert rounds("full") == 3
+    assert rounds("attention") == 2

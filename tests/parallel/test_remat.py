@@ -7,11 +7,10 @@ import pytest
 from flax import nnx
 
 from unityvideo_jax.models import DiT, DiTConfig
+from unityvideo_jax.models.config import REMAT_POLICIES
 
-POLICIES = ("none", "attention", "full")
 
-
-def _config(remat):
+def _config(remat, scan_layers=True):
     return DiTConfig(
         dim=32,
         ffn_dim=64,
@@ -24,6 +23,7 @@ def _config(remat):
         modalities=("rgb", "depth"),
         dtype="float32",
         remat=remat,
+        scan_layers=scan_layers,
     )
 
 
@@ -38,8 +38,8 @@ def compiled():
     timestep, modality = jnp.full((2, 2), 0.3), jnp.tile(jnp.arange(2), (2, 1))
     context = jnp.asarray(rng.standard_normal((2, 2, 4, 8)), jnp.float32)
 
-    def gradient(remat):
-        model = nnx.eval_shape(lambda: DiT(_config(remat), rngs=nnx.Rngs(0)))
+    def gradient(remat, scan_layers=True):
+        model = nnx.eval_shape(lambda: DiT(_config(remat, scan_layers), rngs=nnx.Rngs(0)))
         graphdef = nnx.split(model)[0]
 
         def loss(state):
@@ -52,20 +52,21 @@ def compiled():
             .compile(compiler_options={"xla_backend_optimization_level": 0})
         )
 
-    return {remat: gradient(remat) for remat in POLICIES}, state
+    programs = {remat: gradient(remat) for remat in REMAT_POLICIES}
+    return programs | {"unrolled": gradient("attention", scan_layers=False)}, state
 
 
 def test_gradients_are_equal(compiled):
     programs, state = compiled
     expected = jax.tree.leaves(programs["none"](state))
     assert max(float(jnp.max(jnp.abs(g))) for g in expected) > 1e-3
-    for remat in ("attention", "full"):
+    for remat in (*REMAT_POLICIES[1:], "unrolled"):
         for a, b in zip(jax.tree.leaves(programs[remat](state)), expected, strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
 
 
 def test_memory_orders_by_what_is_kept(compiled):
-    none, attention, full = (
-        compiled[0][remat].memory_analysis().temp_size_in_bytes for remat in POLICIES
+    none, matmuls, attention_ffn, attention, full = (
+        compiled[0][remat].memory_analysis().temp_size_in_bytes for remat in REMAT_POLICIES
     )
-    assert full < attention < 0.7 * none
+    assert full < attention < attention_ffn < matmuls < 0.9 * none

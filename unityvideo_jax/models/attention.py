@@ -13,10 +13,6 @@ from unityvideo_jax.models.layers import Linear, RMSNorm
 from unityvideo_jax.models.rope import RopeTable, apply_rope
 from unityvideo_jax.parallel import rules, sequence
 
-# Start of the name of cuDNN's forward primitive, and of the wrapper that partitions it. Their
-# outputs are the attention output and its log-sum-exp.
-_CUDNN_PRIMITIVE = "dot_product_attention_fwd"
-
 
 def dot_product_attention(
     q: Float[Array, "b s n h d"],
@@ -105,7 +101,7 @@ def _attend_jointly(q, k, v, *, implementation, parallel="", axis="", size=1):
     else:
         forward = functools.partial(kernels.block_forward, implementation=implementation)
         backward = functools.partial(kernels.block_backward, implementation=implementation)
-        out = sequence.ring(q, k, v, axis, size, forward, backward, kernels.SAVED_NAME)
+        out = sequence.ring(q, k, v, axis, size, forward, backward, kernels.SELF_ATTENTION)
     return out.reshape(shape)
 
 
@@ -119,15 +115,6 @@ def _attend_to_groups(q, k, v, *, implementation):
         implementation,
     )
     return out.reshape(q.shape)
-
-
-def save_attention(primitive, *_, **params) -> bool:
-    """Rematerialisation policy that keeps attention outputs and recomputes everything else.
-
-    With a fused kernel the log-sum-exp is kept too, which is all that its backward needs besides
-    the queries, keys and values.
-    """
-    return primitive.name.startswith(_CUDNN_PRIMITIVE) or params.get("name") == kernels.SAVED_NAME
 
 
 class Attention(nnx.Module):

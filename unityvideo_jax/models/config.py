@@ -8,7 +8,7 @@ from unityvideo_jax.errors import UserError
 DEFAULT_MODALITIES = ("rgb", "depth", "flow", "segmentation", "skeleton", "densepose")
 SWITCHERS = ("adaln", "additive", "none")
 HEADS = ("per_modality", "shared")
-REMAT_POLICIES = ("none", "full", "attention")
+REMAT_POLICIES = ("none", "matmuls", "attention_ffn", "attention", "full")
 ATTENTIONS = ("auto", "xla", "cudnn", "splash")
 ATTENTION_PARALLEL = ("ulysses", "ring")
 DTYPES = ("bfloat16", "float16", "float32")
@@ -40,8 +40,12 @@ class DiTConfig:
       shared_timestep: every stream is told the largest timestep among them, so that a clean one
         gets the noisy one's (public release); otherwise its own (UnityVideo sec. 3.2).
       rope_theta: base of the rotary frequencies.
-      remat: what the backward pass recomputes: "none" = nothing, "full" = every block,
-        "attention" = every block but its attention outputs and their log-sum-exp.
+      remat: what the backward pass recomputes, from the most memory to the least: "none" =
+        nothing, "matmuls" = every block but its matrix products and attention, "attention_ffn" =
+        every block but its self-attention with the log-sum-exp and its feed-forward output,
+        "attention" = every block but its self-attention, "full" = every block.
+      scan_layers: compile one block and loop over it; otherwise every block in a row, which takes
+        longer to compile and more memory, and spares copying what the backward pass needs.
       dtype: compute type. Parameters, norms, modulation and the output stay float32.
       attention: kernel of the attention, see `attention.dot_product_attention`.
       attention_parallel: how self-attention runs when a mesh splits the tokens, see there.
@@ -67,6 +71,7 @@ class DiTConfig:
     shared_timestep: bool = False
     rope_theta: float | int = 1e4
     remat: str = "full"
+    scan_layers: bool = True
     dtype: str = "bfloat16"
     attention: str = "auto"
     attention_parallel: str = "ulysses"

@@ -12,10 +12,11 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float, Int
 
 from unityvideo_jax.errors import UserError
-from unityvideo_jax.models.attention import Attention, save_attention
+from unityvideo_jax.models.attention import Attention
 from unityvideo_jax.models.config import DEFAULT_MODALITIES, DiTConfig, model_flops
 from unityvideo_jax.models.layers import (
     MLP,
@@ -23,12 +24,14 @@ from unityvideo_jax.models.layers import (
     Linear,
     LogicalAxes,
     gelu,
+    is_kernel,
     layer_norm,
     patchify,
     small_normal,
     timestep_features,
     unpatchify,
 )
+from unityvideo_jax.models.remat import FFN_OUTPUT, rematerialise
 from unityvideo_jax.models.rope import RopeTable, rope_table
 from unityvideo_jax.models.switcher import (
     AdditiveSwitch,
@@ -90,7 +93,8 @@ class Block(nnx.Module):
         x = x + self.cross_attention(y, context, dtype)
 
         y = (layer_norm(x, eps) * (1.0 + ffn_scale) + ffn_shift).astype(dtype)
-        return (x + self.ffn(y, dtype) * ffn_gate).astype(dtype)
+        y = checkpoint_name(self.ffn(y, dtype), FFN_OUTPUT)
+        return (x + y * ffn_gate).astype(dtype)
 
 
 class DiT(nnx.Module):
@@ -209,17 +213,16 @@ class DiT(nnx.Module):
         clean: Bool[Array, "b s n 1"] | None,
         constrain: Constrain,
     ) -> Float[Array, "b s n d"]:
-        """Scan over the layers: one block is traced and compiled, whatever their number."""
+        """Scan over the layers: one block is traced, and compiled unless the scan is unrolled."""
         graphdef, stacked = nnx.split(self.blocks)
+        stacked = _in_compute_type(stacked, x.dtype)
 
         def body(x, params):
             x = constrain(x, ("batch", None, "tokens", None))
             return nnx.merge(graphdef, params)(x, vectors, choice, context, rope, clean), None
 
-        if self.config.remat != "none":
-            policy = save_attention if self.config.remat == "attention" else None
-            body = jax.checkpoint(body, policy=policy, prevent_cse=False)
-        return jax.lax.scan(body, x, stacked)[0]
+        unroll = 1 if self.config.scan_layers else self.config.num_layers
+        return jax.lax.scan(rematerialise(body, self.config.remat), x, stacked, unroll=unroll)[0]
 
     def _check(self, latents: Array, context: Array) -> tuple[int, int, int]:
         """The token grid of one stream, or one clear error about a size."""
@@ -240,3 +243,14 @@ class DiT(nnx.Module):
                 f"{config.text_len}: shorten them or raise model.text_len."
             )
         return config.token_grid(tuple(latents.shape[2:5]))
+
+
+def _in_compute_type(parameters: nnx.State, dtype: jnp.dtype) -> nnx.State:
+    """The kernels of all layers in the type they are used in.
+
+    Once before the scan rather than in every layer: what a layer then reads, gathers from other
+    devices and returns as its gradient takes half the bytes.
+    """
+    return jax.tree_util.tree_map_with_path(
+        lambda path, x: x.astype(dtype) if is_kernel(path) else x, parameters
+    )

@@ -7,8 +7,9 @@ from jaxtyping import Array, Float
 
 from unityvideo_jax.models import splash
 
-# The name under which rematerialisation finds the attention output and its log-sum-exp.
-SAVED_NAME = "attention_output"
+# The names under which rematerialisation finds an attention's output and its log-sum-exp.
+SELF_ATTENTION = "self_attention_output"
+CROSS_ATTENTION = "cross_attention_output"
 
 Output = Float[Array, "b n h d"]
 LogSumExp = Float[Array, "b h n"]
@@ -36,6 +37,15 @@ def pick_implementation(dtype: jnp.dtype, head_dim: int) -> str:
     return "cudnn" if platform == "gpu" and "NVIDIA" in kind and fits else "xla"
 
 
+def output_name(num_queries: int, num_keys: int) -> str:
+    """What rematerialisation calls the output: two policies differ in whether they keep it.
+
+    Keys that are not as many as the queries are those of a text. They are few, so that attending to
+    them twice costs little beside the memory that their output takes.
+    """
+    return SELF_ATTENTION if num_queries == num_keys else CROSS_ATTENTION
+
+
 def local_attention(
     q: Float[Array, "b n h d"],
     k: Float[Array, "b m h d"],
@@ -43,12 +53,13 @@ def local_attention(
     implementation: str,
 ) -> Output:
     """Softmax attention over all keys, scaled by 1/sqrt(d), in one kernel on one device."""
+    name = output_name(q.shape[1], k.shape[1])
     if implementation == "splash":
-        return splash.attention(q, k, v, saved_name=SAVED_NAME, interpret=_interpreted())
+        return splash.attention(q, k, v, saved_name=name, interpret=_interpreted())
     out = jax.nn.dot_product_attention(q, k, v, implementation=implementation)
     # cuDNN's output is recognised by its primitive, which also gives what its backward needs;
     # naming it too would keep it twice.
-    return out if implementation == "cudnn" else checkpoint_name(out, SAVED_NAME)
+    return out if implementation == "cudnn" else checkpoint_name(out, name)
 
 
 def block_forward(

@@ -54,8 +54,15 @@ class Linear(nnx.Module):
         self.bias = nnx.Param(jnp.zeros((out_features,), jnp.float32), logical_axes=axes[1:])
 
     def __call__(self, x: Float[Array, "... i"], dtype: jnp.dtype) -> Float[Array, "... o"]:
-        kernel, bias = self.kernel[...].astype(dtype), self.bias[...].astype(dtype)
-        return jnp.matmul(x.astype(dtype), kernel, precision=matmul_precision(dtype)) + bias
+        kernel = self.kernel[...].astype(dtype)
+        y = jnp.matmul(x.astype(dtype), kernel, precision=matmul_precision(dtype))
+        # Added in float32, so that the bias's gradient is summed over the tokens in float32.
+        return (y + self.bias[...]).astype(dtype)
+
+
+def is_kernel(path: tuple) -> bool:
+    """Whether the path of a parameter in a tree is that of a matrix that multiplies activations."""
+    return any(getattr(key, "key", None) == "kernel" for key in path)
 
 
 def layer_norm(x: Float[Array, "... d"], eps: float) -> Float[Array, "... d"]:
@@ -120,8 +127,8 @@ class MLP(nnx.Module):
 
 
 def gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """GELU by the tanh formula, as Wan 2.1 uses it."""
-    return jax.nn.gelu(x, approximate=True)
+    """GELU by the tanh formula, as Wan 2.1 uses it; float32 inside, in the type of `x` outside."""
+    return jax.nn.gelu(x.astype(jnp.float32), approximate=True).astype(x.dtype)
 
 
 def timestep_features(timestep: Float[Array, "..."], dim: int) -> Float[Array, "... {dim}"]:

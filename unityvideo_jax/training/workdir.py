@@ -27,6 +27,7 @@ MUTABLE = (
     "sampling.",
     "mesh.",
     "model.remat",
+    "model.scan_layers",
     "model.attention",
 )
 

@@ -1,0 +1,57 @@
+"""Rematerialisation: what a block keeps for the backward pass, and so what it computes twice."""
+
+from collections.abc import Callable
+
+import jax
+
+from unityvideo_jax.models import kernels
+
+# The name of a block's feed-forward output. Only the gradient of its gate needs it, so keeping
+# this one narrow array saves the widest matrix product of the recomputation.
+FFN_OUTPUT = "ffn_output"
+
+# Start of the name of cuDNN's forward primitive, and of the wrapper that partitions it. Their
+# outputs are the attention output and its log-sum-exp.
+_CUDNN_PRIMITIVE = "dot_product_attention_fwd"
+
+Policy = Callable[..., bool]
+
+
+def _name(primitive, operands, params) -> str | None:
+    """The name that a primitive gives to what it returns.
+
+    With a fused kernel that is also the log-sum-exp, which is all that its backward needs besides
+    the queries, keys and values.
+    """
+    if primitive.name.startswith(_CUDNN_PRIMITIVE):
+        queries, keys, *_ = operands
+        return kernels.output_name(queries.shape[1], keys.shape[1])
+    return params.get("name")
+
+
+def _keep(*names: str) -> Policy:
+    """Keeps what has one of the names."""
+    return lambda primitive, *operands, **params: _name(primitive, operands, params) in names
+
+
+def _keep_matmuls(primitive, *operands, **params) -> bool:
+    """Keeps attention outputs and the products of activations with weights."""
+    dots = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+    attention = _keep(kernels.SELF_ATTENTION, kernels.CROSS_ATTENTION)
+    return dots(primitive, *operands, **params) or attention(primitive, *operands, **params)
+
+
+_POLICIES = {
+    "full": None,
+    "attention": _keep(kernels.SELF_ATTENTION),
+    "attention_ffn": _keep(kernels.SELF_ATTENTION, FFN_OUTPUT),
+    "matmuls": _keep_matmuls,
+}
+
+
+def rematerialise(body: Callable, remat: str) -> Callable:
+    """The body of a scan over layers under a policy of `DiTConfig.remat`."""
+    if remat == "none":
+        return body
+    # The scan keeps the compiler from merging the two computations by itself.
+    return jax.checkpoint(body, policy=_POLICIES[remat], prevent_cse=False)

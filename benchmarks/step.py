@@ -9,7 +9,9 @@ nothing recomputed, by the same formula for both: `models.config.model_flops`.
 """
 
 import argparse
+import ast
 import collections
+import contextlib
 import datetime
 import glob
 import importlib.util
@@ -28,14 +30,17 @@ import numpy as np
 WARM_UP = 2
 
 
-def load_config(path: str, remat: str | None = None) -> Any:
-    """The config of a file, with another rematerialisation."""
+def load_config(path: str, settings: Sequence[str] = ()) -> Any:
+    """The config of a file, with settings such as `model.remat=full`."""
     spec = importlib.util.spec_from_file_location("config", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     config = module.get_config()
-    if remat:
-        config.model.remat = remat
+    for setting in settings:
+        key, value = setting.split("=", 1)
+        with contextlib.suppress(ValueError, SyntaxError):  # a text without quotes
+            value = ast.literal_eval(value)
+        config.update_from_flattened_dict({key: value})
     return config
 
 
@@ -62,7 +67,7 @@ def measure_ours(args: argparse.Namespace) -> dict[str, Any]:
     from unityvideo_jax.training.optimizer import OptimizerConfig, make_optimizer
     from unityvideo_jax.training.step import jit_train_step
 
-    config = load_config(args.config, args.remat[0])
+    config = load_config(args.config, [f"model.remat={args.remat[0]}", *args.set])
     model = DiTConfig(**config.model)
     optim = OptimizerConfig(**config.optimizer)
     optimizer = make_optimizer(optim, config.train.steps)
@@ -214,6 +219,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         help="time,height,width of one stream's latents; a sample has two streams",
     )
     parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--set", nargs="*", default=[], help="settings of ours: KEY=VALUE")
     parser.add_argument("--remat", nargs="*", default=[], help="policies of ours to measure")
     parser.add_argument(
         "--peer", nargs="*", default=[], choices=("checkpointed", "plain"), help="and of diffusers'"
@@ -232,6 +238,7 @@ def main(argv: Sequence[str]) -> None:
         return
     shared = [f"--config={args.config}", f"--latents={','.join(map(str, args.latents))}"]
     shared += [f"--batch={args.batch}", f"--steps={args.steps}", f"--profile={args.profile}"]
+    shared += ["--set", *args.set]
     runs = [("ours", "--remat", name) for name in args.remat]
     runs += [("diffusers", "--peer", name) for name in args.peer]
     name = pathlib.Path(args.config).stem
@@ -254,7 +261,8 @@ def main(argv: Sequence[str]) -> None:
             f"{row['memory'] / 2**30:.1f} |",
             flush=True,
         )
-        print("\n".join(profile), flush=True)
+        for text in profile:
+            print(text, flush=True)
 
 
 if __name__ == "__main__":

@@ -217,7 +217,7 @@ def peer(part: str, args: argparse.Namespace) -> dict[str, Row]:
         rows["sampling step"] = row | {"seconds": row["seconds"] / args.steps}
     elif part == "vae":
         model = build(lambda: diffusers.AutoencoderKLWan(**size["vae"]), args.vae_dtype)
-        model.decoder.compile()
+        # Not compiled, as its pipeline runs it: torch.compile took minutes without an end.
         z = torch.randn((1, *latents), device=device, dtype=getattr(torch, args.vae_dtype))
         run = timed(lambda: model.decode(z, return_dict=False)[0], wait, args.repeats)
         rows[f"VAE decode, {args.vae_dtype}"] = run

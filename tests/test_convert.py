@@ -108,7 +108,9 @@ def test_it_is_laid_out_over_a_mesh(pretrained, tmp_path):
     model = DiTConfig(**run_config().model)
     mesh = make_mesh(MeshConfig(data=1, fsdp=4, tensor=2))
     with jax.set_mesh(mesh):
-        _, state, layout = state_lib.create(model, optax.sgd(1e-3), mesh, AxisRules(), 0)
+        _, state, layout = state_lib.create(
+            model, optax.sgd(1e-3), mesh, AxisRules(), 0, keep_ema=True
+        )
         state = start_from(state, model, tmp_path / "run")
     assert jax.tree.map(lambda x: x.sharding, state.params) == layout.params
     expected = jax.tree.leaves(load_for_inference(tmp_path / "run")[1])

@@ -69,6 +69,19 @@ def test_average_differs_from_last_weights_and_old_checkpoints_go(whole):
         load_for_inference(whole, step=2)
 
 
+def test_without_an_average_a_run_resumes_and_samples_the_last_weights(whole, tmp_path):
+    workdir = tmp_path / "run"
+    for steps in (4, 8):
+        config = tiny_config(steps=steps)
+        config.optimizer.update(ema_decay=0.0, schedule="constant")
+        lines = _run(workdir, config)
+    assert "resumed at step 4" in lines
+    saved = workdir / "checkpoints" / "8"
+    assert (saved / "params").is_dir() and not (saved / "ema").exists()
+    for a, b in zip(_weights(workdir), _weights(workdir, use_ema=False), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
 @pytest.mark.parametrize(
     ("mesh", "attention_parallel"),
     [

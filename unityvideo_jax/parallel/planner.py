@@ -185,7 +185,9 @@ def plan(config: ml_collections.ConfigDict, mesh_config: MeshConfig, devices: Se
     objective = ObjectiveConfig(**config.objective)
     optimizer = make_optimizer(optim, config.train.steps)
     with jax.set_mesh(mesh):
-        graphdef, shapes, layout = state_lib.plan(model, optimizer, mesh, AxisRules())
+        graphdef, shapes, layout = state_lib.plan(
+            model, optimizer, mesh, AxisRules(), keep_ema=optim.ema_decay > 0
+        )
         state = jax.tree.map(
             lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), shapes, layout
         )

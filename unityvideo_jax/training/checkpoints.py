@@ -45,16 +45,9 @@ class Checkpointer:
           inputs: JSON-able position of the input pipeline after that step.
           config: the run's configuration, kept beside the weights.
         """
-        self._manager.save(
-            int(state.step),
-            args=ocp.args.Composite(
-                params=ocp.args.StandardSave(nnx.to_pure_dict(state.params)),
-                ema=ocp.args.StandardSave(nnx.to_pure_dict(state.ema)),
-                optimizer=ocp.args.StandardSave(jax.tree.leaves(state.opt_state)),
-                inputs=ocp.args.JsonSave(inputs),
-                config=ocp.args.JsonSave(config),
-            ),
-        )
+        items = {name: ocp.args.StandardSave(tree) for name, tree in _items(state).items()}
+        items |= {"inputs": ocp.args.JsonSave(inputs), "config": ocp.args.JsonSave(config)}
+        self._manager.save(int(state.step), args=ocp.args.Composite(**items))
 
     def restore(self, like: TrainState, step: int) -> tuple[TrainState, dict[str, Any]]:
         """The state and input position saved at `step`, laid out as `like` is.
@@ -68,19 +61,14 @@ class Checkpointer:
                 f"not go on from; set config.init_from={self._path.parent} and name another "
                 "--workdir"
             )
-        moments, structure = jax.tree.flatten(like.opt_state)
-        args = ocp.args.Composite(
-            params=ocp.args.StandardRestore(nnx.to_pure_dict(like.params)),
-            ema=ocp.args.StandardRestore(nnx.to_pure_dict(like.ema)),
-            optimizer=ocp.args.StandardRestore(moments),
-            inputs=ocp.args.JsonRestore(),
-        )
+        items = {name: ocp.args.StandardRestore(tree) for name, tree in _items(like).items()}
+        args = ocp.args.Composite(**items, inputs=ocp.args.JsonRestore())
         found = _guarded(self._path / str(step), lambda: self._manager.restore(step, args=args))
         state = TrainState(
             step=jax.device_put(jax.numpy.int32(step), like.step.sharding),
             params=_refill(like.params, found.params),
-            ema=_refill(like.ema, found.ema),
-            opt_state=jax.tree.unflatten(structure, found.optimizer),
+            ema=None if like.ema is None else _refill(like.ema, found.ema),
+            opt_state=jax.tree.unflatten(jax.tree.structure(like.opt_state), found.optimizer),
         )
         return state, found.inputs
 
@@ -88,6 +76,15 @@ class Checkpointer:
         """Waits for what is being saved."""
         self._manager.wait_until_finished()
         self._manager.close()
+
+
+def _items(state: TrainState) -> dict[str, Any]:
+    """What of a state is saved, each as a tree of plain dictionaries and lists."""
+    items = {
+        "params": nnx.to_pure_dict(state.params),
+        "optimizer": jax.tree.leaves(state.opt_state),
+    }
+    return items if state.ema is None else items | {"ema": nnx.to_pure_dict(state.ema)}
 
 
 def _refill(state: Any, values: dict) -> Any:
@@ -201,4 +198,5 @@ def start_from(state: TrainState, model: DiTConfig, source: str | os.PathLike) -
     for array in jax.tree.leaves((state.params, state.ema)):
         array.delete()
     params = _restore_weights(folder, target, use_ema=True)
-    return dataclasses.replace(state, params=params, ema=jax.tree.map(jnp.copy, params))
+    ema = None if state.ema is None else jax.tree.map(jnp.copy, params)
+    return dataclasses.replace(state, params=params, ema=ema)

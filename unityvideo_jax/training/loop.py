@@ -133,7 +133,9 @@ def _train(config, workdir, build_iterator, make_sampler, log, mesh: Mesh) -> in
     _check_divides(run, optim.accumulation, mesh)
     optimizer = make_optimizer(optim, run.steps)
     schedule = make_schedule(optim, run.steps)
-    graphdef, state, layout = state_lib.create(model, optimizer, mesh, rules, config.seed)
+    graphdef, state, layout = state_lib.create(
+        model, optimizer, mesh, rules, config.seed, keep_ema=optim.ema_decay > 0
+    )
     count = sum(x.size for x in jax.tree.leaves(state.params))
     log(f"model: {count / 1e6:.2f}M parameters; mesh: {dict(mesh.shape)}")
 
@@ -224,7 +226,7 @@ def _train(config, workdir, build_iterator, make_sampler, log, mesh: Mesh) -> in
                     if pending is not None:
                         finish(*pending)
                         pending = None
-                    sampler(state.ema, step, workdir / "samples" / f"step_{step:07d}.png")
+                    sampler(state.best, step, workdir / "samples" / f"step_{step:07d}.png")
                     speed.start()
             if pending is not None:
                 finish(*pending)

@@ -26,7 +26,7 @@ class OptimizerConfig:
       schedule: after it, "constant" (public release) or "cosine" to a tenth of the peak.
       b1, b2, eps, weight_decay: AdamW's; only matrices decay.
       clip_norm: bound of the gradient's global norm (public release: 1.5).
-      ema_decay: of the averaged parameters (public release: 0.9999).
+      ema_decay: of the averaged parameters (public release: 0.9999); 0 keeps no average.
       accumulation: micro-batches a step.
       moments: type that both moments are kept in; "bfloat16" saves 4 bytes a weight.
 

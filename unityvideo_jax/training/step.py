@@ -11,6 +11,7 @@ from jaxtyping import Array
 
 from unityvideo_jax.flow_matching import ObjectiveConfig, flow_matching_loss
 from unityvideo_jax.models.config import DiTConfig
+from unityvideo_jax.models.kernels import target_device
 from unityvideo_jax.training.optimizer import OptimizerConfig
 from unityvideo_jax.training.state import TrainState
 
@@ -76,9 +77,11 @@ def make_train_step(
         finite = jnp.isfinite(norm) & jnp.isfinite(total / count)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        # The first steps would hold the average near the initial weights: warm its decay up.
-        decay = jnp.minimum(ema_decay, (1.0 + state.step) / (10.0 + state.step))
-        ema = jax.tree.map(lambda e, p: e + (1.0 - decay) * (p - e), state.ema, params)
+        ema = None
+        if state.ema is not None:
+            # The first steps would hold the average near the initial weights: warm its decay up.
+            decay = jnp.minimum(ema_decay, (1.0 + state.step) / (10.0 + state.step))
+            ema = jax.tree.map(lambda e, p: e + (1.0 - decay) * (p - e), state.ema, params)
         fresh = TrainState(step=state.step + 1, params=params, ema=ema, opt_state=opt_state)
         following = jax.tree.map(lambda new, old: jnp.where(finite, new, old), fresh, state)
         return following, {**metrics, "grad_norm": norm, "finite": finite}
@@ -103,5 +106,19 @@ def jit_train_step(
         ema_decay=optim.ema_decay,
         accumulation=optim.accumulation,
     )
-    # Every process reads the metrics.
-    return jax.jit(step, donate_argnums=0, out_shardings=(layout, layout.step))
+    return jax.jit(
+        step,
+        donate_argnums=0,
+        out_shardings=(layout, layout.step),  # every process reads the metrics
+        compiler_options=_compiler_options(),
+    )
+
+
+def _compiler_options() -> dict[str, bool]:
+    """What the step is compiled with beyond XLA's defaults.
+
+    On GPUs XLA fuses a kernel with the copy of its output into the scan's stack, and runs it a
+    second time for the output's other use: attention would be computed twice.
+    """
+    on_gpu = target_device()[0] == "gpu"
+    return {"xla_gpu_enable_dynamic_slice_fusion": False} if on_gpu else {}

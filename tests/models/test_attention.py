@@ -1,6 +1,9 @@
 """Attention against a softmax written out in float64."""
 
 import functools
+import os
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +13,7 @@ from flax import nnx
 from jax.test_util import check_grads
 from test_rope import rotate_by_complex_numbers
 
-from unityvideo_jax.models import kernels
+from unityvideo_jax.models import flash, kernels
 from unityvideo_jax.models.attention import Attention, dot_product_attention
 from unityvideo_jax.models.kernels import pick_implementation
 from unityvideo_jax.models.remat import rematerialise
@@ -95,23 +98,52 @@ def test_blocks_of_keys_add_up_to_all_keys():
             np.testing.assert_allclose(ours, gradients[index], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.skipif(jax.default_backend() != "gpu", reason="cuDNN needs an NVIDIA GPU")
-def test_cudnn_in_blocks_equals_cudnn_at_once():
+@pytest.mark.skipif(jax.default_backend() != "gpu", reason="needs an NVIDIA GPU")
+@pytest.mark.parametrize("kernel", ["cudnn", "flash"])
+def test_kernels_of_gpus_in_blocks_equal_float32(kernel):
+    if kernel == "flash" and not flash.is_installed():
+        pytest.skip("the extra `flash` is not installed")
     rng = np.random.default_rng(0)
     q, k, v, weight = jnp.asarray(rng.standard_normal((4, 2, 512, 4, 128)), jnp.bfloat16)
-    expected, pullback = jax.vjp(lambda *x: attend(*x, "cudnn"), q, k, v)
-    gradients = pullback(weight)
+    exact = [x.astype(jnp.float32) for x in (q, k, v, weight)]
+    with jax.default_matmul_precision("highest"):
+        expected, pullback = jax.vjp(lambda *x: attend(*x, "xla"), *exact[:3])
+        gradients = pullback(exact[3])
     parts = [(k[:, :192], v[:, :192]), (k[:, 192:], v[:, 192:])]
-    blocks = [kernels.block_forward(q, *part, "cudnn") for part in parts]
+    blocks = [kernels.block_forward(q, *part, kernel) for part in parts]
     lse = jnp.logaddexp(*(lse for _, lse in blocks))
     out = sum(jnp.exp(part - lse).swapaxes(1, 2)[..., None] * out for out, part in blocks)
     out = out.astype(jnp.bfloat16)
-    back = [kernels.block_backward(q, *part, out, lse, weight, "cudnn") for part in parts]
+    back = [kernels.block_backward(q, *part, out, lse, weight, kernel) for part in parts]
     ours = [back[0][0] + back[1][0]]
     ours += [jnp.concatenate([part[n] for part in back], axis=1) for n in (1, 2)]
     for a, b in zip([out, *ours], [expected, *gradients], strict=True):
         a, b = np.asarray(a, np.float32), np.asarray(b, np.float32)
         assert np.linalg.norm(a - b) < 1e-2 * np.linalg.norm(b)
+
+
+def test_flash_kernels_compile_for_hopper():
+    """Lowered with the real compiler, which needs no GPU: forward once, backward once.
+
+    In a process without the tests' shape checks, whose rewriting the compiler cannot read.
+    """
+    if not flash.is_installed():
+        pytest.skip("the extra `flash` is not installed")
+    program = """
+import jax, jax.numpy as jnp
+from unityvideo_jax.models import flash
+for size in flash.HEAD_DIMS:
+    q = jax.ShapeDtypeStruct((1, 300, 2, size), jnp.bfloat16)
+    k = jax.ShapeDtypeStruct((1, 200, 2, size), jnp.bfloat16)
+    loss = lambda *x: jnp.sum(flash.attention(*x, "out").astype(jnp.float32))
+    traced = jax.jit(jax.grad(loss, argnums=(0, 1, 2))).trace(q, k, k)
+    print(traced.lower(lowering_platforms=("cuda",)).as_text().count("custom_call @CuteDSL"))
+"""
+    hopper = {"CUTE_DSL_ARCH": "sm_90a", "FLASH_ATTENTION_ARCH": "sm_90"}
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, env=os.environ | hopper
+    )
+    assert done.stdout.split() == ["2"] * len(flash.HEAD_DIMS), done.stderr
 
 
 def test_cudnn_is_left_alone_where_it_cannot_run():
@@ -123,6 +155,13 @@ def test_kernel_follows_device_type_and_head(monkeypatch):
     def compile_for(platform, kind):
         monkeypatch.setattr(kernels, "target_device", lambda: (platform, kind))
 
+    monkeypatch.setattr(flash, "is_installed", lambda: True)
+    compile_for("gpu", "NVIDIA H200")
+    assert pick_implementation(jnp.dtype("bfloat16"), 128) == "flash"
+    assert pick_implementation(jnp.dtype("bfloat16"), 80) == "cudnn"
+    compile_for("gpu", "NVIDIA A100")
+    assert pick_implementation(jnp.dtype("bfloat16"), 128) == "cudnn"
+    monkeypatch.setattr(flash, "is_installed", lambda: False)
     compile_for("gpu", "NVIDIA H200")
     assert pick_implementation(jnp.dtype("bfloat16"), 128) == "cudnn"
     assert pick_implementation(jnp.dtype("float32"), 128) == "xla"
@@ -155,23 +194,35 @@ def test_halves_of_the_cudnn_kernel_take_what_they_are_given(monkeypatch):
     assert [(g.shape, g.dtype) for g in (dq, dk, dv)] == [(x.shape, x.dtype) for x in (q, k, k)]
 
 
+def _trace_flash_anywhere(monkeypatch):
+    """Stands a call of the same shapes in for the kernels, which nothing here can compile."""
+    monkeypatch.setattr(flash, "_forward_kernel", lambda *_: "flash_forward")
+    monkeypatch.setattr(flash, "_backward_kernel", lambda *_: ("flash_backward", 80))
+    monkeypatch.setattr(
+        flash, "_call", lambda name, outputs, *x: jax.ffi.ffi_call(name, outputs)(*x)
+    )
+
+
+@pytest.mark.parametrize("kernel", ["cudnn", "flash"])
 @pytest.mark.parametrize(
     ("remat", "self_attention", "cross_attention"),
     [("full", 2, 2), ("attention", 1, 2), ("attention_ffn", 1, 2), ("matmuls", 1, 1)],
 )
-def test_policies_keep_outputs_of_the_cudnn_kernel(
-    monkeypatch, remat, self_attention, cross_attention
+def test_policies_keep_outputs_of_gpu_kernels(
+    monkeypatch, kernel, remat, self_attention, cross_attention
 ):
     """Traced only: the forward kernel appears once if its output is kept, twice if recomputed."""
     _trace_cudnn_anywhere(monkeypatch)
+    _trace_flash_anywhere(monkeypatch)
+    name = {"cudnn": "dot_product_attention_fwd", "flash": "target_name=flash_forward"}[kernel]
     q = jax.ShapeDtypeStruct((2, 16, 2, 64), jnp.bfloat16)
 
     def forward_kernels(num_keys):
         def loss(q):
-            return jnp.sum(attend(2 * q, q[:, :num_keys], q[:, :num_keys], "cudnn"))
+            return jnp.sum(attend(2 * q, q[:, :num_keys], q[:, :num_keys], kernel))
 
         loss = rematerialise(loss, remat)
-        return str(jax.make_jaxpr(jax.grad(loss))(q)).count("dot_product_attention_fwd")
+        return str(jax.make_jaxpr(jax.grad(loss))(q)).count(name)
 
     assert forward_kernels(16) == self_attention
     assert forward_kernels(8) == cross_attention

@@ -32,8 +32,8 @@ def dot_product_attention(
     Args:
       q, k, v: queries and keys of one type. The s streams of queries divide evenly among the g
         groups of keys and attend to their own group's.
-      implementation: "auto", "xla", "cudnn" (NVIDIA, 16-bit types), or "splash" (TPU; emulated
-        elsewhere).
+      implementation: "auto", "xla", "cudnn" (NVIDIA, 16-bit types), "flash" (Hopper, 16-bit types,
+        the extra `flash`), or "splash" (TPU; emulated elsewhere).
       parallel: how joint attention runs over split tokens: "ulysses" or "ring".
       joint: keys are tokens of the same streams as the queries, and split as they are; all streams
         attend to all of them. Otherwise keys are not split over tokens.

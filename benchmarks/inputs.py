@@ -22,9 +22,12 @@ from typing import Any
 
 import jax
 import numpy as np
+import psutil
 from absl import flags
 
 MODALITIES = ("rgb", "depth")
+# How many times what the step takes the input should deliver.
+AIM = 5
 
 
 def write_shards(
@@ -85,7 +88,7 @@ def write_shards(
 def from_shards(
     directory: pathlib.Path, args: argparse.Namespace, workers: int, threads: int
 ) -> tuple[float, float]:
-    """Samples a second in the host's memory, and this process's CPU seconds a sample."""
+    """Samples a second in the host's memory, and CPU seconds a sample of all processes."""
     from unityvideo_jax.inputs.pipeline import make_iterator
 
     config = dict(
@@ -102,11 +105,18 @@ def from_shards(
     # What was read ahead must not count: as many batches as the buffers hold go first.
     for _ in range(4 * threads + 2 * workers + 1):
         next(iterator)
-    start, busy, count = time.perf_counter(), time.process_time(), 0
+    start, busy, count = time.perf_counter(), cpu_seconds(), 0
     while (seconds := time.perf_counter() - start) < args.seconds or count < 3:
         next(iterator)
         count += args.batch
-    return count / seconds, (time.process_time() - busy) / count
+    return count / seconds, (cpu_seconds() - busy) / count
+
+
+def cpu_seconds() -> float:
+    """Spent so far by this process and by its reader processes."""
+    this = psutil.Process()
+    times = [process.cpu_times() for process in (this, *this.children(recursive=True))]
+    return sum(one.user + one.system for one in times)
 
 
 def online(args: argparse.Namespace) -> float:
@@ -162,22 +172,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     half = 4 * int(np.prod(args.latents))
     text = 4 * int(np.prod(args.text))
     print(f"a sample: {half / 1e6:.2f} MB of latents, {text / 1e6:.2f} MB of text\n")
-    print("| workers | threads | samples/s | latents MB/s | CPU ms a sample | / step |")
-    print("| ---: | ---: | ---: | ---: | ---: | ---: |")
+    columns = ["workers", "threads", "samples/s", "latents MB/s", "CPU ms a sample"]
+    columns += ["x the step", f"cores for {AIM} x"] if args.takes else []
+    print(f"| {' | '.join(columns)} |\n|{' ---: |' * len(columns)}")
     with tempfile.TemporaryDirectory() as folder:
         directory = pathlib.Path(folder)
         tokens = args.tokens or args.text[0] // 4
         write_shards(directory, args.latents, args.text, tokens, args.clips)
         for workers, threads in itertools.product(args.workers, args.threads):
             speed, busy = from_shards(directory, args, workers, threads)
-            # What workers spend is not known before they end.
-            cpu = "" if workers else f"{busy * 1e3:.2f}"
-            ratio = f"{speed / args.takes:.1f}" if args.takes else ""
-            print(
-                f"| {workers} | {threads} | {speed:.0f} | {speed * half / 1e6:.0f} | {cpu} | "
-                f"{ratio} |",
-                flush=True,
-            )
+            cells = [f"{speed:.0f}", f"{speed * half / 1e6:.0f}", f"{busy * 1e3:.2f}"]
+            if args.takes:
+                cells += [f"{speed / args.takes:.1f}", f"{AIM * args.takes * busy:.2f}"]
+            print(f"| {workers} | {threads} | {' | '.join(cells)} |", flush=True)
 
 
 if __name__ == "__main__":

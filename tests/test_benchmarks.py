@@ -9,16 +9,21 @@ import sys
 import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
-PROGRAM = ROOT / "benchmarks" / "wan.py"
+WAN = ROOT / "benchmarks" / "wan.py"
 TINY = ["--size=tiny", "--steps=1", "--repeats=1"]
+
+
+def load(name):
+    path = ROOT / "benchmarks" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(f"benchmark_of_{name}", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture
 def wan():
-    spec = importlib.util.spec_from_file_location("benchmark_of_wan", PROGRAM)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load("wan")
 
 
 def table(text, columns=6):
@@ -48,7 +53,7 @@ def test_parts_are_timed_beside_their_peers(wan, monkeypatch, capsys):
 def test_a_system_that_fails_is_said_and_others_go_on(tmp_path):
     (tmp_path / "diffusers.py").write_text("raise ImportError('no diffusers here')")
     done = subprocess.run(
-        [sys.executable, PROGRAM, *TINY, "--part=text", "--system", "peer", "ours"],
+        [sys.executable, WAN, *TINY, "--part=text", "--system", "peer", "ours"],
         capture_output=True,
         text=True,
         env=os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"},
@@ -57,6 +62,16 @@ def test_a_system_that_fails_is_said_and_others_go_on(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "| text | peer | failed: ImportError: no diffusers here |" in done.stdout
     assert [row[0] for row in table(done.stdout)][-1] == "text, 8 prompts of 20 tokens"
+
+
+def test_input_is_timed_beside_what_a_step_takes(capsys):
+    size = ["--latents=2,2,2,4", "--text=6,8", "--clips=8", "--batch=2", "--takes=10"]
+    load("inputs").main([*size, "--workers=0", "--threads=1,2", "--seconds=0.1"])
+    rows = [[float(cell) for cell in row] for row in table(capsys.readouterr().out, 7)]
+    assert [row[:2] for row in rows] == [[0, 1], [0, 2]]
+    for _, _, speed, _, cpu, ratio, cores in rows:
+        assert speed > 0 and ratio == pytest.approx(speed / 10, abs=0.11)
+        assert cores == pytest.approx(5 * 10 * cpu / 1e3, abs=0.006)
 
 
 @pytest.mark.slow

@@ -1,5 +1,7 @@
-"""The launch files: that they parse, agree with the program, and that the local one runs."""
+"""The launch files: checked by shellcheck and by schemas, and run with what they call replaced."""
 
+import copy
+import json
 import math
 import os
 import pathlib
@@ -8,8 +10,12 @@ import shutil
 import signal
 import subprocess
 import sys
+import sysconfig
 
+import jsonschema
+import kubernetes_validate
 import pytest
+import yaml
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 LAUNCH = ROOT / "launch"
@@ -19,8 +25,11 @@ SHELL = sorted([*LAUNCH.glob("*.sh"), *LAUNCH.glob("*.sbatch")])
 @pytest.mark.parametrize("path", SHELL, ids=lambda path: path.name)
 def test_shell_parses(path):
     subprocess.run(["bash", "-n", path], check=True)
-    if shellcheck := shutil.which("shellcheck"):
-        subprocess.run([shellcheck, path], check=True)
+    # Beside this interpreter, where the test extra puts it: the environment need not be active.
+    shellcheck = shutil.which("shellcheck", path=sysconfig.get_path("scripts"))
+    assert shellcheck, "shellcheck is missing: install the test extra"
+    done = subprocess.run([shellcheck, path], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
 
 
 @pytest.mark.parametrize("path", SHELL, ids=lambda path: path.name)
@@ -29,9 +38,47 @@ def test_shell_says_how_to_use_it(path):
     assert done.returncode != 0 and "usage:" in done.stderr
 
 
+def _jobset():
+    return yaml.safe_load((LAUNCH / "jobset.yaml").read_text())
+
+
+def _check(jobset):
+    schema = json.loads((ROOT / "tests" / "jobset.schema.json").read_text())
+    jsonschema.Draft202012Validator.check_schema(schema)
+    jsonschema.validate(jobset, schema, jsonschema.Draft202012Validator)
+    for job in jobset["spec"]["replicatedJobs"]:
+        whole = {"apiVersion": "batch/v1", "kind": "Job", **job["template"]}
+        kubernetes_validate.validate(whole, kubernetes_validate.latest_version(), strict=True)
+
+
+def test_jobset_fits_its_schema():
+    _check(_jobset())
+
+
+@pytest.mark.parametrize(
+    ("where", "value"),
+    [
+        (("spec", "replicatedJob"), []),
+        (("spec", "failurePolicy", "maxRestarts"), "10"),
+        (("spec", "replicatedJobs", 0, "name"), "Slice"),
+        (("spec", "replicatedJobs", 0, "template", "spec", "backofLimit"), 0),
+        (("spec", "replicatedJobs", 0, "template", "spec", "completions"), "2"),
+    ],
+    ids=lambda value: str(value[-1]) if isinstance(value, tuple) else "",
+)
+def test_the_schema_refuses(where, value):
+    jobset = copy.deepcopy(_jobset())
+    *path, last = where
+    part = jobset
+    for key in path:
+        part = part[key]
+    part[last] = value
+    with pytest.raises((jsonschema.ValidationError, kubernetes_validate.ValidationError)):
+        _check(jobset)
+
+
 def test_jobset_asks_for_whole_slices():
-    yaml = pytest.importorskip("yaml")
-    jobset = yaml.safe_load((LAUNCH / "jobset.yaml").read_text())
+    jobset = _jobset()
     (job,) = jobset["spec"]["replicatedJobs"]
     spec = job["template"]["spec"]
     pod = spec["template"]["spec"]
@@ -46,6 +93,88 @@ def test_jobset_asks_for_whole_slices():
     assert (ROOT / config.removeprefix("--config=")).exists()
     names = {volume["name"] for volume in pod["volumes"]}
     assert {mount["name"] for mount in container["volumeMounts"]} == names
+
+
+def _tool(folder, name, body):
+    """A program `name` that notes its arguments, one JSON list a call, and then does `body`."""
+    folder.mkdir(exist_ok=True)
+    path = folder / name
+    calls = f"open('{path}.calls', 'a')"
+    note = f"import json, sys; print(json.dumps(sys.argv[1:]), file={calls})"
+    path.write_text(f'#!/usr/bin/env bash\n{sys.executable} -c "{note}" "$@"\n{body}\n')
+    path.chmod(0o755)
+
+
+def _calls(folder, name):
+    return [json.loads(line) for line in (folder / f"{name}.calls").read_text().splitlines()]
+
+
+FLAGS = ["--config.train.steps=3", "--config.data.dirs=('no such shards',)"]
+
+
+def test_slurm_starts_the_program_with_its_flags(tmp_path):
+    _tool(tmp_path / "bin", "srun", 'shift; exec "$@"')
+    workdir = tmp_path / "a run"
+    done = subprocess.run(
+        ["bash", LAUNCH / "slurm.sbatch", workdir, "configs/worlds_tiny.py", *FLAGS],
+        env=os.environ
+        | {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", "PYTHON": sys.executable},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    (call,) = _calls(tmp_path / "bin", "srun")
+    program = [sys.executable, "-m", "unityvideo_jax.train", "--config=configs/worlds_tiny.py"]
+    assert call == ["--kill-on-bad-exit=1", *program, f"--workdir={workdir}", *FLAGS]
+    # The program that srun starts understood them: it looks for these shards.
+    assert done.returncode == 2 and "error: no such shards: no such folder" in done.stderr
+
+
+def test_slurm_asks_for_one_process_a_node_and_time_to_save():
+    lines = (LAUNCH / "slurm.sbatch").read_text().splitlines()
+    asked = dict(
+        line.removeprefix("#SBATCH --").partition("=")[::2] for line in lines if "#SBATCH" in line
+    )
+    assert asked["ntasks-per-node"] == "1" and "requeue" in asked
+    name, _, seconds = asked["signal"].partition("@")
+    # Without "B:" the signal goes to the steps, which srun starts, and not to this script.
+    assert name == "TERM" and int(seconds) >= 60
+
+
+def test_tpu_pod_copies_installs_and_trains(tmp_path):
+    """Hosts are a folder here: `gcloud` copies into it and runs its commands in it."""
+    tools, home = tmp_path / "bin", tmp_path / "home"
+    home.mkdir()
+    _tool(
+        tools,
+        "gcloud",
+        'case "$4" in\n'
+        f'  scp) shift 7; cd "{home}"; cp -r "${{@:1:$#-1}}" "${{!##*:}}" ;;\n'
+        f'  ssh) cd "{home}"; bash -c "${{8#--command=}}" ;;\n'
+        "esac",
+    )
+    venv = 'mkdir -p .venv/bin; cp "$0" .venv/bin/python; cp "$0" .venv/bin/pip'
+    _tool(tools, "python3.12", f"if [[ $2 == venv ]]; then {venv}; fi")
+    done = subprocess.run(
+        ["bash", LAUNCH / "tpu_pod.sh", "pod", "zone", "/runs/a run", "configs/a.py", *FLAGS],
+        env=os.environ | {"PATH": f"{tools}:{os.environ['PATH']}", "PYTHON": "python3.12"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    for call in _calls(tools, "gcloud"):
+        assert call[:3] == ["compute", "tpus", "tpu-vm"]
+        assert {"--worker=all", "--zone=zone"} <= set(call)
+    copied = {path.name for path in (home / "unityvideo").iterdir()} - {".venv"}
+    assert copied == {"unityvideo_jax", "configs", "data", "setup.py", "README.md"}
+    venv, install, train = _calls(tools, "python3.12")
+    assert venv == ["-m", "venv", ".venv"]
+    assert install == ["install", "--quiet", ".[tpu]"]
+    program = ["-m", "unityvideo_jax.train", "--config=configs/a.py", "--workdir=/runs/a run"]
+    assert train == [*program, *FLAGS]
+    assert "UNITYVIDEO_HOSTS=auto" in _calls(tools, "gcloud")[-1][-1]
 
 
 def test_the_page_names_every_file_and_variable():

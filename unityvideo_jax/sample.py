@@ -13,13 +13,15 @@
   python -m unityvideo_jax.sample --workdir=run --batch_file=requests.jsonl --output=many
 """
 
+import contextlib
 import dataclasses
 import pathlib
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import jax
 from absl import flags
 
 from unityvideo_jax import cli, modalities, provenance
@@ -65,6 +67,7 @@ _FPS = flags.DEFINE_float(
     "fps", None, "Frames/s of the model's video; faster input is thinned.", lower_bound=0.1
 )
 _OUTPUT = flags.DEFINE_string("output", None, "Folder of the results.", required=True)
+_PROFILE = flags.DEFINE_bool("profile", False, "Trace each request for XProf, beside its results.")
 
 TASK_FLAGS = (
     *("mode", "modality", "input", "given", "wanted", "first_frame"),
@@ -164,6 +167,14 @@ def _record(
     }
 
 
+@contextlib.contextmanager
+def _traced(folder: pathlib.Path, number: int) -> Iterator[None]:
+    """Traces a request into `folder` if asked to; the first one's trace holds its compilation."""
+    trace = jax.profiler.trace(folder) if _PROFILE.value else contextlib.nullcontext()
+    with trace, jax.profiler.StepTraceAnnotation("sample", step_num=number):
+        yield
+
+
 def main(argv: Sequence[str]) -> None:
     """Samples every request into --output; a batch file's each into its own folder."""
     del argv
@@ -188,21 +199,22 @@ def main(argv: Sequence[str]) -> None:
         flush=True,
     )
     for number, (request, (streams, first)) in enumerate(zip(todo, given, strict=True), start=1):
-        start = time.monotonic()
-        samples = pipeline(
-            request.prompt,
-            given={name: one.video for name, one in streams.items()},
-            wanted=request.wanted,
-            first_frame=None if first is None else first.video[0],
-            modality_prompts=request.modality_prompts,
-            sampler=sampler,
-            seed=request.seed,
-            num_frames=None if streams else _NUM_FRAMES.value,
-            height=_HEIGHT.value,
-            width=_WIDTH.value,
-        )
-        seconds = time.monotonic() - start
         folder = output / request.name
+        start = time.monotonic()
+        with _traced(folder / "profile", number):
+            samples = pipeline(
+                request.prompt,
+                given={name: one.video for name, one in streams.items()},
+                wanted=request.wanted,
+                first_frame=None if first is None else first.video[0],
+                modality_prompts=request.modality_prompts,
+                sampler=sampler,
+                seed=request.seed,
+                num_frames=None if streams else _NUM_FRAMES.value,
+                height=_HEIGHT.value,
+                width=_WIDTH.value,
+            )
+            seconds = time.monotonic() - start
         record = _record(pipeline, request, sampler, streams, first)
         shape = next(iter(samples.videos.values())).shape
         names = files.write_samples(

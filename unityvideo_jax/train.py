@@ -21,6 +21,13 @@ from unityvideo_jax.training.workdir import open_workdir
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment.", lock_config=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.")
+_PROFILE_STEPS = flags.DEFINE_string(
+    "profile_steps", "", "Trace steps A to B - 1 for XProf, as A:B, into WORKDIR/profile."
+)
+_PROFILE_MEMORY = flags.DEFINE_integer(
+    "profile_memory", 0, "Write live device memory before this step; 0 is never.", lower_bound=0
+)
+_DUMP_HLO = flags.DEFINE_bool("dump_hlo", False, "Write the compiled step into WORKDIR/profile.")
 
 
 def build_iterator(
@@ -83,6 +90,7 @@ def main(argv: Sequence[str]) -> None:
     """Trains, or goes on training, the run in --workdir."""
     del argv
     from unityvideo_jax.training import loop
+    from unityvideo_jax.training.profiling import ProfileConfig
 
     try:
         # A file that failed to load raises at the first look inside.
@@ -91,6 +99,9 @@ def main(argv: Sequence[str]) -> None:
         raise UserError(f"--config: {error}") from error
     if config is None or _WORKDIR.value is None:
         raise UserError("give both --config=configs/NAME.py and --workdir=FOLDER")
+    profile = ProfileConfig(
+        steps=_PROFILE_STEPS.value, hlo=_DUMP_HLO.value, memory=_PROFILE_MEMORY.value
+    )
     hosts.initialize()
     workdir = pathlib.Path(_WORKDIR.value)
     with hosts.leaves_at_once(), hosts.first_only(open_workdir(workdir, config)):
@@ -101,6 +112,7 @@ def main(argv: Sequence[str]) -> None:
             lambda stage: build_iterator(config, stage, share),
             lambda graphdef: make_sampler(config, graphdef),
             log=lambda line: print(line, flush=True) if hosts.is_first() else None,
+            profile=profile,
         )
 
 

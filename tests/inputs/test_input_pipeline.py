@@ -38,7 +38,7 @@ def test_batches_pair_rgb_with_the_modality_of_the_same_clip(noise_dir):
     for batch in _take(_iterator(noise_dir), 5):
         assert batch["latents"].shape == (4, 2, 2, 2, 2, 4)
         assert batch["context"].shape == (4, 2, 6, 8)
-        assert batch["latents"].dtype == batch["context"].dtype == np.float32
+        assert batch["latents"].dtype == batch["context"].dtype == np.float16
         assert batch["modality"].dtype == batch["index"].dtype == np.int32
         np.testing.assert_array_equal(batch["modality"][:, 0], 0)
         for row, n in enumerate(batch["index"]):

@@ -1,6 +1,6 @@
 """A process of a job: trains the synthetic run as `train.py` would, on its share of the batches.
 
-Called as: one_of_several.py WORKDIR MESH_AS_JSON SECONDS_A_BATCH
+Called as: one_of_several.py WORKDIR MESH_AS_JSON SECONDS_A_BATCH [STEPS_TO_PROFILE]
 """
 
 import json
@@ -15,6 +15,7 @@ from synthetic_run import Batches, tiny_config
 from unityvideo_jax.parallel import hosts
 from unityvideo_jax.parallel.mesh import MeshConfig, make_mesh
 from unityvideo_jax.training import loop
+from unityvideo_jax.training.profiling import ProfileConfig
 from unityvideo_jax.training.workdir import open_workdir
 
 
@@ -33,7 +34,7 @@ class Share(Batches):
         return {name: values[mine] for name, values in super().__next__().items()}
 
 
-def main(workdir, mesh, seconds):
+def main(workdir, mesh, seconds, profiled=""):
     hosts.initialize()
     config = tiny_config(steps=6)
     config.mesh.update(json.loads(mesh))
@@ -46,6 +47,7 @@ def main(workdir, mesh, seconds):
             pathlib.Path(workdir),
             lambda stage: Share(stage, share, float(seconds)),
             log=lambda line: print(line, flush=True),
+            profile=ProfileConfig(steps=profiled, hlo=bool(profiled)),
         )
 
 

@@ -1,4 +1,4 @@
-"""How processes find each other, and jobs of two that train, stop, and lose one of them."""
+"""How processes find each other, and jobs of two and four that train, stop, and lose one."""
 
 import json
 import os
@@ -102,9 +102,10 @@ def _free_port():
         return chosen.getsockname()[1]
 
 
-def _job(workdir, mesh, seconds=0.0):
-    """Two processes of two virtual devices each."""
-    common = VIRTUAL | {"UNITYVIDEO_HOSTS": f"localhost:{_free_port()},localhost"}
+def _job(workdir, mesh, seconds=0.0, count=2):
+    """Processes of two virtual devices each."""
+    hosts_of_job = f"localhost:{_free_port()}" + ",localhost" * (count - 1)
+    common = VIRTUAL | {"UNITYVIDEO_HOSTS": hosts_of_job}
     command = [sys.executable, HERE / "one_of_several.py", workdir, json.dumps(mesh), str(seconds)]
     return [
         subprocess.Popen(
@@ -114,7 +115,7 @@ def _job(workdir, mesh, seconds=0.0):
             stderr=subprocess.PIPE,
             text=True,
         )
-        for number in range(2)
+        for number in range(count)
     ]
 
 
@@ -151,7 +152,7 @@ def test_two_processes_that_share_every_sample_train_as_one(alone, tmp_path):
     command = ["bash", ROOT / "launch" / "local.sh", "2", "one_of_several"]
     environment = VIRTUAL | {"PORT": str(_free_port()), "PYTHON": sys.executable}
     done = subprocess.run(
-        [*command, tmp_path / "run", mesh, "0"],
+        [*command, tmp_path / "run", mesh, "0", "3:4"],
         env=os.environ | environment,
         capture_output=True,
         text=True,
@@ -160,6 +161,22 @@ def test_two_processes_that_share_every_sample_train_as_one(alone, tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("share 0 1") == 2
     assert _losses(tmp_path / "run") == pytest.approx(alone, rel=2e-4)
+    # Each has traced its own step 3; the first has written the step.
+    profile = tmp_path / "run" / "profile"
+    assert {path.name for path in profile.iterdir()} == {
+        *("process_0", "process_1"),
+        *("step.stablehlo.txt", "step.optimized_hlo.txt"),
+    }
+    for number in range(2):
+        (trace,) = (profile / f"process_{number}").rglob("*.xplane.pb")
+        events = [
+            event
+            for plane in jax.profiler.ProfileData.from_file(str(trace)).planes
+            for line in plane.lines
+            for event in line.events
+        ]
+        steps = [dict(e.stats)["step_num"] for e in events if e.name.split("#")[0] == "train"]
+        assert [int(step) for step in steps] == [3]
 
 
 @pytest.mark.slow
@@ -190,7 +207,16 @@ def test_a_lost_process_stops_the_job_which_then_goes_on(alone, tmp_path):
     assert "resumed at step" in ends[0][1] and "a signal to another process" in ends[0][1]
     assert "signal 15" in ends[1][1]
 
-    ends = _finish(_job(workdir, mesh))
-    assert [code for code, _, _ in ends] == [0, 0], ends
     assert ["share 0 2" in ends[0][1], "share 1 2" in ends[1][1]] == [True, True]
+
+    # Twice as many go on, on a hybrid mesh: slices of two processes, weights split within each.
+    ends = _finish(_job(workdir, {"slice": 2, "data": 1, "fsdp": 2, "tensor": 2}, count=4))
+    assert [code for code, _, _ in ends] == [0] * 4, ends
+    assert all(
+        f"share {n} 4" in out and "resumed at step" in out for n, (_, out, _) in enumerate(ends)
+    )
+    # The batches were the same ones throughout: every loss is that of the run alone.
     assert _losses(workdir) == pytest.approx(alone, rel=2e-4)
+    # Every process has written its parts of the checkpoint.
+    parts = (workdir / "checkpoints" / "6" / "params").glob("ocdbt.process_*")
+    assert {path.name for path in parts} == {f"ocdbt.process_{n}" for n in range(4)}

@@ -5,6 +5,7 @@ import pathlib
 import subprocess
 import sys
 
+import jax
 import numpy as np
 from PIL import Image
 from tiny_pipeline import quick_compile, tiny_pipeline  # noqa: F401
@@ -83,9 +84,14 @@ def test_flags_do_what_the_call_does(tmp_path):
         "--modality_prompt=distance",
         "--seed=3",
         "--solver=heun",
+        "--profile",
         f"--output={tmp_path}",
     )
     assert done.returncode == 0, done.stderr
+    (trace,) = (tmp_path / "profile").rglob("*.xplane.pb")
+    planes = jax.profiler.ProfileData.from_file(str(trace)).planes
+    names = {event.name for plane in planes for line in plane.lines for event in line.events}
+    assert "sample" in {name.split("#")[0] for name in names}
     pipeline = tiny_pipeline()
     samples = pipeline(
         "a red ball",

@@ -37,7 +37,8 @@ def flow_matching_loss(
 
     Args:
       velocity_fn: the model.
-      batch: "latents" [B,S,t,h,w,C], "modality" [B,S], "context" [B,S,L,D]; stream 0 is RGB.
+      batch: "latents" [B,S,t,h,w,C], "modality" [B,S], "context" [B,S,L,D]; stream 0 is RGB. Used
+        as float32, whatever precision they come in.
       key: used up by this call; draws task, timestep, dropout and noise.
       config: the objective.
       modalities: names of the modality ids, for the metrics by modality.
@@ -52,7 +53,7 @@ def flow_matching_loss(
     noising = draw_noising(draw_key, clean.shape[0], clean.shape[1], config)
     noise = jax.random.normal(noise_key, clean.shape, jnp.float32)
     noised = path.interpolate(clean, noise, noising.timestep)
-    inputs = (noising.timestep, batch["modality"], batch["context"])
+    inputs = (noising.timestep, batch["modality"], batch["context"].astype(jnp.float32))
     if config.first_frame > 0 and clean.shape[2] > 1:
         held = draw_first_frames(frame_key, noising.noised, clean.shape[2], config.first_frame)
         noised = jnp.where(held[..., None, None, None], clean, noised)

@@ -58,7 +58,7 @@ class PairSource:
 
 @dataclasses.dataclass(frozen=True)
 class DropContext(grain.transforms.RandomMap):
-    """Replaces caption and modality prompt by the null context, and widens to float32.
+    """Replaces caption and modality prompt by the null context.
 
     Guidance needs a model that has also learned without text. The public release drops the caption
     alone, so the two probabilities are separate.
@@ -72,10 +72,8 @@ class DropContext(grain.transforms.RandomMap):
         element = dict(element)
         drop = rng.random(2) < (self.caption, self.prompt)
         null = element.pop("null")
-        element["context"] = np.where(drop[:, None, None], null, element["context"]).astype(
-            np.float32
-        )
-        element["latents"] = element["latents"].astype(np.float32)
+        if drop.any():
+            element["context"] = np.where(drop[:, None, None], null, element["context"])
         return element
 
 
@@ -209,8 +207,9 @@ def make_iterator(
       process_count: processes that share each batch.
 
     Returns:
-      An endless iterator of {latents f32[B,2,t,h,w,C], modality i32[B,2], context f32[B,2,L,D],
-      index i32[B]}, stream 0 being RGB. `get_state()` / `set_state()` resume at the exact batch.
+      An endless iterator of {latents f16[B,2,t,h,w,C], modality i32[B,2], context f16[B,2,L,D],
+      index i32[B]}, stream 0 being RGB; the step widens them on the device. `get_state()` /
+      `set_state()` resume at the exact batch.
 
     Raises:
       UserError: shards missing, corrupt, or of another size, encoder or VAE than the config says;

@@ -56,7 +56,8 @@ class TrainingSheets:
         rest = np.setdiff1d(np.arange(len(ids)), firsts)
         chosen = np.concatenate([np.sort(firsts), rest])[:count]
         self._batch = {
-            name: np.asarray(batch[name])[chosen] for name in ("latents", "modality", "context")
+            name: np.asarray(batch[name])[chosen].astype(dtype)
+            for name, dtype in (("latents", "f4"), ("modality", "i4"), ("context", "f4"))
         }
         null = self._batch["context"].copy()
         null[:, 0] = null_text

@@ -23,8 +23,10 @@ from unityvideo_jax.parallel.rules import AxisRules, num_parts, put_batch
 from unityvideo_jax.training import state as state_lib
 from unityvideo_jax.training.checkpoints import Checkpointer, start_from
 from unityvideo_jax.training.curriculum import Stage, stage_at, stages
+from unityvideo_jax.training.goodput import Goodput, goodput_line
 from unityvideo_jax.training.metrics import Averages, MetricWriter, Speed, progress_line
 from unityvideo_jax.training.optimizer import OptimizerConfig, make_optimizer, make_schedule
+from unityvideo_jax.training.profiling import ProfileConfig, Profiler, peak_memory
 from unityvideo_jax.training.step import jit_train_step
 
 # Builds a stage's batches: an iterator with get_state() and set_state().
@@ -101,6 +103,7 @@ def train(
     make_sampler: Callable[[nnx.GraphDef], Sampler] | None = None,
     log: Callable[[str], None] = print,
     devices: Sequence[jax.Device] | None = None,
+    profile: ProfileConfig | None = None,
 ) -> int:
     """Trains from the latest checkpoint of `workdir`, or from the start, and returns the step.
 
@@ -111,17 +114,20 @@ def train(
       make_sampler: makes the writer of contact sheets; None writes none.
       log: takes progress lines.
       devices: to train on; all of them by default.
+      profile: what to record beside the metrics; None is nothing.
 
     Raises:
       UserError: a config that cannot run, a damaged checkpoint, or a step that is not finite.
     """
     mesh = make_mesh(MeshConfig(**config.mesh), devices)
     with jax.set_mesh(mesh):
-        return _train(config, workdir, build_iterator, make_sampler, log, mesh)
+        profile = profile or ProfileConfig()
+        return _train(config, workdir, build_iterator, make_sampler, log, mesh, profile)
 
 
-def _train(config, workdir, build_iterator, make_sampler, log, mesh: Mesh) -> int:
+def _train(config, workdir, build_iterator, make_sampler, log, mesh: Mesh, profile) -> int:
     # --- Configuration -----------------------------------------------------------------------
+    goodput = Goodput()
     model = DiTConfig(**config.model)
     objective = ObjectiveConfig(**config.objective)
     optim = OptimizerConfig(**config.optimizer)
@@ -159,11 +165,20 @@ def _train(config, workdir, build_iterator, make_sampler, log, mesh: Mesh) -> in
     key = jax.random.key(config.seed + 1)
 
     # --- Loop: dispatch step n, then read the metrics of step n - 1 --------------------------
+    profiler = Profiler(profile, workdir, start, run.steps, log)
     writer = MetricWriter(workdir, start) if hosts.is_first() else None
     vote = hosts.StopVote(mesh)
     averages = Averages()
-    speed: Speed | None = None
     begun = time.perf_counter()
+
+    def read() -> tuple[Mapping[str, Any], dict[str, Any]]:
+        with goodput.phase("input"):
+            return inputs.next()
+
+    def put(batch: Mapping[str, Any]) -> dict[str, jax.Array]:
+        with goodput.phase("transfer"):
+            rows = {name: x for name, x in batch.items() if name != "index"}
+            return put_batch(rows, rules, mesh)
 
     def finish(step: int, index: np.ndarray, metrics: Any) -> None:
         values = jax.device_get(metrics)
@@ -174,60 +189,60 @@ def _train(config, workdir, build_iterator, make_sampler, log, mesh: Mesh) -> in
                 "those records"
             )
         averages.add(values)
-        if speed is not None:
-            speed.step()
+        goodput.finished()
+        speed.step()
+        if step == start + 1:
+            speed.start()  # the first step also sets things up
         if step % run.log_every and step != run.steps:
             return
         record = averages.take()
         record["learning_rate"] = float(schedule(step - 1))
-        record |= speed.take() if speed is not None else {}
+        record |= speed.take() | goodput.shares() | peak_memory()
         if writer is not None:
             writer.write(step, record)
         eta = (time.perf_counter() - begun) / (step - start) * (run.steps - step)
         log(progress_line(step, run.steps, record, eta))
 
     def save(state, position) -> None:
-        checkpointer.save(state, position, config.to_dict())
+        with goodput.phase("checkpoint"):
+            checkpointer.save(state, position, config.to_dict())
+        speed.start()
 
     step, pending, position = start, None, saved
     try:
         with _stop_on_sigterm() as asked, hosts.stops_without_peers():
             stop = False
-            following = inputs.next() if start < run.steps else None
+            if start < run.steps:
+                following = read()
+                latents = following[0]["latents"]
+                compiled = profiler.compile(step_fn, state, put(following[0]), key)
+                tokens = int(np.prod(latents.shape[1:5])) // int(np.prod(model.patch_size))
+                flops = 3 * model_flops(model, tuple(latents.shape[2:5]), latents.shape[1])
+                speed = Speed(flops * run.batch_size, tokens * run.batch_size)
             while step < run.steps and not (stop := vote(bool(asked))):
-                batch, position = following
-                index = np.asarray(batch["index"])
-                rows = {name: x for name, x in batch.items() if name != "index"}
-                if speed is None:
-                    tokens = int(np.prod(rows["latents"].shape[1:5])) // int(
-                        np.prod(model.patch_size)
-                    )
-                    flops = 3 * model_flops(
-                        model, tuple(rows["latents"].shape[2:5]), rows["latents"].shape[1]
-                    )
-                on_device = put_batch(rows, rules, mesh)
-                with jax.transfer_guard("disallow"):
-                    state, metrics = step_fn(state, on_device, key)
-                step += 1
-                if pending is not None:
-                    finish(*pending)
-                pending = (step, index, metrics)
-                if speed is None:
-                    # The first step compiles; time what comes after it.
-                    jax.block_until_ready(metrics)
-                    speed = Speed(flops * run.batch_size, tokens * run.batch_size)
-                if step < run.steps:
-                    following = inputs.next()
-                if step % run.checkpoint_every == 0 or step == run.steps:
-                    finish(*pending)
-                    pending = None
-                    save(state, position)
-                if sampler and (step % run.sample_every == 0 or step == 1 or step == run.steps):
+                with profiler.step(step + 1, state):
+                    batch, position = following
+                    on_device = put(batch)
+                    with jax.transfer_guard("disallow"):
+                        state, metrics = compiled(state, on_device, key)
+                    goodput.dispatched(metrics)
+                    step += 1
                     if pending is not None:
                         finish(*pending)
+                    pending = (step, np.asarray(batch["index"]), metrics)
+                    if step < run.steps:
+                        following = read()
+                    if step % run.checkpoint_every == 0 or step == run.steps:
+                        finish(*pending)
                         pending = None
-                    sampler(state.best, step, workdir / "samples" / f"step_{step:07d}.png")
-                    speed.start()
+                        save(state, position)
+                    if sampler and (step % run.sample_every == 0 or step in (1, run.steps)):
+                        if pending is not None:
+                            finish(*pending)
+                            pending = None
+                        with goodput.phase("sampling"):
+                            sampler(state.best, step, workdir / "samples" / f"step_{step:07d}.png")
+                        speed.start()
             if pending is not None:
                 finish(*pending)
             if stop and step > start and checkpointer.latest() != step:
@@ -235,7 +250,11 @@ def _train(config, workdir, build_iterator, make_sampler, log, mesh: Mesh) -> in
                 by = f"signal {asked[0]}" if asked else "a signal to another process"
                 log(f"stopped by {by} at step {step}; saved; run it again to go on")
     finally:
-        checkpointer.close()
+        profiler.close()
+        goodput.close()
+        with goodput.phase("checkpoint"):
+            checkpointer.close()
         if writer is not None:
             writer.close()
+    log(goodput_line(goodput.shares()))
     return step

@@ -66,9 +66,10 @@ def main(argv: Sequence[str]) -> None:
         jax.config.update("jax_platforms", "cpu")
     from unityvideo_jax.parallel import plan_report, planner
     from unityvideo_jax.parallel.mesh import MeshConfig
+    from unityvideo_jax.sections import section
 
     devices = planner.topology(args.topology, args.slices)
-    own = MeshConfig(**config.mesh)
+    own = section(MeshConfig, config, "mesh")
     if args.slices > 1:
         own = dataclasses.replace(own, slice=args.slices)
     meshes = [parse_mesh(text, args.slices) for text in args.mesh] or [own]

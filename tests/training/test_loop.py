@@ -137,6 +137,13 @@ def test_not_finite_names_step_and_records_and_keeps_the_checkpoint(tmp_path):
     assert load_for_inference(tmp_path / "run")[2] == 4
 
 
+def test_dropped_conditions_need_timesteps_of_their_own(tmp_path):
+    config = tiny_config()
+    config.model.shared_timestep = True
+    with pytest.raises(UserError, match=r"condition_dropout=0\.1: .*set it to 0"):
+        _run(tmp_path / "run", config)
+
+
 def test_workdir_in_use_foreign_or_of_another_config(whole, tmp_path):
     config = tiny_config()
     with (

@@ -5,6 +5,7 @@ import math
 from collections.abc import Iterable, Mapping
 
 from unityvideo_jax.errors import UserError
+from unityvideo_jax.sections import check_keys
 
 # The public release draws depth, flow and DensePose half as often as the other two.
 RELEASE_WEIGHTS = {
@@ -130,9 +131,7 @@ def as_data_config(config: object) -> DataConfig:
     if isinstance(config, DataConfig):
         return config
     values = dict(config.items())
-    known = {field.name for field in dataclasses.fields(DataConfig)}
-    if unknown := sorted(set(values) - known):
-        raise UserError(f"config.data.{unknown[0]}: no such key; known: {', '.join(sorted(known))}")
+    check_keys(values, [field.name for field in dataclasses.fields(DataConfig)], "config.data.")
     if "modality_weights" in values:
         values["modality_weights"] = dict(values["modality_weights"].items())
     for name in ("dirs", "dir_weights"):

@@ -20,6 +20,7 @@ from unityvideo_jax.models.dit import DiTConfig, model_flops
 from unityvideo_jax.parallel import hosts
 from unityvideo_jax.parallel.mesh import MeshConfig, make_mesh
 from unityvideo_jax.parallel.rules import AxisRules, num_parts, put_batch
+from unityvideo_jax.sections import section
 from unityvideo_jax.training import state as state_lib
 from unityvideo_jax.training.checkpoints import Checkpointer, start_from
 from unityvideo_jax.training.curriculum import Stage, stage_at, stages
@@ -94,6 +95,15 @@ def _check_divides(train: TrainConfig, accumulation: int, mesh: Mesh) -> None:
         )
 
 
+def _check_dropout(model: DiTConfig, objective: ObjectiveConfig) -> None:
+    if model.shared_timestep and objective.condition_dropout:
+        raise UserError(
+            f"config.objective.condition_dropout={objective.condition_dropout}: a dropped stream "
+            "is at t = 1, and with config.model.shared_timestep the others would be told so; set "
+            "it to 0"
+        )
+
+
 def train(
     config: ml_collections.ConfigDict,
     workdir: pathlib.Path,
@@ -115,21 +125,22 @@ def train(
     Raises:
       UserError: a config that cannot run, a damaged checkpoint, or a step that is not finite.
     """
-    mesh = make_mesh(MeshConfig(**config.mesh), devices)
+    mesh = make_mesh(section(MeshConfig, config, "mesh"), devices)
     with jax.set_mesh(mesh):
         return _train(config, workdir, build_iterator, make_sampler, log, mesh)
 
 
 def _train(config, workdir, build_iterator, make_sampler, log, mesh: Mesh) -> int:
     # --- Configuration -----------------------------------------------------------------------
-    model = DiTConfig(**config.model)
-    objective = ObjectiveConfig(**config.objective)
-    optim = OptimizerConfig(**config.optimizer)
-    run = TrainConfig(**config.train)
+    model = section(DiTConfig, config, "model")
+    objective = section(ObjectiveConfig, config, "objective")
+    optim = section(OptimizerConfig, config, "optimizer")
+    run = section(TrainConfig, config, "train")
     plan = stages(config.curriculum, dict(config.data.modality_weights), run.steps)
 
     # --- Model, optimiser, state -------------------------------------------------------------
     rules = AxisRules()
+    _check_dropout(model, objective)
     _check_divides(run, optim.accumulation, mesh)
     optimizer = make_optimizer(optim, run.steps)
     schedule = make_schedule(optim, run.steps)
@@ -172,13 +183,14 @@ def _train(config, workdir, build_iterator, make_sampler, log, mesh: Mesh) -> in
                 "those records"
             )
         averages.add(values)
-        if speed is not None:
-            speed.step()
         if step % run.log_every and step != run.steps:
             return
         record = averages.take()
         record["learning_rate"] = float(schedule(step - 1))
-        record |= speed.take() if speed is not None else {}
+        if speed is not None:
+            # Where dispatching waits, as on CPUs, the step that was dispatched since is done too.
+            newest, last = dispatched
+            record |= speed.take(newest if last["finite"].is_ready() else step)
         if writer is not None:
             writer.write(step, record)
         eta = (time.perf_counter() - begun) / (step - start) * (run.steps - step)
@@ -188,6 +200,7 @@ def _train(config, workdir, build_iterator, make_sampler, log, mesh: Mesh) -> in
         checkpointer.save(state, position, config.to_dict())
 
     step, pending, position = start, None, saved
+    dispatched: tuple[int, Any] = (start, None)
     try:
         with _stop_on_sigterm() as asked, hosts.stops_without_peers():
             stop = False
@@ -207,13 +220,14 @@ def _train(config, workdir, build_iterator, make_sampler, log, mesh: Mesh) -> in
                 with jax.transfer_guard("disallow"):
                     state, metrics = step_fn(state, on_device, key)
                 step += 1
+                dispatched = (step, metrics)
                 if pending is not None:
                     finish(*pending)
                 pending = (step, index, metrics)
                 if speed is None:
                     # The first step compiles; time what comes after it.
                     jax.block_until_ready(metrics)
-                    speed = Speed(flops * run.batch_size, tokens * run.batch_size)
+                    speed = Speed(flops * run.batch_size, tokens * run.batch_size, step)
                 if step < run.steps:
                     following = inputs.next()
                 if step % run.checkpoint_every == 0 or step == run.steps:
@@ -225,7 +239,7 @@ def _train(config, workdir, build_iterator, make_sampler, log, mesh: Mesh) -> in
                         finish(*pending)
                         pending = None
                     sampler(state.ema, step, workdir / "samples" / f"step_{step:07d}.png")
-                    speed.start()
+                    speed.start(step)
             if pending is not None:
                 finish(*pending)
             if stop and step > start and checkpointer.latest() != step:

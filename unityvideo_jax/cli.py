@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import re
 import sys
 from collections.abc import Callable, Sequence
 
@@ -35,6 +36,13 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
     app.run(guarded, flags_parser=_parse)
 
 
+def check_folder(flag: str, path: str | os.PathLike) -> None:
+    """Raises UserError if a program's folder to write cannot be one."""
+    for part in (pathlib.Path(path), *pathlib.Path(path).parents):
+        if part.exists() and not part.is_dir():
+            raise UserError(f"--{flag}={path}: {part} is a file; name a folder")
+
+
 def _leave(message: str) -> None:
     print(f"error: {message}", file=sys.stderr)
     sys.exit(2)
@@ -45,7 +53,8 @@ def _parse(argv: Sequence[str]) -> Sequence[str]:
     try:
         return flags.FLAGS(argv)
     except flags.Error as error:
-        _leave(str(error))
+        missing = re.findall(r"Flag (--\w+) must have a value other than None", str(error))
+        _leave(f"give {' and '.join(missing)}; see --help" if missing else str(error))
     except (AttributeError, KeyError) as error:
         # What ml_collections raises for an override of a key that the config lacks.
         key = str(error.args[0]).replace("\\n", ". ").replace("\\", "").replace("'", "")

@@ -1,4 +1,4 @@
-"""Converts weights: Wan or UnityVideo safetensors into a run that starts here, or a run into those.
+r"""Converts weights: Wan or UnityVideo safetensors into a run to start from, or a run into those.
 
   python -m unityvideo_jax.convert --from=Wan2.2-TI2V-5B --to=orbax --workdir=wan22 \
       --config=configs/wan22_5b.py

@@ -1,4 +1,4 @@
-"""Scores a trained run, or the predictions of any system in a folder.
+r"""Scores a trained run, or the predictions of any system in a folder.
 
   python -m unityvideo_jax.evaluate --workdir=run --benchmark=worlds_validation --num_clips=64 \
       --output=run/evaluation

@@ -1,4 +1,4 @@
-"""Plans a run before it costs anything: compiles its step for devices that need not be here.
+r"""Plans a run before it costs anything: compiles its step for devices that need not be here.
 
   python -m unityvideo_jax.plan --config=configs/worlds_small.py --topology=v5p:2x2x2 \
       --mesh=fsdp=8 --mesh=fsdp=4,context=2 --config.model.remat=attention

@@ -1,4 +1,4 @@
-"""Writes latent shards from procedural worlds, from videos with ground truth, or from raw videos.
+r"""Writes latent shards from procedural worlds, from videos with ground truth, or from raw videos.
 
 Command: python -m unityvideo_jax.prepare --source=worlds --workdir=shards --num_clips=256
          python -m unityvideo_jax.prepare --source=FOLDER --workdir=shards --height=128 --width=128

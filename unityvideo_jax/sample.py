@@ -1,4 +1,4 @@
-"""Samples videos from a trained run: joint generation, control, estimation, or any mix of streams.
+r"""Samples videos from a trained run: joint generation, control, estimation, or any mix of streams.
 
   python -m unityvideo_jax.sample --workdir=run --mode=joint --modality=depth \
       --prompt="A man kicks a red ball." --output=joint

@@ -1,4 +1,4 @@
-"""Trains UnityVideo.
+r"""Trains UnityVideo.
 
   python -m unityvideo_jax.train --config=configs/worlds_tiny.py --workdir=run \
       --config.data.dirs="('shards',)"

@@ -149,6 +149,7 @@ def main(argv: Sequence[str]) -> None:
         "unityvideo_jax.render",
         f"--output={output / 'worlds.png'}",
         "--num_clips=4",
+        "--columns=2",
     )
     demo.run(
         "Encode worlds into latent shards",

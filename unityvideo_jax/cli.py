@@ -1,5 +1,6 @@
 """How every program starts: one place turns a user's error into one line."""
 
+import importlib
 import os
 import pathlib
 import re
@@ -17,6 +18,7 @@ CACHE = pathlib.Path("~/.cache/unityvideo_jax/compiled")
 def run(main: Callable[[Sequence[str]], None]) -> None:
     """Runs an absl program; a `UserError` prints as `error: ...` and exits with status 2.
 
+    Modules named by `--plugins` are imported first, so that what they register is known.
     What JAX compiles is kept in `CACHE`, or where JAX_COMPILATION_CACHE_DIR says, so that the next
     program starts faster.
     """
@@ -29,11 +31,24 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
         if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
             jax.config.update("jax_compilation_cache_dir", str(CACHE.expanduser()))
         try:
+            for name in flags.FLAGS.plugins:
+                _import(name)
             main(argv)
         except UserError as error:
             _leave(str(error))
 
+    flags.DEFINE_list("plugins", [], "Modules of your own to import, which register modalities.")
+    flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS["plugins"])
     app.run(guarded, flags_parser=_parse)
+
+
+def _import(name: str) -> None:
+    try:
+        importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"--plugins={name}: no module {error.name!r}; start in its folder or set PYTHONPATH"
+        ) from error
 
 
 def check_folder(flag: str, path: str | os.PathLike) -> None:

@@ -92,6 +92,21 @@ def test_faulty_command_lines_are_one_error_and_write_nothing(tmp_path, args, sa
     assert not (tmp_path / "run").exists()
 
 
+def test_a_plugin_makes_a_modality_known(tmp_path):
+    config = tmp_path / "config.py"
+    text = (ROOT / "configs" / "worlds_tiny.py").read_text()
+    config.write_text(text.replace("densepose", "normals"))
+    data = tmp_path / "shards"
+    args = [f"--config={config}", f"--workdir={tmp_path / 'run'}"]
+    args += [f"--config.data.dirs=('{data}',)"]
+    assert "unknown ['normals']" in _train(*args).stderr
+    # Known now, so that the folder is what is missing.
+    known = _train("--plugins=tests.modalities.normals_example", *args)
+    assert f"error: {data}: no such folder" in known.stderr
+    lacking = _train("--plugins=no_such_module", *args)
+    assert lacking.stderr.startswith("error: --plugins=no_such_module: no module 'no_such_module'")
+
+
 def test_a_start_that_failed_does_not_pin_its_config(tmp_path):
     workdir = f"--workdir={tmp_path / 'run'}"
     for name in ("first", "second"):

@@ -281,6 +281,14 @@ def _program(*flags):
     )
 
 
+def test_a_file_in_place_of_a_folder_is_named(tmp_path):
+    (tmp_path / "notes").write_text("mine")
+    result = _program("--source=worlds", f"--workdir={tmp_path / 'notes' / 'shards'}")
+    assert result.returncode == 2
+    assert f"{tmp_path / 'notes'} is a file; name a folder" in result.stderr
+    assert (tmp_path / "notes").read_text() == "mine"
+
+
 @pytest.mark.parametrize(
     "flags, message",
     [

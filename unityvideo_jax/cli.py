@@ -1,7 +1,9 @@
 """How every program starts: one place turns a user's error into one line."""
 
+import importlib
 import os
 import pathlib
+import re
 import sys
 from collections.abc import Callable, Sequence
 
@@ -16,6 +18,7 @@ CACHE = pathlib.Path("~/.cache/unityvideo_jax/compiled")
 def run(main: Callable[[Sequence[str]], None]) -> None:
     """Runs an absl program; a `UserError` prints as `error: ...` and exits with status 2.
 
+    Modules named by `--plugins` are imported first, so that what they register is known.
     What JAX compiles is kept in `CACHE`, or where JAX_COMPILATION_CACHE_DIR says, so that the next
     program starts faster.
     """
@@ -28,11 +31,31 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
         if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
             jax.config.update("jax_compilation_cache_dir", str(CACHE.expanduser()))
         try:
+            for name in flags.FLAGS.plugins:
+                _import(name)
             main(argv)
         except UserError as error:
             _leave(str(error))
 
+    flags.DEFINE_list("plugins", [], "Modules of your own to import, which register modalities.")
+    flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS["plugins"])
     app.run(guarded, flags_parser=_parse)
+
+
+def _import(name: str) -> None:
+    try:
+        importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"--plugins={name}: no module {error.name!r}; start in its folder or set PYTHONPATH"
+        ) from error
+
+
+def check_folder(flag: str, path: str | os.PathLike) -> None:
+    """Raises UserError if a program's folder to write cannot be one."""
+    for part in (pathlib.Path(path), *pathlib.Path(path).parents):
+        if part.exists() and not part.is_dir():
+            raise UserError(f"--{flag}={path}: {part} is a file; name a folder")
 
 
 def _leave(message: str) -> None:
@@ -45,7 +68,8 @@ def _parse(argv: Sequence[str]) -> Sequence[str]:
     try:
         return flags.FLAGS(argv)
     except flags.Error as error:
-        _leave(str(error))
+        missing = re.findall(r"Flag (--\w+) must have a value other than None", str(error))
+        _leave(f"give {' and '.join(missing)}; see --help" if missing else str(error))
     except (AttributeError, KeyError) as error:
         # What ml_collections raises for an override of a key that the config lacks.
         key = str(error.args[0]).replace("\\n", ". ").replace("\\", "").replace("'", "")

@@ -1,4 +1,4 @@
-"""Converts weights: Wan or UnityVideo safetensors into a run that starts here, or a run into those.
+r"""Converts weights: Wan or UnityVideo safetensors into a run to start from, or a run into those.
 
   python -m unityvideo_jax.convert --from=Wan2.2-TI2V-5B --to=orbax --workdir=wan22 \
       --config=configs/wan22_5b.py
@@ -26,6 +26,7 @@ from unityvideo_jax.errors import UserError
 from unityvideo_jax.interop import orbax_arrays, shards, wan, wan_keys
 from unityvideo_jax.interop.journal import Journal, fingerprint
 from unityvideo_jax.models.dit import DiTConfig
+from unityvideo_jax.sections import section
 from unityvideo_jax.training import checkpoints
 from unityvideo_jax.training.workdir import open_workdir
 
@@ -66,7 +67,7 @@ def convert_in(source: str, workdir: str, config, log=print) -> None:
     Raises:
       UserError: weights that do not fit config.model, or a workdir that has checkpoints.
     """
-    model = DiTConfig(**config.model)
+    model = section(DiTConfig, config, "model")
     checkpoint = wan.open_checkpoint(source, model)
     tensors = checkpoint.tensors
     log(

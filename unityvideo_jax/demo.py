@@ -2,10 +2,11 @@
 
 Command: make demo, or python -m unityvideo_jax.demo --output=out
 
-Each step is a command that a user could type; the program prints it, runs it, and gathers the
-pictures into `OUT/report.html`.
+Each step is a command that a user could type; the program prints it, runs it, and gathers its
+pictures into `OUT/report.html`, one page that needs no other file.
 """
 
+import base64
 import dataclasses
 import html
 import importlib.util
@@ -35,11 +36,12 @@ CONFIG = pathlib.Path(__file__).resolve().parent.parent / "configs" / "worlds_ti
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Step:
-    """A step as the report shows it: title, command line and seconds it took."""
+    """A step as the report shows it: title, command line, seconds it took and pictures it made."""
 
     title: str
     command: str
     seconds: float
+    pictures: tuple[pathlib.Path, ...]
 
 
 class Demo:
@@ -57,7 +59,7 @@ class Demo:
         command = [sys.executable, "-m", module, *args]
         shown = shlex.join(["python", *command[1:]])
         print(f"\n[{len(self.steps) + 1}/{self.total}] {title}\n$ {shown}", flush=True)
-        start = time.monotonic()
+        start, began = time.monotonic(), time.time()
         process = subprocess.Popen(command)
         while process.poll() is None:
             time.sleep(0.2)
@@ -66,20 +68,22 @@ class Demo:
                 stop_after = None
         if process.returncode:
             raise UserError(f"step {title!r} failed with status {process.returncode}; see above")
-        self.steps.append(Step(title=title, command=shown, seconds=time.monotonic() - start))
+        made = [p for p in self.output.rglob("*.png") if p.stat().st_mtime >= began]
+        made.sort(key=lambda p: p.stat().st_mtime)
+        seconds = time.monotonic() - start
+        self.steps.append(Step(title=title, command=shown, seconds=seconds, pictures=tuple(made)))
 
     def report(self) -> pathlib.Path:
-        """Writes one self-contained page of the commands and every picture, oldest first."""
-        pictures = sorted(self.output.rglob("*.png"), key=lambda p: p.stat().st_mtime)
+        """Writes one page, pictures and all, of what every step ran and made."""
         rows = "".join(
             f"<tr><td>{html.escape(s.title)}</td><td><code>{html.escape(s.command)}</code></td>"
             f"<td>{s.seconds:.0f} s</td></tr>"
             for s in self.steps
         )
         figures = "".join(
-            f"<figure><img src='{p.relative_to(self.output)}' alt='{p.stem}'>"
-            f"<figcaption>{p.relative_to(self.output)}</figcaption></figure>"
-            for p in pictures
+            f"<h3>{html.escape(s.title)}</h3>" + "".join(self._figure(p) for p in s.pictures)
+            for s in self.steps
+            if s.pictures
         )
         scores = "".join(
             f"<h3>{p.relative_to(self.output)}</h3><pre>{html.escape(p.read_text())}</pre>"
@@ -102,6 +106,14 @@ class Demo:
         temporary.write_text(page)
         os.replace(temporary, path)
         return path
+
+    def _figure(self, path: pathlib.Path) -> str:
+        data = base64.b64encode(path.read_bytes()).decode()
+        name = html.escape(str(path.relative_to(self.output)))
+        return (
+            f"<figure><img src='data:image/png;base64,{data}' alt='{name}'>"
+            f"<figcaption>{name}</figcaption></figure>"
+        )
 
 
 def real_clip() -> pathlib.Path:
@@ -137,6 +149,7 @@ def main(argv: Sequence[str]) -> None:
         "unityvideo_jax.render",
         f"--output={output / 'worlds.png'}",
         "--num_clips=4",
+        "--columns=2",
     )
     demo.run(
         "Encode worlds into latent shards",
@@ -161,6 +174,16 @@ def main(argv: Sequence[str]) -> None:
         f"--output={output / 'joint'}",
     )
     demo.run(
+        "Control: that depth and the text to RGB",
+        "unityvideo_jax.sample",
+        *sample,
+        "--mode=control",
+        "--modality=depth",
+        f"--input={output / 'joint' / 'depth.mp4'}",
+        prompt,
+        f"--output={output / 'control'}",
+    )
+    demo.run(
         "Estimation on a real video: RGB to depth",
         "unityvideo_jax.sample",
         *sample,
@@ -168,16 +191,6 @@ def main(argv: Sequence[str]) -> None:
         "--modality=depth",
         f"--input={bikes}",
         f"--output={output / 'estimation_bikes'}",
-    )
-    demo.run(
-        "Control: depth to RGB",
-        "unityvideo_jax.sample",
-        *sample,
-        "--mode=control",
-        "--modality=depth",
-        f"--input={output / 'estimation_bikes' / 'depth.mp4'}",
-        prompt,
-        f"--output={output / 'control'}",
     )
     demo.run(
         "Score estimation on validation worlds",

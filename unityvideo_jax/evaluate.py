@@ -1,4 +1,4 @@
-"""Scores a trained run, or the predictions of any system in a folder.
+r"""Scores a trained run, or the predictions of any system in a folder.
 
   python -m unityvideo_jax.evaluate --workdir=run --benchmark=worlds_validation --num_clips=64 \
       --output=run/evaluation
@@ -79,8 +79,7 @@ def main(argv: Sequence[str]) -> None:
     """Scores what the flags name and writes the report."""
     del argv
     output = pathlib.Path(_OUTPUT.value)
-    if output.exists() and not output.is_dir():
-        raise UserError(f"--output={output}: a file of that name exists; name a folder")
+    cli.check_folder("output", output)
     if bool(_WORKDIR.value) == bool(_PREDICTIONS.value):
         raise UserError("give --workdir to score a run, or --predictions to score a folder")
     if _WORKDIR.value:

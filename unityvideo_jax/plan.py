@@ -1,4 +1,4 @@
-"""Plans a run before it costs anything: compiles its step for devices that need not be here.
+r"""Plans a run before it costs anything: compiles its step for devices that need not be here.
 
   python -m unityvideo_jax.plan --config=configs/worlds_small.py --topology=v5p:2x2x2 \
       --mesh=fsdp=8 --mesh=fsdp=4,context=2 --config.model.remat=attention
@@ -66,9 +66,10 @@ def main(argv: Sequence[str]) -> None:
         jax.config.update("jax_platforms", "cpu")
     from unityvideo_jax.parallel import plan_report, planner
     from unityvideo_jax.parallel.mesh import MeshConfig
+    from unityvideo_jax.sections import section
 
     devices = planner.topology(args.topology, args.slices)
-    own = MeshConfig(**config.mesh)
+    own = section(MeshConfig, config, "mesh")
     if args.slices > 1:
         own = dataclasses.replace(own, slice=args.slices)
     meshes = [parse_mesh(text, args.slices) for text in args.mesh] or [own]

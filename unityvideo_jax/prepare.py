@@ -1,4 +1,4 @@
-"""Writes latent shards from procedural worlds, from videos with ground truth, or from raw videos.
+r"""Writes latent shards from procedural worlds, from videos with ground truth, or from raw videos.
 
 Command: python -m unityvideo_jax.prepare --source=worlds --workdir=shards --num_clips=256
          python -m unityvideo_jax.prepare --source=FOLDER --workdir=shards --height=128 --width=128
@@ -19,7 +19,6 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-import jax
 from absl import flags
 from ml_collections import config_flags
 
@@ -148,6 +147,7 @@ def main(argv: Sequence[str]) -> None:
     for name in ("source", "workdir"):
         if not getattr(args, name):
             raise UserError(f"--{name} is missing; see --help")
+    cli.check_folder("workdir", args.workdir)
     if args.config is not None:
         curate(args)
         return
@@ -159,8 +159,6 @@ def main(argv: Sequence[str]) -> None:
         registry.get(name)
     from unityvideo_jax.models.text import get_text_encoder
 
-    cache = pathlib.Path("~/.cache/unityvideo_jax/compiled").expanduser()
-    jax.config.update("jax_compilation_cache_dir", str(cache))
     start = time.monotonic()
     source = make_source(args)
     card = prepare(

@@ -1,4 +1,4 @@
-"""Samples videos from a trained run: joint generation, control, estimation, or any mix of streams.
+r"""Samples videos from a trained run: joint generation, control, estimation, or any mix of streams.
 
   python -m unityvideo_jax.sample --workdir=run --mode=joint --modality=depth \
       --prompt="A man kicks a red ball." --output=joint
@@ -137,6 +137,21 @@ def _load_given(
     return given, first
 
 
+def _check_inputs_stay(todo: list[requests.Request], output: pathlib.Path) -> None:
+    """Raises UserError if a result would be written over what a request reads."""
+    for request in todo:
+        for source in (*request.given.values(), request.first_frame):
+            for other in todo:
+                folder = (output / other.name).resolve()
+                path = pathlib.Path(source).resolve()
+                named = path.stem in (*other.given, *other.wanted)
+                if source and path.parent == folder and named:
+                    raise UserError(
+                        f"--output={output}: {source} is read and would be written over; name "
+                        "another folder"
+                    )
+
+
 def _record(
     pipeline: Pipeline,
     request: requests.Request,
@@ -180,8 +195,8 @@ def main(argv: Sequence[str]) -> None:
     del argv
     todo = _requests()
     output = pathlib.Path(_OUTPUT.value)
-    if output.exists() and not output.is_dir():
-        raise UserError(f"--output={output}: a file of that name exists; name a folder")
+    cli.check_folder("output", output)
+    _check_inputs_stay(todo, output)
     pipeline = Pipeline.from_workdir(
         _WORKDIR.value,
         step=_STEP.value,

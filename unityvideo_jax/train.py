@@ -1,4 +1,4 @@
-"""Trains UnityVideo.
+r"""Trains UnityVideo.
 
   python -m unityvideo_jax.train --config=configs/worlds_tiny.py --workdir=run \
       --config.data.dirs="('shards',)"
@@ -17,6 +17,7 @@ from unityvideo_jax import cli
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.parallel import hosts
 from unityvideo_jax.parallel.mesh import MeshConfig, make_mesh
+from unityvideo_jax.sections import check_keys, section
 from unityvideo_jax.training.workdir import open_workdir
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment.", lock_config=True)
@@ -29,12 +30,20 @@ _PROFILE_MEMORY = flags.DEFINE_integer(
 )
 _DUMP_HLO = flags.DEFINE_bool("dump_hlo", False, "Write the compiled step into WORKDIR/profile.")
 
+# Of config.data; sampling and evaluation read them in a run's folder, so none may be left out.
+READ_LATER = (
+    *("num_frames", "height", "width", "fps", "modality_weights"),
+    *("vae", "text_encoder", "text_length"),
+)
+
 
 def build_iterator(
     config, stage, share: tuple[int, int], *, seed_offset: int = 0, split: str | None = None
 ):
     """A share (index, count) of a curriculum stage's batches, from shards or rendered online."""
     data = dict(config.data.items())
+    if stage.dir_weights:
+        data["dir_weights"] = stage.dir_weights
     if split is not None and data["kind"] == "online":
         data["split"] = split
     from unityvideo_jax.inputs.config import as_data_config
@@ -80,10 +89,40 @@ def make_sampler(config, graphdef):
         batch,
         null_text=texts([""])[0],
         modalities=tuple(config.model.modalities),
-        sampler=SamplerConfig(**config.sampling),
+        sampler=section(SamplerConfig, config, "sampling"),
         seed=config.seed,
         count=config.train.sample_count,
     )
+
+
+def check(config) -> None:
+    """Raises UserError for what a config gets wrong, before anything is opened or written."""
+    from unityvideo_jax.flow_matching import ObjectiveConfig
+    from unityvideo_jax.inputs.config import as_data_config
+    from unityvideo_jax.models.config import DiTConfig
+    from unityvideo_jax.sampling.generate import SamplerConfig
+    from unityvideo_jax.training.curriculum import stages
+    from unityvideo_jax.training.loop import TrainConfig
+    from unityvideo_jax.training.optimizer import OptimizerConfig
+
+    classes = {
+        "model": DiTConfig,
+        "objective": ObjectiveConfig,
+        "optimizer": OptimizerConfig,
+        "mesh": MeshConfig,
+        "train": TrainConfig,
+        "sampling": SamplerConfig,
+    }
+    needed = ("seed", "data", "curriculum", *classes)
+    check_keys(config, (*needed, "init_from"), "config.", needed)
+    for name, cls in classes.items():
+        section(cls, config, name)
+    check_keys(config.data, list(config.data), "config.data.", READ_LATER)
+    as_data_config(config.data)
+    plan = stages(config.curriculum, dict(config.data.modality_weights), config.train.steps)
+    for stage in plan:
+        if stage.dir_weights:
+            as_data_config({**config.data, "dir_weights": stage.dir_weights})
 
 
 def main(argv: Sequence[str]) -> None:
@@ -99,13 +138,14 @@ def main(argv: Sequence[str]) -> None:
         raise UserError(f"--config: {error}") from error
     if config is None or _WORKDIR.value is None:
         raise UserError("give both --config=configs/NAME.py and --workdir=FOLDER")
+    check(config)
     profile = ProfileConfig(
         steps=_PROFILE_STEPS.value, hlo=_DUMP_HLO.value, memory=_PROFILE_MEMORY.value
     )
     hosts.initialize()
     workdir = pathlib.Path(_WORKDIR.value)
     with hosts.leaves_at_once(), hosts.first_only(open_workdir(workdir, config)):
-        share = hosts.feed_share(make_mesh(MeshConfig(**config.mesh)))
+        share = hosts.feed_share(make_mesh(section(MeshConfig, config, "mesh")))
         loop.train(
             config,
             workdir,

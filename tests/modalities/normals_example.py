@@ -1,6 +1,6 @@
 """A modality of one's own in one file: surface normals in camera axes.
 
-Import this module (or name it in your own program) before training; nothing else changes.
+Import this module, or name it to the programs as `--plugins=normals_example`; nothing else changes.
 """
 
 import dataclasses

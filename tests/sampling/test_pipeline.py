@@ -171,6 +171,19 @@ def test_bad_input_is_named(pipeline, arguments, message):
         pipeline(**({"prompts": ""} | arguments))
 
 
+def test_guidance_by_a_condition_that_was_never_dropped_is_refused(pipeline):
+    release = Pipeline(
+        config=CONFIG | {"model": CONFIG["model"] | {"shared_timestep": True}},
+        params=tiny_params(),
+        vae=tiny_vae(),
+        text_encoder=get_text_encoder("words", 16),
+        step=0,
+    )
+    sampler = dataclasses.replace(pipeline.sampler, condition_guidance=2.0)
+    with pytest.raises(UserError, match=r"condition_guidance=2: .* set it to 1"):
+        release("", given={"rgb": VIDEO}, wanted=("depth",), sampler=sampler)
+
+
 def test_vae_of_other_channels_is_named():
     with pytest.raises(UserError, match="the VAE has 4 latent channels"):
         Pipeline(

@@ -112,6 +112,15 @@ def test_flags_do_what_the_call_does(tmp_path):
     assert record["sampler"]["solver"] == "heun" and record["request"]["seed"] == 3
 
 
+def test_an_input_is_never_written_over(tmp_path):
+    film = tmp_path / "rgb.mp4"
+    film.write_bytes(b"a film")
+    done = run("--mode=estimation", "--modality=depth", f"--input={film}", f"--output={tmp_path}")
+    assert done.returncode == 2
+    assert f"{film} is read and would be written over" in done.stderr
+    assert film.read_bytes() == b"a film"
+
+
 def test_a_bad_flag_is_one_line_and_writes_nothing(tmp_path):
     out = tmp_path / "out"
     done = run("--mode=joint", "--modality=depth", "--num_frames=6", f"--output={out}")

@@ -31,7 +31,9 @@ def test_no_curriculum_is_one_stage_of_every_modality():
         (({"until": 10, "modalities": ("depth",)},), "ends at step 10.*is 25"),
         ((PAPER[0], {"until": 10, "modalities": ("depth",)}, PAPER[1]), "a step after 10"),
         ((PAPER[1], PAPER[0]), "until=-1 must be a step"),
-        (({"until": -1, "modalities": ("depth",), "steps": 3},), "no such key 'steps'"),
+        (({"until": -1, "modalities": ("depth",), "steps": 3},), r"\[0\].steps: no such key"),
+        (({"modalities": ("depth",)},), r"curriculum\[0\].until: missing"),
+        (({"until": -1},), r"curriculum\[0\].modalities: missing"),
     ],
 )
 def test_stages_that_cannot_be(curriculum, says):

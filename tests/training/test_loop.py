@@ -1,5 +1,6 @@
 """Runs of the real loop: exact resume, equal meshes, stops that name what stopped them."""
 
+import functools
 import json
 import math
 import os
@@ -101,44 +102,58 @@ def test_meshes_train_alike(whole, tmp_path, mesh, attention_parallel):
         np.testing.assert_allclose(a, b, atol=2e-3)
 
 
-def test_accumulation_adds_up_to_the_batch():
+def test_accumulation_is_the_gradient_of_the_mean_over_all_samples():
+    import optax
     from flax import nnx
 
-    from unityvideo_jax.flow_matching import ObjectiveConfig
+    from unityvideo_jax.flow_matching import ObjectiveConfig, flow_matching_loss
     from unityvideo_jax.models.dit import DiT, DiTConfig
     from unityvideo_jax.training import step as step_lib
-    from unityvideo_jax.training.optimizer import OptimizerConfig, make_optimizer
     from unityvideo_jax.training.state import TrainState
 
     config = tiny_config()
-    model = DiTConfig(**config.model)
-    optimizer = make_optimizer(OptimizerConfig(**config.optimizer), 8)
+    config.model.num_layers = 1
+    model, parts = DiTConfig(**config.model), 4
+    # Descent at rate 1: what a step takes off the weights is the gradient.
+    optimizer = optax.sgd(1.0)
     graphdef, params = nnx.split(DiT(model, rngs=nnx.Rngs(0)))
     state = TrainState(
         step=jax.numpy.int32(3), params=params, ema=params, opt_state=optimizer.init(params)
     )
-    # Same draws for every micro-batch and for the mean over them: repeat one batch's noise keys.
     batch = next(Batches(loop.stages(config.curriculum, dict(config.data.modality_weights), 8)[1]))
-    batch = {k: v for k, v in batch.items() if k != "index"}
-
-    def run(accumulation):
-        fn = step_lib.make_train_step(
-            graphdef,
-            ObjectiveConfig(),
-            optimizer,
-            modalities=model.modalities,
-            ema_decay=0.9,
-            accumulation=accumulation,
-        )
-        return jax.jit(fn)(state, batch, jax.random.key(0))[1]
-
-    metrics = run(4)
-    assert float(metrics["loss"][1]) == 8  # every sample counted once
-    by_task = [metrics[f"loss/task/{t}"] for t in ("conditional", "estimation", "joint")]
-    assert sum(float(count) for _, count in by_task) == 8
-    assert sum(float(total) for total, _ in by_task) == pytest.approx(
-        float(metrics["loss"][0]), rel=1e-5
+    batch = {k: jax.numpy.asarray(v) for k, v in batch.items() if k != "index"}
+    make = functools.partial(
+        step_lib.make_train_step, graphdef, ObjectiveConfig(), modalities=model.modalities
     )
+    step = jax.jit(make(optimizer, ema_decay=0.9, accumulation=parts))
+    following, metrics = step(state, batch, jax.random.key(0))
+
+    @jax.jit
+    @functools.partial(jax.grad, has_aux=True)
+    def gradient(params, part, key):
+        velocity = nnx.merge(graphdef, params)
+        return flow_matching_loss(
+            velocity, part, key, ObjectiveConfig(), modalities=model.modalities
+        )
+
+    keys = jax.random.split(jax.random.fold_in(jax.random.key(0), 3), parts)
+    each, tasks = zip(
+        *(
+            gradient(params, {k: x[n::parts] for k, x in batch.items()}, keys[n])
+            for n in range(parts)
+        ),
+        strict=True,
+    )
+    expected = jax.tree.map(lambda *g: sum(g) / parts, *each)
+    # The parts differ in what they were drawn to do.
+    assert len({float(part["loss/task/joint"][1]) for part in tasks}) > 1
+    taken = jax.tree.map(jax.numpy.subtract, params, following.params)
+    for ours, theirs in zip(jax.tree.leaves(taken), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=2e-6)
+    assert float(metrics["grad_norm"]) == pytest.approx(
+        float(optax.global_norm(expected)), rel=1e-4
+    )
+    assert float(metrics["loss"][1]) == 8  # every sample counted once
 
 
 def test_not_finite_names_step_and_records_and_keeps_the_checkpoint(tmp_path):
@@ -148,6 +163,13 @@ def test_not_finite_names_step_and_records_and_keeps_the_checkpoint(tmp_path):
         _run(tmp_path / "run", config, poison_at=5)
     assert all(np.isfinite(w).all() for w in _weights(tmp_path / "run"))
     assert load_for_inference(tmp_path / "run")[2] == 4
+
+
+def test_dropped_conditions_need_timesteps_of_their_own(tmp_path):
+    config = tiny_config()
+    config.model.shared_timestep = True
+    with pytest.raises(UserError, match=r"condition_dropout=0\.1: .*set it to 0"):
+        _run(tmp_path / "run", config)
 
 
 def test_workdir_in_use_foreign_or_of_another_config(whole, tmp_path):

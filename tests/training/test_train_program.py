@@ -1,13 +1,67 @@
 """The program's faults, each one line before anything is written."""
 
+import importlib.util
 import pathlib
 import subprocess
 import sys
 
 import pytest
+from absl import flags
+
+from unityvideo_jax.errors import UserError
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 CONFIG = "--config=configs/worlds_tiny.py"
+
+
+@pytest.fixture(scope="module")
+def program():
+    """The program as a module, with its flags forgotten afterwards."""
+    before = set(flags.FLAGS)
+    spec = importlib.util.find_spec("unityvideo_jax.train")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    yield module
+    for name in set(flags.FLAGS) - before:
+        delattr(flags.FLAGS, name)
+
+
+def _tiny():
+    spec = importlib.util.spec_from_file_location("tiny", ROOT / "configs" / "worlds_tiny.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config()
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "says"),
+    [
+        ("model.rmeat", "none", r"config\.model\.rmeat: no such key; did you mean 'remat'"),
+        ("objective.p_cand", 0.2, r"config\.objective\.p_cand: .*'p_cond'"),
+        ("optimizer.emma", 1, r"config\.optimizer\.emma: no such key"),
+        ("train.log", 1, r"config\.train\.log: no such key"),
+        ("mesh.dta", 1, r"config\.mesh\.dta: .*'data'"),
+        ("sampling.stpes", 1, r"config\.sampling\.stpes: .*'steps'"),
+        ("data.heigth", 1, r"config\.data\.heigth: .*'height'"),
+        ("sede", 1, r"config\.sede: no such key; did you mean 'seed'"),
+        ("optimizer.learning_rate", None, r"config\.optimizer\.learning_rate: missing"),
+        ("sampling", None, r"config\.sampling: missing"),
+        ("data.vae", None, r"config\.data\.vae: missing"),
+        ("curriculum", [dict(until=-1, modalities=["flow"], dir_weights=[1, 2])], "2 entries for"),
+    ],
+)
+def test_a_config_with_a_slip_is_refused_before_anything_is_opened(program, key, value, says):
+    program.check(_tiny())
+    config = _tiny()
+    section, _, name = key.rpartition(".")
+    part = config[section] if section else config
+    with part.unlocked():
+        if value is None:
+            del part[name]
+        else:
+            part[name] = value
+    with pytest.raises(UserError, match=says):
+        program.check(config)
 
 
 def _train(*args):
@@ -36,6 +90,21 @@ def test_faulty_command_lines_are_one_error_and_write_nothing(tmp_path, args, sa
     assert says in done.stderr
     assert "error: " in done.stderr and "Traceback" not in done.stderr
     assert not (tmp_path / "run").exists()
+
+
+def test_a_plugin_makes_a_modality_known(tmp_path):
+    config = tmp_path / "config.py"
+    text = (ROOT / "configs" / "worlds_tiny.py").read_text()
+    config.write_text(text.replace("densepose", "normals"))
+    data = tmp_path / "shards"
+    args = [f"--config={config}", f"--workdir={tmp_path / 'run'}"]
+    args += [f"--config.data.dirs=('{data}',)"]
+    assert "unknown ['normals']" in _train(*args).stderr
+    # Known now, so that the folder is what is missing.
+    known = _train("--plugins=tests.modalities.normals_example", *args)
+    assert f"error: {data}: no such folder" in known.stderr
+    lacking = _train("--plugins=no_such_module", *args)
+    assert lacking.stderr.startswith("error: --plugins=no_such_module: no module 'no_such_module'")
 
 
 def test_a_start_that_failed_does_not_pin_its_config(tmp_path):

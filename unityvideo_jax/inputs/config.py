@@ -4,16 +4,10 @@ import dataclasses
 import math
 from collections.abc import Iterable, Mapping
 
+from unityvideo_jax import modalities as registry
 from unityvideo_jax.errors import UserError
+from unityvideo_jax.sections import check_keys
 
-# The public release draws depth, flow and DensePose half as often as the other two.
-RELEASE_WEIGHTS = {
-    "depth": 1 / 7,
-    "flow": 1 / 7,
-    "densepose": 1 / 7,
-    "segmentation": 2 / 7,
-    "skeleton": 2 / 7,
-}
 # Wan 2.1's VAE halves space three times and time twice; the model patches 2x2 latents.
 PATCH = 2
 SPATIAL_MULTIPLE = 8 * PATCH
@@ -47,7 +41,8 @@ class DataConfig:
       kind: 'shards' reads what `unityvideo_jax.prepare` wrote; 'online' renders worlds.
       dirs: folders given to prepare as --workdir; shards only.
       dir_weights: relative draw frequency of each folder; empty means equal.
-      modality_weights: relative draw frequency of each modality that joins RGB.
+      modality_weights: relative draw frequency of each modality that joins RGB; by default the
+        registry's of the built-in ones.
       caption_dropout: probability that the caption becomes the null context (UnityVideo sec. 4.1;
         public release: 0.1).
       prompt_dropout: the same for the modality prompt (public release: 0).
@@ -71,7 +66,9 @@ class DataConfig:
     dirs: tuple[str, ...] = ()
     dir_weights: tuple[float | int, ...] = ()
     modality_weights: Mapping[str, float | int] = dataclasses.field(
-        default_factory=lambda: dict(RELEASE_WEIGHTS)
+        default_factory=lambda: {
+            name: registry.get(name).sampling_weight for name in registry.BUILT_IN if name != "rgb"
+        }
     )
     caption_dropout: float | int = 0.1
     prompt_dropout: float | int = 0.0
@@ -130,9 +127,7 @@ def as_data_config(config: object) -> DataConfig:
     if isinstance(config, DataConfig):
         return config
     values = dict(config.items())
-    known = {field.name for field in dataclasses.fields(DataConfig)}
-    if unknown := sorted(set(values) - known):
-        raise UserError(f"config.data.{unknown[0]}: no such key; known: {', '.join(sorted(known))}")
+    check_keys(values, [field.name for field in dataclasses.fields(DataConfig)], "config.data.")
     if "modality_weights" in values:
         values["modality_weights"] = dict(values["modality_weights"].items())
     for name in ("dirs", "dir_weights"):

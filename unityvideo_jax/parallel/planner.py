@@ -26,6 +26,7 @@ from unityvideo_jax.parallel.chips import Chip, chip_of
 from unityvideo_jax.parallel.flops import count_flops
 from unityvideo_jax.parallel.mesh import MeshConfig, make_mesh
 from unityvideo_jax.parallel.rules import AxisRules, num_parts
+from unityvideo_jax.sections import section
 from unityvideo_jax.training import state as state_lib
 from unityvideo_jax.training.optimizer import OptimizerConfig, make_optimizer
 from unityvideo_jax.training.step import jit_train_step
@@ -180,9 +181,9 @@ def plan(config: ml_collections.ConfigDict, mesh_config: MeshConfig, devices: Se
       UserError: a model, batch or mesh that do not fit each other.
     """
     mesh = make_mesh(mesh_config, devices)
-    model = DiTConfig(**config.model)
-    optim = OptimizerConfig(**config.optimizer)
-    objective = ObjectiveConfig(**config.objective)
+    model = section(DiTConfig, config, "model")
+    optim = section(OptimizerConfig, config, "optimizer")
+    objective = section(ObjectiveConfig, config, "objective")
     optimizer = make_optimizer(optim, config.train.steps)
     with jax.set_mesh(mesh):
         graphdef, shapes, layout = state_lib.plan(

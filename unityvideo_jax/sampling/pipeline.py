@@ -22,6 +22,7 @@ from unityvideo_jax.sampling import arrays
 from unityvideo_jax.sampling.devices import Devices
 from unityvideo_jax.sampling.generate import SamplerConfig, generate
 from unityvideo_jax.sampling.streams import RGB, Samples, check_size, stream_order
+from unityvideo_jax.sections import section
 
 
 class Pipeline:
@@ -55,7 +56,7 @@ class Pipeline:
         """
         self.config = config
         self.step = step
-        self.model_config = DiTConfig(**config["model"])
+        self.model_config = section(DiTConfig, config, "model")
         self.modalities = tuple(self.model_config.modalities)
         self.text_encoder = text_encoder
         self._graph = nnx.graphdef(nnx.eval_shape(lambda: DiT(self.model_config, rngs=nnx.Rngs(0))))
@@ -128,7 +129,7 @@ class Pipeline:
     @property
     def sampler(self) -> SamplerConfig:
         """The run's own sampling settings."""
-        return SamplerConfig(**self.config["sampling"])
+        return section(SamplerConfig, self.config, "sampling")
 
     def velocity(self, params: Any) -> Any:
         """The model as (latents, timestep, modality, context) -> velocity."""
@@ -272,6 +273,11 @@ class Pipeline:
             self._check_first_frame(wanted)
             image = arrays.as_first_frame(first_frame, size, batch)
         sampler = sampler or self.sampler
+        if given and self.model_config.shared_timestep and sampler.condition_guidance != 1.0:
+            raise UserError(
+                f"condition_guidance={sampler.condition_guidance:g}: this model was never without "
+                "its condition (model.shared_timestep); set it to 1"
+            )
 
         context, null_context = self.contexts(streams, captions, modality_prompts)
         if np.array_equal(context, null_context):

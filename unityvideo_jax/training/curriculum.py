@@ -5,16 +5,25 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from unityvideo_jax.errors import UserError
+from unityvideo_jax.sections import check_keys
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Stage:
-    """Steps [start, until) and the modality weights that hold in them."""
+    """Steps [start, until) and what holds in them.
+
+    Attributes:
+      index: which stage.
+      start, until: its steps.
+      weights: of the modalities.
+      dir_weights: of the folders of shards; () keeps `config.data.dir_weights`.
+    """
 
     index: int
     start: int
     until: int
     weights: Mapping[str, float]
+    dir_weights: tuple[float, ...] = ()
 
 
 def stages(
@@ -22,10 +31,12 @@ def stages(
 ) -> tuple[Stage, ...]:
     """Resolves `config.curriculum` against the data's modality weights.
 
-    The paper's two stages: pixel-aligned modalities (flow, depth, DensePose) first, then all five.
+    The paper's two stages: pixel-aligned modalities (flow, depth, DensePose) of human-centric clips
+    first, then all five of every source.
 
     Args:
-      curriculum: dicts of `until` (a step; -1 is the end) and `modalities`; empty is one stage.
+      curriculum: dicts of `until` (a step; -1 is the end), `modalities` and, by choice,
+        `dir_weights` (one a folder of `config.data.dirs`, 0 leaves it out); empty is one stage.
       weights: `config.data.modality_weights`; a stage takes its modalities' share of them.
       steps: of the whole run.
 
@@ -39,9 +50,8 @@ def stages(
     result: list[Stage] = []
     start = 0
     for index, entry in enumerate(curriculum):
-        unknown = set(dict(entry)) - {"until", "modalities"}
-        if unknown:
-            raise UserError(f"config.curriculum[{index}]: no such key {sorted(unknown)[0]!r}")
+        needed = ("until", "modalities")
+        check_keys(dict(entry), (*needed, "dir_weights"), f"config.curriculum[{index}].", needed)
         last = index == len(curriculum) - 1
         until = steps if entry["until"] == -1 else int(entry["until"])
         if not last and (until <= start or entry["until"] == -1):
@@ -55,7 +65,10 @@ def stages(
                 "positive weight in config.data.modality_weights"
             )
         chosen = {m: weights[m] for m in entry["modalities"]}
-        result.append(Stage(index=index, start=start, until=until, weights=chosen))
+        folders = tuple(map(float, entry.get("dir_weights", ())))
+        result.append(
+            Stage(index=index, start=start, until=until, weights=chosen, dir_weights=folders)
+        )
         start = until
     if result[-1].until < steps:
         raise UserError(

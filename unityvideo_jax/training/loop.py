@@ -20,6 +20,7 @@ from unityvideo_jax.models.dit import DiTConfig, model_flops
 from unityvideo_jax.parallel import hosts
 from unityvideo_jax.parallel.mesh import MeshConfig, make_mesh
 from unityvideo_jax.parallel.rules import AxisRules, num_parts, put_batch
+from unityvideo_jax.sections import section
 from unityvideo_jax.training import state as state_lib
 from unityvideo_jax.training.checkpoints import Checkpointer, start_from
 from unityvideo_jax.training.curriculum import Stage, stage_at, stages
@@ -96,6 +97,15 @@ def _check_divides(train: TrainConfig, accumulation: int, mesh: Mesh) -> None:
         )
 
 
+def _check_dropout(model: DiTConfig, objective: ObjectiveConfig) -> None:
+    if model.shared_timestep and objective.condition_dropout:
+        raise UserError(
+            f"config.objective.condition_dropout={objective.condition_dropout}: a dropped stream "
+            "is at t = 1, and with config.model.shared_timestep the others would be told so; set "
+            "it to 0"
+        )
+
+
 def train(
     config: ml_collections.ConfigDict,
     workdir: pathlib.Path,
@@ -119,7 +129,7 @@ def train(
     Raises:
       UserError: a config that cannot run, a damaged checkpoint, or a step that is not finite.
     """
-    mesh = make_mesh(MeshConfig(**config.mesh), devices)
+    mesh = make_mesh(section(MeshConfig, config, "mesh"), devices)
     with jax.set_mesh(mesh):
         profile = profile or ProfileConfig()
         return _train(config, workdir, build_iterator, make_sampler, log, mesh, profile)
@@ -128,14 +138,15 @@ def train(
 def _train(config, workdir, build_iterator, make_sampler, log, mesh: Mesh, profile) -> int:
     # --- Configuration -----------------------------------------------------------------------
     goodput = Goodput()
-    model = DiTConfig(**config.model)
-    objective = ObjectiveConfig(**config.objective)
-    optim = OptimizerConfig(**config.optimizer)
-    run = TrainConfig(**config.train)
+    model = section(DiTConfig, config, "model")
+    objective = section(ObjectiveConfig, config, "objective")
+    optim = section(OptimizerConfig, config, "optimizer")
+    run = section(TrainConfig, config, "train")
     plan = stages(config.curriculum, dict(config.data.modality_weights), run.steps)
 
     # --- Model, optimiser, state -------------------------------------------------------------
     rules = AxisRules()
+    _check_dropout(model, objective)
     _check_divides(run, optim.accumulation, mesh)
     optimizer = make_optimizer(optim, run.steps)
     schedule = make_schedule(optim, run.steps)
@@ -190,14 +201,16 @@ def _train(config, workdir, build_iterator, make_sampler, log, mesh: Mesh, profi
             )
         averages.add(values)
         goodput.finished()
-        speed.step()
+        # Where dispatching waits, as on CPUs, the step that was dispatched since is done too.
+        newest, last = dispatched
+        done = newest if last["finite"].is_ready() else step
         if step == start + 1:
-            speed.start()  # the first step also sets things up
+            speed.start(done)  # the first step also sets things up
         if step % run.log_every and step != run.steps:
             return
         record = averages.take()
         record["learning_rate"] = float(schedule(step - 1))
-        record |= speed.take() | goodput.shares() | peak_memory()
+        record |= speed.take(done) | goodput.shares() | peak_memory()
         if writer is not None:
             writer.write(step, record)
         eta = (time.perf_counter() - begun) / (step - start) * (run.steps - step)
@@ -206,9 +219,10 @@ def _train(config, workdir, build_iterator, make_sampler, log, mesh: Mesh, profi
     def save(state, position) -> None:
         with goodput.phase("checkpoint"):
             checkpointer.save(state, position, config.to_dict())
-        speed.start()
+        speed.start(step)
 
     step, pending, position = start, None, saved
+    dispatched: tuple[int, Any] = (start, None)
     try:
         with _stop_on_sigterm() as asked, hosts.stops_without_peers():
             stop = False
@@ -218,7 +232,7 @@ def _train(config, workdir, build_iterator, make_sampler, log, mesh: Mesh, profi
                 compiled = profiler.compile(step_fn, state, put(following[0]), key)
                 tokens = int(np.prod(latents.shape[1:5])) // int(np.prod(model.patch_size))
                 flops = 3 * model_flops(model, tuple(latents.shape[2:5]), latents.shape[1])
-                speed = Speed(flops * run.batch_size, tokens * run.batch_size)
+                speed = Speed(flops * run.batch_size, tokens * run.batch_size, step)
             while step < run.steps and not (stop := vote(bool(asked))):
                 with profiler.step(step + 1, state):
                     batch, position = following
@@ -227,6 +241,7 @@ def _train(config, workdir, build_iterator, make_sampler, log, mesh: Mesh, profi
                         state, metrics = compiled(state, on_device, key)
                     goodput.dispatched(metrics)
                     step += 1
+                    dispatched = (step, metrics)
                     if pending is not None:
                         finish(*pending)
                     pending = (step, np.asarray(batch["index"]), metrics)
@@ -242,7 +257,7 @@ def _train(config, workdir, build_iterator, make_sampler, log, mesh: Mesh, profi
                             pending = None
                         with goodput.phase("sampling"):
                             sampler(state.best, step, workdir / "samples" / f"step_{step:07d}.png")
-                        speed.start()
+                        speed.start(step)
             if pending is not None:
                 finish(*pending)
             if stop and step > start and checkpointer.latest() != step:

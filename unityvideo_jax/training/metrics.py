@@ -105,26 +105,32 @@ class Speed:
     Args:
       step_flops: model FLOPs of a global step (forward and backward, nothing recomputed).
       step_tokens: tokens of a global step, all streams.
+      step: steps done so far.
     """
 
-    def __init__(self, step_flops: int, step_tokens: int):
+    def __init__(self, step_flops: int, step_tokens: int, step: int):
         self._flops, self._tokens = step_flops, step_tokens
-        self._steps, self._since = 0, time.perf_counter()
+        self.start(step)
 
-    def start(self) -> None:
-        """Begins an interval: what came before (compiling, saving) is not counted."""
-        self._steps, self._since = 0, time.perf_counter()
+    def start(self, step: int) -> None:
+        """Begins an interval at a step: what came before (compiling, sampling) is not counted."""
+        self._step, self._since = step, time.perf_counter()
 
-    def step(self) -> None:
-        """Counts a finished step."""
-        self._steps += 1
+    def take(self, step: int) -> dict[str, float]:
+        """Means over the interval that ends at a step, and begins the next.
 
-    def take(self) -> dict[str, float]:
-        """Seconds a step, tokens/s, model TFLOP/s a device and, if known, the share of the peak."""
-        if not self._steps:
+        Args:
+          step: steps done by now.
+
+        Returns:
+          Seconds a step, tokens/s, model TFLOP/s a device and, if known, the share of the peak;
+          nothing if no step was done since.
+        """
+        steps = step - self._step
+        if steps < 1:
             return {}
-        seconds = (time.perf_counter() - self._since) / self._steps
-        self.start()
+        seconds = (time.perf_counter() - self._since) / steps
+        self.start(step)
         devices = jax.device_count()
         tflops = self._flops / seconds / devices / 1e12
         values = {

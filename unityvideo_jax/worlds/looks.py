@@ -43,9 +43,7 @@ PATTERNS = ("plain", "striped", "checked")
 
 BOX, BALL, CYLINDER = range(3)
 OBJECT_NAMES = ("box", "ball", "cylinder")
-BEHAVIOURS = ("rest", "fall", "roll", "kicked", "seat")
 REST, FALL, ROLL, KICKED, SEAT = range(5)
-MATERIALS = ("matte", "shiny", "glass")
 MATTE, GLOSSY, GLASS = range(3)
 
 GROUNDS = ("tiled floor", "grass", "wooden floor", "concrete", "sand")

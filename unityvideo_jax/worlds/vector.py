@@ -35,11 +35,6 @@ class Vec(NamedTuple):
         return jnp.stack(jnp.broadcast_arrays(self.x, self.y, self.z), axis=-1)
 
 
-def unstack(array: Float[Array, "... 3"]) -> Vec:
-    """The inverse of `Vec.stack`."""
-    return Vec(array[..., 0], array[..., 1], array[..., 2])
-
-
 def times(matrix: Float[Array, "... 3 3"], vector: Float[Array, "... 3"]) -> Float[Array, "... 3"]:
     """Matrix-vector products, written out: a matmul would use reduced precision on accelerators."""
     return jnp.sum(matrix * vector[..., None, :], axis=-1)

@@ -1,0 +1,49 @@
+"""The notebooks are stripped of outputs, and run from the first cell to the last."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+NOTEBOOKS = sorted((ROOT / "colab").glob("*.ipynb"))
+# Cells run in one namespace in a process of their own, as in a kernel; figures are drawn unseen.
+RUNNER = """
+import sys, time
+cells = sys.stdin.read().split("\\0")
+namespace = {"__name__": "__main__"}
+for number, source in enumerate(cells, start=1):
+    began = time.perf_counter()
+    exec(compile(source, f"<code cell {number} of {len(cells)}>", "exec"), namespace)
+    print(f"code cell {number}: {time.perf_counter() - began:.1f} s", flush=True)
+"""
+
+
+def _cells(path):
+    return json.loads(path.read_text())["cells"]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebooks_hold_no_outputs(path):
+    for cell in _cells(path):
+        assert cell.get("outputs", []) == [] and cell.get("execution_count") is None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_every_cell_runs(tmp_path, path):
+    sources = ["".join(c["source"]) for c in _cells(path) if c["cell_type"] == "code"]
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", RUNNER],
+        # One device, as most have; and code that runs fast, which is worth compiling longer here.
+        env=os.environ | {"MPLBACKEND": "Agg", "PYTHONPATH": str(ROOT), "XLA_FLAGS": ""},
+        input="\0".join(sources),
+        cwd=tmp_path,
+        text=True,
+        capture_output=True,
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    print(done.stdout)

@@ -1,0 +1,58 @@
+"""The sections of an experiment's configuration as the dataclasses that check them."""
+
+import dataclasses
+import difflib
+from collections.abc import Collection, Iterable
+from typing import Any, TypeVar
+
+from unityvideo_jax.errors import UserError
+
+T = TypeVar("T")
+
+
+def check_keys(
+    keys: Iterable[str],
+    known: Collection[str],
+    where: str,
+    needed: Collection[str] = (),
+) -> None:
+    """Raises UserError for a key that nothing reads, with its nearest, or for one that lacks.
+
+    Args:
+      keys: of a part of a configuration.
+      known: keys that it may have.
+      where: what the message puts before the key, such as "config.model.".
+      needed: keys that it must have.
+    """
+    keys = tuple(keys)
+    for key in keys:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            mend = f"did you mean {near[0]!r}? " if near else ""
+            raise UserError(f"{where}{key}: no such key; {mend}known: {', '.join(sorted(known))}")
+    for key in needed:
+        if key not in keys:
+            raise UserError(f"{where}{key}: missing; set it")
+
+
+def section(cls: type[T], config: Any, name: str) -> T:
+    """`config.<name>` as an instance of the dataclass `cls`, which checks the values.
+
+    Args:
+      cls: its fields are the keys; those without a default must be set.
+      config: the experiment, a ConfigDict or dict.
+      name: of the section.
+
+    Raises:
+      UserError: no such section, a key that `cls` lacks, or one that it needs.
+    """
+    check_keys(config, list(config), "config.", needed=(name,))
+    values = dict(config[name].items())
+    fields = [field for field in dataclasses.fields(cls) if field.init]
+    needed = [
+        field.name
+        for field in fields
+        if field.default is field.default_factory is dataclasses.MISSING
+    ]
+    check_keys(values, [field.name for field in fields], f"config.{name}.", needed)
+    return cls(**values)

@@ -71,14 +71,12 @@ def test_one_weiszfeld_step_by_hand():
     )
 
 
-def test_weiszfeld_steps_over_more_values_than_are_added_up_at_once():
+def test_a_weiszfeld_step_over_more_values_than_are_added_up_at_once():
     frames = [RNG.uniform(1, 5, (2, 2 * depth.CHUNK + n)).astype(np.float32) for n in (0, 7)]
-    x, y = (np.concatenate([f[k] for f in frames]).astype(np.float64) for k in (0, 1))
-    expected = y.mean() / x.mean()
-    for _ in range(10):
-        weight = x / (np.abs(expected * x - y) + 1e-8)
-        expected = (weight * y).sum() / (weight * x).sum()
-    found = depth.fit_scale_l1(*([f[k] for f in frames] for k in (0, 1)))
+    x, y = np.concatenate(frames, axis=1).astype(np.float64)
+    weight = x / (np.abs(y.mean() / x.mean() * x - y) + 1e-8)
+    expected = (weight @ y) / (weight @ x)
+    found = depth.fit_scale_l1([f[0] for f in frames], [f[1] for f in frames], steps=1)
     assert found == pytest.approx(expected, rel=1e-9)
 
 

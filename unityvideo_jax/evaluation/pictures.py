@@ -21,6 +21,7 @@ from unityvideo_jax.modalities.palette import instance_palette
 COLUMNS = 4
 # The most that is drawn: a page shows no more.
 HEIGHT, FRAMES = 192, 48
+SMALL = 96  # rows below which pixels are magnified
 PREVIEW = {"crf": 30, "preset": "veryfast"}
 # What the brightest colour of an error map stands for.
 WORST_ABS_REL, WORST_PIXELS = 0.5, 5.0
@@ -83,7 +84,7 @@ def people(
 ) -> UInt8[np.ndarray, "t {height} {width} 3"]:
     """Joints over limbs in the codec's colours; its exact drawing is much work to look at once."""
     colours = np.round(255 * skeleton_drawing.JOINT_COLOURS)
-    largest = SMOOTH * max(1.75, 0.012 * math.hypot(height, width))
+    largest = SMOOTH * max(1.25, 0.012 * math.hypot(height, width))
     frames = []
     points = SMOOTH * np.clip(keypoints.astype(np.float64), -1e4, 1e4)
     for joints, seen in zip(points, visibility, strict=True):
@@ -93,7 +94,7 @@ def people(
             if not there.any():
                 continue
             size = np.linalg.norm(np.ptp(person[there > 0], axis=0))
-            radius = float(np.clip(0.045 * size, SMOOTH * 1.75, largest))
+            radius = float(np.clip(0.045 * size, SMOOTH * 1.25, largest))
             for a, b in skeleton_drawing.LIMBS:
                 if there[a] and there[b]:
                     middle = (person[a] + person[b]) / 2
@@ -170,8 +171,9 @@ def _skeleton(prediction: Arrays, truth: Arrays, step: int) -> Rows:
     # Keypoints know no frame size: the true people must fit, give or take a margin.
     seen = [k[v > 0] for k, v in pairs if (v > 0).any()]
     far = seen[0].max(axis=0) if seen else np.array([64.0, 64.0])
-    width, height = (int(16 * np.ceil(1.1 * max(side, 16.0) / 16)) for side in far)
-    drawn = [people(*pair, height, width) for pair in pairs]
+    larger = max(1.0, SMALL / max(far[1], 16.0))  # lines stay thin where pixels would be magnified
+    width, height = (int(16 * np.ceil(1.1 * larger * max(side, 16.0) / 16)) for side in far)
+    drawn = [people(larger * k, v, height, width) for k, v in pairs]
     return dict(zip(("truth", "prediction"), drawn, strict=True))
 
 
@@ -229,7 +231,7 @@ def _write(stem: pathlib.Path, rows: Rows, fps: float) -> None:
     """A contact sheet of the rows, and a small video of them side by side."""
     height = min(HEIGHT, next(iter(rows.values())).shape[1])
     rows = {label: _fit(frames, height) for label, frames in rows.items()}
-    scale = max(1, 96 // height)
+    scale = max(1, SMALL // height)
     media.contact_sheet(rows, stem.with_name(f"{stem.name}.png"), columns=COLUMNS, scale=scale)
     length = min(len(frames) for frames in rows.values())
     joined = np.concatenate([frames[:length] for frames in rows.values()], axis=2)

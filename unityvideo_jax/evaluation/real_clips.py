@@ -18,8 +18,9 @@ import numpy as np
 
 from unityvideo_jax import media, provenance
 from unityvideo_jax.errors import UserError
-from unityvideo_jax.evaluation.folders import Clip, read_npz
+from unityvideo_jax.evaluation.folders import Clip
 from unityvideo_jax.evaluation.metrics import METRICS
+from unityvideo_jax.evaluation.npz import read_npz
 from unityvideo_jax.inputs.folder import Crop, hide_outside, resize
 
 CARD_NAME = "real.json"

@@ -122,11 +122,7 @@ def write_series(
             config=tfds.core.BuilderConfig(name=modality, version=VERSION),
             file_format="array_record",
         )
-        builder.download_and_prepare(
-            download_config=tfds.download.DownloadConfig(
-                num_shards=max(1, -(-num_bytes // BYTES_PER_FILE))
-            )
-        )
+        shards.build(builder, num_shards=max(1, -(-num_bytes // BYTES_PER_FILE)))
 
 
 def write_card(directory: str | os.PathLike, card: ClipCard) -> None:

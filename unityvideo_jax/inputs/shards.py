@@ -13,6 +13,7 @@ import json
 import os
 import pathlib
 import sys
+import tempfile
 import types
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -180,10 +181,19 @@ def write_series(
             config=tfds.core.BuilderConfig(name=modality, version=VERSION),
             file_format="array_record",
         )
-        builder.download_and_prepare(
-            download_config=tfds.download.DownloadConfig(num_shards=num_shards)
-        )
+        build(builder, num_shards)
     return pathlib.Path(builder.data_dir)
+
+
+def build(builder: Any, num_shards: int) -> None:
+    """Runs a TFDS builder that downloads nothing, and leaves no folder for downloads."""
+    import tensorflow_datasets as tfds
+
+    with tempfile.TemporaryDirectory() as downloads:
+        builder.download_and_prepare(
+            download_dir=downloads,
+            download_config=tfds.download.DownloadConfig(num_shards=num_shards),
+        )
 
 
 @contextlib.contextmanager

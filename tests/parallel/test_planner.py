@@ -170,14 +170,59 @@ def test_a_refusal_by_the_compiler_is_told(made):
     assert refused.fits is False and problem in describe(refused)
 
 
-@pytest.mark.slow
-def test_compiles_for_tpus_that_are_not_there():
-    pytest.importorskip("libtpu")
+@pytest.mark.parametrize(
+    ("name", "devices", "flops"),
+    [
+        ("v4:2x2x1", 4, 275e12),
+        ("v5e:4x4", 16, 197e12),
+        ("v5p:2x2x1", 4, 459e12),
+        ("v6e:2x2", 4, 918e12),
+        ("tpu7x:2x2x1", 8, 1153.5e12),  # of a chip's two devices
+    ],
+)
+def test_every_tpu_is_in_the_table_by_the_name_that_libtpu_gives_it(name, devices, flops):
+    found = planner.topology(name)
+    assert len(found) == devices
+    assert chip_of(found[0].device_kind).flops == pytest.approx(flops, rel=1e-3)
+
+
+def test_chips_are_found_by_the_longest_name():
+    assert chip_of("TPU v5e") is chip_of("TPU v5 lite") is not chip_of("TPU v5p")
+    assert chip_of("NVIDIA A100-SXM4-40GB").memory < chip_of("NVIDIA A100-SXM4-80GB").memory
+    assert (
+        chip_of("NVIDIA GB200").flops > chip_of("NVIDIA B200").flops > chip_of("NVIDIA H200").flops
+    )
+    assert chip_of("cpu") is chip_of("NVIDIA GeForce RTX 4090") is None
+
+
+def test_a_name_that_is_no_tpu_is_refused():
     with pytest.raises(UserError, match="give a TPU and its shape"):
         planner.topology("bogus:2x2")
-    devices = planner.topology("v5e:2x2", slices=2)
-    config = _config(dtype="bfloat16", num_heads=4, dim=64)
-    made = planner.plan(config, MeshConfig(slice=2, data=1, context=2, tensor=2), devices)
-    assert made.fits and made.chip.flops == 197e12
-    assert any(axes == "context" for _, axes in made.traffic.sent)
-    assert made.seconds["network"] > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "slices", "mesh", "axis"),
+    [
+        ("v5p:2x2x1", 1, MeshConfig(data=1, fsdp=2, context=2), "context"),
+        ("v6e:2x2", 1, MeshConfig(data=1, fsdp=2, tensor=2), "tensor"),
+        ("v5e:2x2", 2, MeshConfig(slice=2, data=1, context=2, tensor=2), "slice"),
+    ],
+)
+def test_compiles_with_splash_for_tpus_that_are_not_there(name, slices, mesh, axis, monkeypatch):
+    programs = []
+    measure = planner.hlo.measure
+
+    def keep(text, shape):
+        programs.append(text)
+        return measure(text, shape)
+
+    monkeypatch.setattr(planner.hlo, "measure", keep)
+    devices = planner.topology(name, slices)
+    config = _config(dtype="bfloat16", num_heads=4, dim=512)  # heads of 128, as the presets'
+    made = planner.plan(config, mesh, devices)
+    assert made.fits and not made.problem
+    assert 'custom_call_target="tpu_custom_call"' in programs[0]  # a Pallas kernel
+    assert any(axis in axes.split("+") for _, axes in made.traffic.sent)
+    assert (made.seconds["network"] > 0) == (slices > 1)
+    assert made.executed_flops > made.model_flops > 0

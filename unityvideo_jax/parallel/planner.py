@@ -36,7 +36,11 @@ _NO_TPU_HERE = {
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_ACCELERATOR_TYPE": "v5p-8",
     "TPU_WORKER_HOSTNAMES": "localhost",
+    # Two programs may compile at once: neither uses a TPU.
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
 }
+# Memory comes out 1 to 3 % higher, and the compiler four to nine times faster.
+_QUICK = {"exec_time_optimization_effort": -1.0}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -120,11 +124,13 @@ def topology(name: str, slices: int = 1) -> list[Any]:
         return jax.devices()
     for variable, value in _NO_TPU_HERE.items():
         os.environ.setdefault(variable, value)
-    options = {"num_slices": slices} if slices > 1 else {}
+    options: dict[str, Any] = {"num_slices": slices} if slices > 1 else {}
+    if name.startswith("v4"):
+        options["chip_config_name"] = "megacore"  # a chip is one device, as JAX has it there
     try:
         described = topologies.get_topology_desc(name, "tpu", **options)
     except Exception as error:
-        if "libtpu" in str(error).lower() or isinstance(error, ImportError):
+        if "TPU support not installed" in str(error):
             raise UserError(
                 f"--topology={name}: the TPU compiler is missing; install it with `pip install "
                 "'unityvideo_jax[tpu]'` (it needs no TPU), or give --topology=local"
@@ -173,8 +179,20 @@ def abstract_batch(config: ml_collections.ConfigDict, mesh: Mesh) -> dict[str, A
     }
 
 
-def plan(config: ml_collections.ConfigDict, mesh_config: MeshConfig, devices: Sequence) -> Plan:
+def plan(
+    config: ml_collections.ConfigDict,
+    mesh_config: MeshConfig,
+    devices: Sequence,
+    *,
+    quick: bool = True,
+) -> Plan:
     """Compiles the training step of `config` for a mesh of `devices` and reads off what it needs.
+
+    Args:
+      config: the run's.
+      mesh_config: over all the devices.
+      devices: to compile for; from `topology`.
+      quick: spend less on making TPU programs fast, which takes most of the compilation.
 
     Raises:
       UserError: a model, batch or mesh that do not fit each other.
@@ -194,8 +212,9 @@ def plan(config: ml_collections.ConfigDict, mesh_config: MeshConfig, devices: Se
         step = jit_train_step(graphdef, layout, model, objective, optim, optimizer)
         traced = step.trace(state, batch, key)
         problem, compiled = "", None
+        on_tpu = devices[0].platform == "tpu"
         try:
-            compiled = traced.lower().compile()
+            compiled = traced.lower().compile(_QUICK if quick and on_tpu else None)
         except jax.errors.JaxRuntimeError as error:
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise

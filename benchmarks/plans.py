@@ -33,7 +33,7 @@ SIZES = {"81x480x832": (81, 480, 832), "81x720x1280": (81, 720, 1280), "17x256x2
 TPUS = {"v5p:4x4x8": "TPU v5", "v6e:16x16": "TPU v6 lite", "tpu7x:4x4x4": "TPU7x"}
 TPUS |= {"v5e:16x16": "TPU v5 lite"}
 GPU, GPU_COUNTS = "NVIDIA H200", (1, 2, 4, 8, 16, 32, 64)
-TRIES = 4
+TRIES = 3
 GIB = 2**30
 
 

@@ -30,9 +30,6 @@ _WORKING_FORWARD = (6, 2)
 # and the hidden layer.
 _ARRAYS_FORWARD, _ARRAYS_BACKWARD = (18, 11, 2), (36, 17, 4)
 
-# The measured peaks were up to this much above the closed form.
-SLACK = 1.08
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Step:
@@ -138,7 +135,7 @@ class Estimate:
     @property
     def fits(self) -> bool:
         """Whether the device holds it, with room for what the closed form may miss."""
-        return SLACK * self.memory <= self.chip.memory
+        return self.rates.slack * self.memory <= self.chip.memory
 
     @property
     def step_seconds(self) -> float:

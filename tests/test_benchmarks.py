@@ -77,3 +77,24 @@ def test_scoring_is_timed_with_links_for_clips():
     assert 0.1 < float(first) <= 1.5 * float(memory)
     seconds = {row[0]: float(row[1]) for row in table(done.stdout, 2)}
     assert seconds.keys() == {"depth", "flow", "segmentation", "skeleton", "densepose", "rgb"}
+
+
+def test_the_table_of_plans_goes_on_where_it_stopped(tmp_path, monkeypatch, capsys):
+    spec = importlib.util.spec_from_file_location(
+        "benchmark_of_plans", ROOT / "benchmarks/plans.py"
+    )
+    plans = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(plans)
+    assert len(plans.cells()) == len(set(plans.cells())) == 4 * 3 * (4 + 7)
+    cells = [(f"NVIDIA H200 x {count}", "14B", "81x720x1280") for count in (1, 64)]
+    rows = [f"--rows={tmp_path / 'plans.jsonl'}"]
+    for known in (cells[:1], cells):
+        monkeypatch.setattr(plans, "cells", lambda known=known: known)
+        plans.main(rows)
+    monkeypatch.setattr(plans, "estimated", None)  # nothing is left to do
+    plans.main(rows)
+    capsys.readouterr()
+    plans.main([*rows, "--table"])
+    alone, many = table(capsys.readouterr().out.split("### 81x720x1280")[1], columns=9)
+    assert (alone[0], alone[2], alone[-1]) == ("NVIDIA H200 x 1", "data=1", "no")
+    assert many[-1] == "yes" and float(many[5]) < 131 < float(alone[5])

@@ -172,6 +172,8 @@ def main(argv: Sequence[str]) -> None:
     from unityvideo_jax.parallel.rates import gpus
 
     found = gpus(args.topology)
+    if found and args.slices > 1:
+        raise UserError("--slices is for TPUs; hosts of GPUs need none of it")
     devices = [] if found else planner.topology(args.topology, args.slices)
     kind, count = found or (devices[0].device_kind, len(devices))
     samples = config.train.batch_size

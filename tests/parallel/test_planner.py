@@ -271,6 +271,7 @@ def test_gpus_are_answered_at_once_with_the_flags_of_the_best_mesh():
         (["--program=sampling", "--mesh=best"], "--mesh: sampling shares"),
         (["--samples=8"], "--samples is for --program=sampling"),
         (["--mesh=best", "--mesh=fsdp=8"], "--mesh=best: leave out the other meshes"),
+        (["--slices=2"], "--slices is for TPUs"),
         (["--mesh=fsdp:8"], "--mesh=fsdp:8: give best, or axis=size"),
     ],
 )

@@ -4,8 +4,9 @@ Command: python benchmarks/plans.py --rows=plans.jsonl          # compiles; goes
          python benchmarks/plans.py --rows=plans.jsonl --table  # prints what there is
 
 TPUs: the training step is compiled for the topology, with the meshes and remat policies that the
-closed form ranks best, in turn, until one fits. A step takes minutes to compile. GPUs: the closed
-form alone. The batch is one sample for each slice x data x fsdp shard; moments are bfloat16.
+closed form ranks best, in turn, until one fits. A step takes minutes to compile, so these are the
+rows that are kept. GPUs: the closed form alone, made anew for each table. The batch is one sample
+for each slice x data x fsdp shard; moments are bfloat16.
 """
 
 import argparse
@@ -108,31 +109,25 @@ def _short(mesh: dict[str, int]) -> str:
     return ",".join(f"{axis}={n}" for axis, n in mesh.items() if n > 1) or "data=1"
 
 
-def cells() -> list[tuple[str, str, str]]:
-    """(where, model, size) of all cells, the most telling first."""
-    tpus = [(where, model, size) for size in SIZES for where in TPUS for model in MODELS]
-    gpus = itertools.product(GPU_COUNTS, MODELS, SIZES)
-    return [(f"{GPU} x {count}", model, size) for count, model, size in gpus] + tpus
+def tpu_cells() -> list[tuple[str, str, str]]:
+    """(topology, model, size), in the order in which they are filled."""
+    return [(where, model, size) for size in SIZES for where in TPUS for model in MODELS]
 
 
 def fill(path: pathlib.Path) -> None:
     """Adds the rows that are missing; a cell that fails is said and left out."""
     done = {tuple(row["cell"]) for row in read(path)}
-    for cell in cells():
+    for cell in tpu_cells():
         if cell in done:
             continue
-        where, model, size = cell
-        if where.startswith(GPU):
-            row = estimated(model, size, int(where.rsplit(" ", 1)[1]))
-        else:
-            # A process of its own gives the compiler's memory back.
-            run = subprocess.run(
-                [sys.executable, __file__, "--one", *cell], stdout=subprocess.PIPE, check=False
-            )
-            if run.returncode:
-                print(f"{cell}: failed with status {run.returncode}", flush=True)
-                continue
-            row = json.loads(run.stdout.splitlines()[-1])
+        # A process of its own gives the compiler's memory back.
+        run = subprocess.run(
+            [sys.executable, __file__, "--one", *cell], stdout=subprocess.PIPE, check=False
+        )
+        if run.returncode:
+            print(f"{cell}: failed with status {run.returncode}", flush=True)
+            continue
+        row = json.loads(run.stdout.splitlines()[-1])
         with path.open("a") as file:
             file.write(json.dumps({"cell": cell, **row}) + "\n")
         print(cell, row["mesh"], row["remat"], row["fits"], flush=True)
@@ -144,9 +139,9 @@ def read(path: pathlib.Path) -> list[dict[str, Any]]:
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
-    """Markdown: a table a size; a cell that is missing has no line."""
+    """Markdown: a table a size; a TPU's cell that has no row is left out."""
+    known = {tuple(row["cell"]): row for row in rows}
     lines = []
-    found = {tuple(row["cell"]): row for row in rows}
     for size in sorted(SIZES, key=lambda name: math.prod(SIZES[name])):
         lines += [
             f"\n### {size}\n",
@@ -154,21 +149,21 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
         ]
         lines[-1] += " model share | fits |"
         lines.append("| --- | --- | --- | --- | ---: | ---: | ---: | ---: | --- |")
-        for cell in sorted(found, key=cells().index):
-            if cell[2] != size:
-                continue
-            row = found[cell]
-            mesh = row["mesh"] + (" (ring)" if row["parallel"] == "ring" else "")
-            figures = "| | | "
-            if row["share"] is not None:
-                figures = f"| {row['memory'] / GIB:.1f} | {row['seconds']:.3g} | "
-                figures += f"{row['share']:.0%} "
-            fits = "yes" if row["fits"] else "no"
-            lines.append(
-                f"| {cell[0]} | {cell[1]} | {mesh} | {row['remat']} | {row['batch']} {figures}| "
-                f"{fits} |"
-            )
+        for cell in tpu_cells():
+            if cell in known and cell[2] == size:
+                lines.append(_line(*cell[:2], known[cell]))
+        for count, model in itertools.product(GPU_COUNTS, MODELS):
+            lines.append(_line(f"{count} x H200", model, estimated(model, size, count)))
     return "\n".join(lines)
+
+
+def _line(where: str, model: str, row: dict[str, Any]) -> str:
+    mesh = row["mesh"] + (" (ring)" if row["parallel"] == "ring" else "")
+    figures = "- | - | -"
+    if row["share"] is not None:
+        figures = f"{row['memory'] / GIB:.1f} | {row['seconds']:.3g} | {row['share']:.0%}"
+    fits = "yes" if row["fits"] else "no"
+    return f"| {where} | {model} | {mesh} | {row['remat']} | {row['batch']} | {figures} | {fits} |"
 
 
 def main(argv: Sequence[str]) -> None:

@@ -145,13 +145,19 @@ def rank(
     if chip is None or rates is None:
         raise UserError(f"--mesh=best: the figures of {kind!r} are not known; give --topology")
     model, tokens, found = DiTConfig(**config.model), _stream_tokens(config), []
+    first = _step(config, model, config.train.batch_size, MeshConfig(data=1))
     for mesh, parallel in meshes(model, tokens, devices, slices):
         samples = batch(mesh) if batch else config.train.batch_size
         if samples % (one_a_shard(mesh) * config.optimizer.accumulation):
             continue
         for remat in remats:
-            chosen = dataclasses.replace(model, remat=remat, attention_parallel=parallel)
-            found.append(closed_form.estimate(_step(config, chosen, samples, mesh), chip, rates))
+            step = dataclasses.replace(
+                first,
+                model=dataclasses.replace(model, remat=remat, attention_parallel=parallel),
+                batch=samples,
+                mesh=_sizes(mesh),
+            )
+            found.append(closed_form.estimate(step, chip, rates))
     if not found:
         raise UserError(
             f"no mesh of {devices} devices divides config.train.batch_size="
@@ -188,8 +194,12 @@ def _step(
         batch=batch,
         moment_bytes=jnp.dtype(config.optimizer.moments).itemsize,
         accumulation=config.optimizer.accumulation if training else 1,
-        mesh={axis: getattr(mesh, axis) for axis in AXES},
+        mesh=_sizes(mesh),
     )
+
+
+def _sizes(mesh: MeshConfig) -> dict[str, int]:
+    return {axis: getattr(mesh, axis) for axis in AXES}
 
 
 def _stream_tokens(config: ml_collections.ConfigDict) -> int:

@@ -42,11 +42,13 @@ class Rates:
 
 
 # benchmarks/README.md: cuDNN 9.19 attention at 40,560 tokens (the lower end of its range), matrix
-# products of 8192 in a JAX chain, copies. `links` is the all-reduce bus bandwidth of two H100.
-# `network` was not measured: it is the adapter's 400 Gbit/s.
-_MEASURED_LINKS = 3.29e11
+# products of 8192 in a JAX chain, copies. Not measured yet are the links, for which this all-reduce
+# bus bandwidth stands in, and the network, which is the adapter's 400 Gbit/s.
+_LINKS = 3.29e11
+_SOURCE = "measured, but for links and network"
+# Measured peaks over the closed form's, at most.
 _SLACK = 1.08
-# Of the programs compiled for docs/planning.md.
+# The same of the programs compiled for docs/planning.md.
 _TPU_SLACK = 1.37
 MEASURED = {
     "NVIDIA H200": Rates(
@@ -54,22 +56,22 @@ MEASURED = {
         attention_forward=598e12,
         attention_backward=419e12,
         copy=4.3e12,
-        links=_MEASURED_LINKS,
+        links=_LINKS,
         network=5e10,
         domain=8,
         slack=_SLACK,
-        source="measured, but for the network between hosts",
+        source=_SOURCE,
     ),
     "NVIDIA H100": Rates(
         matmul=700e12,
         attention_forward=598e12,
         attention_backward=419e12,
         copy=3.0e12,
-        links=_MEASURED_LINKS,
+        links=_LINKS,
         network=5e10,
         domain=8,
         slack=_SLACK,
-        source="measured, but for the network between hosts",
+        source=_SOURCE,
     ),
 }
 _REFERENCE = "NVIDIA H200"

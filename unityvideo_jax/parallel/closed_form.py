@@ -5,6 +5,7 @@ rates of `rates`. Good to some percent where those were measured (tests/parallel
 test_closed_form.py), and for choosing among meshes elsewhere.
 """
 
+import collections
 import dataclasses
 import functools
 import math
@@ -151,7 +152,7 @@ class Estimate:
 
 def estimate(step: Step, chip: Chip, rates: Rates) -> Estimate:
     """A training step whose mesh divides the model and the batch."""
-    blocks, rest = _weights(step.model, tuple(step.mesh.items()))
+    blocks, rest = _weights(step.model, step.mesh)
     weights, sent = blocks + rest, _sent(step, blocks, rest)
     fsdp = step.mesh["fsdp"]
     layer = blocks * fsdp // step.model.num_layers  # gathered
@@ -188,7 +189,7 @@ def estimate_sampling(
       chip, rates: the device.
     """
     call = dataclasses.replace(step, batch=step.batch * passes)
-    blocks, rest = _weights(step.model, tuple(step.mesh.items()))
+    blocks, rest = _weights(step.model, step.mesh)
     count, work = evaluations * step.model.num_layers, _work(call)
     forward = model_flops(step.model, step.latent_shape, step.streams)
     return Estimate(
@@ -216,23 +217,22 @@ def estimate_sampling(
 
 
 @functools.lru_cache(maxsize=8)
-def _shapes(model: DiTConfig) -> tuple[tuple[bool, int, tuple[str | None, ...]], ...]:
-    """(of the blocks' kernels or not, size, logical axes) of every weight."""
+def _shapes(model: DiTConfig) -> dict[tuple[bool, tuple[str, ...]], int]:
+    """Numbers of weights by (whether kernels of the blocks, mesh axes that split them)."""
     state = nnx.state(nnx.eval_shape(lambda: DiT(model, rngs=nnx.Rngs(0))))
-    return tuple(
-        (path[0] == "blocks" and path[-1] == "kernel", w.size, w.get_metadata("logical_axes"))
-        for path, w in nnx.to_flat_state(state)
-    )
+    counts, rules = collections.Counter(), AxisRules()
+    for path, weight in nnx.to_flat_state(state):
+        axes = tuple(axis for axis in rules.spec(weight.get_metadata("logical_axes")) if axis)
+        counts[path[0] == "blocks" and path[-1] == "kernel", axes] += weight.size
+    return dict(counts)
 
 
-@functools.lru_cache(maxsize=4096)
-def _weights(model: DiTConfig, mesh: tuple[tuple[str, int], ...]) -> tuple[int, int]:
+def _weights(model: DiTConfig, mesh: Mapping[str, int]) -> tuple[int, int]:
     """Weights of one device: kernels of the blocks, and the others."""
-    sizes, rules, counts = dict(mesh), AxisRules(), {True: 0, False: 0}
+    counts = {True: 0, False: 0}
     plain = dataclasses.replace(model, remat="full", attention_parallel="ulysses")
-    for in_blocks, size, axes in _shapes(plain):
-        parts = math.prod(sizes[axis] for axis in rules.spec(axes) if axis is not None)
-        counts[in_blocks] += size // parts
+    for (in_blocks, axes), size in _shapes(plain).items():
+        counts[in_blocks] += size // math.prod(mesh[axis] for axis in axes)
     return counts[True], counts[False]
 
 

@@ -73,6 +73,8 @@ EXTRAS = {
         "pycocotools>=2.0.8,<3",
         "pytest>=8.3,<10",
         "pytest-xdist>=3.6,<4",
+        # The TPU's compiler, which needs no TPU, in the version that this JAX asks for.
+        "jax[tpu]>=0.10,<0.12",
         "ruff>=0.14,<0.18",
         "scikit-learn>=1.5,<2",
         "torchmetrics>=1.6,<2",

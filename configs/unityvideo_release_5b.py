@@ -43,6 +43,7 @@ def get_config() -> ml_collections.ConfigDict:
         scan_layers=True,
         dtype="bfloat16",
         attention="auto",
+        attention_parallel="ulysses",
     )
 
     config.objective = dict(

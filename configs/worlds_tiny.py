@@ -35,6 +35,7 @@ def get_config() -> ml_collections.ConfigDict:
         scan_layers=True,
         dtype="float32",  # bfloat16 is emulated, hence slow, on CPUs
         attention="auto",
+        attention_parallel="ulysses",
     )
 
     config.objective = dict(

@@ -1,6 +1,7 @@
 """The benchmark programs run; what they measure here means nothing."""
 
 import importlib.util
+import json
 import os
 import pathlib
 import subprocess
@@ -94,3 +95,34 @@ def test_scoring_is_timed_with_links_for_clips():
     assert 0.1 < float(first) <= 1.5 * float(memory)
     seconds = {row[0]: float(row[1]) for row in table(done.stdout, 2)}
     assert seconds.keys() == {"depth", "flow", "segmentation", "skeleton", "densepose", "rgb"}
+
+
+def test_the_table_of_plans_goes_on_where_it_stopped(tmp_path, monkeypatch, capsys):
+    spec = importlib.util.spec_from_file_location(
+        "benchmark_of_plans", ROOT / "benchmarks/plans.py"
+    )
+    plans = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(plans)
+    cells = plans.tpu_cells()
+    assert len(cells) == len(set(cells)) == 4 * 4 * 3
+    row = plans.estimated("14B", "17x256x256", 8)  # stands in for what compiling would give
+    asked = []
+
+    def compiled(command, **_):
+        asked.append(tuple(command[-3:]))
+        failed = asked[-1] == cells[1] and asked.count(cells[1]) == 1
+        return subprocess.CompletedProcess(command, int(failed), json.dumps(row).encode())
+
+    monkeypatch.setattr(plans.subprocess, "run", compiled)
+    monkeypatch.setattr(plans, "tpu_cells", lambda: cells[:3])
+    rows = f"--rows={tmp_path / 'plans.jsonl'}"
+    for _ in range(3):
+        plans.main([rows])
+    assert asked == [*cells[:3], cells[1]]  # the one that failed is tried again, the others are not
+    assert f"{cells[1]}: failed with status 1" in capsys.readouterr().out
+    plans.main([rows, "--table"])
+    lines = table(capsys.readouterr().out, columns=9)
+    assert [line[1] for line in lines if line[0] == cells[0][0]] == ["1.3B", "5B", "10B"]
+    (alone,) = (line for line in lines[-28:] if line[:2] == ["1 x H200", "14B"])
+    (many,) = (line for line in lines[-28:] if line[:2] == ["64 x H200", "14B"])
+    assert alone[-1] == "no" and many[-1] == "yes" and float(many[5]) < 131 < float(alone[5])

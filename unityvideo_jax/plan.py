@@ -1,15 +1,20 @@
-r"""Plans a run before it costs anything: compiles its step for devices that need not be here.
+r"""Plans a run before it costs anything: what its step, or its sampler, needs on which devices.
 
   python -m unityvideo_jax.plan --config=configs/worlds_small.py --topology=v5p:2x2x2 \
       --mesh=fsdp=8 --mesh=fsdp=4,context=2 --config.model.remat=attention
+  python -m unityvideo_jax.plan --config=configs/wan21_1_3b.py --topology=v5p:4x4x4 --mesh=best
+  python -m unityvideo_jax.plan --config=configs/wan21_1_3b.py --topology=h200:8 --mesh=best
+  python -m unityvideo_jax.plan --config=configs/worlds_small.py --topology=v6e:2x2 \
+      --program=sampling
 
-Prints, for one device: memory, FLOPs, bytes sent by every kind of collective, and the step time
-that the hardware's peaks allow. Compiling for TPUs needs `pip install 'unityvideo_jax[tpu]'`, and
-no TPU.
+For TPUs the real program is compiled: memory, FLOPs, bytes sent by every kind of collective, and
+the time that the hardware's peaks allow. That needs `pip install 'unityvideo_jax[tpu]'`, and no
+TPU. For GPUs a closed form answers, from measured rates. docs/planning.md reads the output.
 """
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 from absl import flags
@@ -18,18 +23,37 @@ from ml_collections import config_flags
 from unityvideo_jax import cli
 from unityvideo_jax.errors import UserError
 
+BEST = "best"
+# What `--mesh=best` compiles at most for each that it is to find: those that do not fit fail early.
+_TRIES_EACH = 3
+# Lines of the closed form's ranking.
+_SHOWN = 8
+
 
 def define_flags() -> None:
     """Called by the program alone, so that importing this module claims no flag names."""
     config_flags.DEFINE_config_file("config", None, "The experiment.", lock_config=True)
     flags.DEFINE_string(
-        "topology", "local", "Devices: 'local', or a TPU's name and shape such as v5p:2x2x2."
+        "topology",
+        "local",
+        "Devices: 'local', a TPU's name and shape such as v5p:2x2x2, or GPUs such as h200:8.",
     )
     flags.DEFINE_integer("slices", 1, "TPU slices of that shape.", lower_bound=1)
+    flags.DEFINE_enum("program", "training", ("training", "sampling"), "What to plan.")
     flags.DEFINE_multi_string(
         "mesh",
         [],
-        "Mesh to try, such as fsdp=4,context=2; may be repeated. Default: config.mesh.",
+        "Mesh to try, such as fsdp=4,context=2; may be repeated; 'best' searches meshes and remat "
+        "policies. Default: config.mesh.",
+    )
+    flags.DEFINE_integer(
+        "tries", 2, "Of --mesh=best: fitting programs to compile and compare.", lower_bound=1
+    )
+    flags.DEFINE_integer(
+        "samples", None, "Videos that sampling makes at once; 1 a device if unset."
+    )
+    flags.DEFINE_bool(
+        "optimize", False, "Compile for TPUs with full effort, as training does; takes minutes."
     )
 
 
@@ -45,14 +69,14 @@ def parse_mesh(text: str, slices: int):
     for part in text.split(","):
         axis, _, size = part.partition("=")
         if axis not in AXES or not size.removeprefix("-").isdigit():
-            raise UserError(f"--mesh={text}: give axis=size,... with axes of {', '.join(AXES)}")
+            raise UserError(
+                f"--mesh={text}: give {BEST}, or axis=size,... with axes of {', '.join(AXES)}"
+            )
         sizes[axis] = int(size)
     return MeshConfig(**sizes)
 
 
-def main(argv: Sequence[str]) -> None:
-    """Prints a plan for every mesh, and a comparison if there are several."""
-    del argv
+def _load_config() -> Any:
     args = flags.FLAGS
     try:
         # A file that failed to load raises at the first look inside.
@@ -61,27 +85,107 @@ def main(argv: Sequence[str]) -> None:
         raise UserError(f"--config: {error}") from error
     if config is None:
         raise UserError("give --config=configs/NAME.py")
-    if args.topology != "local":
-        # The TPU's compiler is wanted, not a TPU.
-        jax.config.update("jax_platforms", "cpu")
-    from unityvideo_jax.parallel import plan_report, planner
+    if args.program == "sampling" and args.mesh:
+        raise UserError(
+            "--mesh: sampling shares its samples among devices that each hold all weights; leave "
+            "it out"
+        )
+    if args.samples is not None and args.program == "training":
+        raise UserError("--samples is for --program=sampling; see --config.train.batch_size")
+    if args.program == "sampling" and args.slices > 1:
+        raise UserError("--slices: sampling stays within one slice; leave it out")
+    if BEST in args.mesh and len(args.mesh) > 1:
+        raise UserError(f"--mesh={BEST}: leave out the other meshes")
+    return config
+
+
+def _meshes(config: Any, devices: int) -> list:
+    """Those of the flags, or the config's own; refused before the first is compiled."""
     from unityvideo_jax.parallel.mesh import MeshConfig
     from unityvideo_jax.sections import section
 
-    devices = planner.topology(args.topology, args.slices)
+    args = flags.FLAGS
     own = section(MeshConfig, config, "mesh")
     if args.slices > 1:
         own = dataclasses.replace(own, slice=args.slices)
     meshes = [parse_mesh(text, args.slices) for text in args.mesh] or [own]
     for mesh in meshes:
-        mesh.shape(len(devices))  # refused before the first is compiled
-    print(f"{len(devices)} x {devices[0].device_kind}, batch {config.train.batch_size}", flush=True)
+        mesh.shape(devices)
+    return meshes
+
+
+def _compile(config: Any, devices: Sequence) -> list:
+    """Compiles and prints what the flags ask for."""
+    from unityvideo_jax.parallel import choice, plan_report, planner
+    from unityvideo_jax.parallel.mesh import MeshConfig
+
+    args = flags.FLAGS
     plans = []
-    for mesh in meshes:
-        plans.append(planner.plan(config, mesh, devices))
-        print(f"\n{plan_report.describe(plans[-1])}", flush=True)
+
+    def add(made: Any) -> None:
+        plans.append(made)
+        print(f"\n{plan_report.describe(made)}", flush=True)
+
+    quick = not args.optimize
+    if args.program == "sampling":
+        add(planner.plan_sampling(config, devices, samples=args.samples, quick=quick))
+    elif args.mesh == [BEST]:
+        kind = devices[0].device_kind
+        guesses = choice.distinct(choice.rank(config, kind, len(devices), slices=args.slices))
+        for guess in guesses[: _TRIES_EACH * args.tries]:
+            config.model.remat = guess.model.remat
+            config.model.attention_parallel = guess.model.attention_parallel
+            add(planner.plan(config, MeshConfig(**guess.mesh), devices, quick=quick))
+            if sum(made.fits for made in plans) == args.tries:
+                break
+    else:
+        for mesh in _meshes(config, len(devices)):
+            add(planner.plan(config, mesh, devices, quick=quick))
+    return plans
+
+
+def _estimate(config: Any, kind: str, count: int) -> list:
+    """Estimates and prints what the flags ask for."""
+    from unityvideo_jax.parallel import choice, plan_report
+
+    args = flags.FLAGS
+    if args.program == "sampling":
+        plans = [choice.estimate_sampling(config, kind, count, args.samples)]
+    elif args.mesh == [BEST]:
+        plans = choice.rank(config, kind, count, slices=args.slices)[:_SHOWN]
+    else:
+        plans = [choice.estimate(config, mesh, kind, count) for mesh in _meshes(config, count)]
+    print(f"rates: {plans[0].rates.source}")
+    for made in plans[:1] if args.mesh == [BEST] else plans:
+        print(f"\n{plan_report.describe_estimate(made)}")
+    return plans
+
+
+def main(argv: Sequence[str]) -> None:
+    """Prints a plan for every mesh, a comparison if there are several, and which is the best."""
+    del argv
+    args = flags.FLAGS
+    config = _load_config()
+    if args.topology != "local":
+        # The TPU's compiler is wanted, not a TPU.
+        jax.config.update("jax_platforms", "cpu")
+    from unityvideo_jax.parallel import plan_report, planner
+    from unityvideo_jax.parallel.rates import gpus
+
+    found = gpus(args.topology)
+    if found and args.slices > 1:
+        raise UserError("--slices is for TPUs; hosts of GPUs need none of it")
+    devices = [] if found else planner.topology(args.topology, args.slices)
+    kind, count = found or (devices[0].device_kind, len(devices))
+    samples = config.train.batch_size
+    if args.program == "sampling":
+        samples = args.samples or count
+    print(f"{count} x {kind}, {args.program}, batch {samples}", flush=True)
+    plans = _estimate(config, kind, count) if found else _compile(config, devices)
     if len(plans) > 1:
         print(f"\n{plan_report.compare(plans)}")
+    if args.program == "training" and (len(plans) > 1 or args.mesh == [BEST]):
+        print(f"\n{plan_report.advice(plans)}")
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh
 
 from unityvideo_jax.errors import UserError
@@ -65,14 +66,14 @@ def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
     devices = jax.devices() if devices is None else list(devices)
     shape = config.shape(len(devices))
     types = (AxisType.Auto,) * len(AXES)
-    if config.slice == 1:
-        return jax.make_mesh(shape, AXES, axis_types=types, devices=devices)
-    groups = [_within(shape[1:], group) for group in _groups(devices, shape[0])]
-    return Mesh(np.stack(groups), AXES, axis_types=types)
+    groups = [devices] if config.slice == 1 else _groups(devices, shape[0])
+    return Mesh(np.stack([_within(shape[1:], g) for g in groups]), AXES, axis_types=types)
 
 
 def _within(shape: tuple[int, ...], devices: Sequence[Any]) -> np.ndarray:
-    return jax.make_mesh(shape, AXES[1:], devices=devices).devices
+    # Unlike `jax.make_mesh`, which cuts an axis of a v5e's torus in two where a mesh asks for that,
+    # but refuses to cut a v6e's or a v5p's.
+    return mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
 
 
 def _groups(devices: Sequence[Any], count: int) -> list[list[Any]]:

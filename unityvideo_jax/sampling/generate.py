@@ -6,10 +6,13 @@ RGB and wants a modality (UnityVideo sec. 3.1). More than two streams work the s
 
 import dataclasses
 import math
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 from jaxtyping import Array, Float, Int, Key
 
 from unityvideo_jax.errors import UserError
@@ -146,3 +149,24 @@ def generate(
     result = given.at[:, chosen].set(sampled)
     held = jnp.array(first_frame)[:, None, None, None]
     return result.at[:, :, 0].set(jnp.where(held, given[:, :, 0], result[:, :, 0]))
+
+
+def jit_generate(graphdef: nnx.GraphDef) -> Callable:
+    """The sampler as it runs: `generate` with a model's parameters as first argument, jitted."""
+
+    def sample(
+        params: Any, given, modality, context, null_context, key, *, wanted, first_frame, sampler
+    ):
+        return generate(
+            nnx.merge(graphdef, params),
+            given=given,
+            wanted=wanted,
+            first_frame=first_frame,
+            modality=modality,
+            context=context,
+            null_context=null_context,
+            key=key,
+            config=sampler,
+        )
+
+    return jax.jit(sample, static_argnames=("wanted", "first_frame", "sampler"))

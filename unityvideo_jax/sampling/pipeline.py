@@ -20,7 +20,7 @@ from unityvideo_jax.models.text import TextEncoder, get_text_encoder
 from unityvideo_jax.models.wan_vae import STREAMED_PIXELS, WanVAE
 from unityvideo_jax.sampling import arrays
 from unityvideo_jax.sampling.devices import Devices
-from unityvideo_jax.sampling.generate import SamplerConfig, generate
+from unityvideo_jax.sampling.generate import SamplerConfig, jit_generate
 from unityvideo_jax.sampling.streams import RGB, Samples, check_size, stream_order
 from unityvideo_jax.sections import section
 
@@ -68,9 +68,7 @@ class Pipeline:
                 f"{self.model_config.in_channels}; use the VAE that the model was trained on"
             )
         self._devices = Devices()
-        self._sample = jax.jit(
-            self._sample_latents, static_argnames=("wanted", "first_frame", "sampler")
-        )
+        self._sample = jit_generate(self._graph)
 
     @classmethod
     def from_workdir(
@@ -156,21 +154,6 @@ class Pipeline:
         for first in range(0, len(rows), self._devices.count):
             part = rows[first : first + self._devices.count]
             yield function(self._devices.share(part))[: len(part)]
-
-    def _sample_latents(
-        self, params, given, modality, context, null_context, key, *, wanted, first_frame, sampler
-    ):
-        return generate(
-            self.velocity(params),
-            given=given,
-            wanted=wanted,
-            first_frame=first_frame,
-            modality=modality,
-            context=context,
-            null_context=null_context,
-            key=key,
-            config=sampler,
-        )
 
     def contexts(
         self,

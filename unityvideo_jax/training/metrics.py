@@ -9,28 +9,7 @@ from typing import Any
 
 import jax
 
-# Dense bf16 peak in FLOP/s of one device, by the start of JAX's device_kind (vendors' datasheets).
-PEAK_FLOPS = {
-    "NVIDIA H200": 989e12,
-    "NVIDIA H100": 989e12,
-    "NVIDIA GH200": 989e12,
-    "NVIDIA B200": 2250e12,
-    "NVIDIA A100": 312e12,
-    "TPU v4": 275e12,
-    "TPU v5 lite": 197e12,
-    "TPU v5e": 197e12,
-    "TPU v5p": 459e12,
-    "TPU v5": 459e12,
-    "TPU v6 lite": 918e12,
-    "TPU v6e": 918e12,
-    "TPU7x": 2307e12,
-}
-
-
-def peak_flops(device_kind: str) -> float | None:
-    """Dense bf16 peak of one device in FLOP/s; None if unknown, as on CPUs."""
-    matches = [kind for kind in PEAK_FLOPS if device_kind.startswith(kind)]
-    return PEAK_FLOPS[max(matches, key=len)] if matches else None
+from unityvideo_jax.parallel.chips import chip_of
 
 
 class Averages:
@@ -138,9 +117,9 @@ class Speed:
             "tokens_per_second": self._tokens / seconds,
             "model_tflops_per_device": tflops,
         }
-        peak = peak_flops(jax.devices()[0].device_kind)
-        if peak is not None:
-            values["peak_share"] = tflops * 1e12 / peak
+        chip = chip_of(jax.devices()[0].device_kind)
+        if chip is not None:
+            values["peak_share"] = tflops * 1e12 / chip.flops
         return values
 
 

@@ -1,0 +1,222 @@
+"""The closed form against what was measured, what JAX keeps, and what rings send."""
+
+import dataclasses
+import math
+import re
+
+import jax
+import jax.numpy as jnp
+import pytest
+from flax import nnx
+
+from configs.wan21_1_3b import get_config
+from unityvideo_jax.errors import UserError
+from unityvideo_jax.models.config import REMAT_POLICIES, DiTConfig
+from unityvideo_jax.models.dit import Block
+from unityvideo_jax.models.remat import rematerialise
+from unityvideo_jax.models.rope import rope_table
+from unityvideo_jax.parallel import choice, closed_form
+from unityvideo_jax.parallel.chips import GIB, chip_of
+from unityvideo_jax.parallel.closed_form import Step
+from unityvideo_jax.parallel.mesh import AXES, MeshConfig
+from unityvideo_jax.parallel.rates import gpus, rates_of
+
+ALONE = dict.fromkeys(AXES, 1)
+H200 = "NVIDIA H200"
+
+
+def _model(**settings):
+    config = get_config()
+    config.model.update(settings)
+    return DiTConfig(**config.model)
+
+
+def _estimate(latents, batch, remat, **mesh):
+    step = Step(
+        model=_model(remat=remat),
+        latent_shape=latents,
+        streams=2,
+        batch=batch,
+        moment_bytes=2,
+        mesh=ALONE | mesh,
+    )
+    return closed_form.estimate(step, chip_of(H200), rates_of(H200))
+
+
+# benchmarks/README.md, "The training step beside diffusers": 1.3B, bfloat16 moments, one H200.
+@pytest.mark.parametrize(
+    ("latents", "batch", "remat", "seconds", "gib"),
+    [
+        ((13, 60, 104), 1, "attention", 2.802, 40.0),
+        ((5, 32, 32), 8, "attention", 0.542, 34.5),
+        ((5, 32, 32), 8, "matmuls", 0.482, 58.1),
+    ],
+)
+def test_measured_steps_come_out(latents, batch, remat, seconds, gib):
+    made = _estimate(latents, batch, remat)
+    assert made.step_seconds == pytest.approx(seconds, rel=0.06)
+    assert made.memory / GIB == pytest.approx(gib, rel=0.08)
+    # What `fits` allows for is what the measured peaks were above.
+    assert made.memory <= gib * GIB <= made.rates.slack * made.memory + 0.2 * GIB
+
+
+def test_measured_attention_comes_out():
+    seconds = _estimate((13, 60, 104), 1, "attention").seconds
+    # The estimate holds the attention to texts as well: measured, 0.034 s backward.
+    assert seconds["attention, backward"] == pytest.approx(1.453 + 0.034, rel=0.03)
+    assert seconds["attention, forward"] == pytest.approx(0.524, rel=0.03)
+
+
+def test_the_measured_sampling_step_comes_out():
+    step = Step(
+        model=_model(modalities=("rgb",), switcher="none"),
+        latent_shape=(21, 60, 104),
+        streams=1,
+        batch=1,
+        mesh=ALONE,
+    )
+    once = closed_form.estimate_sampling(step, 1, 2, chip_of(H200), rates_of(H200))
+    assert once.step_seconds == pytest.approx(1.0215, rel=0.04)  # "Wan's parts beside diffusers"
+    whole = closed_form.estimate_sampling(step, 50, 2, chip_of(H200), rates_of(H200))
+    assert whole.step_seconds == pytest.approx(50 * once.step_seconds)
+    assert whole.memory == once.memory
+
+
+@pytest.mark.parametrize("remat", REMAT_POLICIES)
+def test_a_layer_keeps_what_jax_keeps(remat, capsys):
+    streams, tokens, texts = 2, 640, 384
+    model = _model(
+        dim=256, num_heads=2, ffn_dim=1024, text_len=texts, remat=remat, attention="splash"
+    )
+    graphdef, state = nnx.split(nnx.eval_shape(lambda: Block(model, rngs=nnx.Rngs(0))))
+
+    def like(shape, dtype=jnp.bfloat16):
+        return jax.ShapeDtypeStruct(shape, dtype)
+
+    rope = rope_table(model.head_dim, streams, (1, 20, 32), model.rope_theta)
+    rope = tuple(part.reshape(streams, tokens, -1) for part in rope)
+
+    def layer(x, state, vectors, context):
+        def body(x, state):
+            choice = jnp.ones((1, streams, 6))
+            return nnx.merge(graphdef, state)(x, vectors, choice, context, rope), None
+
+        return rematerialise(body, remat)(x, state)[0]
+
+    jax.ad_checkpoint.print_saved_residuals(
+        layer,
+        like((1, streams, tokens, model.dim)),
+        jax.tree.map(lambda w: like(w.shape), state),
+        like((1, streams, 1, 6, model.dim), jnp.float32),
+        like((1, streams, texts, model.dim)),
+    )
+    kept = 0
+    for kind, shape, source in re.findall(r"(\w+)\[([\d,]*)\] (.*)", capsys.readouterr().out):
+        dimensions = [int(n) for n in shape.split(",") if n]
+        # What comes in is kept by the scan, or by nobody: weights and angles are there anyway.
+        if "from the argument" not in source and "constant" not in source:
+            of_tokens = {tokens, streams * tokens, texts} & set(dimensions)
+            kept += bool(of_tokens) * math.prod(dimensions) * (2 if kind == "bf16" else 4)
+    stream = 2 * streams * tokens * model.dim
+    step = Step(
+        model=model,
+        latent_shape=(1, 40, 64),
+        streams=streams,
+        batch=1,
+        mesh=ALONE,
+    )
+    assert step.tokens == streams * tokens
+    # The layer's input is an argument here.
+    assert closed_form.kept_bytes(step) - stream == pytest.approx(
+        kept, rel=0.1 if remat == "none" else 0
+    )
+
+
+def test_every_mesh_divides_the_model_and_is_named_once():
+    model = _model()
+    found = list(choice.meshes(model, stream_tokens=32760, devices=64))
+    assert len({mesh for mesh, _ in found}) == len(found) > 50
+    for mesh, parallel in found:
+        assert math.prod(mesh.shape(64)) == 64
+        assert model.num_heads % mesh.tensor == 0 == 32760 % mesh.context
+        assert (parallel == "ulysses") == (model.num_heads // mesh.tensor % mesh.context == 0)
+    sizes = {(mesh.context, mesh.tensor) for mesh, _ in found}
+    assert {(1, 1), (4, 1), (2, 2), (8, 4)} <= sizes
+    assert not any(context > 8 for context, _ in sizes)  # 32760 = 8 x 4095
+
+
+def test_the_best_mesh_fits_and_is_the_fastest_that_does():
+    config = get_config()
+    config.data.update(num_frames=81, height=480, width=832)
+    config.optimizer.moments = "bfloat16"
+    ranked = choice.rank(config, H200, 8, batch=choice.one_a_shard)
+    best = ranked[0]
+    assert best.fits
+    speeds = [made.samples / made.step_seconds for made in ranked if made.fits]
+    assert speeds == sorted(speeds, reverse=True)
+    full = [made for made in ranked if not made.fits]
+    assert full and full == ranked[len(speeds) :]
+    # Long sequences of a model that a device holds need no tokens split.
+    assert best.mesh["context"] == best.mesh["tensor"] == 1
+    assert len(choice.distinct(ranked)) < len(ranked)
+    config.train.batch_size = 3
+    with pytest.raises(UserError, match="no mesh of 11 devices divides"):
+        choice.rank(config, H200, 11)
+    with pytest.raises(UserError, match="the figures of 'cpu' are not known"):
+        choice.rank(config, "cpu", 8)
+
+
+def test_shards_hold_their_part():
+    whole = _estimate((21, 60, 104), 8, "attention")
+    parts = _estimate((21, 60, 104), 8, "attention", fsdp=4, context=2)
+    assert parts.parameters == pytest.approx(whole.parameters / 4, rel=0.01)
+    assert parts.kept == whole.kept / 8
+    assert sum(parts.seconds.values()) == pytest.approx(sum(whole.seconds.values()) / 8, rel=0.03)
+    micro = dataclasses.replace(whole.step, accumulation=4)
+    micro = closed_form.estimate(micro, whole.chip, whole.rates)
+    assert micro.kept == whole.kept / 4
+    assert sum(micro.seconds.values()) == pytest.approx(sum(whole.seconds.values()), rel=0.01)
+
+
+def test_rings_through_hosts_are_as_fast_as_their_adapters():
+    def speed(axis, **mesh):
+        made = _estimate((21, 60, 104), 64, "attention", **mesh)
+        return made.sent[axis] / made.sending[axis]
+
+    rates = rates_of(H200)
+    assert speed("fsdp", fsdp=8) == speed("context", fsdp=16, context=4) == rates.links
+    # Eight adapters of a host carry one ring together; a ring of one device a host has its own.
+    assert speed("fsdp", fsdp=16) == min(rates.links, 8 * rates.network)
+    assert speed("fsdp", fsdp=8, context=2) == min(rates.links, 4 * rates.network)
+    assert speed("data", data=2, fsdp=8) == rates.network
+    tpu = chip_of("TPU v5")
+    step = dataclasses.replace(
+        _estimate((21, 60, 104), 64, "attention", slice=2, fsdp=32).step, moment_bytes=4
+    )
+    made = closed_form.estimate(step, tpu, rates_of("TPU v5"))
+    assert made.sent["slice"] / made.sending["slice"] == tpu.network_bandwidth
+    assert made.sent["fsdp"] / made.sending["fsdp"] == tpu.link_bandwidth
+
+
+def test_what_was_not_measured_says_so():
+    known, scaled = rates_of(H200), rates_of("NVIDIA A100-SXM4-80GB")
+    assert "not measured" in scaled.source and "not measured" not in known.source
+    assert scaled.matmul / known.matmul == pytest.approx(312 / 989)
+    assert gpus("a100:16") == ("NVIDIA A100", 16) and gpus("v5p:2x2x2") is gpus("local") is None
+    for text in ("h200", "h200:two", "h200:0"):
+        with pytest.raises(UserError, match="give a number of GPUs, such as h200:8"):
+            gpus(text)
+
+
+def test_what_a_mesh_does_not_divide_is_refused():
+    config = get_config()
+    for mesh, batch, says in (
+        (MeshConfig(data=8), 4, "must be a multiple of .* = 8"),
+        (MeshConfig(data=1, context=8), 8, "with attention_parallel='ulysses' does not divide"),
+        (MeshConfig(data=1, tensor=8), 8, "config.mesh.tensor=8 does not divide 12 heads"),
+    ):
+        config.train.batch_size = batch
+        with pytest.raises(UserError, match=says):
+            choice.estimate(config, mesh, H200, 8)
+    with pytest.raises(UserError, match="must be a multiple of the 8 devices"):
+        choice.estimate_sampling(config, H200, 8, samples=12)

@@ -1,0 +1,132 @@
+"""What one device reaches in practice: the few rates that the closed form of a step is made of.
+
+Every figure that was measured is in `MEASURED`; the rest is scaled from it by vendors' figures, and
+says so.
+"""
+
+import dataclasses
+
+from unityvideo_jax.errors import UserError
+from unityvideo_jax.parallel.chips import CHIPS, chip_of
+
+# Fused element-wise kernels and the scan's copies reach this part of the copy bandwidth. Fitted to
+# the step times of benchmarks/README.md, "The training step beside diffusers".
+ELEMENTWISE_SHARE = 0.6
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Rates:
+    """One device.
+
+    Attributes:
+      matmul: FLOP/s of bfloat16 matrix products.
+      attention_forward, attention_backward: FLOP/s of self-attention over long sequences; the
+        backward pass counts as twice the forward's FLOPs, whatever its kernel does.
+      copy: bytes/s read and written through main memory.
+      links: bytes/s that a device sends in a ring within its fast network ("bus bandwidth").
+      network: the same of one device's network adapter.
+      domain: devices that share a fast network; None where the mesh's `slice` axis alone leaves it.
+      slack: what memory was found at most, measured or compiled, over the closed form's.
+      source: where the figures come from.
+    """
+
+    matmul: float
+    attention_forward: float
+    attention_backward: float
+    copy: float
+    links: float
+    network: float
+    domain: int | None
+    slack: float
+    source: str
+
+
+# benchmarks/README.md: cuDNN 9.19 attention at 40,560 tokens (the lower end of its range), matrix
+# products of 8192 in a JAX chain, copies. Not measured yet are the links, for which this all-reduce
+# bus bandwidth stands in, and the network, which is the adapter's 400 Gbit/s.
+_LINKS = 3.29e11
+_SOURCE = "measured, but for links and network"
+# Measured peaks over the closed form's, at most.
+_SLACK = 1.08
+# The same of the programs compiled for docs/planning.md.
+_TPU_SLACK = 1.37
+MEASURED = {
+    "NVIDIA H200": Rates(
+        matmul=700e12,
+        attention_forward=598e12,
+        attention_backward=419e12,
+        copy=4.3e12,
+        links=_LINKS,
+        network=5e10,
+        domain=8,
+        slack=_SLACK,
+        source=_SOURCE,
+    ),
+    "NVIDIA H100": Rates(
+        matmul=700e12,
+        attention_forward=598e12,
+        attention_backward=419e12,
+        copy=3.0e12,
+        links=_LINKS,
+        network=5e10,
+        domain=8,
+        slack=_SLACK,
+        source=_SOURCE,
+    ),
+}
+_REFERENCE = "NVIDIA H200"
+_DOMAINS = {"NVIDIA GB200": 72}
+
+
+def rates_of(device_kind: str) -> Rates | None:
+    """Rates of a device by JAX's `device_kind`; None if its chip is unknown.
+
+    TPUs have no measured rates: theirs are the vendor's figures, good for comparing meshes only.
+    """
+    chip = chip_of(device_kind)
+    if chip is None:
+        return None
+    for kind, rates in MEASURED.items():
+        if device_kind.startswith(kind):
+            return rates
+    if device_kind.startswith("TPU"):
+        return Rates(
+            matmul=chip.flops,
+            attention_forward=chip.flops,
+            # Splash computes the gradients of queries and keys apart: 7 products, not 4.
+            attention_backward=chip.flops * 4 / 7,
+            copy=chip.memory_bandwidth,
+            links=chip.link_bandwidth,
+            network=chip.network_bandwidth,
+            domain=None,
+            slack=_TPU_SLACK,
+            source="the vendor's peaks",
+        )
+    base, known = MEASURED[_REFERENCE], CHIPS[_REFERENCE]
+    faster = chip.flops / known.flops
+    return Rates(
+        matmul=base.matmul * faster,
+        attention_forward=base.attention_forward * faster,
+        attention_backward=base.attention_backward * faster,
+        copy=base.copy * chip.memory_bandwidth / known.memory_bandwidth,
+        links=base.links * chip.link_bandwidth / known.link_bandwidth,
+        network=chip.network_bandwidth,
+        domain=_DOMAINS.get(device_kind, base.domain),
+        slack=base.slack,
+        source=f"not measured: {_REFERENCE}'s rates scaled by the datasheets",
+    )
+
+
+def gpus(topology: str) -> tuple[str, int] | None:
+    """Device kind and number of a topology such as "h200:8"; None if it names no GPU.
+
+    Raises:
+      UserError: a GPU without a number.
+    """
+    name, _, count = topology.partition(":")
+    kind = f"NVIDIA {name.upper()}"
+    if kind not in CHIPS:
+        return None
+    if not count.isdigit() or int(count) < 1:
+        raise UserError(f"--topology={topology}: give a number of GPUs, such as {name}:8")
+    return kind, int(count)

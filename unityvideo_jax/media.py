@@ -123,8 +123,8 @@ def write_video(
     """Writes an H.264 mp4; the file appears only when it is whole.
 
     Height and width must be even, which 4:2:0 chroma asks for. `crf` is x264's constant rate
-    factor: 12 is visually lossless, 30 a preview. `preset` is x264's: "veryfast" takes a third of
-    the time of "medium".
+    factor: 12 is visually lossless, 30 a preview. `preset` is x264's: "veryfast" takes half the
+    time of "medium".
     """
     options = {"crf": str(crf), "preset": preset}
     _encode(path, frames, fps, "mp4", "libx264", "yuv420p", options)

@@ -13,7 +13,7 @@ TEST   := $(VENV)/.test-$(JAX)
 .PHONY: demo test test-fast lint format clean
 
 demo: $(DEMO)
-	$(BIN)/python -m unityvideo_jax.demo --output=$(OUT)
+	JAX_PLATFORMS=$(JAX) $(BIN)/python -m unityvideo_jax.demo --output=$(OUT)
 
 test: lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile --durations=15

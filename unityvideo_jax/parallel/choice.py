@@ -193,6 +193,7 @@ def _step(
         streams=STREAMS,
         batch=batch,
         moment_bytes=jnp.dtype(config.optimizer.moments).itemsize,
+        keep_ema=config.optimizer.ema_decay > 0,
         accumulation=config.optimizer.accumulation if training else 1,
         mesh=_sizes(mesh),
     )

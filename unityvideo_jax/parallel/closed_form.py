@@ -43,6 +43,7 @@ class Step:
       batch: samples of all devices together.
       mesh: sizes by axis.
       moment_bytes: of one of the optimiser's two moments, a weight.
+      keep_ema: whether training keeps an average of the weights.
       accumulation: micro-batches, one after the other.
     """
 
@@ -52,6 +53,7 @@ class Step:
     batch: int
     mesh: Mapping[str, int]
     moment_bytes: int = 0
+    keep_ema: bool = True
     accumulation: int = 1
 
     @property
@@ -160,11 +162,11 @@ def estimate(step: Step, chip: Chip, rates: Rates) -> Estimate:
     return Estimate(
         step=step,
         samples=step.batch,
-        parameters=2 * FLOAT32 * weights,
+        parameters=(1 + step.keep_ema) * FLOAT32 * weights,
         optimizer=2 * step.moment_bytes * weights,
-        # Kernels are cast once; their gradients come in the compute type, then in float32, and
-        # once more where micro-batches add up.
-        copies=FLOAT32 * weights * (1 + (step.accumulation > 1)) + 2 * BFLOAT16 * blocks,
+        # Kernels are cast once; their gradients come in the compute type, and the optimiser takes
+        # them so; where micro-batches add up, they are float32, the sum and what it grows by.
+        copies=2 * BFLOAT16 * blocks + FLOAT32 * (rest if step.accumulation == 1 else 2 * weights),
         kept=step.model.num_layers * kept_bytes(step),
         # The gathered weights of this layer and of the next, and this layer's gradient.
         working=_arrays(step, _WORKING) + (3 * BFLOAT16 * layer * (fsdp > 1)),
@@ -303,7 +305,7 @@ def _seconds(step: Step, weights: int, rates: Rates) -> dict[str, float]:
     arrays += _arrays(step, _ARRAYS_BACKWARD)
     arrays += 3 * kept_bytes(step)  # the scan's stacks: made, written, read
     # Read: weight, gradient, moments, average; written: all but the gradient.
-    update = weights * (5 * FLOAT32 + 4 * step.moment_bytes)
+    update = weights * ((3 + 2 * step.keep_ema) * FLOAT32 + 4 * step.moment_bytes)
     attention = self_runs * work.self_attention + cross_runs * work.cross_attention
     attention_backward = 2 * (work.self_attention + work.cross_attention)
     products = 3 * (work.products + work.edges / layers) + recomputed

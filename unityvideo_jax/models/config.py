@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from unityvideo_jax.errors import UserError
+from unityvideo_jax.models import flash
 
 DEFAULT_MODALITIES = ("rgb", "depth", "flow", "segmentation", "skeleton", "densepose")
 SWITCHERS = ("adaln", "additive", "none")
@@ -112,6 +113,11 @@ class DiTConfig:
         self._check_choice("remat", REMAT_POLICIES)
         self._check_choice("dtype", DTYPES)
         self._check_choice("attention", ATTENTIONS)
+        if self.attention == "flash" and self.head_dim != flash.HEAD_DIM:
+            raise UserError(
+                f"model.attention='flash' needs heads of {flash.HEAD_DIM}, not {self.head_dim} "
+                "(model.dim / model.num_heads): set it to 'auto'"
+            )
         self._check_choice("attention_parallel", ATTENTION_PARALLEL)
         self._check_modalities()
 

@@ -6,14 +6,16 @@ compiles them when the program that calls them is lowered.
 
 import functools
 import importlib.metadata
-import warnings
 
 import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
-HEAD_DIMS = (64, 96, 128)
+from unityvideo_jax.errors import UserError
+
+# The size of a head that was checked and measured on a device, and that all presets have.
+HEAD_DIM = 128
 
 Output = Float[Array, "b n h d"]
 LogSumExp = Float[Array, "b h n"]
@@ -92,12 +94,20 @@ def _call(kernel, outputs, *inputs):
 
 @functools.cache
 def _library():
-    """The packages, imported once; their own advice to set variables is not the user's concern."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    """The packages, imported once.
+
+    Raises:
+      UserError: one of them is missing.
+    """
+    try:
         import cutlass
         from cutlass import cute
         from flash_attn.cute import flash_bwd_sm90, flash_fwd_sm90, interface
+    except ImportError as error:
+        raise UserError(
+            f"model.attention='flash': {error}; pip install 'unityvideo_jax[flash]', or set it to "
+            "'auto'"
+        ) from error
     return cutlass, cute, interface, flash_fwd_sm90, flash_bwd_sm90
 
 

@@ -39,11 +39,8 @@ def pick_implementation(dtype: jnp.dtype, head_dim: int) -> str:
         return "splash"
     if platform != "gpu" or "NVIDIA" not in kind:
         return "xla"
-    if (
-        head_dim in flash.HEAD_DIMS
-        and any(name in kind for name in HOPPER)
-        and flash.is_installed()
-    ):
+    is_hopper = any(name in kind for name in HOPPER)
+    if is_hopper and head_dim == flash.HEAD_DIM and flash.is_installed():
         return "flash"
     return "cudnn" if head_dim % 8 == 0 and head_dim <= 128 else "xla"
 

@@ -4,6 +4,7 @@ The real program is compiled for the devices; memory and traffic are then read f
 """
 
 import dataclasses
+import functools
 import math
 import os
 import re
@@ -289,7 +290,7 @@ def plan_sampling(
             text,
             abstract(keys.shape, keys.dtype),
         )
-        traced = jit_generate(graphdef).trace(
+        traced = jit_generate(functools.partial(nnx.merge, graphdef)).trace(
             params,
             *inputs,
             wanted=(True,) * STREAMS,

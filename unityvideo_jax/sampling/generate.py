@@ -12,7 +12,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from jaxtyping import Array, Float, Int, Key
 
 from unityvideo_jax.errors import UserError
@@ -151,14 +150,18 @@ def generate(
     return result.at[:, :, 0].set(jnp.where(held, given[:, :, 0], result[:, :, 0]))
 
 
-def jit_generate(graphdef: nnx.GraphDef) -> Callable:
-    """The sampler as it runs: `generate` with a model's parameters as first argument, jitted."""
+def jit_generate(velocity: Callable[[Any], Callable]) -> Callable:
+    """The sampler as it runs: `generate` with a model's parameters as first argument, jitted.
+
+    Args:
+      velocity: makes the velocity that `generate` takes, of parameters.
+    """
 
     def sample(
         params: Any, given, modality, context, null_context, key, *, wanted, first_frame, sampler
     ):
         return generate(
-            nnx.merge(graphdef, params),
+            velocity(params),
             given=given,
             wanted=wanted,
             first_frame=first_frame,

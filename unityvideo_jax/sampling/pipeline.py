@@ -68,7 +68,7 @@ class Pipeline:
                 f"{self.model_config.in_channels}; use the VAE that the model was trained on"
             )
         self._devices = Devices()
-        self._sample = jit_generate(self._graph)
+        self._sample = jit_generate(lambda params: self.velocity(params))
 
     @classmethod
     def from_workdir(

@@ -29,7 +29,7 @@ _OUTPUT = flags.DEFINE_string("output", "out", "Folder for everything that the d
 _CLIPS = flags.DEFINE_integer(
     "clips", 48, "Procedural clips to render and train on.", lower_bound=8
 )
-_STEPS = flags.DEFINE_integer("steps", 400, "Training steps of the tiny config.", lower_bound=200)
+_STEPS = flags.DEFINE_integer("steps", 1200, "Training steps of the tiny config.", lower_bound=200)
 
 CONFIG = pathlib.Path(__file__).resolve().parent.parent / "configs" / "worlds_tiny.py"
 
@@ -98,7 +98,7 @@ class Demo:
             "<h1>unityvideo_jax: one model, three tasks</h1>"
             f"<p>Procedural worlds, latent shards, {_STEPS.value} training steps with one stop and "
             "one resume, samples of all three modes, estimation on a real video and scores. So few "
-            "steps show the path, not the quality: expect blurred, noisy samples.</p>"
+            "steps show the path, not the quality: expect a layout in blurred, noisy samples.</p>"
             f"<h2>Steps</h2><table>{rows}</table><h2>Pictures</h2>{figures}<h2>Scores</h2>{scores}"
         )
         path = self.output / "report.html"

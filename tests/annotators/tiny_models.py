@@ -18,8 +18,13 @@ def _save(name, *parts):
     return str(folder)
 
 
-def _sharpen(model, scale=3.0):
-    """Larger weights than the initial ones, so that outputs differ from each other."""
+def _sharpen(kind, config, scale=3.0):
+    """A model with larger weights than the initial ones, so that outputs differ from each other.
+
+    The same whatever was drawn before: what keeps its initial numbers is seeded too.
+    """
+    torch.manual_seed(1)
+    model = kind(config)
     torch.manual_seed(0)
     with torch.no_grad():
         for weight in model.parameters():
@@ -43,7 +48,7 @@ def depth_anything(kind="relative"):
         size={"height": 56, "width": 56}, keep_aspect_ratio=True, ensure_multiple_of=14, resample=3,
         image_mean=[0.485, 0.456, 0.406], image_std=[0.229, 0.224, 0.225],
     )  # fmt: skip
-    model = _sharpen(transformers.DepthAnythingForDepthEstimation(config), 1.5)
+    model = _sharpen(transformers.DepthAnythingForDepthEstimation, config, 1.5)
     return _save("depth", model, processor)
 
 
@@ -62,7 +67,7 @@ def detector(labels=("person", "dog")):
     )  # fmt: skip
     processor = transformers.RTDetrImageProcessor(size=SIZE)
     return _save(
-        "detector", _sharpen(transformers.RTDetrForObjectDetection(config), 1.2), processor
+        "detector", _sharpen(transformers.RTDetrForObjectDetection, config, 1.2), processor
     )
 
 
@@ -79,7 +84,7 @@ def text_detector():
         image_processor=transformers.OwlViTImageProcessor(size=SIZE, do_center_crop=False),
         tokenizer=_clip_tokenizer(),
     )
-    return _save("owl", _sharpen(transformers.OwlViTForObjectDetection(config)), processor)
+    return _save("owl", _sharpen(transformers.OwlViTForObjectDetection, config), processor)
 
 
 def _clip_tokenizer():
@@ -144,7 +149,7 @@ def mask2former(labels=("person", "dog")):
         id2label=dict(enumerate(labels)), label2id={name: n for n, name in enumerate(labels)},
     )  # fmt: skip
     processor = transformers.Mask2FormerImageProcessor(size=SIZE, num_labels=len(labels))
-    model = _sharpen(transformers.Mask2FormerForUniversalSegmentation(config))
+    model = _sharpen(transformers.Mask2FormerForUniversalSegmentation, config)
     return _save("mask2former", model, processor)
 
 
@@ -159,7 +164,7 @@ def vitpose(joints=17):
         id2label={n: str(n) for n in range(joints)}, label2id={str(n): n for n in range(joints)},
     )  # fmt: skip
     processor = transformers.VitPoseImageProcessor(size={"height": 64, "width": 48})
-    return _save("vitpose", _sharpen(transformers.VitPoseForPoseEstimation(config)), processor)
+    return _save("vitpose", _sharpen(transformers.VitPoseForPoseEstimation, config), processor)
 
 
 class _DensePose(torch.nn.Module):
@@ -234,7 +239,7 @@ def llava():
         chat_template=template,
         num_additional_image_tokens=1,
     )
-    model = _sharpen(transformers.LlavaForConditionalGeneration(config))
+    model = _sharpen(transformers.LlavaForConditionalGeneration, config)
     model.generation_config.suppress_tokens = [0, 1, 2, 3]
     return _save("llava", model, processor)
 

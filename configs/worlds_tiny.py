@@ -4,7 +4,8 @@ Command:  python -m unityvideo_jax.prepare --source=worlds --workdir=data_dir --
           python -m unityvideo_jax.train --config=configs/worlds_tiny.py --workdir=run \
               --config.data.dirs="('data_dir',)"
 Hardware: any CPU; `make demo` runs 1,200 steps on two cores, 0.15 s each.
-Result:   loss 0.61 after 400 steps on 32 clips; 0.43 after the demo's 1,200 on 48: layout, no outlines.
+Result:   loss 0.61 after 400 steps on 32 clips, 0.43 after the demo's 1,200 on 48: colours and
+          layout, no outlines; on real video, depth that hardly depends on it.
 Purpose:  to see the whole path work and to debug. `worlds_small.py` is the one to train on a GPU.
 """
 

@@ -111,13 +111,19 @@ def _library():
     return cutlass, cute, interface, flash_fwd_sm90, flash_bwd_sm90
 
 
+def _element(dtype: str):
+    """The packages' name of a 16-bit type."""
+    cutlass = _library()[0]
+    return {"bfloat16": cutlass.BFloat16, "float16": cutlass.Float16}[dtype]
+
+
 @functools.cache
 def _forward_kernel(dtype: str, d: int):
     """A CuTe function (stream, q, k, v, out, log-sum-exp), with its authors' tiles."""
     cutlass, cute, interface, hopper, _ = _library()
     tiles = interface._tile_size_fwd_sm90(d, d, False, False)
     run = hopper.FlashAttentionForwardSm90(
-        {"bfloat16": cutlass.BFloat16, "float16": cutlass.Float16}[dtype],
+        _element(dtype),
         d,
         d,
         is_causal=False,
@@ -149,7 +155,7 @@ def _backward_kernel(dtype: str, d: int):
     """
     cutlass, cute, interface, _, hopper = _library()
     tiles = interface._tile_size_bwd_sm90(d, d, False, False)
-    element = {"bfloat16": cutlass.BFloat16, "float16": cutlass.Float16}[dtype]
+    element = _element(dtype)
     tile, align = tiles.m_block_size, 64 if tiles.dKV_swapAB else 32
     prepare = interface.FlashAttentionBackwardPreprocess(
         element, d, d, tile, hdim_multiple_of=align

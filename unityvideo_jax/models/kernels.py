@@ -12,7 +12,7 @@ SELF_ATTENTION = "self_attention_output"
 CROSS_ATTENTION = "cross_attention_output"
 
 # In the names of the devices that FlashAttention's kernels here are made for.
-HOPPER = ("H100", "H200", "H800", "GH200", "H20")
+HOPPER = ("H100", "H20", "H800")  # H20, H200 and GH200
 
 Output = Float[Array, "b n h d"]
 LogSumExp = Float[Array, "b h n"]

@@ -49,10 +49,10 @@ def test_equals_complex_rotation_on_one_wide_grid(streams, head_dim, theta):
     grid = (3, 2, 4)
     n = streams * 3 * 2 * 4
     x = np.random.default_rng(0).standard_normal((2, n, 2, head_dim))
-    ours = apply_rope(jnp.asarray(x, jnp.float32), rope_table(head_dim, streams, grid, theta))
-    np.testing.assert_allclose(
-        ours, rotate_by_complex_numbers(x, streams, grid, theta), rtol=0, atol=2e-6
-    )
+    heads = jnp.asarray(x.reshape(2, n, -1), jnp.float32)
+    ours = apply_rope(heads, rope_table(head_dim, streams, grid, theta))
+    theirs = rotate_by_complex_numbers(x, streams, grid, theta)
+    np.testing.assert_allclose(ours.reshape(x.shape), theirs, rtol=0, atol=2e-6)
 
 
 def test_positions_as_far_as_wan_reaches_stay_exact():
@@ -65,7 +65,7 @@ def test_positions_as_far_as_wan_reaches_stay_exact():
 def test_scores_depend_on_relative_positions_only():
     """Two streams of width 3 see each other exactly as the halves of one stream of width 6 do."""
     rng = np.random.default_rng(1)
-    q, k = (jnp.asarray(rng.standard_normal((1, 1, 1, 12)), jnp.float32) for _ in range(2))
+    q, k = (jnp.asarray(rng.standard_normal((1, 1, 12)), jnp.float32) for _ in range(2))
 
     def score(table, i, j):
         row = [tuple(part[at : at + 1] for part in table) for at in (i, j)]
@@ -77,9 +77,10 @@ def test_scores_depend_on_relative_positions_only():
     assert abs(score(wide, 1, 4) - score(wide, 1, 3)) > 1e-3
 
 
-def test_keeps_type_and_length():
-    x = jax.random.normal(jax.random.key(0), (1, 8, 2, 12), jnp.bfloat16)
-    turned = apply_rope(x, rope_table(12, 1, (2, 2, 2)))
-    assert turned.dtype == jnp.bfloat16
+def test_keeps_lengths_and_is_undone_by_the_opposite_angles():
+    x = jax.random.normal(jax.random.key(0), (1, 8, 24), jnp.bfloat16)
+    cos, sin = rope_table(12, 1, (2, 2, 2))
+    turned = apply_rope(x, (cos, sin))
     norms = [np.linalg.norm(np.asarray(a, np.float32), axis=-1) for a in (x, turned)]
-    np.testing.assert_allclose(*norms, rtol=2e-2)
+    np.testing.assert_allclose(*norms, rtol=1e-6)
+    np.testing.assert_allclose(apply_rope(turned, (cos, -sin)), x.astype(jnp.float32), atol=1e-6)

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.models import kernels
 from unityvideo_jax.models.layers import Linear, RMSNorm
-from unityvideo_jax.models.rope import RopeTable, apply_rope
+from unityvideo_jax.models.rope import RopeTable
 from unityvideo_jax.parallel import rules, sequence
 
 
@@ -163,15 +163,11 @@ class Attention(nnx.Module):
         [s, n, half] of its tokens.
         """
         source = x if context is None else context
-        q = self._split(self.q_norm(self.q(x, dtype)))
-        k = self._split(self.k_norm(self.k(source, dtype)))
-        v = self._split(self.v(source, dtype))
-        if rope is not None:
-            q, k = apply_rope(q, rope), apply_rope(k, rope)
+        q = self.q_norm(self.q(x, dtype), rope)
+        k = self.k_norm(self.k(source, dtype), rope)
+        v = self.v(source, dtype)
         out = dot_product_attention(
-            q.astype(dtype),
-            k.astype(dtype),
-            v,
+            *map(self._split, (q, k, v)),
             self.implementation,
             self.parallel,
             joint=context is None,

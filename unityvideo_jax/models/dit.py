@@ -23,14 +23,13 @@ from unityvideo_jax.models.layers import (
     LayerNorm,
     Linear,
     LogicalAxes,
-    gelu,
     is_kernel,
-    layer_norm,
     patchify,
     small_normal,
     timestep_features,
     unpatchify,
 )
+from unityvideo_jax.models.pointwise import gated_sum, gelu, layer_norm
 from unityvideo_jax.models.remat import FFN_OUTPUT, rematerialise
 from unityvideo_jax.models.rope import RopeTable, rope_table
 from unityvideo_jax.models.switcher import (
@@ -86,15 +85,14 @@ class Block(nnx.Module):
         dtype, eps = x.dtype, self.config.eps
         shift, scale, gate, ffn_shift, ffn_scale, ffn_gate = self.modulation(vectors, choice, clean)
 
-        y = (layer_norm(x, eps) * (1.0 + scale) + shift).astype(dtype)
-        x = (x + self.self_attention(y, None, dtype, rope) * gate).astype(dtype)
+        y = layer_norm(x, 1.0 + scale, shift, eps)
+        x = gated_sum(x, self.self_attention(y, None, dtype, rope), gate)
 
-        y = self.cross_norm(x).astype(dtype)
-        x = x + self.cross_attention(y, context, dtype)
+        x = x + self.cross_attention(self.cross_norm(x), context, dtype)
 
-        y = (layer_norm(x, eps) * (1.0 + ffn_scale) + ffn_shift).astype(dtype)
+        y = layer_norm(x, 1.0 + ffn_scale, ffn_shift, eps)
         y = checkpoint_name(self.ffn(y, dtype), FFN_OUTPUT)
-        return (x + y * ffn_gate).astype(dtype)
+        return gated_sum(x, y, ffn_gate)
 
 
 class DiT(nnx.Module):
@@ -221,8 +219,10 @@ class DiT(nnx.Module):
             x = constrain(x, ("batch", None, "tokens", None))
             return nnx.merge(graphdef, params)(x, vectors, choice, context, rope, clean), None
 
-        unroll = 1 if self.config.scan_layers else self.config.num_layers
-        return jax.lax.scan(rematerialise(body, self.config.remat), x, stacked, unroll=unroll)[0]
+        unrolled = not self.config.scan_layers
+        body = rematerialise(body, self.config.remat, unrolled=unrolled)
+        unroll = self.config.num_layers if unrolled else 1
+        return jax.lax.scan(body, x, stacked, unroll=unroll)[0]
 
     def _check(self, latents: Array, context: Array) -> tuple[int, int, int]:
         """The token grid of one stream, or one clear error about a size."""

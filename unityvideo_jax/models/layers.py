@@ -9,10 +9,17 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
+
+from unityvideo_jax.models.pointwise import add_bias, layer_norm, rms_norm
+from unityvideo_jax.models.rope import RopeTable
 
 Initializer = Callable[..., Array]
 LogicalAxes = tuple[str | None, ...]
+
+# The name under which rematerialisation finds what a linear layer returns.
+LINEAR = "linear_output"
 
 xavier: Initializer = jax.nn.initializers.xavier_uniform()
 small_normal: Initializer = jax.nn.initializers.normal(0.02)
@@ -31,7 +38,7 @@ def matmul_precision(dtype: jnp.dtype) -> jax.lax.Precision:
 
 
 class Linear(nnx.Module):
-    """`x @ kernel + bias`, computed in the type given at the call.
+    """`x @ kernel + bias`, computed in the type given at the call; named for rematerialisation.
 
     Args:
       in_features, out_features: sizes.
@@ -56,8 +63,7 @@ class Linear(nnx.Module):
     def __call__(self, x: Float[Array, "... i"], dtype: jnp.dtype) -> Float[Array, "... o"]:
         kernel = self.kernel[...].astype(dtype)
         y = jnp.matmul(x.astype(dtype), kernel, precision=matmul_precision(dtype))
-        # Added in float32, so that the bias's gradient is summed over the tokens in float32.
-        return (y + self.bias[...]).astype(dtype)
+        return checkpoint_name(add_bias(y, self.bias[...]), LINEAR)
 
 
 def is_kernel(path: tuple) -> bool:
@@ -65,16 +71,8 @@ def is_kernel(path: tuple) -> bool:
     return any(getattr(key, "key", None) == "kernel" for key in path)
 
 
-def layer_norm(x: Float[Array, "... d"], eps: float) -> Float[Array, "... d"]:
-    """Layer normalisation without affine part; float32 in the sums and in the result."""
-    x = x.astype(jnp.float32)
-    centred = x - jnp.mean(x, axis=-1, keepdims=True)
-    variance = jnp.mean(jnp.square(centred), axis=-1, keepdims=True)
-    return centred * jax.lax.rsqrt(variance + eps)
-
-
 class LayerNorm(nnx.Module):
-    """Layer normalisation with scale and bias, float32 throughout."""
+    """Layer normalisation with scale and bias, see `pointwise.layer_norm`."""
 
     def __init__(self, dim: int, eps: float) -> None:
         self.eps = eps
@@ -82,20 +80,20 @@ class LayerNorm(nnx.Module):
         self.bias = nnx.Param(jnp.zeros((dim,), jnp.float32), logical_axes=("embed",))
 
     def __call__(self, x: Float[Array, "... d"]) -> Float[Array, "... d"]:
-        return layer_norm(x, self.eps) * self.scale[...] + self.bias[...]
+        return layer_norm(x, self.scale[...], self.bias[...], self.eps)
 
 
 class RMSNorm(nnx.Module):
-    """Root-mean-square normalisation with a scale, over the whole last axis; float32 throughout."""
+    """Root-mean-square normalisation with a scale, see `pointwise.rms_norm`."""
 
     def __init__(self, dim: int, eps: float, axes: LogicalAxes) -> None:
         self.eps = eps
         self.scale = nnx.Param(jnp.ones((dim,), jnp.float32), logical_axes=axes)
 
-    def __call__(self, x: Float[Array, "... d"]) -> Float[Array, "... d"]:
-        x = x.astype(jnp.float32)
-        power = jnp.mean(jnp.square(x), axis=-1, keepdims=True)
-        return x * jax.lax.rsqrt(power + self.eps) * self.scale[...]
+    def __call__(
+        self, x: Float[Array, "... d"], rope: RopeTable | None = None
+    ) -> Float[Array, "... d"]:
+        return rms_norm(x, self.scale[...], rope, self.eps)
 
 
 class MLP(nnx.Module):
@@ -124,11 +122,6 @@ class MLP(nnx.Module):
 
     def __call__(self, x: Float[Array, "... i"], dtype: jnp.dtype) -> Float[Array, "... o"]:
         return self.down(self.activation(self.up(x, dtype)), dtype)
-
-
-def gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """GELU by the tanh formula, as Wan 2.1 uses it; float32 inside, in the type of `x` outside."""
-    return jax.nn.gelu(x.astype(jnp.float32), approximate=True).astype(x.dtype)
 
 
 def timestep_features(timestep: Float[Array, "..."], dim: int) -> Float[Array, "... {dim}"]:

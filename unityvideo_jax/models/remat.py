@@ -5,6 +5,7 @@ from collections.abc import Callable
 import jax
 
 from unityvideo_jax.models import kernels
+from unityvideo_jax.models.layers import LINEAR
 
 # The name of a block's feed-forward output. Only the gradient of its gate needs it, so keeping
 # this one narrow array saves the widest matrix product of the recomputation.
@@ -34,24 +35,18 @@ def _keep(*names: str) -> Policy:
     return lambda primitive, *operands, **params: _name(primitive, operands, params) in names
 
 
-def _keep_matmuls(primitive, *operands, **params) -> bool:
-    """Keeps attention outputs and the products of activations with weights."""
-    dots = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
-    attention = _keep(kernels.SELF_ATTENTION, kernels.CROSS_ATTENTION)
-    return dots(primitive, *operands, **params) or attention(primitive, *operands, **params)
-
-
 _POLICIES = {
     "full": None,
     "attention": _keep(kernels.SELF_ATTENTION),
     "attention_ffn": _keep(kernels.SELF_ATTENTION, FFN_OUTPUT),
-    "matmuls": _keep_matmuls,
+    "matmuls": _keep(kernels.SELF_ATTENTION, kernels.CROSS_ATTENTION, LINEAR),
 }
 
 
-def rematerialise(body: Callable, remat: str) -> Callable:
+def rematerialise(body: Callable, remat: str, *, unrolled: bool = False) -> Callable:
     """The body of a scan over layers under a policy of `DiTConfig.remat`."""
     if remat == "none":
         return body
-    # The scan keeps the compiler from merging the two computations by itself.
-    return jax.checkpoint(body, policy=_POLICIES[remat], prevent_cse=False)
+    # A loop keeps the compiler from merging the two computations by itself; without one it would
+    # keep everything, whatever the policy.
+    return jax.checkpoint(body, policy=_POLICIES[remat], prevent_cse=unrolled)

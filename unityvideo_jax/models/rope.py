@@ -1,5 +1,6 @@
 """Rotary position embedding over (time, height, width) of streams placed side by side."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -54,10 +55,41 @@ def rope_table(
     return table[0], table[1]
 
 
-def apply_rope(x: Float[Array, "b *n k d"], table: RopeTable) -> Float[Array, "b *n k d"]:
-    """Rotate interleaved feature pairs (2i, 2i+1) of `x` by the table's angles; keeps the type."""
-    cos, sin = (part[None, ..., None, :] for part in table)
-    pairs = x.astype(jnp.float32).reshape(*x.shape[:-1], -1, 2)
-    even, odd = pairs[..., 0], pairs[..., 1]
-    turned = jnp.stack([even * cos - odd * sin, even * sin + odd * cos], axis=-1)
-    return turned.reshape(x.shape).astype(x.dtype)
+def apply_rope(
+    x: Float[Array, "b *n d"], table: RopeTable, scale: Float[Array, " d"] | None = None
+) -> Float[Array, "b *n d"]:
+    """`x * scale` with the feature pairs (2i, 2i+1) of every head rotated by the table's angles.
+
+    Args:
+      x: features of one head, or of several one after another, of any type.
+      table: angles of the tokens.
+      scale: float32, of the features; None is one.
+
+    Returns:
+      float32.
+    """
+    heads = x.shape[-1] // (2 * table[0].shape[-1])
+    cos, sin = (jnp.tile(jnp.repeat(part, 2, axis=-1), heads) for part in table)
+    partners = _partners(x).astype(jnp.float32)
+    x = x.astype(jnp.float32)
+    # The tables are read in their own size; multiplied by anything, they would be written as wide
+    # as the features.
+    if scale is not None:
+        x, partners = x * scale, partners * _partners(scale)
+    return x * cos + jnp.where(_is_even(x), -partners, partners) * sin
+
+
+def _is_even(x):
+    return jax.lax.broadcasted_iota(jnp.int32, x.shape, x.ndim - 1) % 2 == 0
+
+
+def _partners(x):
+    """The other feature of each pair, by what moves least: a TPU has no lanes of two."""
+
+    def reverse(x):
+        return x.reshape(*x.shape[:-1], -1, 2)[..., ::-1].reshape(x.shape)
+
+    def roll(x):
+        return jnp.where(_is_even(x), jnp.roll(x, -1, axis=-1), jnp.roll(x, 1, axis=-1))
+
+    return jax.lax.platform_dependent(x, tpu=roll, default=reverse)

@@ -15,7 +15,8 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from unityvideo_jax.errors import UserError
-from unityvideo_jax.models.layers import RMSNorm, gelu, matmul_precision
+from unityvideo_jax.models.layers import RMSNorm, matmul_precision
+from unityvideo_jax.models.pointwise import gelu
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

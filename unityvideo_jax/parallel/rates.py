@@ -11,7 +11,7 @@ from unityvideo_jax.parallel.chips import CHIPS, chip_of
 
 # Fused element-wise kernels and the scan's copies reach this part of the copy bandwidth. Fitted to
 # the step times of benchmarks/README.md, "The training step beside diffusers".
-ELEMENTWISE_SHARE = 0.6
+ELEMENTWISE_SHARE = 0.65
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -41,10 +41,11 @@ class Rates:
     source: str
 
 
-# benchmarks/README.md: cuDNN 9.19 attention at 40,560 tokens (the lower end of its range). Matrix
-# products of 8192 in a JAX chain (706 TFLOP/s on an H200) and copies were measured on machines of
-# these kinds, by no benchmark here. Nor by any were the links, for which an all-reduce's bus
-# bandwidth stands in; the network is the adapter's 400 Gbit/s.
+# benchmarks/README.md, "Attention kernels alone": at 40,560 tokens, FlashAttention's kernels on
+# Hopper; cuDNN 9.19 elsewhere, by its rates on the H200. Matrix products of 8192 in a JAX chain
+# (706 TFLOP/s on an H200) and copies were measured on machines of these kinds, by no benchmark
+# here. Nor by any were the links, for which an all-reduce's bus bandwidth stands in; the network is
+# the adapter's 400 Gbit/s.
 _LINKS = 3.29e11
 _SOURCE = "measured, but for links and network"
 # Measured peaks over the closed form's, at most.
@@ -53,8 +54,8 @@ _SLACK = 1.08
 _TPU_SLACK = 1.43
 _H200 = Rates(
     matmul=700e12,
-    attention_forward=598e12,
-    attention_backward=419e12,
+    attention_forward=635e12,
+    attention_backward=498e12,
     copy=4.3e12,
     links=_LINKS,
     network=5e10,
@@ -62,7 +63,9 @@ _H200 = Rates(
     slack=_SLACK,
     source=_SOURCE,
 )
-MEASURED = {"NVIDIA H200": _H200, "NVIDIA H100": dataclasses.replace(_H200, copy=3.0e12)}
+_H100 = dataclasses.replace(_H200, attention_forward=665e12, attention_backward=514e12, copy=3.0e12)
+MEASURED = {"NVIDIA H200": _H200, "NVIDIA H100": _H100}
+_CUDNN = dataclasses.replace(_H200, attention_forward=598e12, attention_backward=419e12)
 _REFERENCE = "NVIDIA H200"
 _DOMAINS = {"NVIDIA GB200": 72}
 
@@ -91,7 +94,7 @@ def rates_of(device_kind: str) -> Rates | None:
             slack=_TPU_SLACK,
             source="the vendor's peaks",
         )
-    base, known = MEASURED[_REFERENCE], CHIPS[_REFERENCE]
+    base, known = _CUDNN, CHIPS[_REFERENCE]
     faster = chip.flops / known.flops
     return Rates(
         matmul=base.matmul * faster,

@@ -79,6 +79,8 @@ def test_measured_steps_come_out(kind, latents, batch, remat, seconds):
         (H100, LONG, 2, "attention", {"fsdp": 2}, 23.0),
         (H100, LONG, 1, "attention", {"context": 2}, 27.4),
         (H100, SHORT, 4, "attention", {"preset": get_10b, "keep_ema": False, "fsdp": 2}, 61.3),
+        (H100, SHORT, 8, "attention", {"preset": get_10b, "keep_ema": False, "fsdp": 2}, 66.1),
+        (H100, SHORT, 16, "full", {"preset": get_10b, "keep_ema": False, "fsdp": 2}, 69.7),
     ],
 )
 def test_measured_memory_comes_out(kind, latents, batch, remat, options, gib):

@@ -39,7 +39,7 @@ def get_config() -> ml_collections.ConfigDict:
         heads="shared",
         shared_timestep=True,
         rope_theta=1e4,
-        remat="full",
+        remat="attention",
         scan_layers=True,
         dtype="bfloat16",
         attention="auto",

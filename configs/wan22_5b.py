@@ -37,7 +37,7 @@ def get_config() -> ml_collections.ConfigDict:
         heads="per_modality",
         shared_timestep=False,
         rope_theta=1e4,
-        remat="full",
+        remat="attention",
         scan_layers=True,
         dtype="bfloat16",
         attention="auto",

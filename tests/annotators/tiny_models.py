@@ -9,10 +9,11 @@ import torch
 import transformers
 
 SIZE = {"height": 64, "width": 64}
+_ROOT = tempfile.TemporaryDirectory(prefix="tiny-models-")  # removed when the process ends
 
 
 def _save(name, *parts):
-    folder = pathlib.Path(tempfile.mkdtemp(prefix=f"{name}-"))
+    folder = pathlib.Path(tempfile.mkdtemp(prefix=f"{name}-", dir=_ROOT.name))
     for part in parts:
         part.save_pretrained(folder)
     return str(folder)
@@ -199,7 +200,7 @@ class _DensePose(torch.nn.Module):
 
 @functools.cache
 def densepose():
-    path = pathlib.Path(tempfile.mkdtemp(prefix="densepose-")) / "model.pt"
+    path = pathlib.Path(tempfile.mkdtemp(prefix="densepose-", dir=_ROOT.name)) / "model.pt"
     torch.jit.script(_DensePose()).save(str(path))
     return str(path)
 

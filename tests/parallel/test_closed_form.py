@@ -183,7 +183,8 @@ def test_the_best_mesh_fits_and_is_the_fastest_that_does():
     best = ranked[0]
     assert best.fits
     speeds = [made.samples / made.step_seconds for made in ranked if made.fits]
-    assert speeds == sorted(speeds, reverse=True)
+    # In an order that tells no speeds apart that differ by less than 1 %.
+    assert all(later < 1.01 * min(speeds[: i + 1]) for i, later in enumerate(speeds))
     full = [made for made in ranked if not made.fits]
     assert full and full == ranked[len(speeds) :]
     # Long sequences of a model that a device holds need no tokens split.

@@ -68,28 +68,28 @@ def apply_rope(
     Returns:
       float32.
     """
-    heads = x.shape[-1] // (2 * table[0].shape[-1])
-    cos, sin = (jnp.tile(jnp.repeat(part, 2, axis=-1), heads) for part in table)
-    partners = _partners(x).astype(jnp.float32)
-    x = x.astype(jnp.float32)
-    # The tables are read in their own size; multiplied by anything, they would be written as wide
-    # as the features.
-    if scale is not None:
-        x, partners = x * scale, partners * _partners(scale)
-    return x * cos + jnp.where(_is_even(x), -partners, partners) * sin
+    scale = jnp.ones(x.shape[-1], jnp.float32) if scale is None else scale
+    # The same sums and products. By XLA's own estimate of two layers, a TPU needs a tenth less time
+    # and a fifth less memory for the first; a GPU writes no arrays of halves for the second.
+    return jax.lax.platform_dependent(x, scale, *table, tpu=_by_halves, default=_by_partners)
 
 
-def _is_even(x):
-    return jax.lax.broadcasted_iota(jnp.int32, x.shape, x.ndim - 1) % 2 == 0
+def _by_halves(x, scale, cos, sin):
+    heads = (x.astype(jnp.float32) * scale).reshape(*x.shape[:-1], -1, cos.shape[-1], 2)
+    even, odd = heads[..., 0], heads[..., 1]
+    cos, sin = cos[..., None, :], sin[..., None, :]
+    turned = jnp.stack([even * cos - odd * sin, even * sin + odd * cos], axis=-1)
+    return turned.reshape(x.shape)
 
 
-def _partners(x):
-    """The other feature of each pair, by what moves least: a TPU has no lanes of two."""
-
-    def reverse(x):
+def _by_partners(x, scale, cos, sin):
+    def swap(x):
         return x.reshape(*x.shape[:-1], -1, 2)[..., ::-1].reshape(x.shape)
 
-    def roll(x):
-        return jnp.where(_is_even(x), jnp.roll(x, -1, axis=-1), jnp.roll(x, 1, axis=-1))
-
-    return jax.lax.platform_dependent(x, tpu=roll, default=reverse)
+    # The tables are read in their own size; multiplied by anything, they would be written as wide
+    # as the features.
+    heads = x.shape[-1] // (2 * cos.shape[-1])
+    cos, sin = (jnp.tile(jnp.repeat(part, 2, axis=-1), heads) for part in (cos, sin))
+    partners = swap(x).astype(jnp.float32) * swap(scale)
+    is_even = jax.lax.broadcasted_iota(jnp.int32, x.shape, x.ndim - 1) % 2 == 0
+    return x.astype(jnp.float32) * scale * cos + jnp.where(is_even, -partners, partners) * sin

@@ -128,8 +128,8 @@ def rank(
 ) -> list[Estimate]:
     """Estimates of all meshes and remat policies, the best first.
 
-    Those that fit come first, by samples a second and then by memory; the others follow by their
-    memory.
+    Those that fit come first, by samples a second to about 1 % and then by memory; the others
+    follow by their memory.
 
     Args:
       config: the run's; its mesh, remat policy and way of attending are not read.

@@ -150,7 +150,7 @@ def print_profile(folder: str, program: str, lines: int) -> None:
     for name, nanoseconds in total.most_common(lines):
         source = sources.get(name, "").replace("|", "/")[-110:]
         print(
-            f"| {name} | {count[name]} | {nanoseconds / 1e6:.1f} | {nanoseconds / whole:.1%} | "
+            f"| {name} | {count[name]} | {nanoseconds / 1e6:.3f} | {nanoseconds / whole:.1%} | "
             f"{source} |"
         )
     print(f"all kernels: {whole / 1e6:.0f} ms", flush=True)

@@ -3,6 +3,7 @@
 import functools
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
@@ -154,25 +155,29 @@ class Attention(nnx.Module):
         self,
         x: Float[Array, "b s n d"],
         context: Float[Array, "b g m d"] | None,
-        dtype: jax.numpy.dtype,
+        dtype: jnp.dtype,
         rope: RopeTable | None = None,
-    ) -> Float[Array, "b s n d"]:
+    ) -> tuple[Float[Array, "b s n d"], Float[Array, " d"]]:
         """Attend in `dtype` from the streams of `x` to their group of `context`.
 
         Without a context all streams attend to all of `x` (self-attention). `rope` holds the angles
-        [s, n, half] of its tokens.
+        [s, n, half] of its tokens. Returns the last product and its bias, for what comes next to
+        add them.
         """
         source = x if context is None else context
-        q = self.q_norm(self.q(x, dtype), rope)
-        k = self.k_norm(self.k(source, dtype), rope)
-        v = self.v(source, dtype)
+        q = self.q_norm(*self.q.product_and_bias(x, dtype), rope)
+        k = self.k_norm(*self.k.product_and_bias(source, dtype), rope)
+        v, v_bias = self.v.product_and_bias(source, dtype)
         out = dot_product_attention(
             *map(self._split, (q, k, v)),
             self.implementation,
             self.parallel,
             joint=context is None,
         )
-        return self.o(out.reshape(x.shape), dtype)
+        out, bias = self.o.product_and_bias(out.reshape(x.shape), dtype)
+        # The weights of a query sum to one: what all values have in common comes out as it went in.
+        # So their bias is added as a vector, behind the product, and not to all of them.
+        return out, bias + jnp.sum(v_bias[:, None] * self.o.kernel[...], axis=0)
 
     def _split(self, x: Float[Array, "b s n d"]) -> Float[Array, "b s n h k"]:
         return x.reshape(*x.shape[:-1], self.num_heads, -1)

@@ -29,7 +29,7 @@ from unityvideo_jax.models.layers import (
     timestep_features,
     unpatchify,
 )
-from unityvideo_jax.models.pointwise import gated_sum, gelu, layer_norm
+from unityvideo_jax.models.pointwise import add_bias, gated_sum, gelu, skip_and_norm
 from unityvideo_jax.models.remat import FFN_OUTPUT, rematerialise
 from unityvideo_jax.models.rope import RopeTable, rope_table
 from unityvideo_jax.models.switcher import (
@@ -85,14 +85,15 @@ class Block(nnx.Module):
         dtype, eps = x.dtype, self.config.eps
         shift, scale, gate, ffn_shift, ffn_scale, ffn_gate = self.modulation(vectors, choice, clean)
 
-        y = layer_norm(x, 1.0 + scale, shift, eps)
-        x = gated_sum(x, self.self_attention(y, None, dtype, rope), gate)
+        x, y = skip_and_norm(x, 1.0 + scale, shift, eps)
+        x = gated_sum(x, *self.self_attention(y, None, dtype, rope), gate)
 
-        x = x + self.cross_attention(self.cross_norm(x), context, dtype)
+        x, y = self.cross_norm(x)
+        x = x + add_bias(*self.cross_attention(y, context, dtype))
 
-        y = layer_norm(x, 1.0 + ffn_scale, ffn_shift, eps)
-        y = checkpoint_name(self.ffn(y, dtype), FFN_OUTPUT)
-        return gated_sum(x, y, ffn_gate)
+        x, y = skip_and_norm(x, 1.0 + ffn_scale, ffn_shift, eps)
+        y, bias = self.ffn.product_and_bias(y, dtype)
+        return gated_sum(x, checkpoint_name(y, FFN_OUTPUT), bias, ffn_gate)
 
 
 class DiT(nnx.Module):
@@ -113,7 +114,7 @@ class DiT(nnx.Module):
         self.time_embedding = MLP(
             (config.freq_dim, dim, dim),
             (None, "embed", None),
-            jax.nn.silu,
+            _silu,
             rngs=rngs,
             init=small_normal,
         )
@@ -243,6 +244,10 @@ class DiT(nnx.Module):
                 f"{config.text_len}: shorten them or raise model.text_len."
             )
         return config.token_grid(tuple(latents.shape[2:5]))
+
+
+def _silu(x: Float[Array, "... d"], bias: Float[Array, " d"]) -> Float[Array, "... d"]:
+    return jax.nn.silu(x + bias)
 
 
 def _in_compute_type(parameters: nnx.State, dtype: jnp.dtype) -> nnx.State:

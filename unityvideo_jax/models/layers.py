@@ -12,13 +12,13 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
-from unityvideo_jax.models.pointwise import add_bias, layer_norm, rms_norm
+from unityvideo_jax.models.pointwise import add_bias, rms_norm, skip_and_norm
 from unityvideo_jax.models.rope import RopeTable
 
 Initializer = Callable[..., Array]
 LogicalAxes = tuple[str | None, ...]
 
-# The name under which rematerialisation finds what a linear layer returns.
+# The name under which rematerialisation finds the product of a linear layer.
 LINEAR = "linear_output"
 
 xavier: Initializer = jax.nn.initializers.xavier_uniform()
@@ -61,9 +61,15 @@ class Linear(nnx.Module):
         self.bias = nnx.Param(jnp.zeros((out_features,), jnp.float32), logical_axes=axes[1:])
 
     def __call__(self, x: Float[Array, "... i"], dtype: jnp.dtype) -> Float[Array, "... o"]:
+        return add_bias(*self.product_and_bias(x, dtype))
+
+    def product_and_bias(
+        self, x: Float[Array, "... i"], dtype: jnp.dtype
+    ) -> tuple[Float[Array, "... o"], Float[Array, " o"]]:
+        """The two summands, for what comes next to add them."""
         kernel = self.kernel[...].astype(dtype)
         y = jnp.matmul(x.astype(dtype), kernel, precision=matmul_precision(dtype))
-        return checkpoint_name(add_bias(y, self.bias[...]), LINEAR)
+        return checkpoint_name(y, LINEAR), self.bias[...]
 
 
 def is_kernel(path: tuple) -> bool:
@@ -72,15 +78,17 @@ def is_kernel(path: tuple) -> bool:
 
 
 class LayerNorm(nnx.Module):
-    """Layer normalisation with scale and bias, see `pointwise.layer_norm`."""
+    """Layer normalisation with scale and bias, see `pointwise.skip_and_norm`."""
 
     def __init__(self, dim: int, eps: float) -> None:
         self.eps = eps
         self.scale = nnx.Param(jnp.ones((dim,), jnp.float32), logical_axes=("embed",))
         self.bias = nnx.Param(jnp.zeros((dim,), jnp.float32), logical_axes=("embed",))
 
-    def __call__(self, x: Float[Array, "... d"]) -> Float[Array, "... d"]:
-        return layer_norm(x, self.scale[...], self.bias[...], self.eps)
+    def __call__(
+        self, x: Float[Array, "... d"]
+    ) -> tuple[Float[Array, "... d"], Float[Array, "... d"]]:
+        return skip_and_norm(x, self.scale[...], self.bias[...], self.eps)
 
 
 class RMSNorm(nnx.Module):
@@ -91,9 +99,13 @@ class RMSNorm(nnx.Module):
         self.scale = nnx.Param(jnp.ones((dim,), jnp.float32), logical_axes=axes)
 
     def __call__(
-        self, x: Float[Array, "... d"], rope: RopeTable | None = None
+        self,
+        x: Float[Array, "... d"],
+        bias: Float[Array, " d"] | None = None,
+        rope: RopeTable | None = None,
     ) -> Float[Array, "... d"]:
-        return rms_norm(x, self.scale[...], rope, self.eps)
+        scale = self.scale[...]
+        return rms_norm(x, jnp.zeros_like(scale) if bias is None else bias, scale, rope, self.eps)
 
 
 class MLP(nnx.Module):
@@ -102,7 +114,7 @@ class MLP(nnx.Module):
     Args:
       sizes: features in, hidden, out.
       axes: logical axes of those three.
-      activation: applied to the hidden features.
+      activation: of the hidden features, which it gets as a product and its bias.
       rngs: source of the initial kernels.
       init: initialiser of both kernels.
     """
@@ -111,7 +123,7 @@ class MLP(nnx.Module):
         self,
         sizes: tuple[int, int, int],
         axes: tuple[str | None, str | None, str | None],
-        activation: Callable[[Array], Array],
+        activation: Callable[[Array, Array], Array],
         *,
         rngs: nnx.Rngs,
         init: Initializer = xavier,
@@ -121,7 +133,14 @@ class MLP(nnx.Module):
         self.down = Linear(sizes[1], sizes[2], axes[1:], rngs=rngs, init=init)
 
     def __call__(self, x: Float[Array, "... i"], dtype: jnp.dtype) -> Float[Array, "... o"]:
-        return self.down(self.activation(self.up(x, dtype)), dtype)
+        return add_bias(*self.product_and_bias(x, dtype))
+
+    def product_and_bias(
+        self, x: Float[Array, "... i"], dtype: jnp.dtype
+    ) -> tuple[Float[Array, "... o"], Float[Array, " o"]]:
+        """The two summands, for what comes next to add them."""
+        hidden = self.activation(*self.up.product_and_bias(x, dtype))
+        return self.down.product_and_bias(hidden, dtype)
 
 
 def timestep_features(timestep: Float[Array, "..."], dim: int) -> Float[Array, "... {dim}"]:

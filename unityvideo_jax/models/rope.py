@@ -1,6 +1,5 @@
 """Rotary position embedding over (time, height, width) of streams placed side by side."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -55,41 +54,18 @@ def rope_table(
     return table[0], table[1]
 
 
-def apply_rope(
-    x: Float[Array, "b *n d"], table: RopeTable, scale: Float[Array, " d"] | None = None
-) -> Float[Array, "b *n d"]:
-    """`x * scale` with the feature pairs (2i, 2i+1) of every head rotated by the table's angles.
+def apply_rope(x: Float[Array, "b *n d"], table: RopeTable) -> Float[Array, "b *n d"]:
+    """The feature pairs (2i, 2i+1) of every head rotated by the table's angles.
 
     Args:
       x: features of one head, or of several one after another, of any type.
       table: angles of the tokens.
-      scale: float32, of the features; None is one.
 
     Returns:
       float32.
     """
-    scale = jnp.ones(x.shape[-1], jnp.float32) if scale is None else scale
-    # The same sums and products. By XLA's own estimate of two layers, a TPU needs a tenth less time
-    # and a fifth less memory for the first; a GPU writes no arrays of halves for the second.
-    return jax.lax.platform_dependent(x, scale, *table, tpu=_by_halves, default=_by_partners)
-
-
-def _by_halves(x, scale, cos, sin):
-    heads = (x.astype(jnp.float32) * scale).reshape(*x.shape[:-1], -1, cos.shape[-1], 2)
-    even, odd = heads[..., 0], heads[..., 1]
-    cos, sin = cos[..., None, :], sin[..., None, :]
+    cos, sin = (part[..., None, :] for part in table)
+    pairs = x.astype(jnp.float32).reshape(*x.shape[:-1], -1, cos.shape[-1], 2)
+    even, odd = pairs[..., 0], pairs[..., 1]
     turned = jnp.stack([even * cos - odd * sin, even * sin + odd * cos], axis=-1)
     return turned.reshape(x.shape)
-
-
-def _by_partners(x, scale, cos, sin):
-    def swap(x):
-        return x.reshape(*x.shape[:-1], -1, 2)[..., ::-1].reshape(x.shape)
-
-    # The tables are read in their own size; multiplied by anything, they would be written as wide
-    # as the features.
-    heads = x.shape[-1] // (2 * cos.shape[-1])
-    cos, sin = (jnp.tile(jnp.repeat(part, 2, axis=-1), heads) for part in (cos, sin))
-    partners = swap(x).astype(jnp.float32) * swap(scale)
-    is_even = jax.lax.broadcasted_iota(jnp.int32, x.shape, x.ndim - 1) % 2 == 0
-    return x.astype(jnp.float32) * scale * cos + jnp.where(is_even, -partners, partners) * sin

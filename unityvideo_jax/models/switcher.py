@@ -18,7 +18,7 @@ from unityvideo_jax.models.layers import (
     matmul_precision,
     xavier,
 )
-from unityvideo_jax.models.pointwise import layer_norm
+from unityvideo_jax.models.pointwise import skip_and_norm
 
 
 def choose(modality: Int[Array, "b s"], count: int, *, grouped: bool) -> Float[Array, "b s count"]:
@@ -174,7 +174,7 @@ class Heads(nnx.Module):
         """Predicted velocity of every patch, float32; `clean` as `Modulation` takes it."""
         choice = choose(modality, self.count, grouped=self.grouped)
         shift, scale = self.modulation(time_embedding[:, :, :, None], choice, clean)
-        x = layer_norm(x, 1.0 + scale, shift, self.eps)
+        _, x = skip_and_norm(x, 1.0 + scale, shift, self.eps)
         kernel = select(self.kernel[...], choice).astype(dtype)
         out = jnp.matmul(
             x, kernel, precision=matmul_precision(dtype), preferred_element_type=jnp.float32

@@ -16,7 +16,6 @@ from jaxtyping import Array, Bool, Float, Int
 
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.models.layers import RMSNorm, matmul_precision
-from unityvideo_jax.models.pointwise import gelu
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -141,7 +140,9 @@ class UMT5Block(nnx.Module):
     def __call__(self, x: Float[Array, "b n d"], mask: Bool[Array, "b n"]) -> Float[Array, "b n d"]:
         x = x + self.attention(self.norm1(x), mask).astype(jnp.float32)
         hidden = self.norm2(x)
-        return x + self.down(gelu(self.gate(hidden)) * self.up(hidden)).astype(jnp.float32)
+        gate = self.gate(hidden)
+        gate = jax.nn.gelu(gate.astype(jnp.float32), approximate=True).astype(gate.dtype)
+        return x + self.down(gate * self.up(hidden)).astype(jnp.float32)
 
 
 class UMT5(nnx.Module):

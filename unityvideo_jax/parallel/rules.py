@@ -77,19 +77,29 @@ def num_parts(axes: tuple[str, ...], mesh: Mesh | AbstractMesh) -> int:
     return math.prod(mesh.shape[axis] for axis in axes)
 
 
-def constrain(x: Array, logical_axes: tuple[str | None, ...]) -> Array:
-    """Lays out an activation over the ambient mesh (`jax.set_mesh`); without one, does nothing.
+def divisible_spec(
+    shape: tuple[int, ...], logical_axes: tuple[str | None, ...], mesh: Mesh | AbstractMesh
+) -> PartitionSpec:
+    """Mesh axes of an activation.
 
     A dimension that its mesh axes do not divide, such as a small batch of samples, is not split.
+    """
+    parts = []
+    for size, axes in zip(shape, AxisRules().spec(logical_axes), strict=True):
+        axes = split_axes(axes, mesh)
+        parts.append(axes if axes and size % num_parts(axes, mesh) == 0 else None)
+    return PartitionSpec(*parts)
+
+
+def constrain(x: Array, logical_axes: tuple[str | None, ...]) -> Array:
+    """Lays out an activation over the ambient mesh (`jax.set_mesh`) by `divisible_spec`.
+
+    Without a mesh it does nothing.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1:
         return x
-    parts = []
-    for size, axes in zip(x.shape, AxisRules().spec(logical_axes), strict=True):
-        axes = split_axes(axes, mesh)
-        parts.append(axes if axes and size % num_parts(axes, mesh) == 0 else None)
-    return jax.lax.with_sharding_constraint(x, PartitionSpec(*parts))
+    return jax.lax.with_sharding_constraint(x, divisible_spec(x.shape, logical_axes, mesh))
 
 
 def sharding(

@@ -1,4 +1,4 @@
-"""Norms, gates and activations over split samples, tokens and features: the GPU kernel, emulated."""
+"""Norms, gates and activations over split arrays: the GPU kernel, emulated, on eight devices."""
 
 import jax
 import jax.numpy as jnp

@@ -145,11 +145,13 @@ class Estimate:
         """Work and what it waits for, or the traffic of weights and gradients if that is longer.
 
         What `context` and `tensor` send is needed at once; weights can be fetched, and gradients
-        sent, while other layers compute.
+        sent, while other layers compute, where the device does so (`Rates.overlap`).
         """
+        traffic, work = sum(self.sending.values()), sum(self.seconds.values())
+        if not self.rates.overlap:
+            return work + traffic
         waits = self.sending.get("context", 0.0) + self.sending.get("tensor", 0.0)
-        hidden = sum(self.sending.values()) - waits
-        return max(sum(self.seconds.values()) + waits, hidden)
+        return max(work + waits, traffic - waits)
 
 
 def estimate(step: Step, chip: Chip, rates: Rates) -> Estimate:

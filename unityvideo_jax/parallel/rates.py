@@ -26,6 +26,7 @@ class Rates:
       links: bytes/s that a device sends in a ring within its fast network ("bus bandwidth").
       network: the same of one device's network adapter.
       domain: devices that share a fast network; None where the mesh's `slice` axis alone leaves it.
+      overlap: whether weights and gradients travel while layers compute.
       slack: what memory was found at most, measured or compiled, over the closed form's.
       source: where the figures come from.
     """
@@ -37,6 +38,7 @@ class Rates:
     links: float
     network: float
     domain: int | None
+    overlap: bool
     slack: float
     source: str
 
@@ -60,6 +62,8 @@ _H200 = Rates(
     links=_LINKS,
     network=5e10,
     domain=8,
+    # On two and four H200 the 10B took longer by about all of it (benchmarks/README.md).
+    overlap=False,
     slack=_SLACK,
     source=_SOURCE,
 )
@@ -91,6 +95,7 @@ def rates_of(device_kind: str) -> Rates | None:
             links=chip.link_bandwidth,
             network=chip.network_bandwidth,
             domain=None,
+            overlap=True,
             slack=_TPU_SLACK,
             source="the vendor's peaks",
         )
@@ -104,6 +109,7 @@ def rates_of(device_kind: str) -> Rates | None:
         links=base.links * chip.link_bandwidth / known.link_bandwidth,
         network=chip.network_bandwidth,
         domain=_DOMAINS.get(device_kind, base.domain),
+        overlap=base.overlap,
         slack=base.slack,
         source=f"not measured: {_REFERENCE}'s rates scaled by the datasheets",
     )

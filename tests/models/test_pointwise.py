@@ -3,6 +3,8 @@
 XLA's way, and the GPU kernel's as Pallas emulates it.
 """
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +12,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from unityvideo_jax.models import rows
+from unityvideo_jax.models import kernels, rows
 from unityvideo_jax.models.pointwise import add_bias, gated_sum, gelu, rms_norm, skip_and_norm
 from unityvideo_jax.models.rope import rope_table
 
@@ -134,6 +136,29 @@ KERNELS = {
 def test_the_kernels_are_torchs(name, kernel):
     check(name, jnp.bfloat16)
     assert len(set(kernel)) == KERNELS[name]
+
+
+# Widths of the 1.3B, the 5B, the 10B and the 14B.
+@pytest.mark.skipif(jax.__version_info__ >= (0, 11), reason="would need an NVIDIA GPU")
+@pytest.mark.parametrize("width", [1536, 3072, 4096, 5120])
+def test_triton_takes_the_kernels(width, monkeypatch):
+    monkeypatch.setattr(kernels, "target_device", lambda: ("gpu", "NVIDIA H200"))
+    jax.clear_caches()
+    rope = tuple(x.reshape(S, N, -1) for x in rope_table(128, S, (3, 2, 2)))
+
+    def branch(x, vector, modulation):
+        skip, y = skip_and_norm(x, modulation, modulation, 1e-6)
+        y = gelu(rms_norm(y, vector, vector, rope, 1e-6), vector)
+        return gated_sum(skip, y, vector, modulation).astype(jnp.float32).sum()
+
+    shapes = ((B, S, N, width), jnp.bfloat16), ((width,), jnp.float32), ((B, S, 1, width),)
+    operands = [jax.ShapeDtypeStruct(shape, *kind or [jnp.float32]) for shape, *kind in shapes]
+    traced = jax.jit(jax.grad(branch, argnums=(0, 1, 2))).trace(*operands)
+    text = traced.lower(lowering_platforms=("cuda",)).as_text()
+    jax.clear_caches()
+    # Forward and backward of the norms and of GELU, backward of the gate.
+    assert len(set(re.findall(r"func.func private @(_kernel\w*)", text))) == 7
+    assert text.count("xla.gpu.triton") == 7
 
 
 def test_a_constant_row_and_large_values_stay_finite():

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from unityvideo_jax.models.rope import RopeTable
-from unityvideo_jax.models.rows import over_rows
+from unityvideo_jax.models.rows import has_kernel, over_rows
 
 # The same formula with the same constants is the same object, and so compiled once.
 _bind = functools.cache(functools.partial)
@@ -130,7 +130,6 @@ skip_and_norm.defvjp(
 )
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
 def rms_norm(
     x: Float[Array, "*n d"],
     bias: Float[Array, " d"],
@@ -148,6 +147,14 @@ def rms_norm(
       rope: angles of the tokens, of all heads alike; None turns nothing. It gets no gradient.
       eps: added to the mean square.
     """
+    if not has_kernel(x, (bias, scale), features="heads"):
+        # As the end of the product; in the norm a TPU would move more bytes (its own estimate).
+        x, bias = add_bias(x, bias), jnp.zeros_like(bias)
+    return _rms_norm_of_sum(x, bias, scale, rope, eps)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
+def _rms_norm_of_sum(x, bias, scale, rope, eps):
     formula = _bind(_rms_norm, eps)
     return over_rows(formula, (x,), (bias, scale), rope, features="heads")[0]
 
@@ -179,10 +186,11 @@ def _rms_norm_backward(eps, kept, gradient):
     ), None
 
 
-rms_norm.defvjp(
-    lambda x, bias, scale, rope, eps: (rms_norm(x, bias, scale, rope, eps), (x, bias, scale, rope)),
-    _rms_norm_backward,
-)
+def _rms_norm_forward(x, bias, scale, rope, eps):
+    return _rms_norm_of_sum(x, bias, scale, rope, eps), (x, bias, scale, rope)
+
+
+_rms_norm_of_sum.defvjp(_rms_norm_forward, _rms_norm_backward)
 
 
 @jax.custom_vjp

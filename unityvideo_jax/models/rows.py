@@ -110,6 +110,17 @@ def over_rows(
     return made + [_sum_to(term, like) for term, like in zip(terms, sums, strict=True)]
 
 
+def has_kernel(
+    x: Float[Array, "*n d"],
+    vectors: Sequence[Float[Array, "..."]],
+    *,
+    whole: bool = True,
+    features: str | None = None,
+) -> bool:
+    """Whether `over_rows` would run the kernel for such arrays, or leave them to XLA."""
+    return _layout(x, vectors, whole, features) is not None
+
+
 def _sum_to(x, like):
     """The sum of `x` over the axes along which `like` was broadcast to its shape."""
     lead = x.ndim - like.ndim
@@ -178,7 +189,7 @@ def _kernel(*operands, formula, counts, whole):
         x.reshape(-1, *x.shape[-2:]) if i < num_arrays else x.reshape(-1, x.shape[-1])
         for i, x in enumerate(operands[: num_arrays + num_vectors])
     ] + list(operands[num_arrays + num_vectors :])
-    # The fastest of some tried on an H100.
+    # The fastest of some tried on H100 and H200.
     if not whole:
         height, width, warps, tokens = 4, 256, 4, 64
     else:

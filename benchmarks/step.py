@@ -135,6 +135,7 @@ def print_profile(folder: str, program: str, lines: int) -> None:
     (file,) = glob.glob(f"{folder}/**/*.xplane.pb", recursive=True)
     total: collections.Counter[str] = collections.Counter()
     count: collections.Counter[str] = collections.Counter()
+    times = []
     for plane in jax.profiler.ProfileData.from_file(file).planes:
         if "GPU" not in plane.name and "TPU" not in plane.name:
             continue
@@ -145,6 +146,7 @@ def print_profile(folder: str, program: str, lines: int) -> None:
                 name = str(dict(event.stats).get("hlo_op", event.name))
                 total[name] += event.duration_ns
                 count[name] += 1
+                times += [event.start_ns, event.start_ns + event.duration_ns]
     whole = sum(total.values())
     print("| kernel | calls | ms | share | operation |\n| --- | ---: | ---: | ---: | --- |")
     for name, nanoseconds in total.most_common(lines):
@@ -153,7 +155,8 @@ def print_profile(folder: str, program: str, lines: int) -> None:
             f"| {name} | {count[name]} | {nanoseconds / 1e6:.3f} | {nanoseconds / whole:.1%} | "
             f"{source} |"
         )
-    print(f"all kernels: {whole / 1e6:.0f} ms", flush=True)
+    span = max(times, default=0) - min(times, default=0)
+    print(f"all kernels: {whole / 1e6:.0f} ms, from first to last {span / 1e6:.0f} ms", flush=True)
 
 
 def measure_peer(args: argparse.Namespace) -> dict[str, Any]:

@@ -70,6 +70,16 @@ def test_average_differs_from_last_weights_and_old_checkpoints_go(whole):
         load_for_inference(whole, step=2)
 
 
+def test_data_that_cannot_be_read_costs_no_model(tmp_path, monkeypatch):
+    def build(stage):
+        raise UserError("no such folder")
+
+    monkeypatch.setattr(loop.state_lib, "create", None)
+    run = open_workdir(tmp_path / "run", tiny_config())
+    with run as path, pytest.raises(UserError, match="no such folder"):
+        loop.train(tiny_config(), path, build, devices=jax.devices()[:1])
+
+
 def test_without_an_average_a_run_resumes_and_samples_the_last_weights(whole, tmp_path):
     workdir = tmp_path / "run"
     for steps in (4, 8):

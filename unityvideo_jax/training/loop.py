@@ -39,12 +39,15 @@ Sampler = Callable[[Any, int, pathlib.Path], None]
 class Inputs:
     """Batches of the stage that each step belongs to, and the position to resume from."""
 
-    def __init__(self, plan: tuple[Stage, ...], build: BuildIterator, step: int, saved: Any):
+    def __init__(self, plan: tuple[Stage, ...], build: BuildIterator, step: int):
         self._plan, self._build, self._step = plan, build, step
         self._stage = stage_at(plan, step)
         self._iterator = build(self._stage)
-        if saved is not None and saved["stage"] == self._stage.index:
-            self._iterator.set_state(saved["state"])
+
+    def resume(self, position: Mapping[str, Any]) -> None:
+        """Goes on from a position that `next` returned, if it is of the present stage."""
+        if position["stage"] == self._stage.index:
+            self._iterator.set_state(position["state"])
 
     def next(self) -> tuple[Mapping[str, Any], dict[str, Any]]:
         """The batch of the next step, and the position after it."""
@@ -143,11 +146,17 @@ def _train(config, workdir, build_iterator, make_sampler, log, mesh: Mesh, profi
     optim = section(OptimizerConfig, config, "optimizer")
     run = section(TrainConfig, config, "train")
     plan = stages(config.curriculum, dict(config.data.modality_weights), run.steps)
+    _check_dropout(model, objective)
+    _check_divides(run, optim.accumulation, mesh)
+
+    # --- Input, first of all: data that does not fit must not cost the making of a model -----
+    checkpointer = Checkpointer(workdir, run.keep)
+    resumed = checkpointer.latest()
+    start = resumed or 0
+    inputs = Inputs(plan, build_iterator, start)
 
     # --- Model, optimiser, state -------------------------------------------------------------
     rules = AxisRules()
-    _check_dropout(model, objective)
-    _check_divides(run, optim.accumulation, mesh)
     optimizer = make_optimizer(optim, run.steps)
     schedule = make_schedule(optim, run.steps)
     graphdef, state, layout = state_lib.create(
@@ -157,18 +166,14 @@ def _train(config, workdir, build_iterator, make_sampler, log, mesh: Mesh, profi
     log(f"model: {count / 1e6:.2f}M parameters; mesh: {dict(mesh.shape)}")
 
     # --- Checkpoint --------------------------------------------------------------------------
-    checkpointer = Checkpointer(workdir, run.keep)
-    saved, start = None, checkpointer.latest()
-    if start is not None:
-        state, saved = checkpointer.restore(state_lib.abstract_state(state), start)
-        log(f"resumed at step {start}")
+    saved = None
+    if resumed is not None:
+        state, saved = checkpointer.restore(state_lib.abstract_state(state), resumed)
+        inputs.resume(saved)
+        log(f"resumed at step {resumed}")
     elif source := config.get("init_from"):
         state = start_from(state, model, source)
         log(f"starts from the weights of {source}")
-    start = start or 0
-
-    # --- Input -------------------------------------------------------------------------------
-    inputs = Inputs(plan, build_iterator, start, saved)
     sampler = make_sampler(graphdef) if make_sampler and run.sample_every else None
 
     # --- Step --------------------------------------------------------------------------------

@@ -38,6 +38,29 @@ def parity(record_property):
     return check
 
 
+@pytest.fixture
+def row_kernels(monkeypatch):
+    """Takes the GPU kernel of `models.rows`, emulated, wherever arrays allow.
+
+    Lists its launches: (formula, shape of the rows).
+    """
+    import jax
+
+    from unityvideo_jax.models import rows
+
+    launches = []
+
+    def listed(arrays, *operands, original=rows._kernel, **settings):
+        launches.append((settings["formula"], arrays[0].shape))
+        return original(arrays, *operands, **settings)
+
+    monkeypatch.setattr(rows, "is_supported", lambda platform, kind: True)
+    monkeypatch.setattr(rows, "_kernel", listed)
+    jax.clear_caches()  # of what was traced with the other choice
+    yield launches
+    jax.clear_caches()
+
+
 def pytest_terminal_summary(terminalreporter):
     rows = {}
     for outcome in ("passed", "failed"):

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from unityvideo_jax.models import kernels, rows
+from unityvideo_jax.models import kernels
 from unityvideo_jax.models.pointwise import add_bias, gated_sum, gelu, rms_norm, skip_and_norm
 from unityvideo_jax.models.rope import rope_table
 
@@ -72,22 +72,6 @@ CASES = {
 ACTIVATIONS = {"gated_sum": 2}
 
 
-@pytest.fixture
-def kernel(monkeypatch):
-    """Takes the GPU kernel wherever its arguments allow; counts how often it is called."""
-    calls = []
-
-    def counted(*operands, original=rows._kernel, **settings):
-        calls.append(settings["formula"])
-        return original(*operands, **settings)
-
-    monkeypatch.setattr(rows, "is_supported", lambda platform, kind: True)
-    monkeypatch.setattr(rows, "_kernel", counted)
-    jax.clear_caches()  # of what was traced with the other choice
-    yield calls
-    jax.clear_caches()
-
-
 def check(name, dtype):
     ours, theirs, shapes = CASES[name]
     rng = np.random.default_rng(0)
@@ -104,7 +88,7 @@ def check(name, dtype):
     expected = theirs(*tensors)
     expected.backward(torch.tensor(np.asarray(weights, np.float64)))
     assert value.dtype == dtype
-    tolerance = 2e-6 if dtype == jnp.float32 else 8e-3
+    tolerance = 2e-6 if dtype == jnp.float32 else 6e-3
     for got, wanted, kind in zip(
         (value, *gradients), (expected, *(t.grad for t in tensors)), (dtype, *types), strict=True
     ):
@@ -133,9 +117,9 @@ KERNELS = {
 
 
 @pytest.mark.parametrize("name", KERNELS)
-def test_the_kernels_are_torchs(name, kernel):
+def test_the_kernels_are_torchs(name, row_kernels):
     check(name, jnp.bfloat16)
-    assert len(set(kernel)) == KERNELS[name]
+    assert len({formula for formula, _ in row_kernels}) == KERNELS[name]
 
 
 # Widths of the 1.3B, the 5B, the 10B and the 14B.
@@ -151,8 +135,11 @@ def test_triton_takes_the_kernels(width, monkeypatch):
         y = gelu(rms_norm(y, vector, vector, rope, 1e-6), vector)
         return gated_sum(skip, y, vector, modulation).astype(jnp.float32).sum()
 
-    shapes = ((B, S, N, width), jnp.bfloat16), ((width,), jnp.float32), ((B, S, 1, width),)
-    operands = [jax.ShapeDtypeStruct(shape, *kind or [jnp.float32]) for shape, *kind in shapes]
+    operands = [
+        jax.ShapeDtypeStruct((B, S, N, width), jnp.bfloat16),
+        jax.ShapeDtypeStruct((width,), jnp.float32),
+        jax.ShapeDtypeStruct((B, S, 1, width), jnp.float32),
+    ]
     traced = jax.jit(jax.grad(branch, argnums=(0, 1, 2))).trace(*operands)
     text = traced.lower(lowering_platforms=("cuda",)).as_text()
     jax.clear_caches()

@@ -46,8 +46,8 @@ def dot_product_attention(
         implementation = kernels.pick_implementation(q.dtype, q.shape[-1])
     attend = _attend_jointly if joint else _attend_to_groups
     attend = functools.partial(attend, implementation=implementation)
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or mesh.size == 1:
+    mesh = rules.ambient_mesh()
+    if mesh is None:
         return attend(q, k, v)
     batch, context, tensor = _mesh_axes(mesh, q.shape)
     if joint and context:

@@ -34,8 +34,8 @@ def add_bias(x: Float[Array, "*n d"], bias: Float[Array, " d"]) -> Float[Array, 
 
 def _add_bias_backward(kept, gradient):
     del kept
-    axes = range(gradient.ndim - 1)
-    return gradient, jnp.sum(gradient.astype(jnp.float32), axis=tuple(axes))
+    axes = tuple(range(gradient.ndim - 1))
+    return gradient, jnp.sum(gradient.astype(jnp.float32), axis=axes)
 
 
 add_bias.defvjp(lambda x, bias: (add_bias(x, bias), None), _add_bias_backward)

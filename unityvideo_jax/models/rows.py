@@ -92,19 +92,18 @@ def over_rows(
         made, terms = formula(row, *(x.astype(jnp.float32) for x in (*arrays, *vectors)))
         made = [x.astype(arrays[0].dtype) for x in made]
         return made + [_sum_to(term, like) for term, like in zip(terms, sums, strict=True)]
-    counts = (len(arrays), len(vectors), outputs, len(sums))
+    counts = (outputs, len(sums))
     run = functools.partial(_kernel, formula=formula, counts=counts, whole=whole)
-    operands = (*arrays, *vectors, *(rope or ()))
     if layout:
         like, per_vector, table = layout
-        specs = (*[like] * len(arrays), *per_vector, *[table] * len(rope or ()))
         # What is summed over a device's own rows has them in place of the tokens.
-        out_specs = [like] * outputs + [PartitionSpec(None, *like)] * bool(sums)
-        run = jax.shard_map(run, in_specs=specs, out_specs=out_specs, check_vma=False)
-    made = run(*operands)
-    if not sums:
+        terms_spec = PartitionSpec(None, *like)
+        run = jax.shard_map(
+            run, in_specs=(like, per_vector, table), out_specs=(like, terms_spec), check_vma=False
+        )
+    made, terms = run(tuple(arrays), tuple(vectors), rope)
+    if terms is None:
         return made
-    *made, terms = made
     if all(like.shape == sums[0].shape for like in sums):  # in one kernel
         return [*made, *jax.vmap(functools.partial(_sum_to, like=sums[0]))(terms)]
     return made + [_sum_to(term, like) for term, like in zip(terms, sums, strict=True)]
@@ -113,12 +112,10 @@ def over_rows(
 def has_kernel(
     x: Float[Array, "*n d"],
     vectors: Sequence[Float[Array, "..."]],
-    *,
-    whole: bool = True,
     features: str | None = None,
 ) -> bool:
-    """Whether `over_rows` would run the kernel for such arrays, or leave them to XLA."""
-    return _layout(x, vectors, whole, features) is not None
+    """Whether `over_rows` would run the kernel for whole rows of `x`, or leave them to XLA."""
+    return _layout(x, vectors, True, features) is not None
 
 
 def _sum_to(x, like):
@@ -137,8 +134,8 @@ def _layout(x, vectors, whole, features):
     # A vector a token would be an array.
     if any(v.ndim > 1 and v.shape[:-1] != (*x.shape[:-2], 1) for v in vectors):
         return None
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or mesh.size == 1:
+    mesh = rules.ambient_mesh()
+    if mesh is None:
         return ()
     if x.ndim != 4:
         return None
@@ -146,10 +143,10 @@ def _layout(x, vectors, whole, features):
     like = rules.divisible_spec(x.shape, axes, mesh)
     if whole and like[-1]:
         return None
-    per_vector = [
+    per_vector = tuple(
         PartitionSpec(like[-1]) if v.ndim == 1 else PartitionSpec(like[0], None, None, like[-1])
         for v in vectors
-    ]
+    )
     return like, per_vector, PartitionSpec(None, like[2])
 
 
@@ -179,16 +176,14 @@ class _LoadedRow(Row):
 
 # Compiled once for all layers that call it with the same formula and shapes.
 @functools.partial(jax.jit, static_argnames=("formula", "counts", "whole"))
-def _kernel(*operands, formula, counts, whole):
-    """Outputs, and in one array what the programs sum up, [sum, ..., program, features]."""
-    num_arrays, num_vectors, num_outputs, num_sums = counts
-    *lead, n, d = shape = operands[0].shape
-    dtype = operands[0].dtype
+def _kernel(arrays, vectors, rope, *, formula, counts, whole):
+    """Outputs; and what the programs sum up, [sum, ..., program, features], None without sums."""
+    outputs, num_sums = counts
+    *lead, n, d = shape = arrays[0].shape
+    dtype = arrays[0].dtype
     groups = math.prod(lead)
-    operands = [
-        x.reshape(-1, *x.shape[-2:]) if i < num_arrays else x.reshape(-1, x.shape[-1])
-        for i, x in enumerate(operands[: num_arrays + num_vectors])
-    ] + list(operands[num_arrays + num_vectors :])
+    arrays = tuple(x.reshape(groups, n, d) for x in arrays)
+    vectors = tuple(x.reshape(-1, d) for x in vectors)
     # The fastest of some tried on H100 and H200.
     if not whole:
         height, width, warps, tokens = 4, 256, 4, 64
@@ -200,13 +195,7 @@ def _kernel(*operands, formula, counts, whole):
             height, tokens = 1, pl.cdiv(n, max(_RESIDENT_WARPS // (warps * groups), 1))
     grid = (groups, pl.cdiv(n, tokens), pl.cdiv(d, width))
 
-    def program(*refs):
-        refs = iter(refs)
-        arrays, vectors, tables, made, totals = (
-            [next(refs) for _ in range(count)]
-            for count in (num_arrays, num_vectors, len(operands) - num_arrays - num_vectors,
-                          num_outputs, bool(num_sums))
-        )  # fmt: skip
+    def program(arrays, vectors, rope, made, totals):
         group, part, block = (pl.program_id(axis) for axis in range(3))
         feature = block * width + jnp.arange(width)
         is_feature = feature < d
@@ -220,14 +209,14 @@ def _kernel(*operands, formula, counts, whole):
                 triton.load(ref.at[where], mask=inside, other=0.0).astype(jnp.float32)
                 for ref in arrays
             ]
-            rope = None
-            if tables:
-                streams, _, half = tables[0].shape
+            angles = None
+            if rope is not None:
+                streams, _, half = rope[0].shape
                 pair = (jnp.arange(width // 2) % half)[None]
-                rope = tuple(
+                angles = tuple(
                     triton.load(ref.at[group % streams, token[:, None], pair], mask=is_token,
                                 other=0.0)
-                    for ref in tables
+                    for ref in rope
                 )  # fmt: skip
             # Every row loads the vectors again, from the cache: kept, they would take the registers
             # of other programs.
@@ -236,7 +225,7 @@ def _kernel(*operands, formula, counts, whole):
                             other=0.0)[None]
                 for ref in vectors
             ]  # fmt: skip
-            row = _LoadedRow(d, rope, is_feature[None])
+            row = _LoadedRow(d, angles, is_feature[None])
             rows, terms = formula(row, *values)
             for ref, value in zip(made, rows, strict=True):
                 triton.store(ref.at[where], value.astype(ref.dtype), mask=inside)
@@ -246,18 +235,18 @@ def _kernel(*operands, formula, counts, whole):
         sums = jax.lax.fori_loop(0, pl.cdiv(tokens, height), step, nothing)
         for i, value in enumerate(sums):
             where = (i, group, part, feature)
-            triton.store(totals[0].at[where], jnp.sum(value, axis=0), mask=is_feature)
+            triton.store(totals.at[where], jnp.sum(value, axis=0), mask=is_feature)
 
-    out_shape = [jax.ShapeDtypeStruct((groups, n, d), dtype)] * num_outputs
-    if num_sums:
-        out_shape.append(jax.ShapeDtypeStruct((num_sums, groups, grid[1], d), jnp.float32))
-    results = pl.pallas_call(
+    like = jax.ShapeDtypeStruct((groups, n, d), dtype)
+    terms = jax.ShapeDtypeStruct((num_sums, groups, grid[1], d), jnp.float32) if num_sums else None
+    made, totals = pl.pallas_call(
         program,
         grid=grid,
-        out_shape=out_shape,
+        out_shape=([like] * outputs, terms),
         compiler_params=triton.CompilerParams(num_warps=warps, num_stages=1),
         interpret=kernels.target_device()[0] != "gpu",
         name=getattr(formula, "func", formula).__name__.strip("_"),
-    )(*operands)
-    totals = [x.reshape(num_sums, *lead, grid[1], d) for x in results[num_outputs:]]
-    return [x.reshape(shape) for x in results[:num_outputs]] + totals
+    )(arrays, vectors, rope)
+    if totals is not None:
+        totals = totals.reshape(num_sums, *lead, grid[1], d)
+    return [x.reshape(shape) for x in made], totals

@@ -91,13 +91,16 @@ def divisible_spec(
     return PartitionSpec(*parts)
 
 
-def constrain(x: Array, logical_axes: tuple[str | None, ...]) -> Array:
-    """Lays out an activation over the ambient mesh (`jax.set_mesh`) by `divisible_spec`.
-
-    Without a mesh it does nothing.
-    """
+def ambient_mesh() -> AbstractMesh | None:
+    """The mesh of `jax.set_mesh`, if there is one and it has more than one device."""
     mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or mesh.size == 1:
+    return None if mesh.empty or mesh.size == 1 else mesh
+
+
+def constrain(x: Array, logical_axes: tuple[str | None, ...]) -> Array:
+    """Lays out an activation over the ambient mesh, if any, by `divisible_spec`."""
+    mesh = ambient_mesh()
+    if mesh is None:
         return x
     return jax.lax.with_sharding_constraint(x, divisible_spec(x.shape, logical_axes, mesh))
 

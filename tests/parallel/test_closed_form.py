@@ -49,58 +49,49 @@ def _estimate(latents, batch, remat, preset=get_config, keep_ema=True, kind=H200
 
 
 # benchmarks/README.md, "The training step beside diffusers" and "Several GPUs": bfloat16 moments.
-# Those of H100s are of the code before norms had kernels of their own.
+# Those of H100s, and those with an average of the weights, are of the code before norms had
+# kernels of their own.
 NO_EMA = {"keep_ema": False}
 LARGE = {"preset": get_10b, "keep_ema": False}
 
 
+# None is not compared: unrolled, before norms had their kernels over two GPUs, or not recorded.
 @pytest.mark.parametrize(
-    ("kind", "latents", "batch", "remat", "options", "seconds"),
+    ("kind", "latents", "batch", "remat", "options", "seconds", "gib"),
     [
-        (H200, LONG, 1, "attention_ffn", NO_EMA, 2.404),
-        (H200, SHORT, 8, "full", NO_EMA, 0.520),
-        (H200, SHORT, 8, "matmuls", NO_EMA, 0.445),
-        (H200, LONG, 4, "attention_ffn", NO_EMA | {"data": 4}, 2.521),
-        (H200, SHORT, 8, "attention", LARGE | {"fsdp": 2}, 1.560),
-        (H200, SHORT, 16, "attention", LARGE | {"fsdp": 4}, 1.546),
-        (H200, SHORT, 32, "attention", LARGE | {"fsdp": 4}, 2.933),
-        (H200, SHORT, 16, "attention", LARGE | {"fsdp": 2, "context": 2}, 1.711),
-        (H200, SHORT, 16, "attention", LARGE | {"fsdp": 2, "tensor": 2}, 1.701),
-        (H100, LONG, 1, "attention", {}, 2.641),
-        (H100, SHORT, 8, "matmuls", {}, 0.492),
+        (H200, LONG, 1, "attention_ffn", {}, 2.480, 36.2),
+        (H200, SHORT, 8, "matmuls", {}, 0.466, None),
+        (H200, SHORT, 8, "none", {}, None, 72.7),
+        (H200, LONG, 1, "attention_ffn", NO_EMA, 2.404, 30.6),
+        (H200, SHORT, 8, "full", NO_EMA, 0.520, 20.4),
+        (H200, SHORT, 8, "matmuls", NO_EMA, 0.445, 47.4),
+        (H200, SHORT, 8, "none", NO_EMA, None, 66.5),
+        (H200, LONG, 4, "attention_ffn", NO_EMA | {"data": 4}, 2.521, 30.6),
+        (H200, LONG, 1, "attention", {"preset": get_5b, "keep_ema": False}, None, 78.6),
+        (H200, SHORT, 8, "attention", LARGE | {"fsdp": 2}, 1.560, 65.2),
+        (H200, SHORT, 16, "attention", LARGE | {"fsdp": 4}, 1.546, 37.1),
+        (H200, SHORT, 32, "attention", LARGE | {"fsdp": 4}, 2.933, 46.0),
+        (H200, SHORT, 16, "attention", LARGE | {"fsdp": 2, "context": 2}, 1.711, 65.6),
+        (H200, SHORT, 16, "attention", LARGE | {"fsdp": 2, "tensor": 2}, 1.701, 41.5),
+        (H100, LONG, 1, "attention", {}, 2.641, 33.0),
+        (H100, SHORT, 8, "attention", {}, 0.547, 27.5),
+        (H100, SHORT, 8, "attention_ffn", {}, 0.522, 29.2),
+        (H100, SHORT, 8, "matmuls", {}, 0.492, 52.8),
+        (H100, LONG, 2, "attention", {"fsdp": 2}, None, 23.0),
+        (H100, LONG, 1, "attention", {"context": 2}, None, 27.4),
+        (H100, SHORT, 4, "attention", LARGE | {"fsdp": 2}, None, 61.3),
+        (H100, SHORT, 8, "attention", LARGE | {"fsdp": 2}, None, 66.1),
+        (H100, SHORT, 16, "full", LARGE | {"fsdp": 2}, None, 69.7),
     ],
 )
-def test_measured_steps_come_out(kind, latents, batch, remat, options, seconds):
+def test_measured_steps_come_out(kind, latents, batch, remat, options, seconds, gib):
     made = _estimate(latents, batch, remat, kind=kind, **options)
-    assert made.step_seconds == pytest.approx(seconds, rel=0.06)
-
-
-@pytest.mark.parametrize(
-    ("kind", "latents", "batch", "remat", "options", "gib"),
-    [
-        (H200, LONG, 1, "attention_ffn", NO_EMA, 30.6),
-        (H200, SHORT, 8, "full", NO_EMA, 20.4),
-        (H200, SHORT, 8, "matmuls", NO_EMA, 47.4),
-        (H200, SHORT, 8, "none", NO_EMA, 66.5),
-        (H200, LONG, 1, "attention", {"preset": get_5b, "keep_ema": False}, 78.6),
-        (H200, SHORT, 8, "attention", LARGE | {"fsdp": 2}, 65.2),
-        (H200, SHORT, 16, "attention", LARGE | {"fsdp": 4}, 37.1),
-        (H200, SHORT, 32, "attention", LARGE | {"fsdp": 4}, 46.0),
-        (H200, SHORT, 16, "attention", LARGE | {"fsdp": 2, "context": 2}, 65.6),
-        (H200, SHORT, 16, "attention", LARGE | {"fsdp": 2, "tensor": 2}, 41.5),
-        (H100, LONG, 1, "attention", {}, 33.0),
-        (H100, SHORT, 8, "attention", {}, 27.5),
-        (H100, SHORT, 8, "attention_ffn", {}, 29.2),
-        (H100, LONG, 2, "attention", {"fsdp": 2}, 23.0),
-        (H100, LONG, 1, "attention", {"context": 2}, 27.4),
-        (H100, SHORT, 16, "full", LARGE | {"fsdp": 2}, 69.7),
-    ],
-)
-def test_measured_memory_comes_out(kind, latents, batch, remat, options, gib):
-    made = _estimate(latents, batch, remat, kind=kind, **options)
-    assert made.memory / GIB == pytest.approx(gib, rel=0.06)
-    # What `fits` allows for is what the measured peaks were above.
-    assert gib * GIB <= made.rates.slack * made.memory
+    if seconds is not None:
+        assert made.step_seconds == pytest.approx(seconds, rel=0.06)
+    if gib is not None:
+        assert made.memory / GIB == pytest.approx(gib, rel=0.06)
+        # What `fits` allows for is what the measured peaks were above.
+        assert gib * GIB <= made.rates.slack * made.memory
 
 
 @pytest.mark.parametrize("batch", [16, 32])

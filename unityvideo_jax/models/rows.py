@@ -184,58 +184,66 @@ def _kernel(arrays, vectors, rope, *, formula, counts, whole):
     groups = math.prod(lead)
     arrays = tuple(x.reshape(groups, n, d) for x in arrays)
     vectors = tuple(x.reshape(-1, d) for x in vectors)
-    # The fastest of some tried on H100 and H200.
+    # The fastest of some tried on an H200: of `height` rows at a time, `tokens` in a program.
     if not whole:
-        height, width, warps, tokens = 4, 256, 4, 64
+        width, warps, height, tokens = 1024, 4, 2, 64 if num_sums else 4
     else:
         width = pl.next_power_of_2(d)
         warps = max(width // _FEATURES_A_WARP, 1)
-        height, tokens = 2, 32
+        height, tokens = 1, 4
         if num_sums:
-            height, tokens = 1, pl.cdiv(n, max(_RESIDENT_WARPS // (warps * groups), 1))
+            tokens = pl.cdiv(n, max(_RESIDENT_WARPS // (warps * groups), 1))
     grid = (groups, pl.cdiv(n, tokens), pl.cdiv(d, width))
 
     def program(arrays, vectors, rope, made, totals):
         group, part, block = (pl.program_id(axis) for axis in range(3))
-        feature = block * width + jnp.arange(width)
+        # Rows and vectors are all [1, width]. So Triton spreads them over threads alike, and none
+        # has to hand anything to another.
+        feature = (block * width + jnp.arange(width))[None]
         is_feature = feature < d
 
-        def step(i, sums):
-            token = part * tokens + i * height + jnp.arange(height)
-            is_token = (token < n)[:, None]
-            inside = is_token & is_feature[None]
-            where = (group, token[:, None], feature[None])
-            values = [
-                triton.load(ref.at[where], mask=inside, other=0.0).astype(jnp.float32)
-                for ref in arrays
-            ]
-            angles = None
-            if rope is not None:
-                streams, _, half = rope[0].shape
-                pair = (jnp.arange(width // 2) % half)[None]
-                angles = tuple(
-                    triton.load(ref.at[group % streams, token[:, None], pair], mask=is_token,
-                                other=0.0)
-                    for ref in rope
-                )  # fmt: skip
-            # Every row loads the vectors again, from the cache: kept, they would take the registers
-            # of other programs.
-            values += [
-                triton.load(ref.at[jnp.minimum(group, ref.shape[0] - 1), feature], mask=is_feature,
-                            other=0.0)[None]
-                for ref in vectors
-            ]  # fmt: skip
-            row = _LoadedRow(d, angles, is_feature[None])
-            rows, terms = formula(row, *values)
-            for ref, value in zip(made, rows, strict=True):
-                triton.store(ref.at[where], value.astype(ref.dtype), mask=inside)
-            return tuple(x + term for x, term in zip(sums, terms, strict=True))
+        def load(ref, where, mask):
+            return triton.load(ref.at[where], mask=mask, other=0.0)
 
-        nothing = (jnp.zeros((height, width), jnp.float32),) * num_sums
+        def load_row(token):
+            row = [load(ref, (group, token, feature), is_feature & (token < n)) for ref in arrays]
+            if rope is None:
+                return row, None
+            streams, _, half = rope[0].shape
+            # Not `%`: Triton would not see that what it gives lies side by side.
+            pair = jax.lax.rem(jnp.arange(width // 2), half)[None]
+            is_token = jnp.broadcast_to(token < n, pair.shape)
+            where = (jax.lax.rem(group, streams), token, pair)
+            return row, tuple(load(ref, where, is_token) for ref in rope)
+
+        def load_vectors():
+            return [
+                load(ref, (jnp.minimum(group, ref.shape[0] - 1), feature), is_feature)
+                for ref in vectors
+            ]
+
+        # Beside a norm's sums they would take the registers of other programs: there every row
+        # loads them again, from the cache.
+        kept = None if whole and num_sums else load_vectors()
+
+        def step(i, sums):
+            first = part * tokens + i * height
+            loaded = [load_row(first + j) for j in range(height)]
+            values = load_vectors() if kept is None else kept
+            for j, (row, angles) in enumerate(loaded):
+                token = first + j
+                row = [x.astype(jnp.float32) for x in row]
+                rows, terms = formula(_LoadedRow(d, angles, is_feature), *row, *values)
+                for ref, value in zip(made, rows, strict=True):
+                    where = ref.at[group, token, feature]
+                    triton.store(where, value.astype(ref.dtype), mask=is_feature & (token < n))
+                sums = tuple(x + term for x, term in zip(sums, terms, strict=True))
+            return sums
+
+        nothing = (jnp.zeros((1, width), jnp.float32),) * num_sums
         sums = jax.lax.fori_loop(0, pl.cdiv(tokens, height), step, nothing)
         for i, value in enumerate(sums):
-            where = (i, group, part, feature)
-            triton.store(totals.at[where], jnp.sum(value, axis=0), mask=is_feature)
+            triton.store(totals.at[i, group, part, feature], value, mask=is_feature)
 
     like = jax.ShapeDtypeStruct((groups, n, d), dtype)
     terms = jax.ShapeDtypeStruct((num_sums, groups, grid[1], d), jnp.float32) if num_sums else None

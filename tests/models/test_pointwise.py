@@ -13,7 +13,14 @@ import torch
 from torch.nn import functional
 
 from unityvideo_jax.models import kernels
-from unityvideo_jax.models.pointwise import add_bias, gated_sum, gelu, rms_norm, skip_and_norm
+from unityvideo_jax.models.pointwise import (
+    add_bias,
+    gated_sum,
+    gelu,
+    rms_norm,
+    skip_and_norm,
+    sum_and_norm,
+)
 from unityvideo_jax.models.rope import rope_table
 
 B, S, N, D = 2, 2, 12, 48
@@ -42,6 +49,11 @@ def our_branch(x, scale, shift):
     return x * y
 
 
+def our_two_branches(x, y, bias, scale, shift):
+    x, y = sum_and_norm(x, y, bias, scale, shift, 1e-6)
+    return x * y
+
+
 CASES = {
     "add_bias": (add_bias, torch.add, (TOKENS, (D,))),
     "gelu": (
@@ -52,6 +64,11 @@ CASES = {
     "layer norm, affine": (our_branch, torch_branch, (TOKENS, (D,), (D,))),
     "layer norm, a vector a stream": (our_branch, torch_branch, (TOKENS, STREAMS, STREAMS)),
     "layer norm, a vector a token": (our_branch, torch_branch, (TOKENS, TOKENS, TOKENS)),
+    "the next branch's layer norm": (
+        our_two_branches,
+        lambda x, y, bias, scale, shift: torch_branch(x + y + bias, scale, shift),
+        (TOKENS, TOKENS, (D,), STREAMS, STREAMS),
+    ),
     "rms_norm": (
         lambda x, bias, scale: rms_norm(x, bias, scale, None, 1e-6),
         torch_rms_norm,
@@ -69,15 +86,16 @@ CASES = {
     ),
 }
 # Those arguments are activations; the others are float32 parameters.
-ACTIVATIONS = {"gated_sum": 2}
+ACTIVATIONS = {"gated_sum": 2, "the next branch's layer norm": 2}
 
 
 def check(name, dtype):
     ours, theirs, shapes = CASES[name]
     rng = np.random.default_rng(0)
     types = [dtype if i < ACTIVATIONS.get(name, 1) else jnp.float32 for i in range(len(shapes))]
+    # In quarters, so that bfloat16 holds their sums as well: torch's are not rounded.
     arrays = [
-        jnp.asarray(3.0 * rng.standard_normal(shape) + 1.0, kind)
+        jnp.asarray(np.round(12.0 * rng.standard_normal(shape) + 4.0) / 4.0, kind)
         for shape, kind in zip(shapes, types, strict=True)
     ]
     weights = jnp.asarray(rng.standard_normal(TOKENS), dtype)
@@ -110,6 +128,7 @@ KERNELS = {
     "layer norm, affine": 2,
     "layer norm, a vector a stream": 2,
     "layer norm, a vector a token": 0,
+    "the next branch's layer norm": 2,
     "rms_norm": 2,
     "rms_norm, turned": 2,
     "gated_sum": 1,
@@ -133,6 +152,7 @@ def test_triton_takes_the_kernels(width, monkeypatch):
     def branch(x, vector, modulation):
         skip, y = skip_and_norm(x, modulation, modulation, 1e-6)
         y = gelu(rms_norm(y, vector, vector, rope, 1e-6), vector)
+        skip, y = sum_and_norm(skip, y, vector, modulation, modulation, 1e-6)
         return gated_sum(skip, y, vector, modulation).astype(jnp.float32).sum()
 
     operands = [
@@ -144,8 +164,8 @@ def test_triton_takes_the_kernels(width, monkeypatch):
     text = traced.lower(lowering_platforms=("cuda",)).as_text()
     jax.clear_caches()
     # Forward and backward of the norms and of GELU, backward of the gate.
-    assert len(set(re.findall(r"func.func private @(_kernel\w*)", text))) == 7
-    assert text.count("xla.gpu.triton") == 7
+    assert len(set(re.findall(r"func.func private @(_kernel\w*)", text))) == 9
+    assert text.count("xla.gpu.triton") == 9
 
 
 def test_a_constant_row_and_large_values_stay_finite():

@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType
 
-from unityvideo_jax.models.pointwise import gated_sum, gelu, rms_norm, skip_and_norm
+from unityvideo_jax.models.pointwise import (
+    gated_sum,
+    gelu,
+    rms_norm,
+    skip_and_norm,
+    sum_and_norm,
+)
 from unityvideo_jax.models.rope import rope_table
 
 B, S, N, D = 4, 2, 24, 48
@@ -16,9 +22,10 @@ MESHES = [(1, 2, 2, 2, 1), (1, 1, 2, 2, 2), (2, 2, 2, 1, 1), (1, 8, 1, 1, 1)]
 
 
 def branch(x, vector, modulation):
-    """All four of them in one; a sample's modulation differs from another's."""
+    """All five of them in one; a sample's modulation differs from another's."""
     skip, y = skip_and_norm(x, 1.0 + modulation, modulation, 1e-6)
     y = rms_norm(y, vector, 1.0 + vector, ROPE, 1e-6)
+    skip, y = sum_and_norm(skip, y, vector, 1.0 + modulation, modulation, 1e-6)
     return gated_sum(skip, gelu(y, vector), vector, modulation)
 
 

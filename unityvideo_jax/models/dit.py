@@ -29,7 +29,7 @@ from unityvideo_jax.models.layers import (
     timestep_features,
     unpatchify,
 )
-from unityvideo_jax.models.pointwise import add_bias, gated_sum, gelu, skip_and_norm
+from unityvideo_jax.models.pointwise import gated_sum, gelu, skip_and_norm, sum_and_norm
 from unityvideo_jax.models.remat import FFN_OUTPUT, rematerialise
 from unityvideo_jax.models.rope import RopeTable, rope_table
 from unityvideo_jax.models.switcher import (
@@ -89,9 +89,9 @@ class Block(nnx.Module):
         x = gated_sum(x, *self.self_attention(y, None, dtype, rope), gate)
 
         x, y = self.cross_norm(x)
-        x = x + add_bias(*self.cross_attention(y, context, dtype))
+        y, bias = self.cross_attention(y, context, dtype)
 
-        x, y = skip_and_norm(x, 1.0 + ffn_scale, ffn_shift, eps)
+        x, y = sum_and_norm(x, y, bias, 1.0 + ffn_scale, ffn_shift, eps)
         y, bias = self.ffn.product_and_bias(y, dtype)
         return gated_sum(x, checkpoint_name(y, FFN_OUTPUT), bias, ffn_gate)
 

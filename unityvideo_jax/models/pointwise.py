@@ -130,6 +130,59 @@ skip_and_norm.defvjp(
 )
 
 
+def sum_and_norm(
+    x: Float[Array, "*n d"],
+    y: Float[Array, "*n d"],
+    bias: Float[Array, " d"],
+    scale: Float[Array, "..."],
+    shift: Float[Array, "..."],
+    eps: float,
+) -> tuple[Float[Array, "*n d"], Float[Array, "*n d"]]:
+    """`skip_and_norm` of `x + y + bias`: where a residual branch ends, the next one starts.
+
+    Args:
+      x: activations; their type is returned.
+      y: a product with a kernel, of the same type.
+      bias: float32.
+      scale, shift, eps: of `skip_and_norm`.
+    """
+    if not has_kernel(x, (bias, scale, shift)):
+        # By itself XLA fuses this better for a TPU (its own estimate).
+        return skip_and_norm(x + add_bias(y, bias), scale, shift, eps)
+    return _skip_and_norm_of_sum(x, y, bias, scale, shift, eps)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(5,))
+def _skip_and_norm_of_sum(x, y, bias, scale, shift, eps):
+    operands = (_bind(_sum_and_norm, eps), (x, y), (bias, scale, shift))
+    return tuple(over_rows(*operands, outputs=2))
+
+
+def _sum_and_norm(eps, row, x, y, bias, scale, shift):
+    x = x + y + bias
+    return [x, *_layer_norm(eps, row, x, scale, shift)[0]], []
+
+
+def _sum_and_norm_gradient(eps, row, x, skip_gradient, gradient, scale):
+    rows, sums = _layer_norm_gradient(eps, row, x, skip_gradient, gradient, scale)
+    return rows, [*rows, *sums]
+
+
+def _sum_and_norm_forward(x, y, bias, scale, shift, eps):
+    x, y = _skip_and_norm_of_sum(x, y, bias, scale, shift, eps)
+    return (x, y), (x, bias, scale)
+
+
+def _sum_and_norm_backward(eps, kept, gradients):
+    x, bias, scale = kept
+    operands = (_bind(_sum_and_norm_gradient, eps), (x, *gradients), (scale,))
+    gradient, *sums = over_rows(*operands, sums=(bias, scale, scale))
+    return gradient, gradient, *sums
+
+
+_skip_and_norm_of_sum.defvjp(_sum_and_norm_forward, _sum_and_norm_backward)
+
+
 def rms_norm(
     x: Float[Array, "*n d"],
     bias: Float[Array, " d"],

@@ -183,7 +183,11 @@ def _kernel(arrays, vectors, rope, *, formula, counts, whole):
     dtype = arrays[0].dtype
     groups = math.prod(lead)
     arrays = tuple(x.reshape(groups, n, d) for x in arrays)
-    vectors = tuple(x.reshape(-1, d) for x in vectors)
+    # In one array, which XLA makes in one kernel: by itself each of a layer's vectors would be
+    # copied out of the stack of all layers'.
+    vectors = [x.reshape(-1, d) for x in vectors]
+    sets = max(len(x) for x in vectors)
+    vectors = jnp.stack([jnp.broadcast_to(x, (sets, d)) for x in vectors])
     # The fastest of some tried on an H200: of `height` rows at a time, `tokens` in a program.
     if not whole:
         width, warps, height, tokens = 1024, 4, 2, 64 if num_sums else 4
@@ -217,10 +221,8 @@ def _kernel(arrays, vectors, rope, *, formula, counts, whole):
             return row, tuple(load(ref, where, is_token) for ref in rope)
 
         def load_vectors():
-            return [
-                load(ref, (jnp.minimum(group, ref.shape[0] - 1), feature), is_feature)
-                for ref in vectors
-            ]
+            which = jnp.minimum(group, sets - 1)
+            return [load(vectors, (i, which, feature), is_feature) for i in range(len(vectors))]
 
         # Beside a norm's sums they would take the registers of other programs: there every row
         # loads them again, from the cache.

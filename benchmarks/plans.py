@@ -10,11 +10,11 @@ for each slice x data x fsdp shard; moments are bfloat16.
 """
 
 import argparse
-import importlib
 import itertools
 import json
 import math
 import pathlib
+import runpy
 import subprocess
 import sys
 import time
@@ -23,6 +23,7 @@ from typing import Any
 
 import jax
 
+CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
 MODELS = {
     "1.3B": "wan21_1_3b",
     "5B": "wan22_5b",
@@ -40,7 +41,7 @@ GIB = 2**30
 
 def load(model: str, size: str) -> Any:
     """A model's config at a video size."""
-    config = importlib.import_module(f"configs.{MODELS[model]}").get_config()
+    config = runpy.run_path(str(CONFIGS / f"{MODELS[model]}.py"))["get_config"]()
     frames, height, width = SIZES[size]
     if model == "5B" and height == 720:
         height = 704

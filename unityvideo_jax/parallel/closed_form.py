@@ -29,7 +29,7 @@ _WORKING_FORWARD = (6, 2)
 # Arrays read and written around the matrix products and attention of one layer: norms with their
 # modulation, RoPE, biases, gates, residuals, GELU. Of the widths of the residual stream, the heads,
 # and the hidden layer.
-_ARRAYS_FORWARD, _ARRAYS_BACKWARD = (18, 11, 2), (36, 17, 4)
+_ARRAYS_FORWARD, _ARRAYS_BACKWARD = (16, 9, 2), (40, 21, 4)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -307,7 +307,8 @@ def _seconds(step: Step, weights: int, rates: Rates) -> dict[str, float]:
     cross_runs = 2 if recomputed else 1
     arrays = _arrays(step, _ARRAYS_FORWARD) * (1 if remat == "none" else 2)
     arrays += _arrays(step, _ARRAYS_BACKWARD)
-    arrays += 3 * kept_bytes(step)  # the scan's stacks: made, written, read
+    if step.model.scan_layers:
+        arrays += 3 * kept_bytes(step)  # the stacks: made, written, read
     # Read: weight, gradient, moments, average; written: all but the gradient.
     update = weights * ((3 + 2 * step.keep_ema) * FLOAT32 + 4 * step.moment_bytes)
     attention = self_runs * work.self_attention + cross_runs * work.cross_attention

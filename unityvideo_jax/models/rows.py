@@ -62,7 +62,7 @@ class Row:
 def over_rows(
     formula: Formula,
     arrays: Sequence[Float[Array, "*n d"]],
-    vectors: Sequence[Float[Array, "..."]] = (),
+    vectors: Sequence[Float[Array, "..."]],
     rope: RopeTable | None = None,
     *,
     outputs: int = 1,
@@ -76,7 +76,7 @@ def over_rows(
       formula: called with a `Row`, the arrays and the vectors, all float32; returns `outputs`
         arrays of rows, which are rounded to the type of `arrays`, and a term for each of `sums`.
       arrays: activations of one shape and type; of rank 4, (batch, streams, tokens, features).
-      vectors: float32, each of a shape that broadcasts to that of `arrays`.
+      vectors: at least one, float32, each of a shape that broadcasts to that of `arrays`.
       rope: angles of the tokens.
       outputs: how many arrays the formula returns.
       sums: arrays with the shapes that the terms are to be summed to.

@@ -200,7 +200,8 @@ def test_local_starts_processes_that_know_each_other(tmp_path):
         tmp_path,
         "import os, sys\n"
         "from unityvideo_jax.parallel import hosts\n"
-        "print(sys.argv[1], hosts.arguments(os.environ))\n",
+        # In one write: parts of two processes' lines could mix.
+        "os.write(1, f'{sys.argv[1]} {hosts.arguments(os.environ)}\\n'.encode())\n",
     )
     assert done.returncode == 0, done.stderr
     lines = sorted(done.stdout.splitlines())

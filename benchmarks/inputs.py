@@ -11,10 +11,10 @@ Command: python benchmarks/inputs.py --latents=5,8,8,16 --text=48,256 --batch=16
 
 import argparse
 import datetime
-import importlib.util
 import itertools
 import os
 import pathlib
+import runpy
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -124,10 +124,7 @@ def online(args: argparse.Namespace) -> float:
     from unityvideo_jax.inputs.config import as_data_config
     from unityvideo_jax.inputs.online import OnlineWorlds
 
-    spec = importlib.util.spec_from_file_location("config", args.online)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    config = module.get_config()
+    config = runpy.run_path(args.online)["get_config"]()
     worlds = OnlineWorlds(as_data_config(config.data), config.model.modalities, args.batch, seed=0)
     jax.block_until_ready(next(worlds)["latents"])
     start, count = time.perf_counter(), 0

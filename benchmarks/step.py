@@ -19,11 +19,11 @@ import contextlib
 import dataclasses
 import datetime
 import glob
-import importlib.util
 import json
 import math
 import pathlib
 import re
+import runpy
 import subprocess
 import sys
 import tempfile
@@ -38,10 +38,7 @@ WARM_UP = 2
 
 def load_config(path: str, settings: Sequence[str] = ()) -> Any:
     """The config of a file, with settings such as `model.remat=full`."""
-    spec = importlib.util.spec_from_file_location("config", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    config = module.get_config()
+    config = runpy.run_path(path)["get_config"]()
     for setting in settings:
         key, value = setting.split("=", 1)
         with contextlib.suppress(ValueError, SyntaxError):  # a text without quotes
@@ -216,11 +213,8 @@ def measure_peer(args: argparse.Namespace) -> dict[str, Any]:
         return loss, end
 
     def wait(step: Any) -> None:
-        loss, end = step
-        if end:
+        if end := step[1]:
             end.synchronize()
-        else:
-            loss.item()
 
     start = time.perf_counter()
     first = once()

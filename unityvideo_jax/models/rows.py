@@ -209,8 +209,11 @@ def _kernel(arrays, vectors, rope, *, formula, counts, whole):
         def load(ref, where, mask):
             return triton.load(ref.at[where], mask=mask, other=0.0)
 
+        def inside(token):
+            return is_feature & (token < n)
+
         def load_row(token):
-            row = [load(ref, (group, token, feature), is_feature & (token < n)) for ref in arrays]
+            row = [load(ref, (group, token, feature), inside(token)) for ref in arrays]
             if rope is None:
                 return row, None
             streams, _, half = rope[0].shape
@@ -238,7 +241,7 @@ def _kernel(arrays, vectors, rope, *, formula, counts, whole):
                 rows, terms = formula(_LoadedRow(d, angles, is_feature), *row, *values)
                 for ref, value in zip(made, rows, strict=True):
                     where = ref.at[group, token, feature]
-                    triton.store(where, value.astype(ref.dtype), mask=is_feature & (token < n))
+                    triton.store(where, value.astype(ref.dtype), mask=inside(token))
                 sums = tuple(x + term for x, term in zip(sums, terms, strict=True))
             return sums
 

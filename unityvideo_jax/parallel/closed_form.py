@@ -28,7 +28,9 @@ _WORKING = (10, 4)
 _WORKING_FORWARD = (6, 2)
 # Arrays read and written around the matrix products and attention of one layer: norms with their
 # modulation, RoPE, biases, gates, residuals, GELU. Of the widths of the residual stream, the heads,
-# and the hidden layer.
+# and the hidden layer. Counted before norms had kernels of their own, which need fewer; the share
+# of the bandwidth is fitted to these counts. How many of them are the forward pass's is fitted to
+# a sampling step.
 _ARRAYS_FORWARD, _ARRAYS_BACKWARD = (16, 9, 2), (40, 21, 4)
 
 

@@ -8,7 +8,6 @@ Worlds are rendered on the accelerator while it trains; nothing is read. `--outp
 
 import dataclasses
 import datetime
-import functools
 import math
 import os
 import pathlib
@@ -23,40 +22,39 @@ import ml_collections
 import numpy as np
 from absl import flags
 from flax import nnx
+from jax import P
+from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array, Float, Int, Key, Shaped
 from ml_collections import config_flags
 
 from unityvideo_jax import cli, media, modalities, worlds
 from unityvideo_jax.errors import UserError
+from unityvideo_jax.evaluation import ceiling
 from unityvideo_jax.models.vae_weights import WEIGHTS_FILE, load_vae, save_vae
 from unityvideo_jax.models.wan_vae import VAEConfig, WanVAE
+from unityvideo_jax.parallel.mesh import MeshConfig, make_mesh
 from unityvideo_jax.training import vae_report, vae_step
+from unityvideo_jax.worlds import WorldConfig
 
 LARGEST = 12_000_000  # Bytes of weights that a package can carry comfortably.
 
 
-# Gives the renderer of a split's clips at a height and width.
-Source = Callable[[str, int, int], vae_report.Render]
+def world(config: ml_collections.ConfigDict, split: str, height: int, width: int) -> WorldConfig:
+    """The procedural worlds of a split as the configuration asks for them."""
+    return WorldConfig(
+        height=height,
+        width=width,
+        num_frames=config.data.num_frames,
+        fps=config.data.fps,
+        split=split,
+        seed=config.seed,
+        supersample=config.data.supersample,
+        closeup=config.data.closeup if split == "train" else 0.0,
+    )
 
 
-def worlds_source(config: ml_collections.ConfigDict) -> Source:
-    """Procedural worlds as the configuration asks for them."""
-
-    def source(split: str, height: int, width: int) -> vae_report.Render:
-        world = worlds.WorldConfig(
-            height=height,
-            width=width,
-            num_frames=config.data.num_frames,
-            fps=config.data.fps,
-            split=split,
-            seed=config.seed,
-            supersample=config.data.supersample,
-        )
-        return lambda indices: worlds.render(
-            world, worlds.sample_scenes(world, jnp.asarray(indices))
-        )
-
-    return source
+def _render(world: WorldConfig, indices: Int[Array, " n"]) -> dict[str, Shaped[Array, "..."]]:
+    return worlds.render(world, worlds.sample_scenes(world, jnp.asarray(indices)))
 
 
 def _batches(first: int, count: int, size: int) -> list[Int[np.ndarray, " n"]]:
@@ -84,21 +82,32 @@ def check(config: ml_collections.ConfigDict, output: pathlib.Path) -> VAEConfig:
     score = config.evaluation
     for height, width in [size[:2] for size in sizes] + [(score.height, score.width)]:
         model.latent_shape(config.data.num_frames, height, width)
+    count = jax.device_count()
+    if uneven := [size for size in sizes if size[2] % count]:
+        raise UserError(
+            f"config.data.sizes={sizes}: the clips of {uneven[0]} do not divide among {count} "
+            f"devices; give a multiple of {count}"
+        )
     if config.steps < 1 or config.max_seconds <= 0:
         raise UserError("config.steps and config.max_seconds must be positive")
     return model
 
 
 def train(
-    config: ml_collections.ConfigDict, model: VAEConfig, source: Source
+    config: ml_collections.ConfigDict, model: VAEConfig
 ) -> tuple[WanVAE, dict[str, float | int]]:
-    """Trains to the step or time limit; returns the averaged weights and what training took."""
+    """Trains to the step or time limit; returns the averaged weights and what training took.
+
+    Every device renders and learns from its share of each step's clips; all hold all weights.
+    """
     start = time.monotonic()
     names = tuple(config.data.modalities)
     root = jax.random.key(config.seed)
     optimizer = vae_step.VAEOptimizerConfig(**config.optimizer)
     vae = _initial(config, model, jax.random.fold_in(root, 0))
     graph, state = vae_step.init_state(vae, optimizer)
+    mesh = make_mesh(MeshConfig(data=-1))
+    state = jax.device_put(state, NamedSharding(mesh, P()))
     parameters = sum(p.size for p in jax.tree.leaves(state.params))
     print(f"{parameters:,} parameters on {vae_report.device_name()}", flush=True)
     if parameters * 2 > LARGEST:
@@ -109,7 +118,7 @@ def train(
     step = vae_step.make_step(
         graph, names, vae_step.VAELossConfig(**config.loss.to_dict()), optimizer
     )
-    supply = _endless(config, names, source)
+    supply = _endless(config, names, mesh)
     noise = jax.random.fold_in(root, 1)
     # Compiling every size counts against the time limit but not against the schedule.
     warm = len(config.data.sizes)
@@ -150,16 +159,30 @@ def _initial(config: ml_collections.ConfigDict, model: VAEConfig, key: Key[Array
 
 
 def _endless(
-    config: ml_collections.ConfigDict, names: tuple[str, ...], source: Source
+    config: ml_collections.ConfigDict, names: tuple[str, ...], mesh: Mesh
 ) -> Iterator[Float[Array, "n m t h w 3"]]:
     """Batches of videos [clips, modality, time, height, width, 3], the sizes in turn."""
     sizes = [tuple(size) for size in config.data.sizes]
-    renders = [source("train", height, width) for height, width, _ in sizes]
+
+    def drawn(height: int, width: int) -> Callable[[Int[Array, " n"]], Float[Array, "..."]]:
+        train = world(config, "train", height, width)
+
+        def videos(indices: Int[Array, " n"]) -> Float[Array, "n m t h w 3"]:
+            return vae_step.encode_modalities(names, _render(train, indices))[0]
+
+        # Each device renders its own clips, as it would alone.
+        return jax.jit(
+            jax.shard_map(
+                videos, mesh=mesh, in_specs=P("data"), out_specs=P("data"), check_vma=False
+            )
+        )
+
+    draws = [drawn(height, width) for height, width, _ in sizes]
     first = 0
     while True:
-        for (_, _, count), render in zip(sizes, renders, strict=True):
-            clips = render(np.arange(first, first + count, dtype=np.int32))
-            yield vae_step.encode_modalities(names, clips)[0]
+        for (_, _, count), draw in zip(sizes, draws, strict=True):
+            indices = np.arange(first, first + count, dtype=np.int32)
+            yield draw(jax.device_put(indices, NamedSharding(mesh, P("data"))))
             first += count
 
 
@@ -191,56 +214,67 @@ def finish(
     config: ml_collections.ConfigDict,
     vae: WanVAE,
     took: Mapping[str, float | int],
-    source: Source,
     output: pathlib.Path,
-) -> dict[str, vae_report.Score]:
-    """Measures latent statistics, saves, loads what was saved, scores that, writes the card."""
+) -> dict[str, ceiling.Ceiling]:
+    """Saves with measured statistics, loads what was saved, scores that, writes the card.
+
+    Returns:
+      The ceilings by split.
+    """
     score, names = config.evaluation, tuple(config.data.modalities)
     vae.dtype = "float32"
     # Statistics and scores are those of the stored, rounded weights.
-    save_vae(vae, output / ".unmeasured")
-    rounded = load_vae(output / ".unmeasured")
-    fresh = source("train", score.height, score.width)
+    save_vae(vae, output)
+    rounded = load_vae(output)
+    train = world(config, "train", score.height, score.width)
     # The last indices there are: training never comes to them.
     first = np.iinfo(np.int32).max - score.statistics_clips
-    encode = functools.partial(vae_step.encode_modalities, names)
-    mean, deviation = vae_report.latent_statistics(
-        rounded,
-        (encode(fresh(b))[0] for b in _batches(first, score.statistics_clips, score.batch)),
+    fresh = _batches(first, score.statistics_clips, score.batch)
+    statistics = vae_report.latent_statistics(
+        rounded, names, (vae_step.encode_modalities(names, _render(train, b))[0] for b in fresh)
     )
-    # Reconstruction does not depend on the statistics; one compiled autoencoder serves all.
-    validation = source("validation", score.height, score.width)
-    indices = _batches(0, score.num_clips, score.batch)
-    scores = vae_report.evaluate(rounded, validation, names, indices)
-    _sheet(rounded, validation, names, output / "reconstructions.png")
-    _card(config, vae.config, took, scores, output / "README.md")
-    rounded.config = dataclasses.replace(vae.config, latents_mean=mean, latents_std=deviation)
+    rounded.config = dataclasses.replace(
+        vae.config,
+        latents_mean=statistics.mean,
+        latents_std=statistics.std,
+        modality_statistics=statistics.modalities,
+    )
     save_vae(rounded, output)
-    for path in (output / ".unmeasured").iterdir():
-        path.unlink()
-    (output / ".unmeasured").rmdir()
-    return scores
+    found = {
+        split: ceiling.measure(
+            rounded,
+            world(config, split, score.height, score.width),
+            names,
+            score.num_clips,
+            batch_size=score.batch,
+            processes=score.processes,
+        )
+        for split in ("validation", "closeup")
+    }
+    validation = world(config, "validation", score.height, score.width)
+    _sheet(rounded, validation, names, output / "reconstructions.png")
+    _card(config, vae.config, took, found, output / "README.md")
+    return found
 
 
-def _sheet(
-    vae: WanVAE, render: vae_report.Render, names: tuple[str, ...], path: pathlib.Path
-) -> None:
-    """Original above reconstruction, a pair of rows a modality."""
-    videos, _ = vae_step.encode_modalities(names, render(np.arange(2, dtype=np.int32)))
+def _sheet(vae: WanVAE, world: WorldConfig, names: tuple[str, ...], path: pathlib.Path) -> None:
+    """Original above reconstruction, a pair of rows per modality."""
+    clips = _render(world, np.arange(2, dtype=np.int32))
+    videos, _ = vae_step.encode_modalities(names, clips)
     rebuilt = np.asarray(vae_report.reconstruct(vae, videos))
     rows = []
     for clip, (before, after) in enumerate(zip(np.asarray(videos), rebuilt, strict=True)):
         for name, a, b in zip(names, before, after, strict=True):
             rows.append((f"{name}, clip {clip}: original", media.to_uint8(a)))
             rows.append((f"{name}, clip {clip}: reconstructed", media.to_uint8(b)))
-    media.contact_sheet(rows, path, columns=6, scale=2)
+    media.contact_sheet(rows, path, columns=6, scale=max(1, 128 // world.width))
 
 
 def _card(
     config: ml_collections.ConfigDict,
     model: VAEConfig,
     took: Mapping[str, float | int],
-    scores: Mapping[str, vae_report.Score],
+    found: Mapping[str, ceiling.Ceiling],
     path: pathlib.Path,
 ) -> None:
     score = config.evaluation
@@ -248,34 +282,40 @@ def _card(
     sizes = ", ".join(f"{c} x {h}x{w}" for h, w, c in config.data.sizes)
     origin = f"from the weights in `{config.init_from}`" if config.init_from else "from scratch"
     stride = f"{model.temporal_stride} x {model.spatial_stride} x {model.spatial_stride}"
+    names = ", ".join(config.data.modalities)
     lines = [
         "# Causal video autoencoder on procedural worlds",
         "",
         f"The architecture of Wan 2.1's autoencoder (stride {stride}, {model.z_dim} channels) with",
-        f"base_dim {model.base_dim}, dim_mult {tuple(model.dim_mult)}, num_res_blocks "
-        f"{model.num_res_blocks}: {took['parameters']:,} parameters, stored as float16.",
-        f"Trained {origin} on procedural worlds ({', '.join(scores)}); not for real video.",
+        f"base_dim {model.base_dim}, decoder_base_dim {model.decoder_base_dim}, dim_mult "
+        f"{tuple(model.dim_mult)}, num_res_blocks {model.num_res_blocks}, patch_size "
+        f"{model.patch_size}:",
+        f"{took['parameters']:,} parameters, stored as float16.",
+        f"Trained {origin} on procedural worlds ({names}); not for real video.",
         "",
         f"- Command: `{command}`",
         f"- Seed: {config.seed}",
         f"- Date: {datetime.datetime.now(datetime.UTC).date().isoformat()}",
         f"- Device: {vae_report.device_name()}, JAX {jax.__version__}",
-        f"- Training: {took['steps']} steps in {took['seconds']} s, compilation included; clips a "
-        f"step, in turn: {sizes}, {config.data.num_frames} frames, each clip in all modalities",
-        f"- Latents: unit variance and zero mean a channel over {score.statistics_clips} clips of "
-        "the training split that it was not trained on",
-        "",
-        "## Reconstruction error",
-        "",
-        f"{score.num_clips} clips of the validation split, {config.data.num_frames} frames of "
-        f'{score.height}x{score.width}, with the stored weights computing in float32. "Codec '
-        "alone\" is the codec's own round trip. Counts of instances and people are withheld from "
-        "the decoders.",
-        "",
-        vae_report.table(scores),
-        "",
-        "`reconstructions.png` shows two of the clips, original above reconstruction.",
+        f"- Training: {took['steps']} steps in {took['seconds']} s, compilation included; clips "
+        f"per step, in turn: {sizes}, {config.data.num_frames} frames, each clip in all "
+        f"modalities; worlds version {worlds.VERSION}, {config.data.closeup:.0%} of the clips with "
+        "the camera close to a person",
+        f"- Latents: zero mean and unit variance per channel and modality over "
+        f"{score.statistics_clips} clips of the training split that it was not trained on",
     ]
+    for split, measured in found.items():
+        lines += [
+            "",
+            f"## Ceiling on {split}",
+            "",
+            f"{score.num_clips} clips, {config.data.num_frames} frames of {score.height}x"
+            f"{score.width}: the truth through codec and autoencoder (float32), read without its "
+            "side record and scored as an estimate.",
+            "",
+            ceiling.table(measured),
+        ]
+    lines += ["", "`reconstructions.png` shows two of the clips, original above reconstruction."]
     temporary = path.with_name(f".{path.name}.part")
     temporary.write_text("\n".join(lines) + "\n")
     os.replace(temporary, path)
@@ -295,10 +335,9 @@ def main(argv: Sequence[str]) -> None:
     config, output = flags.FLAGS.config, pathlib.Path(flags.FLAGS.output)
     model = check(config, output)
     output.mkdir(parents=True, exist_ok=True)
-    source = worlds_source(config)
-    vae, took = train(config, model, source)
-    scores = finish(config, vae, took, source, output)
-    print(vae_report.table(scores), flush=True)
+    vae, took = train(config, model)
+    for split, measured in finish(config, vae, took, output).items():
+        print(f"{split}\n{ceiling.table(measured)}", flush=True)
     print(f"wrote {output}", flush=True)
 
 

@@ -35,6 +35,7 @@ from unityvideo_jax.sampling.streams import RGB
 
 BENCHMARKS = {
     "worlds_validation": "validation",
+    "worlds_closeup": "closeup",
     "heldout_animals": "heldout_animals",
     "heldout_objects": "heldout_objects",
 }

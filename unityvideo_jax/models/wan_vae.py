@@ -49,13 +49,16 @@ class WanVAE(nnx.Module):
         self.decoder = Decoder(config, rngs=rngs)
 
     def encode(
-        self, video: Float[Array, "b t h w 3"] | Float[np.ndarray, "b t h w 3"]
+        self,
+        video: Float[Array, "b t h w 3"] | Float[np.ndarray, "b t h w 3"],
+        modality: str | None = None,
     ) -> Float[Array, "b s p q z"]:
         """Normalised posterior means of whole videos.
 
         Args:
           video: float32 in [-1, 1]; 1 + 4n frames, height and width multiples of 8 (of 16 in
             Wan 2.2).
+          modality: whose statistics normalise the latents; None takes the pooled ones.
 
         Returns:
           Latents float32 [B, 1 + n, H/8, W/8, z_dim] (H/16, W/16 in Wan 2.2), about zero
@@ -65,50 +68,59 @@ class WanVAE(nnx.Module):
           UserError: sizes that do not fit the strides.
         """
         self.config.latent_shape(*video.shape[1:4])
-        return _encode(*nnx.split(self), jnp.asarray(video))
+        return self.normalize(_encode(*nnx.split(self), jnp.asarray(video)), modality)
 
     def decode(
-        self, latents: Float[Array, "b t h w z"] | Float[np.ndarray, "b t h w z"]
+        self,
+        latents: Float[Array, "b t h w z"] | Float[np.ndarray, "b t h w z"],
+        modality: str | None = None,
     ) -> Float[Array, "b s p q 3"]:
-        """Videos in [-1, 1], float32, of normalised latents [B, 1 + n, h, w, z_dim].
+        """Videos in [-1, 1], float32, of latents [B, 1 + n, h, w, z_dim] as `encode` gives them.
 
         Raises:
           UserError: another number of channels than `z_dim`.
         """
         self._check_latents(latents.shape)
-        return _decode(*nnx.split(self), jnp.asarray(latents))
+        return _decode(*nnx.split(self), self.denormalize(jnp.asarray(latents), modality))
 
     def encode_streamed(
-        self, video: Float[Array, "b t h w 3"] | Float[np.ndarray, "b t h w 3"]
+        self,
+        video: Float[Array, "b t h w 3"] | Float[np.ndarray, "b t h w 3"],
+        modality: str | None = None,
     ) -> Float[Array, "b s p q z"]:
         """As `encode`, by chunks of 1, 4, 4, ... frames: memory does not grow with length."""
         self.config.latent_shape(*video.shape[1:4])
-        return _encode_streamed(*nnx.split(self), jnp.asarray(video))
+        latents = _encode_streamed(*nnx.split(self), jnp.asarray(video))
+        return self.normalize(latents, modality)
 
     def decode_streamed(
-        self, latents: Float[Array, "b t h w z"] | Float[np.ndarray, "b t h w z"]
+        self,
+        latents: Float[Array, "b t h w z"] | Float[np.ndarray, "b t h w z"],
+        modality: str | None = None,
     ) -> Float[Array, "b s p q 3"]:
         """As `decode`, a latent frame at a time; see `decode_chunks` to keep no video at all."""
         self._check_latents(latents.shape)
-        return _decode_streamed(*nnx.split(self), jnp.asarray(latents))
+        return _decode_streamed(*nnx.split(self), self.denormalize(jnp.asarray(latents), modality))
 
     def decode_chunks(
         self,
         latents: Float[Array, "b t h w z"] | Float[np.ndarray, "b t h w z"],
+        modality: str | None = None,
         *,
         clip: bool = True,
     ) -> Iterator[Float[Array, "b s p q 3"]]:
         """Yields the video of `decode` in chunks of 1, 4, 4, ... frames.
 
         Args:
-          latents: as `decode` takes them.
+          latents, modality: as `decode` takes them.
           clip: keep the video within [-1, 1]; tiles are blended before that.
         """
         self._check_latents(latents.shape)
         graph, state = nnx.split(self)
+        z = self.denormalize(jnp.asarray(latents), modality)
         frames: tuple[Array, ...] | None = None
-        for i in range(latents.shape[1]):
-            chunk, frames = _decode_chunk(graph, state, jnp.asarray(latents[:, i : i + 1]), frames)
+        for i in range(z.shape[1]):
+            chunk, frames = _decode_chunk(graph, state, z[:, i : i + 1], frames)
             yield jnp.clip(chunk, -1.0, 1.0) if clip else chunk
 
     def posterior(
@@ -129,13 +141,19 @@ class WanVAE(nnx.Module):
         patches = self.decoder(z, carry or Carry())
         return unpatchify(patches, self.config.patch_size).astype(jnp.float32)
 
-    def normalize(self, z: Float[Array, "*b z"]) -> Float[Array, "*b z"]:
-        """Latents as the diffusion model sees them: (z - latents_mean) / latents_std."""
-        return (z - jnp.array(self.config.latents_mean)) / jnp.array(self.config.latents_std)
+    def normalize(
+        self, z: Float[Array, "*b z"], modality: str | None = None
+    ) -> Float[Array, "*b z"]:
+        """Latents as the diffusion model sees them: less their mean, by their deviation."""
+        mean, std = self.config.statistics(modality)
+        return (z - mean) / std
 
-    def denormalize(self, latents: Float[Array, "*b z"]) -> Float[Array, "*b z"]:
+    def denormalize(
+        self, latents: Float[Array, "*b z"], modality: str | None = None
+    ) -> Float[Array, "*b z"]:
         """The inverse of `normalize`."""
-        return latents * jnp.array(self.config.latents_std) + jnp.array(self.config.latents_mean)
+        mean, std = self.config.statistics(modality)
+        return latents * std + mean
 
     def _check_latents(self, shape: tuple[int, ...]) -> None:
         if len(shape) != 5 or shape[-1] != self.config.z_dim or min(shape) < 1:
@@ -151,13 +169,13 @@ def _encode_chunk_impl(graph, state, video, frames):
     vae = nnx.merge(graph, state)
     carry = Carry(frames)
     mean, _ = vae.posterior(video, carry)
-    return vae.normalize(mean), tuple(carry.saved)
+    return mean, tuple(carry.saved)
 
 
 def _decode_chunk_impl(graph, state, latents, frames):
     vae = nnx.merge(graph, state)
     carry = Carry(frames)
-    video = vae.reconstruct(vae.denormalize(latents), carry)
+    video = vae.reconstruct(latents, carry)
     return video, tuple(carry.saved)
 
 

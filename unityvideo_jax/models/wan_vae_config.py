@@ -1,7 +1,9 @@
 """Sizes of Wan's video autoencoders, 2.1 and 2.2, and what follows from them."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+
+import numpy as np
 
 from unityvideo_jax.errors import UserError
 
@@ -22,6 +24,8 @@ class VAEConfig:
       patch_size: side of the squares of pixels that become channels first (Wan 2.2: 2).
       latents_mean, latents_std: per latent channel; `encode` gives (mean - latents_mean) /
         latents_std. Empty: 0 and 1, that is, not measured yet.
+      modality_statistics: by modality, mean and standard deviation per channel of what that gives;
+        latents of these modalities are normalised by them too. Empty: none, as in Wan.
 
     Raises:
       UserError: a size that cannot be used.
@@ -37,6 +41,7 @@ class VAEConfig:
     patch_size: int = 1
     latents_mean: Sequence[float] = ()
     latents_std: Sequence[float] = ()
+    modality_statistics: Mapping[str, Sequence[Sequence[float]]] | tuple = ()
 
     def __post_init__(self) -> None:
         # A configuration read back from JSON has lists; tuples can be hashed.
@@ -66,6 +71,32 @@ class VAEConfig:
             object.__setattr__(self, name, tuple(float(v) for v in value))
         if min(self.latents_std) <= 0:
             raise UserError(f"vae.latents_std={self.latents_std} must be positive.")
+        object.__setattr__(self, "modality_statistics", self._hashable_statistics())
+
+    def _hashable_statistics(self) -> tuple[tuple[str, tuple[float, ...], tuple[float, ...]], ...]:
+        given = self.modality_statistics
+        items = given.items() if isinstance(given, Mapping) else [(n, (m, s)) for n, m, s in given]
+        rows = []
+        for name, (mean, std) in items:
+            if not len(mean) == len(std) == self.z_dim or min(std) <= 0:
+                raise UserError(
+                    f"vae.modality_statistics[{name!r}]: give {self.z_dim} means and as many "
+                    "positive standard deviations."
+                )
+            rows.append((name, tuple(map(float, mean)), tuple(map(float, std))))
+        return tuple(rows)
+
+    def statistics(self, modality: str | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and standard deviation per channel, float32, that normalise a modality's latents.
+
+        Args:
+          modality: its registry name; None, or one without statistics of its own, takes the pooled.
+        """
+        mean, std = np.array(self.latents_mean), np.array(self.latents_std)
+        for name, own_mean, own_std in self.modality_statistics:
+            if name == modality:
+                mean, std = mean + std * np.array(own_mean), std * np.array(own_std)
+        return mean.astype(np.float32), std.astype(np.float32)
 
     def _check_widths(self) -> None:
         if not self.residual:

@@ -1,13 +1,14 @@
 """Procedural worlds with exact ground truth: people, animals and objects, ray-cast in JAX."""
 
 from unityvideo_jax.worlds.captions import Description, describe
-from unityvideo_jax.worlds.config import SPLITS, WorldConfig
+from unityvideo_jax.worlds.config import SPLITS, VERSION, WorldConfig
 from unityvideo_jax.worlds.render import render
 from unityvideo_jax.worlds.sampling import sample_scenes
 from unityvideo_jax.worlds.scene import Scene
 
 __all__ = [
     "SPLITS",
+    "VERSION",
     "Description",
     "Scene",
     "WorldConfig",

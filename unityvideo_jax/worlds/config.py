@@ -4,7 +4,11 @@ import dataclasses
 
 from unityvideo_jax.errors import UserError
 
-SPLITS = ("train", "validation", "heldout_animals", "heldout_objects")
+# A scene's numbers depend on its split's place here: new splits come last.
+SPLITS = ("train", "validation", "heldout_animals", "heldout_objects", "closeup")
+# Counts up whenever worlds can show what they could not before. Splits and settings of an earlier
+# version keep their scenes to the bit. 2: cameras close to people.
+VERSION = 2
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -16,7 +20,9 @@ class WorldConfig:
       num_frames: frames T of a clip.
       fps: frames per second; it scales how far things move between frames.
       split: one of SPLITS. `train` and `validation` show people and objects and ask for people;
-        `heldout_animals` shows animals; `heldout_objects` asks for two objects.
+        `heldout_animals` shows animals; `heldout_objects` asks for two objects; `closeup` is
+        like `validation` with the camera close to a person in every clip.
+      closeup: share of the other splits' clips whose camera is close to a person, in [0, 1].
       seed: worlds of two seeds have nothing in common.
       supersample: RGB is averaged over supersample^2 rays a pixel; ground truth is always that of
         the pixel's centre.
@@ -32,6 +38,7 @@ class WorldConfig:
     split: str = "train"
     seed: int = 0
     supersample: int = 1
+    closeup: float = 0.0
 
     def __post_init__(self):
         if self.split not in SPLITS:
@@ -41,6 +48,8 @@ class WorldConfig:
                 raise UserError(f"{name}={getattr(self, name)}: must be at least {least}")
         if self.fps <= 0:
             raise UserError(f"fps={self.fps}: must be greater than 0")
+        if not 0 <= self.closeup <= 1:
+            raise UserError(f"closeup={self.closeup}: is a share of the clips, in [0, 1]")
         if not 0 <= self.seed < 2**32:
             raise UserError(f"seed={self.seed}: must be in [0, 2^32)")
 

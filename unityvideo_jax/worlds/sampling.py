@@ -74,6 +74,13 @@ def _sample_one(config: WorldConfig, key: Any) -> Scene:
     actors = _sample_actors(config, draws)
     things = _sample_things(config, draws, actors)
     camera = _sample_camera(config, draws, actors)
+    share = 1.0 if config.split == "closeup" else config.closeup
+    if share:
+        # Drawn apart, so that the rest of a scene does not depend on the share.
+        apart = _Draws(jax.random.fold_in(key, 2), 16)
+        close = apart.chance(share)
+        near = _closeup(config, apart, actors, camera)
+        camera = jax.tree.map(lambda a, b: jnp.where(close, a, b), near, camera)
     return Scene(
         actors=actors,
         things=things,
@@ -355,6 +362,43 @@ def _sample_camera(config: WorldConfig, draws: _Draws, actors: Actors) -> Camera
         target=jnp.concatenate([0.7 * middle, look_height[None]]),
         pan_rate=jnp.where(kind == looks.PAN, sign * draws.uniform(0.12, 0.3) / span, 0.0),
         focal=focal,
+    )
+
+
+def _closeup(
+    config: WorldConfig, draws: _Draws, actors: Actors, camera: CameraPath
+) -> CameraPath:
+    """The camera near the frontmost actor, who fills half to all of the frame's height.
+
+    It turns with one who moves, or stands, circles or draws near as other cameras do.
+    """
+    present = actors.kind != looks.NOBODY
+    # The camera stands towards -y: nobody is then between it and whom it shows.
+    whom = jnp.argmin(jnp.where(present, actors.place[:, 1], jnp.inf))
+    place, tall, speed = actors.place[whom], actors.height[whom], actors.speed[whom]
+    filled = draws.uniform(0.55, 1.0)
+    distance = camera.focal * tall / filled + 0.3 * speed * min(config.duration, 3.0) / 2.0
+    kind = jnp.where(speed > 0, looks.PAN, camera.kind)
+    dolly = (kind == looks.DOLLY) * draws.uniform(0.15, 0.3) * distance
+    nearer = jnp.where(draws.chance(0.5), -1.0, 1.0)
+    azimuth = draws.uniform(-0.35, 0.35)
+    # Heading as seen from the camera, to the right positive; a pan to the left is positive.
+    across = speed * jnp.cos(actors.heading[whom] - azimuth)
+    follow = -across / distance * draws.uniform(0.6, 0.9)
+    span = max(config.duration, 1.0)
+    orbit = jnp.where(kind == looks.ORBIT, camera.azimuth_rate, 0.0)
+    pan = jnp.where(kind == looks.PAN, jnp.where(speed > 0, follow, camera.pan_rate), 0.0)
+    return CameraPath(
+        kind=kind,
+        azimuth=azimuth - orbit * span / 2,
+        azimuth_rate=orbit,
+        distance=distance - nearer * dolly / 2,
+        distance_rate=nearer * dolly / span,
+        height=tall * draws.uniform(0.4, 1.1),
+        # Higher than the middle, where a part of the body shows: the head matters most.
+        target=jnp.concatenate([place, (tall * (0.5 + 0.25 * (filled - 0.55)))[None]]),
+        pan_rate=pan,
+        focal=camera.focal,
     )
 
 

@@ -18,7 +18,7 @@ def get_config() -> ml_collections.ConfigDict:
         ffn_dim=1536,
         num_heads=6,
         num_layers=10,
-        in_channels=16,
+        in_channels=32,
         patch_size=(1, 2, 2),
         freq_dim=256,
         text_dim=256,

@@ -22,7 +22,7 @@ def get_config() -> ml_collections.ConfigDict:
         ffn_dim=256,
         num_heads=4,
         num_layers=4,
-        in_channels=16,
+        in_channels=32,
         patch_size=(1, 2, 2),
         freq_dim=64,
         text_dim=256,

@@ -53,7 +53,9 @@ def world(config: ml_collections.ConfigDict, split: str, height: int, width: int
     )
 
 
-def _render(world: WorldConfig, indices: Int[Array, " n"]) -> dict[str, Shaped[Array, "..."]]:
+def _render(
+    world: WorldConfig, indices: Int[Array, " n"] | Int[np.ndarray, " n"]
+) -> dict[str, Shaped[Array, "..."]]:
     return worlds.render(world, worlds.sample_scenes(world, jnp.asarray(indices)))
 
 
@@ -82,14 +84,14 @@ def check(config: ml_collections.ConfigDict, output: pathlib.Path) -> VAEConfig:
     score = config.evaluation
     for height, width in [size[:2] for size in sizes] + [(score.height, score.width)]:
         model.latent_shape(config.data.num_frames, height, width)
+    if config.steps < 1 or config.max_seconds <= 0:
+        raise UserError("config.steps and config.max_seconds must be positive")
     count = jax.device_count()
     if uneven := [size for size in sizes if size[2] % count]:
         raise UserError(
             f"config.data.sizes={sizes}: the clips of {uneven[0]} do not divide among {count} "
             f"devices; give a multiple of {count}"
         )
-    if config.steps < 1 or config.max_seconds <= 0:
-        raise UserError("config.steps and config.max_seconds must be positive")
     return model
 
 
@@ -148,7 +150,10 @@ def _initial(config: ml_collections.ConfigDict, model: VAEConfig, key: Key[Array
     vae = load_vae(config.init_from, dtype=config.dtype)
     # Statistics describe latents; those of the new weights are measured when they are done.
     vae.config = dataclasses.replace(
-        vae.config, latents_mean=model.latents_mean, latents_std=model.latents_std
+        vae.config,
+        latents_mean=model.latents_mean,
+        latents_std=model.latents_std,
+        modality_statistics=(),
     )
     if vae.config != model:
         raise UserError(

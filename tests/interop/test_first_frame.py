@@ -123,7 +123,7 @@ def test_whole_trajectory(reference, pipeline, image, parity):
     other = pipeline(PROMPTS, wanted=("rgb",), first_frame=255 - image, seed=SEED).latents["rgb"]
     assert np.abs(other[:, 1:] - latents[:, 1:]).max() > 0.01
 
-    first = pipeline.encode(media.to_float(image[None, None]))
+    first = pipeline.encode(media.to_float(image[None, None]), "rgb")
     np.testing.assert_array_equal(latents[:, :1], np.repeat(first, 2, axis=0))
 
 

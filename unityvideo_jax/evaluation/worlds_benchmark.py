@@ -244,7 +244,9 @@ def _score_batch(
             sampler=sampler,
             seed=[config.seed + int(i) for i in batch.index],
         )
-        round_trip = pipeline.decode(pipeline.encode(np.asarray(scorer.encode(batch.clip))))
+        round_trip = pipeline.decode(
+            pipeline.encode(np.asarray(scorer.encode(batch.clip)), name), name
+        )
         keys = (*scorer.metric.keys, *scorer.metric.extra)
         for b, (i, row) in enumerate(found.items()):
             truth = {k: np.asarray(batch.clip[k][b]) for k in keys if k in batch.clip}
@@ -299,7 +301,7 @@ class _Heldout:
         )
 
     def _latents(self, batch: Batch, name: str) -> Float[Array, "b lt lh lw c"]:
-        return self.pipeline.encode(np.asarray(self._encoders[name](batch.clip)))
+        return self.pipeline.encode(np.asarray(self._encoders[name](batch.clip)), name)
 
     def measure(self, batch: Batch, rows: Mapping[int, RunRow]) -> None:
         """Adds the errors of a batch to its rows; the caption is the clip's own, as in training."""

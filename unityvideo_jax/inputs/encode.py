@@ -5,7 +5,7 @@ import functools
 import hashlib
 import math
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -21,7 +21,7 @@ from unityvideo_jax.models.wan_vae import STREAMED_PIXELS
 ID_LENGTH = 12
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class LatentEncoder:
     """Anything that maps video to latents.
 
@@ -29,11 +29,15 @@ class LatentEncoder:
       apply: (params, video f32[B,T,H,W,3] in [-1,1]) -> latents f32[B,t,h,w,C]; pure and jittable.
       params: its weights, passed as an argument so that compiled programs do not embed them.
       id: fingerprint of the weights.
+      statistics: by modality, mean and standard deviation per channel of what `apply` gives.
     """
 
     apply: Callable[[Any, Array], Array]
     params: Any
     id: str
+    statistics: Mapping[str, tuple[np.ndarray, np.ndarray]] = dataclasses.field(
+        default_factory=dict
+    )
 
     def latent_shape(self, num_frames: int, height: int, width: int) -> tuple[int, ...]:
         """(t, h, w, C) for video of this size, without computing anything."""
@@ -45,10 +49,19 @@ class LatentEncoder:
         return jax.jit(self.apply)
 
     def __call__(
-        self, video: Float[Array, "b T H W 3"] | Float[np.ndarray, "b T H W 3"]
+        self, video: Float[Array, "b T H W 3"] | Float[np.ndarray, "b T H W 3"], modality: str
     ) -> Float[Array, "b t h w c"]:
-        """Encodes one batch; compiled once a shape."""
-        return self._jitted(self.params, video)
+        """Encodes one batch of a modality's videos; compiled once per shape."""
+        mean, std = self.statistics.get(modality, (0.0, 1.0))
+        return (self._jitted(self.params, video) - mean) / std
+
+    def table(
+        self, modalities: Sequence[str], channels: int
+    ) -> tuple[Float[np.ndarray, "m c"], Float[np.ndarray, "m c"]]:
+        """Means and standard deviations of these modalities, 0 and 1 where there are none."""
+        none = (np.zeros(channels, np.float32), np.ones(channels, np.float32))
+        rows = [self.statistics.get(name, none) for name in modalities]
+        return tuple(np.stack(column) for column in zip(*rows, strict=True))
 
 
 def vae_id_or_none(vae: str) -> str | None:
@@ -90,7 +103,8 @@ def _load(directory: pathlib.Path, identity: str, dtype: str) -> LatentEncoder:
     # Cached, so that a new iterator for the next curriculum stage compiles nothing anew.
     from flax import nnx
 
-    graph, params = nnx.split(load_vae(directory, dtype=dtype))
+    vae = load_vae(directory, dtype=dtype)
+    graph, params = nnx.split(vae)
 
     def apply(params: Any, video: Array) -> Array:
         encoder = nnx.merge(graph, params)
@@ -98,4 +112,8 @@ def _load(directory: pathlib.Path, identity: str, dtype: str) -> LatentEncoder:
         latents = (encoder.encode_streamed if large else encoder.encode)(video)
         return latents.astype(jnp.float32)
 
-    return LatentEncoder(apply=apply, params=params, id=identity)
+    statistics = {
+        name: (np.array(mean, np.float32), np.array(std, np.float32))
+        for name, mean, std in vae.config.modality_statistics
+    }
+    return LatentEncoder(apply=apply, params=params, id=identity, statistics=statistics)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -102,7 +102,7 @@ class OnlineWorlds:
         self._branch = np.asarray([branches.index(name) for name in self._names], np.int32)
         # Seeds decide what is in a scene, not how it is drawn: one compilation serves them all.
         self._encode = _compiled(
-            dataclasses.replace(self._world, seed=0), branches, self._encoder.apply, self._group
+            dataclasses.replace(self._world, seed=0), branches, self._encoder, self._group
         )
         self._next_index = 0
         self._ahead: tuple[int, Any] | None = None
@@ -178,9 +178,7 @@ class OnlineWorlds:
 
 
 @functools.lru_cache(maxsize=8)
-def _compiled(
-    world: Any, names: tuple[str, ...], apply: Callable[[Any, Array], Array], size: int
-) -> Any:
+def _compiled(world: Any, names: tuple[str, ...], encoder: LatentEncoder, size: int) -> Any:
     """(params, G*g scenes, choice i32[G]) -> latents f32[G*g,2,t,h,w,C] in groups of g, jitted.
 
     Has a branch for every modality of the model and is cached, so that the next curriculum stage
@@ -193,12 +191,17 @@ def _compiled(
         return jax.vmap(lambda clip: codec.encode(clip)[0])({k: clips[k] for k in codec.keys})
 
     branches = [functools.partial(drawn, name) for name in names]
+    channels = encoder.latent_shape(world.num_frames, world.height, world.width)[-1]
+    means, stds = map(jnp.asarray, encoder.table(("rgb", *names), channels))
 
     def one_group(params: Any, scenes: Any, choice: Array) -> Float[Array, "g 2 t h w c"]:
         clips = dict(worlds.render(world, scenes))
         videos = jnp.concatenate([drawn("rgb", clips), jax.lax.switch(choice, branches, clips)])
-        latents = apply(params, videos)
-        return jnp.stack(jnp.split(latents, 2), axis=1).astype(jnp.float32)
+        latents = encoder.apply(params, videos).astype(jnp.float32)
+        latents = jnp.stack(jnp.split(latents, 2), axis=1)
+        streams = jnp.stack([jnp.zeros_like(choice), choice + 1])
+        rows = (1, 2, 1, 1, 1, channels)
+        return (latents - means[streams].reshape(rows)) / stds[streams].reshape(rows)
 
     @jax.jit
     def encode(params: Any, scenes: Any, choices: Array) -> Float[Array, "b 2 t h w c"]:

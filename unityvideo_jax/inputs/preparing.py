@@ -180,7 +180,9 @@ def _encode(
     count = len(numbers)
     arrays: dict[str, np.ndarray] = {"key": np.asarray([source.keys[n] for n in numbers])}
     for name in modalities:
-        latents = np.asarray(encoder(batch.videos[name]), np.float32)[:count].astype(np.float16)
+        latents = np.asarray(encoder(batch.videos[name], name), np.float32)[:count].astype(
+            np.float16
+        )
         finite = np.isfinite(latents).all(axis=tuple(range(1, latents.ndim)))
         if not finite.all():
             raise UserError(

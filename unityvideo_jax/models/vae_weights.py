@@ -70,6 +70,7 @@ def save_vae(
     paths = {name: directory / name for name in (WEIGHTS_FILE, CONFIG_FILE)}
     architecture = "wan_vae_2.2" if vae.config.residual else "wan_vae_2.1"
     config = {"architecture": architecture, **dataclasses.asdict(vae.config)}
+    config["modality_statistics"] = {n: (m, s) for n, m, s in vae.config.modality_statistics}
     _replace(paths[WEIGHTS_FILE], safetensors.numpy.save(arrays, metadata={"format": "np"}))
     _replace(paths[CONFIG_FILE], (json.dumps(config, indent=2) + "\n").encode())
     return paths

@@ -41,7 +41,7 @@ class VAEConfig:
     patch_size: int = 1
     latents_mean: Sequence[float] = ()
     latents_std: Sequence[float] = ()
-    modality_statistics: Mapping[str, Sequence[Sequence[float]]] | tuple = ()
+    modality_statistics: Mapping[str, Sequence[Sequence[float]]] | Sequence[Sequence] = ()
 
     def __post_init__(self) -> None:
         # A configuration read back from JSON has lists; tuples can be hashed.

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import os
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -133,17 +134,23 @@ class Pipeline:
         """The model as (latents, timestep, modality, context) -> velocity."""
         return nnx.merge(self._graph, params)
 
-    def encode(self, video: Float[np.ndarray, "b t h w 3"]) -> Float[Array, "b lt lh lw c"]:
-        """Normalised latents of video in [-1, 1], one video a device at a time."""
+    def encode(
+        self, video: Float[np.ndarray, "b t h w 3"], modality: str
+    ) -> Float[Array, "b lt lh lw c"]:
+        """Normalised latents of a modality's video in [-1, 1], one video per device at a time."""
         streamed = np.prod(video.shape[1:4]) > STREAMED_PIXELS
-        encode = self.vae.encode_streamed if streamed else self.vae.encode
+        method = self.vae.encode_streamed if streamed else self.vae.encode
+        encode = functools.partial(method, modality=modality)
         return jnp.concatenate(list(self._one_a_device(encode, video)))
 
-    def decode(self, latents: Float[Array, "b lt lh lw c"]) -> Float[np.ndarray, "b t h w 3"]:
-        """Video in [-1, 1] of normalised latents, one video a device at a time."""
+    def decode(
+        self, latents: Float[Array, "b lt lh lw c"], modality: str
+    ) -> Float[np.ndarray, "b t h w 3"]:
+        """Video in [-1, 1] of a modality's latents, one video per device at a time."""
         config = self.vae.config
         pixels = np.prod(latents.shape[1:4]) * config.temporal_stride * config.spatial_stride**2
-        decode = self.vae.decode_streamed if pixels > STREAMED_PIXELS else self.vae.decode
+        method = self.vae.decode_streamed if pixels > STREAMED_PIXELS else self.vae.decode
+        decode = functools.partial(method, modality=modality)
         parts = self._one_a_device(decode, np.asarray(latents))
         return np.concatenate([np.asarray(part) for part in parts])
 
@@ -268,7 +275,7 @@ class Pipeline:
             sampler = dataclasses.replace(sampler, text_guidance=1.0)
         latents = self._given_latents(streams, videos, size, batch)
         if image is not None:
-            latents = latents.at[:, 0, :1].set(self.encode(image))
+            latents = latents.at[:, 0, :1].set(self.encode(image, RGB))
         ids = np.array([self.modalities.index(name) for name in streams], np.int32)
         rows = (latents, jnp.tile(ids, (batch, 1)), context, null_context, _keys(seed, batch))
         mesh = self._devices.mesh
@@ -286,7 +293,7 @@ class Pipeline:
             raise FloatingPointError(f"the sampler left the finite numbers: {', '.join(bad)}")
         for s, name in enumerate(streams):
             if name in wanted:
-                videos[name] = self.decode(result[:, s])
+                videos[name] = self.decode(result[:, s], name)
         return Samples(
             videos={name: videos[name] for name in streams},
             latents={name: np.asarray(result[:, s]) for s, name in enumerate(streams)},
@@ -307,7 +314,9 @@ class Pipeline:
         batch: int,
     ) -> Float[Array, "b s lt lh lw c"]:
         placeholder = jnp.zeros((batch, *self.vae.config.latent_shape(*size)), jnp.float32)
-        parts = [self.encode(videos[name]) if name in videos else placeholder for name in streams]
+        parts = [
+            self.encode(videos[name], name) if name in videos else placeholder for name in streams
+        ]
         return jnp.stack(parts, axis=1)
 
 

@@ -86,16 +86,20 @@ class TrainingSheets:
         self._vae = vae
 
     def _frames(
-        self, latents: Float[Array, "n lt lh lw c"] | Float[np.ndarray, "n lt lh lw c"]
+        self, latents: Float[Array, "n s lt lh lw c"] | Float[np.ndarray, "n s lt lh lw c"], s: int
     ) -> list[np.ndarray]:
+        names = [RGB] * len(latents) if s == 0 else self._names
         # One at a time bounds the memory that decoding takes beside a training state.
-        videos = [np.asarray(self._vae.decode(one[None]))[0] for one in np.asarray(latents)]
+        videos = [
+            np.asarray(self._vae.decode(one[None], name))[0]
+            for one, name in zip(np.asarray(latents[:, s]), names, strict=True)
+        ]
         return [media.to_uint8(video) for video in videos]
 
     def rows(self, params: Any) -> list[tuple[str, np.ndarray]]:
         """Labelled uint8 videos of every record: truth, control, estimation, joint."""
         batch = self._batch
-        truth = [self._frames(batch["latents"][:, s]) for s in (0, 1)]
+        truth = [self._frames(batch["latents"], s) for s in (0, 1)]
         made = {}
         for place, (task, wanted) in enumerate(TASKS.items()):
             result = self._sample(
@@ -107,7 +111,7 @@ class TrainingSheets:
                 jax.random.fold_in(self._key, place),
                 wanted=wanted,
             )
-            made[task] = {s: self._frames(result[:, s]) for s in (0, 1) if wanted[s]}
+            made[task] = {s: self._frames(result, s) for s in (0, 1) if wanted[s]}
         rows = []
         for i, name in enumerate(self._names):
             rows += [

@@ -365,9 +365,7 @@ def _sample_camera(config: WorldConfig, draws: _Draws, actors: Actors) -> Camera
     )
 
 
-def _closeup(
-    config: WorldConfig, draws: _Draws, actors: Actors, camera: CameraPath
-) -> CameraPath:
+def _closeup(config: WorldConfig, draws: _Draws, actors: Actors, camera: CameraPath) -> CameraPath:
     """The camera near the frontmost actor, who fills half to all of the frame's height.
 
     It turns with one who moves, or stands, circles or draws near as other cameras do.

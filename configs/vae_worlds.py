@@ -1,4 +1,4 @@
-"""The autoencoder that ships with the package: Wan 2.1's layers at a fifth of its widths, on worlds.
+"""The autoencoder that ships with the package: Wan 2.1's layers, much narrower, on worlds.
 
 Command:  python -m unityvideo_jax.train_vae --config=configs/vae_worlds.py --output=vae
 Hardware: four H100 (14 steps per second); fewer devices take proportionally longer.

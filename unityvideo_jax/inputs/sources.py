@@ -66,8 +66,10 @@ class WorldsSource:
 
     def settings(self) -> dict[str, Any]:
         """The world's own fields; frames and size are checked for every source alike."""
-        config = self._config
-        return {"split": config.split, "seed": config.seed, "fps": float(config.fps)}
+        from unityvideo_jax import worlds
+
+        names = ("split", "seed", "fps", "closeup")
+        return {n: getattr(self._config, n) for n in names} | {"worlds version": worlds.VERSION}
 
     def load(self, indices: Sequence[int], modalities: Sequence[str]) -> ClipBatch:
         """Renders the clips and draws every modality by its codec."""

@@ -1,0 +1,73 @@
+"""Names that come from data, as names of files: nothing is written outside the folder meant for it.
+
+Clip keys, ids of batch files, names inside tars, journals and records are text that others wrote.
+Whatever writes a file or folder named by such text takes its path from here.
+"""
+
+import pathlib
+import re
+import unicodedata
+from typing import Any
+
+from unityvideo_jax.errors import UserError
+
+# Bytes; file systems take 255, and suffixes and prefixes of ours are added to a name.
+MAX_BYTES = 200
+RESERVED = frozenset('<>:"/\\|?*')
+DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
+# Unicode categories of what cannot be seen, or changes the order or the lines of what is seen.
+UNSEEN = ("Cc", "Cf", "Cs", "Zl", "Zp")
+
+
+def safe_name(name: Any, where: str) -> str:
+    """`name` as it is, if it can name one file or folder on any system.
+
+    Args:
+      name: of a file or folder, from data.
+      where: what the message starts with, such as "requests.jsonl line 3: name".
+
+    Raises:
+      UserError: no text, an empty one or one longer than `MAX_BYTES`, "." or "..", a separator or
+        another reserved character, one that is not printed, a dot or blank at either end, or the
+        name of a device.
+    """
+    fault = _fault(name)
+    if fault:
+        shown = ascii(name if not isinstance(name, str) else name[:60])
+        raise UserError(f"{where} {shown} names a file or folder, but {fault}; rename it")
+    return name
+
+
+def _fault(name: Any) -> str | None:
+    if not isinstance(name, str):
+        return "is no text"
+    if not name.strip(". "):
+        return "has no letter in it"
+    if reserved := sorted(RESERVED & set(name)):
+        return f"has the reserved character {reserved[0]}"
+    if hidden := [c for c in name if unicodedata.category(c) in UNSEEN]:
+        return f"has a character that is not printed, {hidden[0]!a}"
+    if name != name.strip(" ") or name.endswith(".") or name.startswith("."):
+        return "starts or ends with a dot or a blank"
+    if len(name.encode()) > MAX_BYTES:
+        return f"is longer than {MAX_BYTES} bytes"
+    if DEVICES.fullmatch(name):
+        return "is the name of a device on some systems"
+    return None
+
+
+def safe_path(folder: pathlib.Path, *names: Any, where: str) -> pathlib.Path:
+    """The path `folder/name/...`, of which no link leads out of `folder`.
+
+    Args:
+      folder: that everything must stay in; it may itself be a link.
+      names: of folders and, last, of a file or folder; from data.
+      where: as `safe_name` takes it.
+
+    Raises:
+      UserError: as `safe_name`, or a link on the way leads elsewhere.
+    """
+    path = folder.joinpath(*(safe_name(name, where) for name in names))
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise UserError(f"{path}: a link there leads out of {folder}; delete the link")
+    return path

@@ -13,14 +13,16 @@ from unityvideo_jax.errors import UserError
 MAX_BYTES = 256 << 20
 # Larger ones overflow a float; Python's own limit guards the time that digits take.
 MAX_DIGITS = 300
+FIX = "fix or restore it"
 
 
-def parse(text: str | bytes, where: str) -> Any:
+def parse(text: str | bytes, where: str, fix: str = FIX) -> Any:
     """The value of a JSON text, in which every number is finite and every key is there once.
 
     Args:
       text: str, or UTF-8 with or without a byte order mark.
       where: what the message starts with: a file, perhaps with a line.
+      fix: what the message ends with.
 
     Raises:
       UserError: no UTF-8, no JSON, a key twice in an object, NaN or infinity, an integer of more
@@ -44,10 +46,10 @@ def parse(text: str | bytes, where: str) -> Any:
         fault = "nested too deeply"
     except ValueError as error:
         fault = str(error)
-    raise UserError(f"{where}: {fault}; fix or restore it")
+    raise UserError(f"{where}: {fault}; {fix}")
 
 
-def read(path: str | os.PathLike) -> Any:
+def read(path: str | os.PathLike, fix: str = FIX) -> Any:
     """The value of a JSON file, as `parse` reads it.
 
     Raises:
@@ -56,31 +58,31 @@ def read(path: str | os.PathLike) -> Any:
     path = pathlib.Path(path)
     try:
         if not path.is_file():
-            raise UserError(f"{path}: no such file")
+            raise UserError(f"{path}: no such file; {fix}")
         size = path.stat().st_size
         if size > MAX_BYTES:
-            raise UserError(f"{path}: {size} bytes of JSON; at most {MAX_BYTES} are read")
+            raise UserError(f"{path}: {size} bytes of JSON, over {MAX_BYTES}; {fix}")
         content = path.read_bytes()
     except (OSError, ValueError) as error:
         if isinstance(error, UserError):
             raise
-        raise UserError(f"{path}: does not read ({error})") from error
-    return parse(content, str(path))
+        raise UserError(f"{path}: does not read ({error}); {fix}") from error
+    return parse(content, str(path), fix)
 
 
-def read_object(path: str | os.PathLike) -> dict[str, Any]:
+def read_object(path: str | os.PathLike, fix: str = FIX) -> dict[str, Any]:
     """The object of a JSON file.
 
     Raises:
       UserError: as `read`, or a file that holds another value than an object.
     """
-    return as_object(read(path), str(path))
+    return as_object(read(path, fix), str(path), fix)
 
 
-def as_object(value: Any, where: str) -> dict[str, Any]:
+def as_object(value: Any, where: str, fix: str = FIX) -> dict[str, Any]:
     """A value that must be a JSON object; UserError otherwise."""
     if not isinstance(value, dict):
-        raise UserError(f"{where}: holds no JSON object, {{...}}; fix or restore it")
+        raise UserError(f"{where}: holds no JSON object, {{...}}; {fix}")
     return value
 
 

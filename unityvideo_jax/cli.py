@@ -11,6 +11,7 @@ import jax
 from absl import app, flags, logging
 
 from unityvideo_jax.errors import UserError
+from unityvideo_jax.escape import Terminal
 
 CACHE = pathlib.Path("~/.cache/unityvideo_jax/compiled")
 
@@ -24,6 +25,8 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
     """
 
     def guarded(argv: Sequence[str]) -> None:
+        # Names and captions from data are printed; none may steer the terminal.
+        sys.stdout, sys.stderr = Terminal(sys.stdout), Terminal(sys.stderr)
         if len(argv) > 1:
             _leave(f"unexpected argument {argv[1]!r}; give options as --name=value")
         if not flags.FLAGS["verbosity"].present:
@@ -59,7 +62,7 @@ def check_folder(flag: str, path: str | os.PathLike) -> None:
 
 
 def _leave(message: str) -> None:
-    print(f"error: {message}", file=sys.stderr)
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
     sys.exit(2)
 
 

@@ -86,7 +86,7 @@ class Demo:
             if s.pictures
         )
         scores = "".join(
-            f"<h3>{p.relative_to(self.output)}</h3><pre>{html.escape(p.read_text())}</pre>"
+            f"<h3>{html.escape(str(p.relative_to(self.output)))}</h3><pre>{html.escape(p.read_text())}</pre>"
             for p in sorted(self.output.rglob("results.md"))
         )
         page = (

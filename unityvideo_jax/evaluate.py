@@ -124,11 +124,13 @@ def _score_folder(output: pathlib.Path) -> None:
     )
     outcome = harness.run(config, _progress(start))
     if outcome.faults and not _ALLOW_FAULTS.value:
-        shown = "\n  ".join(outcome.faults[:20])
+        for fault in outcome.faults:
+            print(f"fault: {fault}", flush=True)
         raise UserError(
             f"{len(outcome.faults)} faults in {outcome.counts['clips_with_faults']} of "
-            f"{len(outcome.rows)} clips:\n  {shown}\nMend them and run again (the other clips are "
-            f"kept in {output}/rows), or pass --allow_faults to average without them"
+            f"{len(outcome.rows)} clips, listed above, such as {outcome.faults[0]}; fix them and "
+            f"run again (the other clips are kept in {output}/rows), or pass --allow_faults to "
+            "average without them"
         )
     clips = [row.score for row in outcome.rows]
     metrics = scores.aggregate(clips)

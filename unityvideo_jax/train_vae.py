@@ -27,7 +27,7 @@ from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array, Float, Int, Key, Shaped
 from ml_collections import config_flags
 
-from unityvideo_jax import cli, media, modalities, worlds
+from unityvideo_jax import cli, escape, media, modalities, worlds
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.evaluation import ceiling
 from unityvideo_jax.models.vae_weights import WEIGHTS_FILE, load_vae, save_vae
@@ -285,7 +285,8 @@ def _card(
     score = config.evaluation
     command = shlex.join(["python", "-m", "unityvideo_jax.train_vae", *sys.argv[1:]])
     sizes = ", ".join(f"{c} x {h}x{w}" for h, w, c in config.data.sizes)
-    origin = f"from the weights in `{config.init_from}`" if config.init_from else "from scratch"
+    start = f"from the weights in {escape.code(config.init_from)}"
+    origin = start if config.init_from else "from scratch"
     stride = f"{model.temporal_stride} x {model.spatial_stride} x {model.spatial_stride}"
     names = ", ".join(config.data.modalities)
     lines = [
@@ -298,7 +299,7 @@ def _card(
         f"{took['parameters']:,} parameters, stored as float16.",
         f"Trained {origin} on procedural worlds ({names}); not for real video.",
         "",
-        f"- Command: `{command}`",
+        f"- Command: {escape.code(command)}",
         f"- Seed: {config.seed}",
         f"- Date: {datetime.datetime.now(datetime.UTC).date().isoformat()}",
         f"- Device: {vae_report.device_name()}, JAX {jax.__version__}",

@@ -5,7 +5,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from unityvideo_jax import provenance
+from unityvideo_jax import escape, provenance
 from unityvideo_jax.evaluation import page, reported
 
 # How the columns of the table are titled, in order; a results record may lack some.
@@ -82,15 +82,18 @@ def number(value: Any) -> str:
 
 def _rows(titles: Sequence[str], rows: Sequence[Sequence[str]], code: bool = False) -> list[str]:
     align = " ---: |" if code else " --- |"
-    lines = ["| " + " | ".join(titles) + " |", "| --- |" + align * (len(titles) - 1)]
+    cells = [list(map(escape.markdown, titles))]
     for first, *rest in rows:
-        lines.append("| " + " | ".join([f"`{first}`" if code else first, *rest]) + " |")
-    return lines
+        name = escape.code(first) if code else escape.markdown(first)
+        cells.append([name, *map(escape.markdown, rest)])
+    head, *body = ["| " + " | ".join(row) + " |" for row in cells]
+    return [head, "| --- |" + align * (len(titles) - 1), *body]
 
 
 def markdown(record: Mapping[str, Any]) -> str:
     """The whole record but its pictures."""
-    lines = [f"# {record['benchmark']}: {record['num_clips']} clips", "", describe(record), ""]
+    title = escape.markdown(f"{record['benchmark']}: {record['num_clips']} clips")
+    lines = [f"# {title}", "", escape.markdown(describe(record)), ""]
     lines += _rows(*table(record), code=True)
     titles, rows = comparisons(record)
     if rows:
@@ -99,10 +102,11 @@ def markdown(record: Mapping[str, Any]) -> str:
         lines += [f"Source: {source['source']}; on {source['benchmarks']}.", ""]
         lines += _rows(titles, rows)
     for title, items in sections(record).items():
-        lines += ["", f"## {title}", ""] + [f"- {item}" for item in items]
+        lines += ["", f"## {title}", ""] + [f"- {escape.markdown(item)}" for item in items]
     if record.get("protocols"):
         lines += ["", "## Protocols", ""]
-        lines += [f"- `{name}`: {text}" for name, text in record["protocols"].items()]
+        for name, text in record["protocols"].items():
+            lines.append(f"- {escape.code(name)}: {escape.markdown(text)}")
     return "\n".join(lines) + "\n"
 
 
@@ -150,5 +154,6 @@ def write_report(
     provenance.write_json(folder / "results.json", record)
     for name, content in (("results.md", text), ("results.html", html)):
         temporary = folder / f".{name}.part"
-        temporary.write_text(content)
+        # Names of files may hold bytes that are no text.
+        temporary.write_text(content, encoding="utf-8", errors="backslashreplace")
         os.replace(temporary, folder / name)

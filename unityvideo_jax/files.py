@@ -13,7 +13,8 @@ from unityvideo_jax.errors import UserError
 
 # Bytes; file systems take 255, and suffixes and prefixes of ours are added to a name.
 MAX_BYTES = 200
-RESERVED = frozenset('<>:"/\\|?*')
+# Separators of folders and, on some systems, of drives.
+RESERVED = frozenset("/\\:")
 DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 # Unicode categories of what cannot be seen, or changes the order or the lines of what is seen.
 UNSEEN = ("Cc", "Cf", "Cs", "Zl", "Zp")
@@ -27,24 +28,24 @@ def safe_name(name: Any, where: str) -> str:
       where: what the message starts with, such as "requests.jsonl line 3: name".
 
     Raises:
-      UserError: no text, an empty one or one longer than `MAX_BYTES`, "." or "..", a separator or
-        another reserved character, one that is not printed, a dot or blank at either end, or the
+      UserError: no text, an empty one or one longer than `MAX_BYTES`, "." or "..", a separator, a
+        character that is not printed, a dot or blank at either end, or the
         name of a device.
     """
-    fault = _fault(name)
-    if fault:
+    if fault := name_fault(name):
         shown = ascii(name if not isinstance(name, str) else name[:60])
         raise UserError(f"{where} {shown} names a file or folder, but {fault}; rename it")
     return name
 
 
-def _fault(name: Any) -> str | None:
+def name_fault(name: Any) -> str | None:
+    """Why `safe_name` refuses a name; None if it does not."""
     if not isinstance(name, str):
         return "is no text"
     if not name.strip(". "):
         return "has no letter in it"
     if reserved := sorted(RESERVED & set(name)):
-        return f"has the reserved character {reserved[0]}"
+        return f"has the character {reserved[0]}"
     if hidden := [c for c in name if unicodedata.category(c) in UNSEEN]:
         return f"has a character that is not printed, {hidden[0]!a}"
     if name != name.strip(" ") or name.endswith(".") or name.startswith("."):

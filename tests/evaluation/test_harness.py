@@ -346,4 +346,4 @@ def test_unreadable_json_of_a_clip_is_named(folders, tmp_path):
     benchmark = shutil.copytree(folders[0], tmp_path / "truth")
     (benchmark / "clip0" / "clip.json").write_text("{")
     outcome, _ = run(benchmark, folders[1], tmp_path / "out")
-    assert len(outcome.faults) == 1 and "clip.json: not readable JSON" in outcome.faults[0]
+    assert len(outcome.faults) == 1 and "clip.json: not JSON" in outcome.faults[0]

@@ -21,9 +21,9 @@ import shutil
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 
-from unityvideo_jax import provenance
+from unityvideo_jax import provenance, strict_json
 from unityvideo_jax.curation import stage
-from unityvideo_jax.curation.journal import clips_of, line
+from unityvideo_jax.curation.journal import clips_of, is_whole, line
 from unityvideo_jax.curation.phases import Phase
 from unityvideo_jax.curation.runner import FOLDER
 from unityvideo_jax.curation.stage import Clip, Job, Outcome, Stage
@@ -96,7 +96,8 @@ class Beam:
                 _ = pipeline | beam.Create(batches) | beam.Reshuffle() | beam.Map(work)
         except Exception as error:
             if (parts / ERROR_NAME).exists():
-                raise UserError(json.loads((parts / ERROR_NAME).read_text())["error"]) from error
+                found = strict_json.read_object(parts / ERROR_NAME)
+                raise UserError(str(found.get("error"))) from error
             raise
 
 
@@ -104,7 +105,7 @@ def _harvest(parts: pathlib.Path, wanted: Mapping[str, Clip]) -> Iterator[tuple[
     """The outcomes of these clips that finished parts hold."""
     remaining = set(wanted)
     for path in sorted(parts.glob("*.jsonl")):
-        for text in path.read_text().splitlines():
+        for text in filter(is_whole, path.read_bytes().splitlines()):
             found = json.loads(text)
             if found["key"] in remaining:
                 remaining.remove(found["key"])

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 from unityvideo_jax import modalities
 from unityvideo_jax.curation.stage import Clip, Collective
 from unityvideo_jax.errors import UserError
+from unityvideo_jax.files import safe_name
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -37,6 +38,7 @@ class Groups(Collective):
         if not self.groups:
             raise UserError("config.groups.groups is empty; name a group or drop the stage")
         for name, group in self.groups.items():
+            safe_name(name, "config.groups.groups:")
             if unknown := set(group) - known:
                 raise UserError(f"config.groups.groups.{name}: no key {sorted(unknown)[0]!r}")
             if not group.get("modalities"):

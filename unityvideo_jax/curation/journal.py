@@ -6,8 +6,10 @@ import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from unityvideo_jax import strict_json
 from unityvideo_jax.curation.stage import Clip, Outcome
 from unityvideo_jax.errors import UserError
+from unityvideo_jax.inputs.shards import atomic_path
 from unityvideo_jax.inputs.staging import difference
 
 
@@ -19,10 +21,13 @@ class Journal:
     """
 
     def __init__(self, path: pathlib.Path, settings: Mapping[str, Any]):
-        """Opens a journal, or begins one; a torn last line, left by a kill, is cut off.
+        """Opens a journal, or begins one.
+
+        A torn last line, left by a kill, is cut off; other damaged lines are taken out and counted,
+        and their clips are done again.
 
         Raises:
-          UserError: a journal of other settings is there.
+          UserError: a journal of other settings is there, or its first line is damaged.
         """
         self._path = path
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -33,13 +38,31 @@ class Journal:
             handle.truncate(whole)
         if not whole:
             self._append(dict(settings))
-        with open(path) as handle:
-            stored = json.loads(handle.readline())
+        stored = self._check()
         if changed := difference(stored, settings):
             raise UserError(
                 f"{path}: was begun with {changed}; give the old value, delete this file and those "
                 "after it to do the work again, or give another --workdir"
             )
+
+    def _check(self) -> dict[str, Any]:
+        """The settings, after damaged lines are taken out."""
+        head, *lines = self._path.read_bytes().splitlines(keepends=True)
+        fix = "delete this file and those after it to do the work again"
+        settings = strict_json.as_object(
+            strict_json.parse(head, f"{self._path}, line 1", fix), str(self._path), fix
+        )
+        whole = [text for text in lines if is_whole(text)]
+        if len(whole) < len(lines):
+            first = next(n for n, text in enumerate(lines, start=2) if not is_whole(text))
+            print(
+                f"{self._path}: {len(lines) - len(whole)} damaged lines are taken out, the first "
+                f"is line {first}; their clips are done again",
+                flush=True,
+            )
+            with atomic_path(self._path) as temporary:
+                temporary.write_bytes(b"".join([head, *whole]))
+        return settings
 
     def _append(self, line: Mapping[str, Any]) -> None:
         with open(self._path, "a") as handle:
@@ -61,6 +84,18 @@ class Journal:
                 if found["key"] not in seen:
                     seen.add(found["key"])
                     yield found
+
+
+def is_whole(text: str | bytes) -> bool:
+    """Whether a journal's line is one that `line` made."""
+    try:
+        found = strict_json.as_object(strict_json.parse(text, "line"), "line")
+        names = [name for clip in clips_of(found) for name in (clip.key, clip.video, clip.group)]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return False
+    return {*found} == {"key", "clips", "seconds", "seen"} and all(
+        isinstance(name, str) for name in (found["key"], *names)
+    )
 
 
 def line(key: str, outcome: Outcome) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import html
 import os
 import pathlib
+import urllib.parse
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,8 +12,10 @@ from PIL import Image
 
 from unityvideo_jax import media, modalities
 from unityvideo_jax.curation.stage import Clip, Job
+from unityvideo_jax.files import safe_path
 
 COLUMNS, TILE = 6, 176  # frames a row of a sheet, and their greatest width in pixels
+SHEETS = "sheets"
 STYLE = """
 body{font:14px/1.5 system-ui,sans-serif;max-width:80rem;margin:2rem auto;padding:0 1rem}
 table{border-collapse:collapse;margin:.6rem 0}th,td{padding:.15rem .7rem;text-align:left;
@@ -81,6 +84,8 @@ def write(
         "<!doctype html><html lang='en'><meta charset='utf-8'><title>Curation</title>"
         f"<style>{STYLE}</style><body>{''.join(parts)}</body></html>\n",
         encoding="utf-8",
+        # Names of files may hold bytes that are no text.
+        errors="backslashreplace",
     )
     os.replace(temporary, path)
     return path
@@ -137,15 +142,15 @@ def _sheet(clip: Clip, job: Job) -> str:
     if not clip.frame_count or not video.exists():
         return ""
     # Its name says what is on it, so that a modality added later makes a new one.
-    name = f"sheets/{'-'.join([clip.key, 'rgb', *clip.modalities])}.png"
-    path = pathlib.Path(job.workdir) / name
+    name = f"{'-'.join([clip.key, 'rgb', *clip.modalities])}.png"
+    path = safe_path(pathlib.Path(job.workdir), SHEETS, name, where="clip key")
     if not path.exists():
         frames = media.read_video(video)[0]
         picks = np.linspace(0, len(frames) - 1, min(COLUMNS, len(frames))).round().astype(int)
         rows = [("rgb", frames[picks])]
         rows += [(m, _drawn(clip, m, job, frames)[picks]) for m in clip.modalities]
         media.contact_sheet([(n, _small(f)) for n, f in rows], path, columns=COLUMNS)
-    return name
+    return f"{SHEETS}/{urllib.parse.quote(name)}"
 
 
 def _drawn(clip: Clip, modality: str, job: Job, frames: np.ndarray) -> np.ndarray:

@@ -7,6 +7,7 @@ values, so that they pickle, print and compare; what they load they load in `set
 """
 
 import dataclasses
+import math
 import pathlib
 import time
 import traceback
@@ -18,6 +19,7 @@ from jaxtyping import UInt8
 
 from unityvideo_jax import media
 from unityvideo_jax.errors import UserError
+from unityvideo_jax.files import safe_path
 
 Score = float | int | str | bool
 
@@ -68,7 +70,14 @@ class Clip:
         return dataclasses.replace(self, **values)
 
     def score(self, **scores: Score) -> "Clip":
-        """With further scores, floats rounded to six digits: rows are compared and read."""
+        """With further scores, floats rounded to six digits: rows are compared and read.
+
+        Raises:
+          UserError: a score that is not finite, which no row can hold.
+        """
+        for name, value in scores.items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise UserError(f"the score {name} is {value}")
         rounded = {k: round(v, 6) if isinstance(v, float) else v for k, v in scores.items()}
         return self.change(scores={**self.scores, **rounded})
 
@@ -122,8 +131,12 @@ class Job:
         return pathlib.Path(self.source) / clip.video
 
     def file(self, clip: Clip, suffix: str) -> pathlib.Path:
-        """A file of a cut clip: '.mp4', '.txt', '.depth.npz', as `inputs.folder` wants them."""
-        return self.clips / f"{clip.key}{suffix}"
+        """A file of a cut clip: '.mp4', '.txt', '.depth.npz', as `inputs.folder` wants them.
+
+        Raises:
+          UserError: a key, such as one from a journal, that leads out of the folder.
+        """
+        return safe_path(self.clips, f"{clip.key}{suffix}", where="clip key")
 
     @property
     def clips(self) -> pathlib.Path:

@@ -94,7 +94,7 @@ class FolderClips:
                 index=filled(index, batch_size),
                 count=len(index),
                 clip={key: np.stack([row[key] for row in rows]) for key in rows[0]},
-                captions=[str(record.get("caption", "")) for record in records],
+                captions=[record.get("caption", "") for record in records],
                 prompts=[record.get("prompts", {}) for record in records],
             )
 

@@ -14,21 +14,22 @@ tells it at length. A folder that `sample` wrote is such a clip; only what was s
 """
 
 import dataclasses
-import json
 import pathlib
 from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import UInt8
 
-from unityvideo_jax import media, modalities, provenance
+from unityvideo_jax import media, modalities, provenance, strict_json
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.evaluation.metric import Arrays
 from unityvideo_jax.evaluation.metrics import METRICS
 from unityvideo_jax.evaluation.npz import read_npz
+from unityvideo_jax.files import safe_name
 
 RGB = "rgb"
 REESTIMATED = "reestimated"
+MAX_FPS = 1000
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -53,7 +54,9 @@ class Clip:
         `sample` also writes the streams that it was given; those are nobody's prediction.
         """
         request = self._json("sample.json").get("request", {})
-        wanted = request.get("wanted", (*METRICS, RGB))
+        wanted = request.get("wanted", (*METRICS, RGB)) if isinstance(request, dict) else None
+        if not isinstance(wanted, list | tuple):
+            raise UserError(f"{self.path / 'sample.json'}: request.wanted is no list; restore it")
         return tuple(s for s in (*METRICS, RGB) if s in wanted and self.source(s) is not None)
 
     @property
@@ -68,23 +71,31 @@ class Clip:
         path = self.path / name
         if not path.exists():
             return {}
-        try:
-            record = json.loads(path.read_text())
-        except (OSError, ValueError) as error:
-            raise UserError(f"{path}: not readable JSON ({error})") from error
-        if not isinstance(record, dict):
-            raise UserError(f"{path}: holds no JSON object, {{...}}")
-        return record
+        return strict_json.read_object(path)
 
     @property
     def record(self) -> dict:
-        """What `clip.json` says; empty if there is none."""
-        return self._json("clip.json")
+        """What `clip.json` says; empty if there is none.
+
+        Raises:
+          UserError: no JSON object, or a caption, prompts or fps of another type than they have.
+        """
+        record = self._json("clip.json")
+        caption, prompts = record.get("caption", ""), record.get("prompts", {})
+        fps = record.get("fps", media.DEFAULT_FPS)
+        if not isinstance(caption, str):
+            raise UserError(f"{self.path / 'clip.json'}: caption is no text")
+        texts = [*prompts.values()] if isinstance(prompts, dict) else [None]
+        if not all(isinstance(text, str) for text in texts):
+            raise UserError(f"{self.path / 'clip.json'}: prompts must map modalities to texts")
+        if isinstance(fps, bool) or not isinstance(fps, int | float) or not 0 < fps <= MAX_FPS:
+            raise UserError(f"{self.path / 'clip.json'}: fps is not above 0 and up to {MAX_FPS}")
+        return record
 
     @property
     def caption(self) -> str:
         """The caption, empty if there is none."""
-        return str(self.record.get("caption", ""))
+        return self.record.get("caption", "")
 
     def video(self) -> tuple[UInt8[np.ndarray, "t h w 3"], float]:
         """RGB frames and frames per second; UserError names the file."""
@@ -146,4 +157,6 @@ def clips_of(folder: pathlib.Path, flag: str) -> dict[str, Clip]:
     }
     if not found:
         raise UserError(f"--{flag}={folder}: holds no clips; give one folder a clip")
+    for name in found:  # Rows and pictures are named after clips.
+        safe_name(name, f"--{flag}={folder}:")
     return found

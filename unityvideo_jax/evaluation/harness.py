@@ -9,14 +9,13 @@ average. Whether averages without it are given at all is the caller's choice.
 
 import dataclasses
 import functools
-import json
 import pathlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import unityvideo_jax
-from unityvideo_jax import media, provenance
+from unityvideo_jax import media, provenance, strict_json
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.evaluation import controllability, pictures, workers
 from unityvideo_jax.evaluation.folders import RGB, Clip, clips_of
@@ -25,6 +24,7 @@ from unityvideo_jax.evaluation.metrics import METRICS
 from unityvideo_jax.evaluation.scores import ClipScore, merge
 from unityvideo_jax.evaluation.video import table
 from unityvideo_jax.evaluation.video.base import VideoMetric
+from unityvideo_jax.files import safe_path
 
 # Changes whenever the same files would give other rows.
 ROWS_VERSION = 3
@@ -126,7 +126,7 @@ def run(
     truths = clips_of(config.benchmark, "benchmark")
     found = clips_of(config.predictions, "predictions")
     predicted = {name: clip for name, clip in found.items() if name in truths}
-    streams = _union([clip.streams for clip in predicted.values()])
+    streams = _union([_streams(clip) for clip in predicted.values()])
     estimators = sorted({e for clip in predicted.values() for e in clip.estimators})
     if not streams and not estimators:
         raise UserError(
@@ -159,6 +159,14 @@ def run(
         weights=weights,
         reused=reused,
     )
+
+
+def _streams(clip: Clip) -> tuple[str, ...]:
+    """The streams of a prediction; none if its record is damaged, which is a fault of its row."""
+    try:
+        return clip.streams
+    except UserError:
+        return ()
 
 
 def _union(sets: Sequence[Sequence[str]]) -> list[str]:
@@ -217,10 +225,13 @@ class _Scorer:
     def _earlier(self, path: pathlib.Path) -> Row | None:
         """What an earlier run left, if it is whole."""
         try:
-            row = Row.from_json(json.loads(path.read_text()))
-        except (OSError, ValueError, KeyError, TypeError):
+            row = Row.from_json(strict_json.read_object(path))
+            drawn = all(
+                safe_path(self.config.output, *picture.split("/"), where=f"{path}:").is_file()
+                for picture in row.pictures.values()
+            )
+        except (ValueError, KeyError, TypeError, AttributeError):
             return None
-        drawn = all((self.config.output / picture).exists() for picture in row.pictures.values())
         return row if drawn else None
 
     def row(self, truth: Clip, predicted: Clip | None) -> Row:
@@ -231,8 +242,14 @@ class _Scorer:
             return row
         try:
             self.verify(truth)
+            _ = truth.record
         except UserError as error:
             row.faults.append(f"benchmark: {error}")
+            return row
+        try:
+            _ = predicted.streams
+        except UserError as error:
+            row.faults.append(f"predictions: {error}")
             return row
         jobs: list[tuple[str, Callable[[], ClipScore]]] = []
         for stream in self.streams:

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from unityvideo_jax import media, provenance
+from unityvideo_jax import media, provenance, strict_json
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.evaluation.folders import Clip
 from unityvideo_jax.evaluation.metrics import METRICS
@@ -101,7 +101,15 @@ def build(
 def read_card(workdir: pathlib.Path) -> dict | None:
     """The card of frozen real clips; None if the folder has none."""
     path = workdir / CARD_NAME
-    return json.loads(path.read_text()) if path.exists() else None
+    if not path.exists():
+        return None
+    card = strict_json.read_object(path)
+    files = card.get("files")
+    if not isinstance(files, dict) or not all(isinstance(sums, dict) for sums in files.values()):
+        raise UserError(
+            f"{path}: lists no files of clips; restore it, or build the benchmark again"
+        )
+    return card
 
 
 def verify_clip(clip: Clip, card: Mapping) -> None:

@@ -1,12 +1,11 @@
 """What is kept of each clip that a run sampled, so that an evaluation goes on where it stopped."""
 
 import dataclasses
-import json
 import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from unityvideo_jax import provenance
+from unityvideo_jax import provenance, strict_json
 from unityvideo_jax.evaluation.scores import ClipScore
 
 SYSTEMS = ("model", "round_trip", "trivial")
@@ -44,7 +43,7 @@ class RunRows:
     def read(self, clip: int, checksums: Mapping[str, str]) -> RunRow | None:
         """The row of an earlier run with these settings and inputs, if there is one."""
         try:
-            record = json.loads(self._path(clip).read_text())
+            record = strict_json.read_object(self._path(clip))
             if record["fingerprint"] != self._fingerprint(checksums):
                 return None
             scores = {
@@ -52,7 +51,7 @@ class RunRows:
                 for modality, parts in record["scores"].items()
             }
             return RunRow(scores=scores, heldout=record["heldout"])
-        except (OSError, ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, AttributeError):
             return None
 
     def write(self, clip: int, checksums: Mapping[str, str], row: RunRow) -> None:

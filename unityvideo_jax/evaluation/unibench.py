@@ -260,7 +260,7 @@ def verify_clip(clip: Clip, known: Mapping[str, dict]) -> None:
     try:
         size = Size(**made["size"])
         entry_scene, version = str(made["scene"]), made["version"]
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{clip.path / 'clip.json'}: not as it was written ({error})") from None
     if version != VERSION or clip.name not in known:
         raise UserError(

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from unityvideo_jax import media, strict_json
 from unityvideo_jax import modalities as registry
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.inputs import shards
@@ -89,6 +90,12 @@ class ClipCard:
     modalities: tuple[str, ...]
     settings: dict[str, Any]
 
+    def __post_init__(self):
+        if self.dataset not in DATASETS:
+            raise ValueError(f"dataset {self.dataset!r}")
+        if not all(type(n) is int and n >= 0 for n in self.counts.values()):
+            raise ValueError("counts must be integers")
+
 
 def series_path(directory: str | os.PathLike, dataset: str, modality: str) -> pathlib.Path:
     """The folder of one modality's files."""
@@ -143,11 +150,11 @@ def find_card(directory: str | os.PathLike) -> ClipCard | None:
         return None
     if len(found) > 1:
         raise UserError(f"{directory}: holds {found[0]} and {found[1]}; keep them in two folders")
+    content = strict_json.read_object(found[0], "pack the clips again")
     try:
-        content = json.loads(found[0].read_text())
         content["modalities"] = tuple(content["modalities"])
         return ClipCard(**content)
-    except (json.JSONDecodeError, TypeError, KeyError) as error:
+    except (TypeError, KeyError, ValueError, AttributeError) as error:
         raise UserError(f"{found[0]}: not a card ({error}); pack the clips again") from None
 
 
@@ -256,8 +263,10 @@ class ClipShardsSource(VideoFiles):
     def _file(self, key: str, modality: str) -> pathlib.Path:
         # Video decoders and np.load want names; the next clip's file takes the place of this one.
         record = self.record(key, modality)
-        name = f"{threading.get_ident()}-{modality}{pathlib.Path(record.name).suffix}"
-        path = pathlib.Path(self._folder.name) / name
+        suffix = pathlib.Path(record.name).suffix.lower()
+        if suffix not in (*media.VIDEO_SUFFIXES, ".npz"):
+            raise UserError(f"clip {key}: {modality} is a file {record.name!r}; pack it as a video")
+        path = pathlib.Path(self._folder.name) / f"{threading.get_ident()}-{modality}{suffix}"
         path.write_bytes(record.data)
         return path
 

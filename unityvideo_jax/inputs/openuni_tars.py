@@ -16,14 +16,16 @@ import dataclasses
 import json
 import pathlib
 import re
+import shutil
 import sys
 import tarfile
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 
-from unityvideo_jax import media
+from unityvideo_jax import media, strict_json
 from unityvideo_jax.errors import UserError
+from unityvideo_jax.files import name_fault, safe_path
 from unityvideo_jax.inputs.shards import atomic_path, write_json
 
 FOLDERS = {
@@ -36,7 +38,13 @@ FOLDERS = {
 }
 CAPTIONS = ("prompt", "caption", "text", "description")
 SUFFIXES = (*media.VIDEO_SUFFIXES, ".npz")
-TAR_ERRORS = (tarfile.TarError, EOFError, OSError, zlib.error)
+TAR_ERRORS = (tarfile.TarError, EOFError, OSError, ValueError, zlib.error)
+# Members that stand for a long name or for further headers: `tarfile` reads them into memory.
+HEADERS = (
+    *(tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK),
+    *(tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE),
+)
+MAX_HEADER = 1 << 20
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -102,6 +110,39 @@ def clip_key(name: str, modality: str) -> str:
     return re.sub(rf"[._-]({'|'.join(names)})$", "", pathlib.PurePosixPath(name).stem, flags=re.I)
 
 
+class _Header(tarfile.TarInfo):
+    """A member's header, of bounded size."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes, encoding: str, errors: str) -> "_Header":
+        """As `tarfile` has it; ReadError for a header of over `MAX_HEADER` bytes."""
+        found = super().frombuf(buf, encoding, errors)
+        if found.type in HEADERS and found.size > MAX_HEADER:
+            raise tarfile.ReadError(f"a header of {found.size} bytes")
+        return found
+
+
+def _member_fault(member: tarfile.TarInfo, files: Container[str], key: str, free: int) -> str:
+    """Why a member of a tar is set aside; '' if it is not."""
+    base = pathlib.PurePosixPath(member.name).name
+    suffix = pathlib.PurePosixPath(base).suffix.lower()
+    if not member.isfile():
+        return "a link or a device"
+    if fault := name_fault(base):
+        return f"its name {fault}"
+    if suffix not in SUFFIXES:
+        return f"a {suffix or 'file without suffix'}, not one of {', '.join(SUFFIXES)}"
+    if key in files:
+        return f"a second file of clip {key}; the first is kept"
+    if not member.size:
+        return "an empty file"
+    if member.issparse():
+        return "a sparse file"
+    if member.size > free:
+        return f"{member.size} bytes, but the disk has {free} left"
+    return ""
+
+
 def unpack(
     tar: pathlib.Path, modality: str, folder: pathlib.Path
 ) -> tuple[dict[str, pathlib.Path], list[Fault]]:
@@ -118,35 +159,22 @@ def unpack(
     receipt = folder / f"{tar.name}.json"
     stat = tar.stat()
     state = [stat.st_size, int(stat.st_mtime)]
-    if receipt.exists() and (stored := json.loads(receipt.read_text()))["state"] == state:
-        return (
-            {key: folder / name for key, name in stored["files"].items()},
-            [Fault(**fault) for fault in stored["faults"]],
-        )
+    if (earlier := _unpacked(receipt, state)) is not None:
+        return earlier
     folder.mkdir(parents=True, exist_ok=True)
     files: dict[str, str] = {}
     faults: list[Fault] = []
     try:
-        with tarfile.open(tar, "r|*") as stream:
+        with tarfile.open(tar, "r|*", tarinfo=_Header) as stream:
             for member in stream:
                 base = pathlib.PurePosixPath(member.name).name
-                if not member.isfile() or base.startswith("."):
+                if member.isdir() or base.startswith("."):
                     continue
-                suffix = pathlib.PurePosixPath(base).suffix.lower()
                 key = clip_key(base, modality)
-                reason = None
-                if suffix not in SUFFIXES:
-                    reason = (
-                        f"a {suffix or 'file without suffix'}, not one of {', '.join(SUFFIXES)}"
-                    )
-                elif key in files:
-                    reason = f"a second file of clip {key}; the first is kept"
-                elif not member.size:
-                    reason = "an empty file"
-                if reason:
+                free = shutil.disk_usage(folder).free
+                if reason := _member_fault(member, files, key, free):
                     faults.append(Fault(what=f"{tar}: {member.name}", reason=reason))
                     continue
-                # Keys may hold anything that a path's last part can; modality folders are ours.
                 with atomic_path(folder / base) as temporary, open(temporary, "wb") as out:
                     source = stream.extractfile(member)
                     while block := source.read(1 << 20):
@@ -163,6 +191,27 @@ def unpack(
     record = {"state": state, "files": files, "faults": [vars(f) for f in faults]}
     write_json(receipt, record)
     return {key: folder / name for key, name in files.items()}, faults
+
+
+def _unpacked(
+    receipt: pathlib.Path, state: list[int]
+) -> tuple[dict[str, pathlib.Path], list[Fault]] | None:
+    """What `unpack` returned for the same tar; None if it did not end, or something is lost."""
+    if not receipt.exists():
+        return None
+    fix = f"delete {receipt.parent}"
+    stored = strict_json.read_object(receipt, fix)
+    try:
+        if stored["state"] != state:
+            return None
+        files = {
+            key: safe_path(receipt.parent, name, where=f"{receipt}:")
+            for key, name in stored["files"].items()
+        }
+        faults = [Fault(**fault) for fault in stored["faults"]]
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{receipt}: not as it was written ({error!r}); {fix}") from error
+    return (files, faults) if all(path.is_file() for path in files.values()) else None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

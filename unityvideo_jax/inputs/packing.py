@@ -9,6 +9,7 @@ from typing import Any
 
 from unityvideo_jax import media
 from unityvideo_jax.errors import UserError
+from unityvideo_jax.files import safe_path
 from unityvideo_jax.inputs import clip_shards, openuni_tars
 from unityvideo_jax.inputs.clip_shards import ClipCard, ClipFile
 from unityvideo_jax.inputs.openuni_tars import Described, Fault
@@ -127,7 +128,8 @@ def pack_openuni(
         broken = []
         for modality in chosen:
             for tar in there[modality]:
-                folder = staging / part.split / modality / tar.name.partition(".tar")[0]
+                stem = tar.name.partition(".tar")[0]
+                folder = safe_path(staging, part.split, modality, stem, where=f"{tar}:")
                 found, wrong = openuni_tars.unpack(tar, modality, folder)
                 broken += [fault for fault in wrong if fault.what == str(tar)]
                 faults += wrong
@@ -183,14 +185,12 @@ def pack_benchmark(benchmark: pathlib.Path, workdir: pathlib.Path) -> ClipCard:
                 f"{', '.join(streams[first])}; every clip of a dataset has the same streams, rgb "
                 "among them"
             )
-    records = {
-        name: json.loads((clip.path / "clip.json").read_text()) for name, clip in clips.items()
-    }
+    records = {name: clip.record for name, clip in clips.items()}
     packed = Clips(
         keys=sorted(clips),
         files={s: {n: clips[n].source(s) for n in clips} for s in streams[first]},
         described={
-            name: Described(caption=str(record.get("caption", "")), metadata=json.dumps(record))
+            name: Described(caption=record.get("caption", ""), metadata=json.dumps(record))
             for name, record in records.items()
         },
         prompts={

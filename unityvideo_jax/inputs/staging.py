@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from unityvideo_jax import strict_json
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.inputs.shards import CARD_NAME, atomic_path, root_of, write_json
 
@@ -87,10 +88,7 @@ class Staging:
                     "preparation explains; move it away or give another --workdir"
                 )
             return False
-        try:
-            stored = json.loads(path.read_text())
-        except json.JSONDecodeError:
-            raise UserError(f"{path}: not JSON; delete {self._folder} and start over") from None
+        stored = strict_json.read_object(path, f"delete {self._folder} and start over")
         if changed := difference(stored, self._settings):
             raise UserError(
                 f"{self._workdir}: an unfinished preparation was begun with {changed}; give the "

@@ -1,10 +1,10 @@
 """What a conversion has finished, so that a killed one goes on where it was."""
 
-import json
 import pathlib
 from typing import Any
 
-from unityvideo_jax import provenance
+from unityvideo_jax import provenance, strict_json
+from unityvideo_jax.errors import UserError
 
 
 class Journal:
@@ -24,11 +24,12 @@ class Journal:
         """
         self._path, self._identity = path, provenance.plain(identity)
         try:
-            saved = json.loads(path.read_text())
-        except (FileNotFoundError, ValueError):
+            saved = strict_json.read_object(path)
+        except UserError:  # none yet, or a damaged one: all is done again
             saved = {}
-        self.is_fresh = saved.get("identity") != self._identity
-        self.done: list[str] = [] if self.is_fresh else saved["done"]
+        done = saved.get("done")
+        self.is_fresh = saved.get("identity") != self._identity or not isinstance(done, list)
+        self.done: list[str] = [] if self.is_fresh else done
 
     def add(self, file: pathlib.Path) -> None:
         """Records that a file is finished."""

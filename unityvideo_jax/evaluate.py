@@ -42,7 +42,9 @@ _BENCHMARK = flags.DEFINE_string(
     "worlds_validation",
     f"A folder of clips; with --workdir also one of {', '.join(worlds_benchmark.BENCHMARKS)}.",
 )
-_BOOTSTRAP = flags.DEFINE_integer("bootstrap", 1000, "Draws for the intervals.", lower_bound=10)
+_BOOTSTRAP = flags.DEFINE_integer(
+    "bootstrap", 1000, "Draws for the intervals.", lower_bound=10, upper_bound=100_000
+)
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of the intervals and the sampler (clip i: seed + i).")
 
 _PREDICTIONS = flags.DEFINE_string("predictions", None, "Folder of a system's predictions.")

@@ -22,7 +22,7 @@ from typing import Any
 from absl import flags
 from ml_collections import config_flags
 
-from unityvideo_jax import cli
+from unityvideo_jax import capacity, cli
 from unityvideo_jax import modalities as registry
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.inputs import clip_shards, manifest
@@ -88,6 +88,15 @@ def make_source(args: Any) -> Source:
 
     if args.split not in worlds.SPLITS:
         raise UserError(f"--split={args.split}: use one of {', '.join(worlds.SPLITS)}")
+    count = args.num_clips or DEFAULT_WORLDS
+    # Latents and texts in float16, by the autoencoders that compress most.
+    cells = -(-args.num_frames // 4) * (args.height // 16) * (args.width // 16)
+    capacity.check_disk(
+        2 * count * len(args.modalities) * (16 * cells + 256 * args.text_length),
+        args.workdir,
+        f"--num_clips={count}",
+        "prepare fewer or smaller clips",
+    )
     config = worlds.WorldConfig(
         height=args.height,
         width=args.width,
@@ -96,7 +105,7 @@ def make_source(args: Any) -> Source:
         split=args.split,
         seed=args.seed,
     )
-    return WorldsSource(config, args.num_clips or DEFAULT_WORLDS)
+    return WorldsSource(config, count)
 
 
 def _files(args: Any) -> Source:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from unityvideo_jax import cli, media, modalities, worlds
+from unityvideo_jax import capacity, cli, media, modalities, worlds
 
 _SPLIT = flags.DEFINE_enum("split", "train", worlds.SPLITS, "Which worlds.")
 _NUM_CLIPS = flags.DEFINE_integer("num_clips", 4, "How many clips.", lower_bound=1)
@@ -40,6 +40,13 @@ def main(argv: Sequence[str]) -> None:
         split=_SPLIT.value,
         seed=_SEED.value,
         closeup=_CLOSEUP.value,
+    )
+    # The sheet is composed of all rows at once.
+    shown = _NUM_CLIPS.value * _COLUMNS.value * len(modalities.names())
+    capacity.check_host(
+        shown * config.height * config.width * 3,
+        f"--num_clips={_NUM_CLIPS.value}, --columns={_COLUMNS.value}",
+        "show fewer",
     )
     encoders = {name: _encoder(name) for name in modalities.names()}
     rows = []

@@ -128,6 +128,7 @@ def check(config) -> None:
 def main(argv: Sequence[str]) -> None:
     """Trains, or goes on training, the run in --workdir."""
     del argv
+    from unityvideo_jax.parallel.fit import check_training
     from unityvideo_jax.training import loop
     from unityvideo_jax.training.profiling import ProfileConfig
 
@@ -144,8 +145,11 @@ def main(argv: Sequence[str]) -> None:
     )
     hosts.initialize()
     workdir = pathlib.Path(_WORKDIR.value)
+    with hosts.leaves_at_once():
+        mesh = make_mesh(section(MeshConfig, config, "mesh"))
+        check_training(config, mesh)
     with hosts.leaves_at_once(), hosts.first_only(open_workdir(workdir, config)):
-        share = hosts.feed_share(make_mesh(section(MeshConfig, config, "mesh")))
+        share = hosts.feed_share(mesh)
         loop.train(
             config,
             workdir,

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from unityvideo_jax import modalities, worlds
+from unityvideo_jax import capacity, modalities, worlds
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.evaluation.folder_benchmark import Batch, FolderClips, filled
 from unityvideo_jax.evaluation.heldout import (
@@ -31,7 +31,7 @@ from unityvideo_jax.evaluation.run_rows import RunRow, RunRows
 from unityvideo_jax.evaluation.scores import ClipScore, merge
 from unityvideo_jax.sampling.generate import SamplerConfig
 from unityvideo_jax.sampling.pipeline import Pipeline
-from unityvideo_jax.sampling.streams import RGB
+from unityvideo_jax.sampling.streams import PIXEL_BYTES, RGB
 
 BENCHMARKS = {
     "worlds_validation": "validation",
@@ -39,6 +39,8 @@ BENCHMARKS = {
     "heldout_animals": "heldout_animals",
     "heldout_objects": "heldout_objects",
 }
+# What the scores of a clip take in memory, at least.
+ROW_BYTES = 1024
 TORSO_FRONT = 2  # DensePose's number
 
 
@@ -72,6 +74,9 @@ class BenchmarkConfig:
         for name in ("num_clips", "batch_size"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name}={getattr(self, name)}: must be at least 1")
+        capacity.check_host(
+            self.num_clips * ROW_BYTES, f"num_clips={self.num_clips}", "score fewer clips"
+        )
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -150,6 +155,12 @@ class _Clips:
     def __init__(self, data: Mapping[str, Any], config: BenchmarkConfig):
         size = {key: data[key] for key in ("num_frames", "height", "width")}
         self._batch_size = min(config.batch_size, config.num_clips)
+        frames, height, width = size.values()
+        capacity.check_host(
+            self._batch_size * frames * height * width * PIXEL_BYTES,
+            f"batch_size={config.batch_size}",
+            "score fewer clips at once",
+        )
         self._folder = None
         self.modalities = set(METRICS)
         if config.benchmark not in BENCHMARKS:

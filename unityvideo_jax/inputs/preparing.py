@@ -1,11 +1,13 @@
 """Clips to latent shards: render or read, draw, encode, stage in chunks, pack."""
 
+import math
 import pathlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
+from unityvideo_jax import capacity
 from unityvideo_jax import modalities as registry
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.inputs import shards
@@ -14,6 +16,9 @@ from unityvideo_jax.inputs.encode import LatentEncoder
 from unityvideo_jax.inputs.sources import ClipBatch, Source
 from unityvideo_jax.inputs.staging import Progress, Staging, difference
 from unityvideo_jax.models.text import TextEncoder
+
+# A pixel of a video in [-1, 1]: three numbers in float32.
+PIXEL_BYTES = 12
 
 
 def prepare(
@@ -55,11 +60,22 @@ def prepare(
     check_frames(num_frames, "--num_frames")
     check_size(height, "--height")
     check_size(width, "--width")
+    if chunk_size < 1 or batch_size < 1:
+        raise UserError("--chunk_size and --batch_size must be at least 1")
+    capacity.check_host(
+        batch_size * num_frames * height * width * PIXEL_BYTES,
+        f"--batch_size={batch_size} of {num_frames} frames of {height}x{width}",
+        "encode fewer or smaller clips at once",
+    )
     shape = encoder.latent_shape(num_frames, height, width)
     check_size(height, "--height", PATCH * height // shape[1])
     check_size(width, "--width", PATCH * width // shape[2])
-    if chunk_size < 1 or batch_size < 1:
-        raise UserError("--chunk_size and --batch_size must be at least 1")
+    record = 2 * (math.prod(shape) + text_encoder.length * text_encoder.dim)
+    capacity.check_host(
+        min(chunk_size, len(source.keys)) * len(modalities) * record,
+        f"--chunk_size={chunk_size}",
+        "stage fewer clips per file",
+    )
     if repeated := {m for m in modalities if list(modalities).count(m) > 1}:
         raise UserError(f"--modalities: {', '.join(repeated)} given twice")
     codecs = {name: registry.get(name).codec for name in modalities}

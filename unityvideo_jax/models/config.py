@@ -216,3 +216,17 @@ def model_flops(config: DiTConfig, latent_shape: tuple[int, int, int], streams: 
     time = 2 * streams * (config.freq_dim * d + 7 * d * d)
     residual = 2 * tokens * d * d if config.switcher == "additive" else 0
     return config.num_layers * block + patches + text + time + residual
+
+
+def parameter_count(config: DiTConfig) -> int:
+    """Numbers in the model's weights, without making any: the sizes may be absurd."""
+    d, f, p, m = config.dim, config.ffn_dim, config.patch_dim, len(config.modalities)
+    linear = d * d + d
+    attention = 4 * linear + 2 * d  # queries, keys, values, output, and two norms
+    block = config.num_tables * 6 * d + 2 * attention + 2 * d + 2 * d * f + f + d
+    text = config.text_dim * d + d + linear
+    time = config.freq_dim * d + d + linear + 6 * linear
+    heads = config.num_outputs * (2 * d + d * p + p)
+    switch = {"adaln": m * d, "additive": m * d + linear, "none": 0}[config.switcher]
+    inputs = config.num_inputs * (p * d + d)
+    return config.num_layers * block + inputs + text + time + heads + switch

@@ -22,6 +22,8 @@ GRIDS = ("linear", "wan", "diffusers")
 
 # The number of training timesteps that the Wan grids are defined by.
 TRAIN_TIMESTEPS = 1000
+# Far more than samples gain from; the coefficients of all steps are computed at once.
+MAX_STEPS = 10_000
 # UniPC works in log((1 - sigma) / sigma), infinite at sigma 1; diffusers takes the same margin.
 SIGMA_MARGIN = 1e-6
 
@@ -47,8 +49,8 @@ def sigma_grid(steps: int, shift: float, grid: str = "linear") -> Float[np.ndarr
     Raises:
       UserError: steps, shift or grid out of range.
     """
-    if steps < 1:
-        raise UserError(f"steps={steps}: the sampler needs at least 1 step")
+    if not 1 <= steps <= MAX_STEPS:
+        raise UserError(f"steps={steps}: the sampler takes 1 to {MAX_STEPS} steps")
     if not (math.isfinite(shift) and shift > 0):
         raise UserError(f"shift={shift}: the timestep shift must be a positive number")
     if grid == "linear":

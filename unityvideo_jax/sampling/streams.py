@@ -6,12 +6,16 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float
 
+from unityvideo_jax import capacity
 from unityvideo_jax.errors import UserError
 
 # Of Wan's autoencoders in time: the first frame alone, then groups of four.
 TIME_STRIDE = 4
 # Pixels of a token of Wan 2.1: 8 of its autoencoder, times 2 of a patch. Wan 2.2 has 32.
 TOKEN_PIXELS = 16
+
+# A pixel of a video in [-1, 1]: three numbers in float32.
+PIXEL_BYTES = 12
 
 RGB = "rgb"
 
@@ -35,7 +39,7 @@ class Samples:
 def check_size(
     num_frames: int, height: int, width: int, multiple: tuple[int, int] = (TOKEN_PIXELS,) * 2
 ) -> None:
-    """Raises UserError unless the VAE and the model's patches can take this size.
+    """Raises UserError unless the VAE and the model's patches can take this size, and the memory.
 
     Args:
       num_frames, height, width: of the video.
@@ -53,6 +57,11 @@ def check_size(
                 f"{name}={size}: must be a multiple of {pixels} pixels; "
                 f"use {below} or {below + pixels}"
             )
+    capacity.check_host(
+        num_frames * height * width * PIXEL_BYTES,
+        f"num_frames={num_frames}, height={height}, width={width}",
+        "give fewer frames or pixels",
+    )
 
 
 def stream_order(names: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:

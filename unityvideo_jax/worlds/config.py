@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from unityvideo_jax import capacity
 from unityvideo_jax.errors import UserError
 
 # A scene's numbers depend on its split's place here: new splits come last.
@@ -9,6 +10,8 @@ SPLITS = ("train", "validation", "heldout_animals", "heldout_objects", "closeup"
 # Counts up whenever worlds can show what they could not before. Splits and settings of an earlier
 # version keep their scenes to the bit. 2: cameras close to people.
 VERSION = 2
+# What a rendered pixel holds at least: colour, depth, flow, two ids, body part with coordinates.
+PIXEL_BYTES = 40
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -46,6 +49,12 @@ class WorldConfig:
         for name, least in (("height", 8), ("width", 8), ("num_frames", 1), ("supersample", 1)):
             if getattr(self, name) < least:
                 raise UserError(f"{name}={getattr(self, name)}: must be at least {least}")
+        pixels = self.num_frames * self.height * self.width
+        capacity.check_host(
+            pixels * PIXEL_BYTES,
+            f"num_frames={self.num_frames}, height={self.height}, width={self.width}",
+            "render fewer frames or pixels",
+        )
         if self.fps <= 0:
             raise UserError(f"fps={self.fps}: must be greater than 0")
         if not 0 <= self.closeup <= 1:

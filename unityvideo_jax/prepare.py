@@ -88,6 +88,14 @@ def make_source(args: Any) -> Source:
 
     if args.split not in worlds.SPLITS:
         raise UserError(f"--split={args.split}: use one of {', '.join(worlds.SPLITS)}")
+    config = worlds.WorldConfig(
+        height=args.height,
+        width=args.width,
+        num_frames=args.num_frames,
+        fps=args.fps or DEFAULT_FPS,
+        split=args.split,
+        seed=args.seed,
+    )
     count = args.num_clips or DEFAULT_WORLDS
     # Latents and texts in float16, by the autoencoders that compress most.
     cells = -(-args.num_frames // 4) * (args.height // 16) * (args.width // 16)
@@ -96,14 +104,6 @@ def make_source(args: Any) -> Source:
         args.workdir,
         f"--num_clips={count}",
         "prepare fewer or smaller clips",
-    )
-    config = worlds.WorldConfig(
-        height=args.height,
-        width=args.width,
-        num_frames=args.num_frames,
-        fps=args.fps or DEFAULT_FPS,
-        split=args.split,
-        seed=args.seed,
     )
     return WorldsSource(config, count)
 

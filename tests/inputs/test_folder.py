@@ -201,9 +201,9 @@ def _save_depth(folder, array):
         ),
         (
             lambda f: np.savez(f / "a.depth.npz", disparity=np.ones((7, 32, 64))),
-            r"a.depth.npz: lacks depth \(has disparity\)",
+            "a.depth.npz: lacks depth; it holds disparity",
         ),
-        (lambda f: (f / "a.depth.npz").write_bytes(b"PK\x03\x04 no"), "does not read as npz"),
+        (lambda f: (f / "a.depth.npz").write_bytes(b"PK\x03\x04 no"), "not a readable npz"),
         (lambda f: (f / "a.mp4").write_bytes(b"no video"), r"a.mp4: does not decode"),
     ],
 )

@@ -82,7 +82,7 @@ def load_transformer(weights: str, model: str, what: str, **options: Any) -> Any
     path = weights_path(weights, what)
     try:
         loaded = getattr(transformers, model).from_pretrained(
-            str(path), local_files_only=True, **options
+            str(path), local_files_only=True, trust_remote_code=False, **options
         )
     except (OSError, ValueError, RuntimeError) as error:
         first = str(error).strip().splitlines()[0]
@@ -94,7 +94,9 @@ def load_processor(weights: str, kind: str, what: str) -> Any:
     """A transformers processor of the class `kind` from the same folder."""
     transformers = library("transformers", what)
     try:
-        return getattr(transformers, kind).from_pretrained(weights, local_files_only=True)
+        return getattr(transformers, kind).from_pretrained(
+            weights, local_files_only=True, trust_remote_code=False
+        )
     except (OSError, ValueError, ImportError) as error:
         first = str(error).strip().splitlines()[0]
         raise UserError(f"{what}: {weights} holds no preprocessor ({first})") from error

@@ -13,6 +13,7 @@ from PIL import Image
 from unityvideo_jax import media, modalities
 from unityvideo_jax.curation.stage import Clip, Job
 from unityvideo_jax.files import safe_path
+from unityvideo_jax.npz import read_npz
 
 COLUMNS, TILE = 6, 176  # frames a row of a sheet, and their greatest width in pixels
 SHEETS = "sheets"
@@ -156,8 +157,7 @@ def _sheet(clip: Clip, job: Job) -> str:
 def _drawn(clip: Clip, modality: str, job: Job, frames: np.ndarray) -> np.ndarray:
     """A modality as its codec draws it."""
     codec = modalities.get(modality).codec
-    with np.load(job.file(clip, f".{modality}.npz")) as stored:
-        arrays = {key: stored[key] for key in stored.files}
+    arrays = read_npz(job.file(clip, f".{modality}.npz"), ())
     if "rgb" in codec.keys:
         arrays["rgb"] = frames
     return media.to_uint8(np.asarray(codec.encode(arrays)[0]))

@@ -121,7 +121,7 @@ def _reader(folder: str, names: tuple[str, ...]) -> Any:
 
 
 def _score_clip(folder: str, names: tuple[str, ...], clip: str) -> _Row:
-    with np.load(pathlib.Path(folder) / f"{clip}.npz") as stored:
+    with np.load(pathlib.Path(folder) / f"{clip}.npz", allow_pickle=False) as stored:
         arrays = dict(stored)
     truth = {k.removeprefix("truth/"): v for k, v in arrays.items() if k.startswith("truth/")}
     psnr, scores = {}, {}

@@ -24,8 +24,8 @@ from unityvideo_jax import media, modalities, provenance, strict_json
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.evaluation.metric import Arrays
 from unityvideo_jax.evaluation.metrics import METRICS
-from unityvideo_jax.evaluation.npz import read_npz
 from unityvideo_jax.files import safe_name
+from unityvideo_jax.npz import read_npz
 
 RGB = "rgb"
 REESTIMATED = "reestimated"

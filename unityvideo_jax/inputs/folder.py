@@ -15,8 +15,8 @@ ids and flow by the nearest pixel, since their values must not mix across an edg
 import abc
 import dataclasses
 import hashlib
+import math
 import pathlib
-import zipfile
 from collections.abc import Sequence
 from typing import Any
 
@@ -27,11 +27,14 @@ from unityvideo_jax import media
 from unityvideo_jax import modalities as registry
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.inputs.sources import ClipBatch
+from unityvideo_jax.npz import read_npz
 
 # Arrays that hold positions or displacements in pixels; every other array is a map of pixels.
 POINTS, VECTORS = ("keypoints",), ("flow",)
 # What is true only between a frame and the one right after it.
 TO_NEXT_FRAME = ("flow", "occluded")
+# What the arrays of a modality take at most for each pixel of the video; numbers of people besides.
+MAX_PIXEL_BYTES = 64
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -182,17 +185,9 @@ class VideoFiles(abc.ABC):
         self, file: pathlib.Path, modality: str, size: tuple[int, ...]
     ) -> dict[str, np.ndarray]:
         keys = [key for key in registry.get(modality).codec.keys if key != "rgb"]
-        try:
-            with np.load(file, allow_pickle=False) as stored:
-                arrays = {key: stored[key] for key in keys if key in stored}
-                found = list(stored)
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-            raise UserError(f"{file}: does not read as npz ({error}); write it again") from error
-        if missing := [key for key in keys if key not in arrays]:
-            raise UserError(
-                f"{file}: lacks {', '.join(missing)} (has {', '.join(found)}); {modality} needs "
-                f"{', '.join(keys)}"
-            )
+        arrays = read_npz(
+            file, keys, others=False, limit=(1 << 20) + MAX_PIXEL_BYTES * math.prod(size)
+        )
         for key, array in arrays.items():
             _check_shape(file, key, array, size)
         return arrays

@@ -27,6 +27,7 @@ from unityvideo_jax import strict_json
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.files import safe_name
 from unityvideo_jax.inputs.records import Records
+from unityvideo_jax.npz import read_npy
 
 FORMAT = 1
 VERSION = "1.0.0"
@@ -303,8 +304,9 @@ class Series:
 
 def read_null_context(directory: str | os.PathLike) -> Float[np.ndarray, "l d"]:
     """The embedding of the empty text that the folder was prepared with."""
-    path = root_of(directory) / read_card(directory).null_context
+    card = read_card(directory)
+    path = root_of(directory) / card.null_context
     try:
-        return np.load(path).astype(np.float32)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: does not read ({error}); prepare the shards again") from None
+        return read_npy(path, (card.text_length, card.text_dim)).astype(np.float32)
+    except UserError as error:
+        raise UserError(f"{error}; prepare the shards again") from error

@@ -7,7 +7,6 @@ import pathlib
 import shutil
 import sys
 import time
-import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -16,6 +15,7 @@ import numpy as np
 from unityvideo_jax import strict_json
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.inputs.shards import CARD_NAME, atomic_path, root_of, write_json
+from unityvideo_jax.npz import read_npz
 
 FOLDER = ".staging"
 SETTINGS_NAME = "settings.json"
@@ -145,12 +145,11 @@ class Staging:
         for chunk in self.chunks():
             path = self._path(chunk)
             try:
-                with np.load(path) as stored:
-                    arrays = {name: stored[name] for name in names}
-            except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-                raise UserError(
-                    f"{path}: does not read ({error}); delete it and run the same command again"
-                ) from error
+                arrays = read_npz(path, names, others=False)
+                if short := [n for n, a in arrays.items() if a.shape[:1] != (len(chunk),)]:
+                    raise UserError(f"{path}: {short[0]} does not hold {len(chunk)} clips")
+            except UserError as error:
+                raise UserError(f"{error}; delete it and run the same command again") from error
             for row in range(len(chunk)):
                 yield {name: array[row] for name, array in arrays.items()}
 

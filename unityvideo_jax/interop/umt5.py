@@ -272,7 +272,9 @@ def load_tokenizer(directory: pathlib.Path) -> Any:
     except ImportError as error:
         raise _missing_extra() from error
     try:
-        return transformers.AutoTokenizer.from_pretrained(directory, local_files_only=True)
+        return transformers.AutoTokenizer.from_pretrained(
+            directory, local_files_only=True, trust_remote_code=False
+        )
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise UserError(f"{directory}: transformers cannot read a tokenizer there: {error}") from (
             error

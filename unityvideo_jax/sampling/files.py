@@ -3,7 +3,6 @@
 import dataclasses
 import os
 import pathlib
-import zipfile
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,6 +14,7 @@ from unityvideo_jax import media, modalities, provenance
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.modalities.base import Side
 from unityvideo_jax.modalities.checks import check_clip
+from unityvideo_jax.npz import read_npz
 from unityvideo_jax.sampling.streams import RGB, TOKEN_PIXELS, Samples, check_size
 
 # Reads far enough for clips filmed at up to this rate, and not a whole film.
@@ -134,11 +134,7 @@ def _read_truth(name: str, path: str) -> Given:
     codec = modalities.get(name).codec
     if not pathlib.Path(path).is_file():
         raise UserError(f"{path}: no such file; give a video, an image folder or an npz of truth")
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            clip = {key: archive[key] for key in archive.files}
-    except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
-        raise UserError(f"{path}: not a readable npz ({error}); write it with np.savez") from error
+    clip = read_npz(path, ())
     check_clip(codec, clip, path)
     video, side = codec.encode({key: jnp.asarray(clip[key]) for key in codec.keys})
     return Given(

@@ -102,7 +102,7 @@ def load_transformer(weights: pathlib.Path, folder: str, model: str, **options: 
     path = weights / folder
     try:
         loaded = getattr(transformers, model).from_pretrained(
-            str(path), local_files_only=True, **options
+            str(path), local_files_only=True, trust_remote_code=False, **options
         )
     except (OSError, ValueError, RuntimeError) as error:
         first = str(error).strip().splitlines()[0]

@@ -40,7 +40,7 @@ class OverallConsistency(VideoMetric):
         self.vision, self.text = (load_script(weights, name) for name in self.needs[:2])
         try:
             self.tokenizer = tokenizers.CLIPTokenizer.from_pretrained(
-                str(weights / self.needs[2]), local_files_only=True
+                str(weights / self.needs[2]), local_files_only=True, trust_remote_code=False
             )
         except (OSError, ValueError) as error:
             raise UserError(

@@ -26,6 +26,7 @@ from absl import flags
 
 from unityvideo_jax import cli, modalities, provenance
 from unityvideo_jax.errors import UserError
+from unityvideo_jax.files import safe_path
 from unityvideo_jax.sampling import files, requests, solvers
 from unityvideo_jax.sampling.generate import SamplerConfig
 from unityvideo_jax.sampling.pipeline import Pipeline
@@ -196,6 +197,9 @@ def main(argv: Sequence[str]) -> None:
     todo = _requests()
     output = pathlib.Path(_OUTPUT.value)
     cli.check_folder("output", output)
+    for request in todo:
+        if request.name:
+            safe_path(output, request.name, where="request")
     _check_inputs_stay(todo, output)
     pipeline = Pipeline.from_workdir(
         _WORKDIR.value,

@@ -1,14 +1,28 @@
 """Data that tries to run code, to write outside its folder, or to pass for our own words."""
 
+import gzip
+import io
 import json
 import pathlib
+import re
 import sys
+import tarfile
+import types
 
 import numpy as np
 
 from tests.faults.harness import Case
 from unityvideo_jax import modalities as registry
-from unityvideo_jax.inputs import shards
+from unityvideo_jax.curation import manifest, page
+from unityvideo_jax.curation.captions import Captions
+from unityvideo_jax.curation.journal import Journal
+from unityvideo_jax.curation.stage import Clip, Job, Outcome
+from unityvideo_jax.evaluation import folders, harness, real_clips, report
+from unityvideo_jax.evaluation.page import ClipEntry
+from unityvideo_jax.evaluation.scores import ClipScore
+from unityvideo_jax.inputs import clip_shards, openuni_tars, shards
+from unityvideo_jax.inputs.records import Records
+from unityvideo_jax.inputs.staging import Staging
 
 LATENT, TEXT = (1, 2, 2, 4), (3, 5)
 
@@ -77,7 +91,7 @@ def _runs_code(features: dict):
     return act
 
 
-CASES = [
+FEATURES = [
     Case(kind="runs code", name=f"features.json {name}", act=_runs_code(features))
     for name, features in {
         "class": {"pythonClassName": "evil_features.Evil", "featuresDict": {"features": {}}},
@@ -93,3 +107,364 @@ CASES = [
         },
     }.items()
 ]
+
+
+# --- Names ------------------------------------------------------------------------------------
+
+
+def _tar(path: pathlib.Path, *members: tuple[str, dict, bytes]) -> pathlib.Path:
+    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as tar:
+        for name, fields, data in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            for key, value in fields.items():
+                setattr(info, key, value)
+            tar.addfile(info, io.BytesIO(data))
+    return path
+
+
+def _stays(folder: pathlib.Path) -> None:
+    """Nothing lies beside `in` and `out`, which a case reads and writes."""
+    found = {p.name for p in folder.iterdir()} - {"in", "out"}
+    assert not found, f"written outside: {found}"
+
+
+def _unpacks(*members: tuple[str, dict, bytes], kept: int = 0, faults: int = 0):
+    """Unpacks a tar: members that cannot be taken are set aside, and nothing leaves the folder."""
+
+    def act(folder: pathlib.Path) -> None:
+        (folder / "in").mkdir()
+        tar = _tar(folder / "in" / "a.tar", *members)
+        files, wrong = openuni_tars.unpack(tar, "rgb", folder / "out" / "deep")
+        _stays(folder)
+        assert len(files) == kept and len(wrong) == faults, (files, wrong)
+        assert all(path.parent == folder / "out" / "deep" for path in files.values())
+        again = openuni_tars.unpack(tar, "rgb", folder / "out" / "deep")
+        assert again == (files, wrong)
+
+    return act
+
+
+VIDEO = b"no video, but bytes"
+LINK = {"type": tarfile.SYMTYPE, "linkname": "../../elsewhere"}
+TARS = {
+    "leads up": _unpacks(("../../../up.mp4", {}, VIDEO), kept=1),
+    "is absolute": _unpacks(("/tmp/absolute.mp4", {}, VIDEO), kept=1),
+    "has backslashes": _unpacks(("up\\..\\..\\up.mp4", {}, VIDEO), faults=1),
+    "has a NUL": _unpacks(("x.mp4", {"pax_headers": {"path": "a\0b.mp4"}}, VIDEO), faults=1),
+    "has an escape": _unpacks(("\x1b[2Ja.mp4", {}, VIDEO), faults=1),
+    "is long": _unpacks(("x" * 400 + ".mp4", {}, VIDEO), faults=1),
+    "is a device": _unpacks(("nul.mp4", {}, VIDEO), faults=1),
+    "symbolic link, then a file through it": _unpacks(
+        ("a.mp4", LINK, b""), ("a.mp4/b.mp4", {}, VIDEO), kept=1, faults=1
+    ),
+    "hard link": _unpacks(
+        ("a.mp4", {"type": tarfile.LNKTYPE, "linkname": "/etc/passwd"}, b""), faults=1
+    ),
+    "device": _unpacks(("a.mp4", {"type": tarfile.CHRTYPE}, b""), faults=1),
+    "sparse": _unpacks(
+        ("a.mp4", {"pax_headers": {"GNU.sparse.major": "1", "GNU.sparse.minor": "0",
+                                   "GNU.sparse.realsize": str(1 << 50)}}, b"0\n".ljust(512, b"\0")),
+        faults=1,
+    ),
+}  # fmt: skip
+
+
+def _claims(folder: pathlib.Path) -> None:
+    """A tar whose first member claims more bytes than any disk has."""
+    info = tarfile.TarInfo("a.mp4")
+    info.size = 1 << 60
+    (folder / "in").mkdir()
+    (folder / "in" / "a.tar").write_bytes(info.tobuf(tarfile.GNU_FORMAT) + bytes(1024))
+    files, wrong = openuni_tars.unpack(folder / "in" / "a.tar", "rgb", folder / "out")
+    assert not files and wrong and "bytes" in wrong[0].reason, (files, wrong)
+
+
+def _long_header(folder: pathlib.Path) -> None:
+    """A tar with a header for a long name that unpacks to gigabytes."""
+    info = tarfile.TarInfo("././@LongLink")
+    info.type, info.size = tarfile.GNUTYPE_LONGNAME, 1 << 34
+    (folder / "in").mkdir()
+    with gzip.open(folder / "in" / "a.tar.gz", "wb") as out:
+        out.write(info.tobuf(tarfile.GNU_FORMAT))
+        out.write(bytes(1 << 22))
+    files, wrong = openuni_tars.unpack(folder / "in" / "a.tar.gz", "rgb", folder / "out")
+    assert not files and "a header of 17179869184 bytes" in wrong[0].reason, wrong
+
+
+def _receipt(names: object):
+    """A receipt of an unpacked tar that names files elsewhere."""
+
+    def act(folder: pathlib.Path) -> None:
+        (folder / "out").mkdir()
+        (folder / "secret.mp4").write_bytes(VIDEO)
+        tar = _tar(folder / "a.tar", ("a.mp4", {}, VIDEO))
+        state = [tar.stat().st_size, int(tar.stat().st_mtime)]
+        record = {"state": state, "files": names, "faults": []}
+        (folder / "out" / "a.tar.json").write_text(json.dumps(record))
+        openuni_tars.unpack(tar, "rgb", folder / "out")
+
+    return act
+
+
+def _packed(name: str):
+    """A packed clip whose record names a file to write."""
+
+    def act(folder: pathlib.Path) -> None:
+        def records():
+            yield clip_shards.ClipFile(key="../../up", text="", name=name, data=VIDEO, fps=8.0)
+
+        clip_shards.write_series(folder / "in", "unibench", "rgb", {"test": records}, num_bytes=9)
+        card = clip_shards.ClipCard(
+            dataset="unibench", subset="x", counts={"test": 1}, modalities=("rgb",), settings={}
+        )
+        clip_shards.write_card(folder / "in", card)
+        source = clip_shards.ClipShardsSource(
+            folder / "in", ["rgb"], split="test", num_frames=1, height=16, width=16
+        )
+        try:
+            source.load([0], ["rgb"])
+        finally:
+            _stays(folder)
+
+    return act
+
+
+def _key(key: str):
+    """A curation's journal brings a clip whose key names files elsewhere."""
+
+    def act(folder: pathlib.Path) -> None:
+        (folder / "in").mkdir()
+        job = Job(source=str(folder / "in"), workdir=str(folder / "out"))
+        job.clips.mkdir(parents=True)
+        clip = Clip(key=key, video="a.mp4", caption="words", frame_count=1, fps=8.0)
+        try:
+            Captions()(clip, job)
+        finally:
+            _stays(folder)
+
+    return act
+
+
+def _linked(folder: pathlib.Path) -> None:
+    """A clip's file in the output folder is a link that leads elsewhere."""
+    (folder / "in").mkdir()
+    job = Job(source=str(folder / "in"), workdir=str(folder / "out"))
+    job.clips.mkdir(parents=True)
+    (job.clips / "a.txt").symlink_to(folder / "elsewhere.txt")
+    Captions()(Clip(key="a", video="a.mp4"), job)
+
+
+def _row_pictures(folder: pathlib.Path) -> None:
+    """An earlier row of an evaluation names a picture elsewhere: it is scored again."""
+    (folder / "secret.png").write_bytes(b"x")
+    (folder / "out" / "rows").mkdir(parents=True)
+    path = folder / "out" / "rows" / "a.json"
+    row = harness.Row(clip="a", score=ClipScore(), pictures={"depth": "../secret.png"})
+    path.write_text(json.dumps(row.to_json()))
+    scorer = types.SimpleNamespace(config=types.SimpleNamespace(output=folder / "out"))
+    assert harness._Scorer._earlier(scorer, path) is None
+
+
+NAMES = [
+    *(Case(kind="names", name=f"member of a tar {what}", act=act) for what, act in TARS.items()),
+    Case(kind="memory", name="member of a tar claims an exbibyte", act=_claims),
+    Case(kind="memory", name="long name in a tar is a bomb", act=_long_header),
+    *(
+        Case(kind="names", name=f"receipt of a tar {names}", act=_receipt(names), says=says)
+        for names, says in (
+            ({"a": "../secret.mp4"}, ("a.tar.json",)),
+            ({"a": "/etc/passwd"}, ("a.tar.json",)),
+            ({"a": None}, ("a.tar.json",)),
+            ([1], ("a.tar.json", "delete")),
+        )
+    ),
+    *(
+        Case(kind="names", name=f"record {name!a}", act=_packed(name), says=says)
+        for name, says in (
+            ("../../up.mp4", ("does not",)),
+            ("a.\0mp4", ("../../up",)),
+            ("a.py", ("pack it as a video",)),
+            ("x." + "y" * 400, ("pack it as a video",)),
+        )
+    ),
+    *(
+        Case(kind="names", name=f"clip key {key!a}", act=_key(key), says=("clip key",))
+        for key in ("../../up", "/tmp/up", "..", "a\0b", "a\\b", "con", "x" * 300, "a\nb")
+    ),
+    Case(kind="names", name="link out of the folder of clips", act=_linked, says=("link",)),
+    Case(kind="names", name="picture of an earlier row", act=_row_pictures),
+]
+
+# --- Text -------------------------------------------------------------------------------------
+
+SPELL = "x | y\n\n# big <script>alert(1)</script> [a](http://b) `c` \x1b[2J"
+
+
+def _report(folder: pathlib.Path) -> None:
+    """A report of a system, clips and faults whose names are Markdown, HTML and escapes."""
+    record = {
+        "benchmark": SPELL,
+        "system": SPELL,
+        "num_clips": 1,
+        "seed": 0,
+        "metrics": {"depth/abs_rel": 0.5},
+        "counts": {SPELL: 1},
+        "notes": [SPELL],
+        "faults": [SPELL],
+        "skipped": {"a": SPELL},
+        "unknown_clips": [SPELL],
+        "protocols": {"abs_rel": SPELL},
+    }
+    clip = ClipEntry(name=SPELL, score=ClipScore(), pictures={}, faults=[SPELL])
+    report.write_report(folder, record, [clip])
+    text = (folder / "results.md").read_text()
+    assert "<script" not in text and "\x1b" not in text and "\n# big" not in text
+    rows = [line for line in text.splitlines() if line.startswith("|")]
+    assert {len(re.findall(r"(?<!\\)\|", row)) for row in rows} == {3}, rows
+    assert "<script" not in (folder / "results.html").read_text()
+
+
+def _page(folder: pathlib.Path) -> None:
+    """A page of a curation whose clips carry such text."""
+    job = Job(source=str(folder), workdir=str(folder))
+    clip = Clip(key="a'onerror='x", video=SPELL, source=SPELL, caption=SPELL, group=SPELL)
+    clip = clip.note(SPELL, SPELL).score(**{SPELL: SPELL}).reject(SPELL, SPELL)
+    record = manifest.statistics([clip], [], {})
+    made = page.write(job, [clip], record, 5).read_text()
+    assert "<script" not in made and "'onerror" not in made
+
+
+TEXT_CASES = [
+    Case(kind="text", name="report", act=_report),
+    Case(kind="text", name="page of a curation", act=_page),
+]
+
+# --- JSON -------------------------------------------------------------------------------------
+
+DAMAGE = {
+    "deep": b'{"a":' * 200_000,
+    "deep list": b"[" * 200_000,
+    "NaN": b'{"a": NaN}',
+    "infinite": b'{"a": 1e999}',
+    "twice": b'{"a": 1, "a": 2}',
+    "many digits": b'{"a": ' + b"9" * 5000 + b"}",
+    "no UTF-8": b'{"a": "\xff\xfe"}',
+    "list": b"[]",
+    "text": b'"a"',
+    "half": b'{"a": ',
+    "empty": b"",
+    "zeros": bytes(100),
+}
+
+
+def _clip_json(path: pathlib.Path) -> object:
+    return folders.Clip(path=path.parent).record
+
+
+def _journal(path: pathlib.Path) -> object:
+    path.write_bytes(path.read_bytes() + b"\n")
+    return Journal(path, {"b": 1})
+
+
+READERS = {
+    "latents/dataset.json": lambda path: shards.read_card(path.parent.parent),
+    "openuni/clips.json": lambda path: clip_shards.find_card(path.parent.parent),
+    "latents/.staging/settings.json": lambda path: Staging(
+        path.parents[2], {}, num_clips=1, chunk_size=1
+    ).check(),
+    "dataset_info.json": lambda path: Records(path.parent, "latents", "train", None, "fix it"),
+    "clip/clip.json": _clip_json,
+    "clip/sample.json": lambda path: folders.Clip(path=path.parent).streams,
+    "real.json": lambda path: real_clips.read_card(path.parent),
+    "journal.jsonl": _journal,
+}
+
+
+def _json(name: str, content: bytes):
+    def act(folder: pathlib.Path) -> None:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+        READERS[name](path)
+
+    return act
+
+
+VALUES = {
+    "clip/clip.json": (
+        {"fps": "8"}, {"fps": 0}, {"fps": -1}, {"fps": True}, {"fps": 10**30},
+        {"caption": ["a"]}, {"prompts": [1]}, {"prompts": {"depth": 3}},
+    ),
+    "clip/sample.json": ({"request": 3}, {"request": {"wanted": 7}}),
+    "real.json": ({}, {"files": 3}, {"files": {"a": 3}}),
+    "openuni/clips.json": (
+        {},
+        {"dataset": "../..", "subset": "", "counts": {}, "modalities": [], "settings": {}},
+        {"dataset": "openuni", "subset": "", "counts": 3, "modalities": [], "settings": {}},
+    ),
+    "dataset_info.json": (
+        {"splits": 3}, {"splits": []}, {"splits": [{"name": "train", "shardLengths": ["x"]}]},
+        {"splits": [{"name": "train", "shardLengths": ["-1"]}]},
+        {"splits": [{"name": "train", "shardLengths": ["1", str(10**30)]}]},
+    ),
+}  # fmt: skip
+JSON_CASES = [
+    *(
+        Case(kind="JSON", name=f"{name} {what}", act=_json(name, content), says=(name,))
+        for name in READERS
+        for what, content in DAMAGE.items()
+        if (name, what) != ("journal.jsonl", "empty")
+    ),
+    *(
+        Case(kind="JSON", name=f"{name} {value}", says=(name,),
+             act=_json(name, json.dumps(value).encode()))
+        for name, values in VALUES.items()
+        for value in values
+    ),
+]  # fmt: skip
+CARD = {
+    "format": 1, "count": 3, "num_frames": 1, "height": 16, "width": 16, "fps": 8.0,
+    "latent_shape": [1, 2, 2, 4], "vae": "", "text_encoder": "", "text_length": 3, "text_dim": 5,
+    "modalities": ["rgb"], "codecs": {}, "settings": {},
+}  # fmt: skip
+JSON_CASES += [
+    Case(kind="JSON", name=f"dataset.json {key}={value}", says=("dataset.json", "prepare"),
+         act=_json("latents/dataset.json", json.dumps(CARD | {key: value}).encode()))
+    for key, value in (
+        ("null_context", "../../secret.npy"), ("null_context", "/etc/passwd"), ("count", -1),
+        ("count", "3"), ("latent_shape", [1]), ("latent_shape", [1, 2, 2, 0]), ("height", None),
+        ("latent_shape", "1224"), ("fps", 0), ("modalities", [3]), ("extra", 1), ("vae", 3),
+    )
+]  # fmt: skip
+
+
+def _journal_line(line: bytes):
+    """A curation's journal with a damaged line: that clip alone is done again."""
+
+    def act(folder: pathlib.Path) -> None:
+        path = folder / "curation" / "a.jsonl"
+        journal = Journal(path, {"b": 1})
+        clips = [Clip(key=f"clip{n}", video="a.mp4") for n in range(3)]
+        for clip in clips:
+            journal.add(clip.key, Outcome(clips=[clip]))
+        head, first, _, last = path.read_bytes().splitlines(keepends=True)
+        path.write_bytes(b"".join([head, first, line + b"\n", last]))
+        found = [one["key"] for one in Journal(path, {"b": 1}).lines()]
+        assert found == ["clip0", "clip2"], found
+
+    return act
+
+
+JSON_CASES += [
+    Case(kind="JSON", name=f"line of a journal {what}", act=_journal_line(line))
+    for what, line in {
+        **DAMAGE,
+        "of other keys": b'{"key": "a"}',
+        "of other types": b'{"key": 1, "clips": 2, "seconds": 3, "seen": 4}',
+        "with a clip of other keys": b'{"key":"a","clips":[{"a":1}],"seconds":{},"seen":{}}',
+    }.items()
+    if b"\n" not in line
+]
+
+CASES = [*FEATURES, *NAMES, *TEXT_CASES, *JSON_CASES]

@@ -211,7 +211,8 @@ class _Scorer:
         """The row of a clip, which then also lies in the output, and whether it did before."""
         truth, folder = Clip(path=self.config.benchmark / name), self.config.predictions / name
         predicted = Clip(path=folder) if folder.is_dir() else None
-        path = self.config.output / "rows" / f"{name}.json"
+        path = safe_path(self.config.output, "rows", f"{name}.json", where="clip")
+        safe_path(self.config.output, "pictures", name, where="clip")
         checksums = _checksums(truth, predicted)
         fingerprint = provenance.config_hash({"inputs": checksums, "settings": self.settings})
         row = self._earlier(path)

@@ -20,6 +20,7 @@ from unityvideo_jax import media, provenance, strict_json
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.evaluation.folders import Clip
 from unityvideo_jax.evaluation.metrics import METRICS
+from unityvideo_jax.files import name_fault
 from unityvideo_jax.inputs.folder import Crop, hide_outside, resize
 from unityvideo_jax.npz import read_npz
 
@@ -69,6 +70,9 @@ def build(
             break
         if (same := twice.setdefault(hashes[path], path)) != path:
             aside[path.name] = f"the same file as {same.name}"
+            continue
+        if fault := name_fault(_key(path)):
+            aside[path.name] = f"its name {fault}"
             continue
         if _key(path) in chosen:
             aside[path.name] = f"another file is named {_key(path)} too; rename one"

@@ -7,6 +7,7 @@ from typing import Any
 
 from unityvideo_jax import provenance, strict_json
 from unityvideo_jax.evaluation.scores import ClipScore
+from unityvideo_jax.files import safe_path
 
 SYSTEMS = ("model", "round_trip", "trivial")
 
@@ -35,7 +36,7 @@ class RunRows:
     settings: Mapping[str, Any]
 
     def _path(self, clip: int) -> pathlib.Path:
-        return self.folder / f"{clip:04d}.json"
+        return safe_path(self.folder, f"{clip:04d}.json", where="row")
 
     def _fingerprint(self, checksums: Mapping[str, str]) -> str:
         return provenance.config_hash({"settings": self.settings, "inputs": checksums})

@@ -7,3 +7,8 @@ class UserError(ValueError):
     The absl programs print its message alone and exit with status 2; every other exception is a
     defect of ours and keeps its traceback.
     """
+
+
+def reason(error: Exception) -> str:
+    """What an error of a library says, as part of one line."""
+    return " ".join(str(error).split())[:200] or type(error).__name__

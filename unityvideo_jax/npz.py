@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Shaped
 
 from unityvideo_jax import capacity
-from unityvideo_jax.errors import UserError
+from unityvideo_jax.errors import UserError, reason
 
 HEADERS = {
     (1, 0): np.lib.format.read_array_header_1_0,
@@ -75,7 +75,9 @@ def read_npz(
         *(OSError, ValueError, EOFError, MemoryError, RuntimeError, NotImplementedError),
         *(zipfile.BadZipFile, struct.error, zlib.error),
     ) as error:
-        raise UserError(f"{path}: not a readable npz ({error}); write it with np.savez") from error
+        raise UserError(
+            f"{path}: not a readable npz ({reason(error)}); write it with np.savez"
+        ) from error
 
 
 def read_npy(path: str | os.PathLike, shape: tuple[int, ...]) -> Shaped[np.ndarray, "..."]:
@@ -88,7 +90,7 @@ def read_npy(path: str | os.PathLike, shape: tuple[int, ...]) -> Shaped[np.ndarr
         # Mapped, so that a header that claims more than the file holds takes no memory.
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path}: not a readable npy ({error})") from error
+        raise UserError(f"{path}: not a readable npy ({reason(error)})") from error
     if not isinstance(array, np.ndarray) or array.shape != shape:
         found = array.shape if isinstance(array, np.ndarray) else "an npz"
         raise UserError(f"{path}: holds {found}, not an array of shape {shape}")

@@ -24,13 +24,13 @@ from typing import Any
 import jax
 from absl import flags
 
-from unityvideo_jax import cli, modalities, provenance
+from unityvideo_jax import capacity, cli, modalities, provenance
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.files import safe_path
 from unityvideo_jax.sampling import files, requests, solvers
 from unityvideo_jax.sampling.generate import SamplerConfig
 from unityvideo_jax.sampling.pipeline import Pipeline
-from unityvideo_jax.sampling.streams import RGB, check_size, stream_order
+from unityvideo_jax.sampling.streams import PIXEL_BYTES, RGB, check_size, stream_order
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Workdir of the training run.", required=True)
 _STEP = flags.DEFINE_integer("checkpoint_step", None, "Which checkpoint; the latest if left out.")
@@ -210,6 +210,14 @@ def main(argv: Sequence[str]) -> None:
     )
     sampler = _sampler(pipeline.sampler)
     # All inputs are read before the first sample is made, so that a bad one costs nothing.
+    data = pipeline.config["data"]
+    frames = _NUM_FRAMES.value or data["num_frames"]
+    pixels = frames * (_HEIGHT.value or data["height"]) * (_WIDTH.value or data["width"])
+    capacity.check_host(
+        PIXEL_BYTES * pixels * sum(len(request.given) for request in todo),
+        f"the inputs of {len(todo)} requests",
+        "divide the batch file",
+    )
     given = [_load_given(pipeline, request) for request in todo]
     fps = _FPS.value or pipeline.config["data"]["fps"]
     print(

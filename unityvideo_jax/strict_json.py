@@ -7,7 +7,7 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-from unityvideo_jax.errors import UserError
+from unityvideo_jax.errors import UserError, reason
 
 # A file of ours holds some MB at most; JSON takes about ten times its size in memory.
 MAX_BYTES = 256 << 20
@@ -66,7 +66,7 @@ def read(path: str | os.PathLike, fix: str = FIX) -> Any:
     except (OSError, ValueError) as error:
         if isinstance(error, UserError):
             raise
-        raise UserError(f"{path}: does not read ({error}); {fix}") from error
+        raise UserError(f"{path}: does not read ({reason(error)}); {fix}") from error
     return parse(content, str(path), fix)
 
 

@@ -129,6 +129,7 @@ def main(argv: Sequence[str]) -> None:
     """Trains, or goes on training, the run in --workdir."""
     del argv
     from unityvideo_jax.parallel.fit import check_training
+    from unityvideo_jax.parallel.planner import latent_shape
     from unityvideo_jax.training import loop
     from unityvideo_jax.training.profiling import ProfileConfig
 
@@ -147,7 +148,7 @@ def main(argv: Sequence[str]) -> None:
     workdir = pathlib.Path(_WORKDIR.value)
     with hosts.leaves_at_once():
         mesh = make_mesh(section(MeshConfig, config, "mesh"))
-        check_training(config, mesh)
+        check_training(config, latent_shape(config)[:3], mesh)
     with hosts.leaves_at_once(), hosts.first_only(open_workdir(workdir, config)):
         share = hosts.feed_share(mesh)
         loop.train(

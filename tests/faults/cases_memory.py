@@ -1,8 +1,16 @@
 """Sizes and headers that ask for more memory than there is: refused before any of it is taken."""
 
 import pathlib
+import zipfile
 
 from tests.faults.harness import ROOT, Case, run_program
+from unityvideo_jax import worlds
+from unityvideo_jax.evaluation.worlds_benchmark import BenchmarkConfig
+from unityvideo_jax.models.config import DiTConfig
+from unityvideo_jax.npz import read_npy, read_npz
+from unityvideo_jax.parallel.fit import check_sampling
+from unityvideo_jax.sampling.generate import SamplerConfig
+from unityvideo_jax.sampling.streams import check_size
 
 HUGE = 10**12
 CONFIG = f"--config={ROOT / 'configs' / 'worlds_tiny.py'}"
@@ -34,7 +42,59 @@ def _flags(module: str, *arguments: str, says: tuple[str, ...]) -> Case:
     return Case(kind="memory", name=name, act=act, says=says, slow=True)
 
 
+def _npy(shape: str, data: bytes = b"", kind: str = "<f4") -> bytes:
+    header = f"{{'descr': '{kind}', 'fortran_order': False, 'shape': {shape}, }}\n".encode()
+    return b"\x93NUMPY\x01\0" + len(header).to_bytes(2, "little") + header + data
+
+
+def _npz(content: bytes, method: int = zipfile.ZIP_DEFLATED):
+    """An npz with one array of these bytes."""
+
+    def act(folder: pathlib.Path) -> None:
+        with zipfile.ZipFile(folder / "depth.npz", "w", method) as archive:
+            archive.writestr("depth.npy", content)
+        read_npz(folder / "depth.npz", ("depth",), limit=1 << 20)
+
+    return act
+
+
+def _null_context(folder: pathlib.Path) -> None:
+    (folder / "null_context.npy").write_bytes(_npy("(10000000, 100000000)", bytes(64)))
+    read_npy(folder / "null_context.npy", (48, 256))
+
+
+TERA = "(1000000, 1000000)"
+ARRAYS = {
+    "claims terabytes": _npz(_npy(TERA, bytes(64))),
+    "claims terabytes, stored": _npz(_npy(TERA, bytes(64)), zipfile.ZIP_STORED),
+    "claims less than nothing": _npz(_npy("(-1, 4)", bytes(16))),
+    "claims more than 2^64": _npz(_npy(f"({10**20}, {10**20})", bytes(16))),
+    "has rows of no size": _npz(_npy(f"({10**20}, 0, 0)", bytes(16))),
+    "is a bomb": _npz(_npy("(25000000,)", bytes(100_000_000))),
+    "is a bomb by lzma": _npz(_npy("(25000000,)", bytes(100_000_000)), zipfile.ZIP_LZMA),
+    "has a header that is a bomb": _npz(b"\x93NUMPY\x02\0\xff\xff\xff\x7f" + bytes(1 << 26)),
+    "holds objects": _npz(_npy("(1,)", b"cposix\nsystem\n.", "|O")),
+}
+MODEL = DiTConfig(dim=64, ffn_dim=64, num_heads=2, num_layers=1)
+SIZES = {
+    "frames": (lambda: check_size(4 * HUGE + 1, 64, 64), ("num_frames=", "at least")),
+    "pixels": (lambda: check_size(17, 16 * HUGE, 16 * HUGE), ("height=", "at least")),
+    "samples": (lambda: check_sampling(MODEL, (5, 8, 8), 2, HUGE), ("samples", "at least")),
+    "steps": (lambda: SamplerConfig(steps=HUGE), (f"steps={HUGE}", "10000")),
+    "clips": (lambda: BenchmarkConfig(num_clips=HUGE), ("num_clips=", "at least")),
+    "worlds": (lambda: worlds.WorldConfig(height=HUGE, width=HUGE), ("height=", "at least")),
+}
+
 CASES = [
+    *(
+        Case(kind="memory", name=f"npz {what}", act=act, says=("depth.npz",))
+        for what, act in ARRAYS.items()
+    ),
+    Case(kind="memory", name="npy claims petabytes", act=_null_context, says=("null_context.npy",)),
+    *(
+        Case(kind="memory", name=f"size of {what}", act=lambda _, make=make: make(), says=says)
+        for what, (make, says) in SIZES.items()
+    ),
     _train("width", "model.dim=100000000", "model.num_heads=2"),
     _train("absurd width", f"model.dim={10**30}", "model.num_heads=2"),
     _train("hidden width", f"model.ffn_dim={HUGE}"),

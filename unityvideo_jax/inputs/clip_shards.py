@@ -21,7 +21,7 @@ import numpy as np
 
 from unityvideo_jax import media, strict_json
 from unityvideo_jax import modalities as registry
-from unityvideo_jax.errors import UserError
+from unityvideo_jax.errors import UserError, reason
 from unityvideo_jax.inputs import shards
 from unityvideo_jax.inputs.folder import VideoFiles
 from unityvideo_jax.inputs.records import Records
@@ -155,7 +155,7 @@ def find_card(directory: str | os.PathLike) -> ClipCard | None:
         content["modalities"] = tuple(content["modalities"])
         return ClipCard(**content)
     except (TypeError, KeyError, ValueError, AttributeError) as error:
-        raise UserError(f"{found[0]}: not a card ({error}); pack the clips again") from None
+        raise UserError(f"{found[0]}: not a card ({reason(error)}); pack the clips again") from None
 
 
 class ClipSeries:

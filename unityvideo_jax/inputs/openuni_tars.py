@@ -122,7 +122,7 @@ class _Header(tarfile.TarInfo):
         return found
 
 
-def _member_fault(member: tarfile.TarInfo, files: Container[str], key: str, free: int) -> str:
+def _member_fault(member: tarfile.TarInfo, files: Container[str], key: str) -> str:
     """Why a member of a tar is set aside; '' if it is not."""
     base = pathlib.PurePosixPath(member.name).name
     suffix = pathlib.PurePosixPath(base).suffix.lower()
@@ -136,11 +136,7 @@ def _member_fault(member: tarfile.TarInfo, files: Container[str], key: str, free
         return f"a second file of clip {key}; the first is kept"
     if not member.size:
         return "an empty file"
-    if member.issparse():
-        return "a sparse file"
-    if member.size > free:
-        return f"{member.size} bytes, but the disk has {free} left"
-    return ""
+    return "a sparse file" if member.issparse() else ""
 
 
 def unpack(
@@ -168,11 +164,14 @@ def unpack(
         with tarfile.open(tar, "r|*", tarinfo=_Header) as stream:
             for member in stream:
                 base = pathlib.PurePosixPath(member.name).name
+                size, free = stream.offset - member.offset_data, shutil.disk_usage(folder).free
+                # Not even skipped: `tarfile` would count to the end of what is claimed.
+                if size > free:
+                    raise tarfile.ReadError(f"a file of {size} bytes, the disk has {free} left")
                 if member.isdir() or base.startswith("."):
                     continue
                 key = clip_key(base, modality)
-                free = shutil.disk_usage(folder).free
-                if reason := _member_fault(member, files, key, free):
+                if reason := _member_fault(member, files, key):
                     faults.append(Fault(what=f"{tar}: {member.name}", reason=reason))
                     continue
                 with atomic_path(folder / base) as temporary, open(temporary, "wb") as out:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from unityvideo_jax import strict_json
-from unityvideo_jax.errors import UserError
+from unityvideo_jax.errors import UserError, reason
 
 INFO_NAME = "dataset_info.json"
 
@@ -72,7 +72,9 @@ class Records:
             found = reader.num_records()
             reader.close()
         except (RuntimeError, OSError) as error:
-            raise UserError(f"{file}: corrupt or truncated ({error}); {self._mend}") from error
+            raise UserError(
+                f"{file}: corrupt or truncated ({reason(error)}); {self._mend}"
+            ) from error
         if found != length:
             raise UserError(
                 f"{file}: holds {found} records where {INFO_NAME} says {length}; {self._mend}"
@@ -88,5 +90,6 @@ class Records:
         # The parser raises errors of many kinds for bytes that are not such a record.
         except Exception as error:
             file = self._files[int(np.searchsorted(self._ends, index, side="right"))]
-            what = " ".join(str(error).split())[:200]
-            raise UserError(f"{file}: record {index} is corrupt ({what}); {self._mend}") from error
+            raise UserError(
+                f"{file}: record {index} is corrupt ({reason(error)}); {self._mend}"
+            ) from error

@@ -24,7 +24,7 @@ from jaxtyping import Float
 
 from unityvideo_jax import modalities as registry
 from unityvideo_jax import strict_json
-from unityvideo_jax.errors import UserError
+from unityvideo_jax.errors import UserError, reason
 from unityvideo_jax.files import safe_name
 from unityvideo_jax.inputs.records import Records
 from unityvideo_jax.npz import read_npy
@@ -136,7 +136,9 @@ def read_card(directory: str | os.PathLike) -> Card:
         content["modalities"] = tuple(content["modalities"])
         return Card(**content)
     except (TypeError, KeyError, ValueError, AttributeError) as error:
-        raise UserError(f"{path}: not a dataset card ({error}); prepare the shards again") from None
+        raise UserError(
+            f"{path}: not a dataset card ({reason(error)}); prepare the shards again"
+        ) from None
 
 
 @functools.cache

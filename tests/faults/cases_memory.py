@@ -36,6 +36,17 @@ def _train(name: str, *overrides: str, says: tuple[str, ...] = ("at least", "whi
     return Case(kind="memory", name=f"train {name}", act=act, says=says, slow=True)
 
 
+def _vae(name: str, *overrides: str, says: tuple[str, ...]) -> Case:
+    flags = (f"--config={ROOT / 'configs' / 'vae_worlds.py'}", *overrides)
+    return Case(
+        kind="memory",
+        name=f"train_vae {name}",
+        act=_program("train_vae", *flags, "--output"),
+        says=says,
+        slow=True,
+    )
+
+
 def _flags(module: str, *arguments: str, says: tuple[str, ...]) -> Case:
     name = " ".join([module, *(a for a in arguments if "=" in a)])
     act = _program(module, *arguments)
@@ -104,6 +115,8 @@ CASES = [
     _train("batch", f"train.batch_size={HUGE}"),
     _train("frames", f"data.num_frames={4 * 10**9 + 1}"),
     _train("pixels", "data.height=1600000", "data.width=1600000"),
+    _vae("width", "--config.model.base_dim=100000000", says=("config.model", "at least")),
+    _vae("frames", f"--config.data.num_frames={4 * HUGE + 1}", says=("frames", "at least")),
     _flags("prepare", "--source=worlds", f"--num_clips={HUGE}", "--workdir", says=("--num_clips",)),
     _flags(
         "prepare",

@@ -85,11 +85,24 @@ def check_sampling(
       batch: samples of one device at once.
     """
     tokens = batch * streams * math.prod(model.token_grid(latent_shape))
-    needed = WORKING * BFLOAT16 * tokens * model.dim
+    check_device(
+        WORKING * BFLOAT16 * tokens * model.dim,
+        f"{batch} samples of {streams} streams, {tokens:,} tokens",
+        "sample fewer frames, pixels or samples at once",
+    )
+
+
+def check_device(needed: int, what: str, fix: str) -> None:
+    """Raises UserError if `needed` bytes are more than a device of this process has.
+
+    Args:
+      needed: the least that it takes.
+      what: the key or flag that asks for it.
+      fix: what to do about it.
+    """
     device = jax.local_devices()[0]
     if needed > (have := device_bytes(device)):
         raise UserError(
-            f"{batch} samples of {streams} streams are {tokens:,} tokens: a block needs at least "
-            f"{capacity.show(needed)} and a device ({device.device_kind}) has "
-            f"{capacity.show(have)}; sample fewer frames, pixels or samples at once"
+            f"{what}: needs at least {capacity.show(needed)}, a device ({device.device_kind}) has "
+            f"{capacity.show(have)}; {fix}"
         )

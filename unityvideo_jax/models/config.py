@@ -13,6 +13,7 @@ REMAT_POLICIES = ("none", "matmuls", "attention_ffn", "attention", "full")
 ATTENTIONS = ("auto", "xla", "cudnn", "flash", "splash")
 ATTENTION_PARALLEL = ("ulysses", "ring")
 DTYPES = ("bfloat16", "float16", "float32")
+LARGEST = 2**31 - 1  # what JAX's indices of 32 bits can count
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -124,6 +125,8 @@ class DiTConfig:
     def _check_positive(self, name: str, value: object) -> None:
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise UserError(f"model.{name}={value!r} must be a positive whole number.")
+        if value > LARGEST:
+            raise UserError(f"model.{name}={value}: no size may be above {LARGEST}.")
 
     def _check_choice(self, name: str, choices: tuple[str, ...]) -> None:
         value = getattr(self, name)

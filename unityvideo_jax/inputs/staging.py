@@ -144,12 +144,10 @@ class Staging:
         """All clips in order, one chunk in memory at a time, only the arrays asked for."""
         for chunk in self.chunks():
             path = self._path(chunk)
-            try:
-                arrays = read_npz(path, names, others=False)
-                if short := [n for n, a in arrays.items() if a.shape[:1] != (len(chunk),)]:
-                    raise UserError(f"{path}: {short[0]} does not hold {len(chunk)} clips")
-            except UserError as error:
-                raise UserError(f"{error}; delete it and run the same command again") from error
+            fix = "delete it and run the same command again"
+            arrays = read_npz(path, names, others=False, fix=fix)
+            if short := [n for n, a in arrays.items() if a.shape[:1] != (len(chunk),)]:
+                raise UserError(f"{path}: {short[0]} does not hold {len(chunk)} clips; {fix}")
             for row in range(len(chunk)):
                 yield {name: array[row] for name, array in arrays.items()}
 

@@ -255,7 +255,7 @@ def test_a_broken_chunk_is_named(tmp_path, monkeypatch):
         stand_ins.prepare_noise(tmp_path, 10)
     chunk = sorted((shards.root_of(tmp_path) / staging.FOLDER).glob("chunk-*"))[1]
     chunk.write_bytes(chunk.read_bytes()[:100])
-    with pytest.raises(UserError, match=rf"{chunk.name}: does not read.*delete it"):
+    with pytest.raises(UserError, match=rf"{chunk.name}: not a readable npz.*delete it"):
         stand_ins.prepare_noise(tmp_path, 10)
     chunk.unlink()
     assert stand_ins.prepare_noise(tmp_path, 10).count == 10

@@ -225,6 +225,7 @@ def _score_run(output: pathlib.Path) -> None:
     depends = {k: v for k, v in settings.items() if k not in ("num_clips", "batch_size", "gap")}
     depends |= {
         "rows": harness.ROWS_VERSION,
+        "codecs": {name: modalities.get(name).codec.version for name in METRICS},
         "package": unityvideo_jax.__version__,
         "sampler": dataclasses.asdict(sampler),
         "config": provenance.config_hash(pipeline.config),

@@ -9,6 +9,7 @@ import torch
 from jax.sharding import NamedSharding, PartitionSpec
 
 from unityvideo_jax.errors import UserError
+from unityvideo_jax.parallel.mesh import MeshConfig, make_mesh
 from unityvideo_jax.parallel.rules import like_parameters
 from unityvideo_jax.training.optimizer import OptimizerConfig, make_optimizer, make_schedule
 
@@ -148,14 +149,18 @@ def test_muon_moves_weights_as_far_as_adamw_and_halves_its_momentum():
     assert sum(x.size for x in moments) == 2 * size - kernels
 
 
-def test_muon_states_are_laid_out_like_their_parameters():
-    config = OptimizerConfig(name="muon", learning_rate=1e-2)
-    params = _stacked(0)
-    state = jax.eval_shape(make_optimizer(config, STEPS).init, params)
-    mesh = jax.make_mesh((1, 1), ("fsdp", "tensor"))
+def test_muon_states_are_laid_out_like_their_parameters_and_split_ones_train_alike():
+    config = OptimizerConfig(name="muon", learning_rate=1e-2, warmup_steps=0)
+    optimizer, params = make_optimizer(config, STEPS), _stacked(0)
+    state = jax.eval_shape(optimizer.init, params)
+    mesh = make_mesh(MeshConfig(data=1, fsdp=2), jax.devices()[:2])
     layout = jax.tree.map(
         lambda x: NamedSharding(mesh, PartitionSpec(*[None] * (x.ndim - 1), "fsdp")), params
     )
+    split, gradient = (jax.device_put(tree, layout) for tree in (params, _stacked(1)))
+    alone, _ = _train(optimizer, params, [_stacked(1)])
+    together, _ = _train(optimizer, split, [gradient])
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), alone, together)
     found = jax.tree.leaves(like_parameters(state, params, layout, mesh))
     for x, sharding in zip(jax.tree.leaves(state), found, strict=True):
         expected = PartitionSpec(*[None] * (x.ndim - 1), "fsdp") if x.ndim > 1 else PartitionSpec()

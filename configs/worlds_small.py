@@ -55,6 +55,7 @@ def get_config() -> ml_collections.ConfigDict:
         ),
         caption_dropout=0.1,
         prompt_dropout=0.0,
+        registry_prompt_rate=0.5,
         num_frames=17,
         height=64,
         width=64,

@@ -27,6 +27,7 @@ import unityvideo_jax
 from unityvideo_jax import cli, modalities, provenance
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.evaluation import harness, pictures, report, scores, worlds_benchmark
+from unityvideo_jax.evaluation.condition_gap import ConditionGapConfig
 from unityvideo_jax.evaluation.heldout import HeldoutConfig
 from unityvideo_jax.evaluation.metrics import METRICS, PROTOCOLS
 from unityvideo_jax.evaluation.page import ClipEntry
@@ -68,6 +69,9 @@ _WORLDS_SEED = flags.DEFINE_integer("worlds_seed", 0, "Seed of the scenes.")
 _CAPTIONS = flags.DEFINE_bool("captions", False, "Give the model the clips' captions.")
 _TIMESTEPS = flags.DEFINE_integer(
     "heldout_timesteps", 8, "Timesteps of the held-out loss, a multiple of 4; 0 leaves it out."
+)
+_GAP = flags.DEFINE_integer(
+    "condition_gap_clips", 8, "Clips of the condition gap, at least 2; 0 leaves it out."
 )
 _STEPS = flags.DEFINE_integer("steps", None, "Solver steps; the run's own if left out.")
 _SOLVER = flags.DEFINE_enum("solver", None, solvers.SOLVERS, "ODE solver.")
@@ -187,6 +191,7 @@ def _score_run(output: pathlib.Path) -> None:
         heldout=HeldoutConfig(timesteps=_TIMESTEPS.value, seed=_SEED.value)
         if _TIMESTEPS.value
         else None,
+        gap=ConditionGapConfig(clips=_GAP.value, seed=_SEED.value) if _GAP.value else None,
     )
     pipeline = Pipeline.from_workdir(
         _WORKDIR.value,
@@ -217,9 +222,10 @@ def _score_run(output: pathlib.Path) -> None:
 
     # Of a clip, the scores depend on these and not on how many clips there are or go together.
     settings = dataclasses.asdict(config)
-    depends = {k: v for k, v in settings.items() if k not in ("num_clips", "batch_size")}
+    depends = {k: v for k, v in settings.items() if k not in ("num_clips", "batch_size", "gap")}
     depends |= {
         "rows": harness.ROWS_VERSION,
+        "codecs": {name: modalities.get(name).codec.version for name in METRICS},
         "package": unityvideo_jax.__version__,
         "sampler": dataclasses.asdict(sampler),
         "config": provenance.config_hash(pipeline.config),

@@ -44,6 +44,7 @@ KINDS = {
 NOT_OF_CURATION = (
     "modalities", "num_clips", "num_frames", "height", "width", "fps", "split", "seed", "vae",
     "text_encoder", "text_length", "chunk_size", "batch_size", "allow_faults",
+    "registry_prompt_rate",
 )  # fmt: skip
 
 
@@ -63,6 +64,13 @@ def define_flags() -> None:
         "fps", 0.0, f"Frames a second. Default 0: {DEFAULT_FPS:g} for worlds, a folder's own rate."
     )
     flags.DEFINE_string("split", "train", "Which worlds or packed clips, such as validation.")
+    flags.DEFINE_float(
+        "registry_prompt_rate",
+        0.5,
+        "Share of worlds with the registry's modality prompts instead of the scene's own.",
+        lower_bound=0.0,
+        upper_bound=1.0,
+    )
     flags.DEFINE_bool("allow_faults", False, "Set bad rows of a CSV aside and go on without them.")
     flags.DEFINE_integer("seed", 0, "Seed of the worlds.")
     flags.DEFINE_string("vae", "", "Folder of a VAE, ours or Wan's. Default: the shipped one.")
@@ -83,6 +91,8 @@ def make_source(args: Any) -> Source:
     if args.fps < 0:
         raise UserError(f"--fps={args.fps:g}: must be positive, or 0 for the default")
     if args.source != "worlds":
+        if args["registry_prompt_rate"].present:
+            raise UserError("--registry_prompt_rate: is for --source=worlds; leave it out")
         return _files(args)
     from unityvideo_jax import worlds
 
@@ -96,7 +106,7 @@ def make_source(args: Any) -> Source:
         split=args.split,
         seed=args.seed,
     )
-    return WorldsSource(config, args.num_clips or DEFAULT_WORLDS)
+    return WorldsSource(config, args.num_clips or DEFAULT_WORLDS, args.registry_prompt_rate)
 
 
 def _files(args: Any) -> Source:

@@ -117,6 +117,8 @@ def check(config) -> None:
     check_keys(config, (*needed, "init_from"), "config.", needed)
     for name, cls in classes.items():
         section(cls, config, name)
+    weighted = config.objective.get("modality_loss_weights", {})
+    check_keys(weighted, config.model.modalities, "config.objective.modality_loss_weights.")
     check_keys(config.data, list(config.data), "config.data.", READ_LATER)
     as_data_config(config.data)
     plan = stages(config.curriculum, dict(config.data.modality_weights), config.train.steps)

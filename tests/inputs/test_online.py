@@ -60,6 +60,7 @@ def noise_worlds(monkeypatch):
     monkeypatch.setattr(worlds, "sample_scenes", _sample, raising=False)
     monkeypatch.setattr(worlds, "render", _render, raising=False)
     monkeypatch.setattr(worlds, "describe", _describe, raising=False)
+    monkeypatch.setattr(worlds, "ask_for_all", lambda scenes, chosen: scenes)
 
 
 def _online(batch_size=4, seed=0, overrides=None, **options):
@@ -154,6 +155,27 @@ def test_captions_drop_at_their_rate(noise_worlds):
     # 400 draws: four standard deviations are 0.092.
     assert abs(dropped[:, 0].mean() - 0.3) < 0.092
     assert not dropped[:, 1].any()
+
+
+def test_a_share_of_the_worlds_has_the_registrys_prompts(noise_worlds):
+    overrides = {"registry_prompt_rate": 0.4}
+    depth = {"stage_weights": {"depth": 1.0}}
+    batches = _take(_online(batch_size=50, overrides=overrides, **depth), 8)
+    registered = stand_ins.HashTexts()([registry.get("depth").prompt])[0]
+    own = stand_ins.HashTexts()([f"depth of world {n}" for n in range(400)])
+    context = np.concatenate([b["context"][:, 1] for b in batches])
+    general = (context == registered).all(axis=(1, 2))
+    np.testing.assert_array_equal(context[~general], own[~general])
+    assert abs(general.mean() - 0.4) < 4 * np.sqrt(0.24 / 400)
+    # A world's draw is its own: neither batch size nor processes nor a resume change it.
+    second = _online(4, overrides=overrides, process_index=1, process_count=2, **depth)
+    second.set_state({"next_index": 8})
+    np.testing.assert_array_equal(next(second)["context"][:, 1], context[10:12])
+    # Prepared worlds draw alike, and captions are left alone.
+    source = WorldsSource(_Config(**stand_ins.SIZE, fps=8.0, split="train", seed=0), 12, 0.4)
+    texts = source.load(range(12), ("rgb", "depth")).texts
+    assert [t == registry.get("depth").prompt for t in texts["depth"]] == list(general[:12])
+    assert texts["rgb"] == [f"world {n}" for n in range(12)]
 
 
 def test_seeds_and_stages_differ(noise_worlds):

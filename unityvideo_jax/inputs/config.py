@@ -46,6 +46,9 @@ class DataConfig:
       caption_dropout: probability that the caption becomes the null context (UnityVideo sec. 4.1;
         public release: 0.1).
       prompt_dropout: the same for the modality prompt (public release: 0).
+      registry_prompt_rate: share of online worlds whose modality prompt is the registry's, which
+        sampling uses by default, instead of the scene's own; segmentation then shows every person
+        and object. Shards carry their prompts (`prepare --registry_prompt_rate`).
       num_frames: 4n+1.
       height, width: pixels, divisible by 16 (with Wan 2.2's VAE by 32).
       fps: frames per second of rendered worlds.
@@ -72,6 +75,7 @@ class DataConfig:
     )
     caption_dropout: float | int = 0.1
     prompt_dropout: float | int = 0.0
+    registry_prompt_rate: float | int = 0.0
     num_frames: int = 17
     height: int = 64
     width: int = 64
@@ -103,9 +107,14 @@ class DataConfig:
         check_frames(self.num_frames, "config.data.num_frames")
         check_size(self.height, "config.data.height")
         check_size(self.width, "config.data.width")
-        for name in ("caption_dropout", "prompt_dropout"):
+        for name in ("caption_dropout", "prompt_dropout", "registry_prompt_rate"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"config.data.{name}={getattr(self, name)}: give 0 to 1")
+        if self.kind == "shards" and self.registry_prompt_rate:
+            raise UserError(
+                f"config.data.registry_prompt_rate={self.registry_prompt_rate}: shards carry their "
+                "prompts; set it to 0, and give prepare --registry_prompt_rate"
+            )
         if self.repeats < 1:
             raise UserError(f"config.data.repeats={self.repeats}: must be at least 1")
         if self.fps <= 0:

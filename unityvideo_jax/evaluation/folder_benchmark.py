@@ -56,7 +56,9 @@ class FolderClips:
         folder = pathlib.Path(folder)
         self._clips = list(clips_of(folder, "benchmark").values())
         self._verify = verifier(folder)
-        self.modalities = set.intersection(*({*c.streams} - {RGB} for c in self._clips))
+        self.modalities = set.intersection(
+            *({s for s in c.streams if s != RGB and c.holds_numbers(s)} for c in self._clips)
+        )
         if not self.modalities:
             raise UserError(f"--benchmark={folder}: no modality that every clip has in numbers")
 

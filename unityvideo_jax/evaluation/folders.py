@@ -124,24 +124,29 @@ class Clip:
         path = self.source(modality)
         if path is None:
             raise UserError(f"{self.path}: holds no {modality}.npz or {modality}.mp4")
-        if (arrays := self._stored(modality, path)) is not None:
-            return arrays
+        if self.holds_numbers(modality):
+            return self._stored(modality, path)
         codec = modalities.get(modality).codec
         return codec.decode(media.to_float(media.read_video(path)[0]), codec.default_side)
 
     def truth(self, modality: str) -> Arrays | None:
         """Ground truth in numbers; None if there is none."""
+        if not self.holds_numbers(modality):
+            return None
+        return self._stored(modality, self.source(modality))
+
+    def holds_numbers(self, modality: str) -> bool:
+        """Whether a modality lies there as an npz or as pictures of numbers, not as a drawing."""
         path = self.source(modality)
-        return None if path is None else self._stored(modality, path)
+        if path is None or path.suffix == ".npz":
+            return path is not None
+        return pictures.holds_numbers(modality, path)
 
     @staticmethod
-    def _stored(modality: str, path: pathlib.Path) -> Arrays | None:
-        """Arrays that a file or a folder of pictures holds in numbers; None for a drawing."""
+    def _stored(modality: str, path: pathlib.Path) -> Arrays:
         if path.suffix == ".npz":
             return read_npz(path, METRICS[modality].keys)
-        if pictures.holds_numbers(modality, path):
-            return pictures.read_arrays(modality, path)
-        return None
+        return pictures.read_arrays(modality, path)
 
     def checksums(self, streams: Sequence[str]) -> dict[str, str]:
         """SHA-256 of what these streams (and the caption) are read from, by relative path."""

@@ -1,6 +1,6 @@
 """UniBench's real half from a user's own folder: chosen, cut to one size, frozen by checksum.
 
-    FOLDER/<key>.mp4                 also .mov, .mkv, .webm, .avi, or a folder of images <key>/
+    FOLDER/<key>.mp4                 also .mov, .webm, .gif and so on, or a folder of images <key>/
     FOLDER/<key>.txt                 optional: the caption
     FOLDER/<key>.<modality>.npz      optional: annotations under the clip's keys, at its size
 

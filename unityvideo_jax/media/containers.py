@@ -93,6 +93,11 @@ class Container:
                 raise UserError(
                     f"{self.path}: high dynamic range ({transfer}); map its tones to BT.709 first"
                 )
+            if stream.sample_aspect_ratio and stream.sample_aspect_ratio != 1:
+                note(
+                    "pixels not square",
+                    f"{self.path}: pixels of {stream.sample_aspect_ratio} are taken as squares",
+                )
             origin = _seconds(first) or 0.0
             step = 1 / float(stream.average_rate or DEFAULT_FPS)
             if start > 0:

@@ -110,14 +110,14 @@ class Animation:
         """Decodes every frame, since delays lie between them."""
         with _opened(self.path) as image:
             width, height = ImageOps.exif_transpose(image).size
-        shown = list(self.frames())
-        times, end = [s.time for s in shown], shown[-1].time + shown[-1].seconds
+        spans = [(time, seconds) for _, time, seconds in self._pages()]
+        times, end = [time for time, _ in spans], sum(spans[-1])
         step, varies = rate_of([*times, end])
         if len(times) == 1:
             step, varies = 1 / DEFAULT_FPS, step > 1 / DEFAULT_FPS
         return VideoInfo(
             fps=1 / step,
-            num_frames=len(shown),
+            num_frames=len(times),
             height=height,
             width=width,
             seconds=end,
@@ -127,6 +127,13 @@ class Animation:
     def frames(self, start: float = 0.0) -> Iterator[Shown]:
         """Every frame: each is drawn over the one before it."""
         del start
+        for image, time, seconds in self._pages():
+            # Converted now, since the next frame takes its place.
+            pixels = _rgb(self.path, image)
+            yield Shown(time=time, seconds=seconds, pixels=pixels.copy)
+
+    def _pages(self) -> Iterator[tuple[Image.Image, float, float]]:
+        """The image at each of its frames, with the time and the seconds that it stays."""
         with _opened(self.path) as image:
             now = 0.0
             # The still picture that stands for an APNG where it cannot be played is no frame.
@@ -137,9 +144,7 @@ class Animation:
                 delay = float(image.info.get("duration", 0)) / 1000
                 delay = delay if delay >= LEAST_DELAY else USUAL_DELAY
                 seconds = delay if self.has_rate else 1 / DEFAULT_FPS
-                # Converted now, since the next frame takes its place.
-                pixels = _rgb(self.path, image)
-                yield Shown(time=now, seconds=seconds, pixels=pixels.copy)
+                yield image, now, seconds
                 now += seconds
 
 
@@ -174,6 +179,7 @@ class ImageFolder:
     def info(self) -> VideoInfo:
         """From the headers of the first image and the names of all."""
         with _opened(self.files[0]) as image:
+            _check_still(self.files[0], image)
             width, height = ImageOps.exif_transpose(image).size
         count = len(self.files)
         return VideoInfo(
@@ -197,12 +203,16 @@ class ImageFolder:
 
 def _read_still(path: pathlib.Path) -> UInt8[np.ndarray, "h w 3"]:
     with _opened(path) as image:
-        if getattr(image, "n_frames", 1) > 1:
-            raise UserError(
-                f"{path}: {image.n_frames} pictures in one file of a folder of images; write one "
-                "file per frame"
-            )
+        _check_still(path, image)
         return _rgb(path, image)
+
+
+def _check_still(path: pathlib.Path, image: Image.Image) -> None:
+    if getattr(image, "n_frames", 1) > 1:
+        raise UserError(
+            f"{path}: {image.n_frames} pictures in one file of a folder of images; write one file "
+            "per frame"
+        )
 
 
 def in_order(files: Sequence[pathlib.Path]) -> list[pathlib.Path]:
@@ -247,13 +257,14 @@ def stored(path: pathlib.Path) -> tuple[str, int]:
         return image.mode, _bits(image)
 
 
-def read_numbers(path: pathlib.Path) -> Shaped[np.ndarray, "h w"]:
-    """What a single-channel image stores, upright: palette indices, integers or floats.
+def read_numbers(path: pathlib.Path, page: int = 0) -> Shaped[np.ndarray, "h w"]:
+    """What a page of a single-channel image stores, upright: palette indices, integers or floats.
 
     Raises:
       UserError: it is coloured, compressed with loss, or damaged.
     """
     with _opened(path) as image:
+        image.seek(page)
         if image.mode not in NUMBERS:
             raise UserError(
                 f"{path}: {image.mode} colours, where one channel of numbers is wanted; write "

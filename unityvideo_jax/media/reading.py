@@ -177,18 +177,22 @@ def read_numbers(
     """What single-channel images store: palette indices, integers or floats, never stretched.
 
     Args:
-      path: an image, or a folder of images of one size.
-      numbers: only these images of the folder, counted from 0; None reads all.
+      path: an image, a TIFF of several pages, or a folder of images of one size.
+      numbers: only these pages or images, counted from 0; None reads all.
 
     Raises:
       UserError: colours, loss by compression, sizes or kinds that differ, or damage.
     """
     path = pathlib.Path(path)
-    files = images.ImageFolder(path).files if path.is_dir() else [path]
+    source = open_source(path)
+    if isinstance(source, images.ImageFolder):
+        pages = [(file, 0) for file in source.files]
+    else:
+        pages = [(path, number) for number in range(source.info().num_frames)]
     if numbers is not None:
-        files = [files[number] for number in numbers]
-    arrays = [images.read_numbers(file) for file in files]
-    for file, array in zip(files, arrays, strict=True):
+        pages = [pages[number] for number in numbers]
+    arrays = [images.read_numbers(file, page) for file, page in pages]
+    for (file, _), array in zip(pages, arrays, strict=True):
         if array.shape != arrays[0].shape or array.dtype != arrays[0].dtype:
             raise UserError(
                 f"{file}: {array.shape[0]}x{array.shape[1]} {array.dtype}, but the first image has "

@@ -31,7 +31,10 @@ POISON = {
         "odd size 127x95",
     ),
     "hdr.mp4": (lambda p: made_videos.write(p, FRAMES, color_trc=16), "high dynamic range"),
-    "broken.mp4": (lambda p: made_videos.broken_inside(p, FRAMES), "broken inside: decodes to"),
+    "broken.mp4": (
+        lambda p: made_videos.broken_inside(p, FRAMES),
+        "broken inside: decodes to|does not decode",
+    ),
 }
 
 

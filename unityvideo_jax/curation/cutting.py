@@ -123,13 +123,13 @@ class Scenes(Stage):
     def __call__(self, clip: Clip, job: Job) -> Sequence[Clip]:
         import scenedetect
 
-        # Without suppress_output it turns FFmpeg's log on for the whole process.
-        video = scenedetect.open_video(str(job.video(clip)), backend="pyav", suppress_output=True)
+        from unityvideo_jax.curation.scene_frames import SceneFrames
+
         detectors = scenedetect.ContentDetector, scenedetect.AdaptiveDetector
         detector = detectors[self.detector == "adaptive"]
         manager = scenedetect.SceneManager()
         manager.add_detector(detector(self.threshold) if self.threshold else detector())
-        manager.detect_scenes(video)
+        manager.detect_scenes(SceneFrames(job.video(clip)))
         found = manager.get_scene_list(start_in_scene=True)
         bounds = [(start.seconds, end.seconds) for start, end in found]
         if not bounds:

@@ -245,17 +245,18 @@ def _collect(
     total = 0
     for number, shown in chosen:
         if kept and number == kept[-1][0]:
-            kept.append(kept[-1])
-            continue
-        pixels = shown.pixels()
-        if kept and pixels.shape[:2] != stored:
-            raise UserError(
-                f"{path}: the size of frame {number}, {pixels.shape[0]}x{pixels.shape[1]}, differs "
-                f"from the first one's {stored[0]}x{stored[1]}; make all frames one size"
-            )
-        stored = pixels.shape[:2]
-        if size is not None:
-            pixels = fit(pixels[None], height=size[0], width=size[1])[0]
+            pixels = kept[-1][1]
+        else:
+            pixels = shown.pixels()
+            if kept and pixels.shape[:2] != stored:
+                raise UserError(
+                    f"{path}: the size of frame {number}, {pixels.shape[0]}x{pixels.shape[1]}, "
+                    f"differs from the first one's {stored[0]}x{stored[1]}; make all frames one "
+                    "size"
+                )
+            stored = pixels.shape[:2]
+            if size is not None:
+                pixels = fit(pixels[None], height=size[0], width=size[1])[0]
         total += pixels.nbytes
         if total > MAX_BYTES:
             raise UserError(

@@ -91,6 +91,15 @@ def test_joined_frames_of_an_animation_keep_their_time(tmp_path):
     assert media.read(path, fps=5).numbers.tolist() == [0, 2, 4, 6]
 
 
+def test_a_still_image_is_no_video(tmp_path):
+    for suffix in (".webp", ".gif"):
+        Image.new("RGB", (8, 8)).save(tmp_path / f"still{suffix}")
+        animate(tmp_path / f"moving{suffix}", [100] * 8)
+        assert not media.is_video(tmp_path / f"still{suffix}")
+        assert media.is_video(tmp_path / f"moving{suffix}")
+    assert media.is_video(tmp_path / "a.MKV") and not media.is_video(tmp_path / "a.png")
+
+
 @pytest.mark.parametrize("mode", ["L", "LA", "P", "CMYK", "1"])
 def test_colour_modes(tmp_path, mode):
     suffix = ".jpg" if mode == "CMYK" else ".png"

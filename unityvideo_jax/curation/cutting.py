@@ -30,7 +30,7 @@ def find(folder: str) -> list[Clip]:
     root = pathlib.Path(folder)
     if not root.is_dir():
         raise UserError(f"--source={folder}: no such folder")
-    paths = (p for p in root.rglob("*") if p.suffix.lower() in media.VIDEO_SUFFIXES and p.is_file())
+    paths = (p for p in root.rglob("*") if p.is_file() and media.is_video(p))
     found = [_video(p.relative_to(root)) for p in paths]
     if not found:
         raise UserError(

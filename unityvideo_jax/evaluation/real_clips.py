@@ -58,7 +58,7 @@ def build(
     videos = sorted(
         p
         for p in source.iterdir()
-        if (p.is_dir() or p.suffix.lower() in media.VIDEO_SUFFIXES) and not p.name.startswith(".")
+        if not p.name.startswith(".") and (p.is_dir() or media.is_video(p))
     )
     hashes = {path: provenance.file_hash(path) for path in videos if "." not in _key(path)}
     chosen: dict[str, str] = {}

@@ -77,7 +77,7 @@ class FolderSource(VideoFiles):
         for path in sorted(self._folder.iterdir()):
             if path.name.startswith(".") or path.suffix == ".txt":
                 continue
-            is_video = path.is_dir() or path.suffix.lower() in media.VIDEO_SUFFIXES
+            is_video = path.is_dir() or media.is_video(path)
             if not is_video and path.suffix != ".npz":
                 continue
             stem = path.name if path.is_dir() else path.stem

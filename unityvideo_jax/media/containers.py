@@ -30,10 +30,10 @@ SUFFIXES = (
 # Only containers, never playlists: those open other files and addresses that they name.
 DEMUXERS = "mov,matroska,avi,mpeg,mpegvideo,mpegts,asf,flv,ogg,yuv4mpegpipe,gif"
 OPTIONS = {"format_whitelist": DEMUXERS, "protocol_whitelist": "file"}
-# Exact rounding, and colour interpolated at full width.
-SCALING = "BILINEAR"
 # Transfer functions of high dynamic range (ITU-T H.273).
 HDR_TRANSFERS = {16: "PQ", 18: "HLG"}
+# Orientations of pictures turned by 0, 90, 180 and 270 degrees counter-clockwise.
+QUARTERS = ((1, 0, 0, 1), (0, -1, 1, 0), (-1, 0, 0, -1), (0, 1, -1, 0))
 # Stamps in milliseconds change the interval of 60 frames per second by up to this share.
 ROUNDED = 0.04
 # A file that decodes to less than this share of the frames that its header counts was cut off.
@@ -79,7 +79,7 @@ class Container:
             seconds=times[-1] - times[0] + step,
             stated_seconds=stated,
             rotation=int(first.rotation) % 360,
-            is_upright=turn == (1, 0, 0, 1),
+            is_upright=turn == QUARTERS[0],
             is_hdr=first.color_trc in HDR_TRANSFERS,
             has_variable_rate=varies,
         )
@@ -154,6 +154,8 @@ def _opened(path: pathlib.Path) -> Iterator[tuple[Any, Any]]:
             if not streams:
                 raise UserError(f"{path}: no video stream in it; give a video or an image folder")
             stream = min(streams, key=lambda s: not s.disposition & flags.default)
+            if stream.codec_context is None:
+                raise UserError(f"{path}: FFmpeg has no decoder of its codec; re-encode it")
             check_pixels(path, stream.width, stream.height)
             stream.thread_type = "AUTO"
             yield container, stream
@@ -233,17 +235,20 @@ def _orientation(path: pathlib.Path, frame: Any) -> tuple[int, int, int, int]:
     Raises:
       UserError: the display matrix turns by other than quarters.
     """
-    data = {entry.type.name: entry for entry in frame.side_data}.get("DISPLAYMATRIX")
+    try:
+        data = {entry.type.name: entry for entry in frame.side_data}.get("DISPLAYMATRIX")
+    except ValueError:  # side data of a kind that PyAV does not know hides the matrix
+        return QUARTERS[round(frame.rotation / 90) % 4]
     if data is None:
-        return 1, 0, 0, 1
+        return QUARTERS[0]
     matrix = np.frombuffer(bytes(data), np.int32)[[0, 1, 3, 4]] / 65536.0
-    unit = np.round(matrix).astype(int)
-    if np.abs(matrix - unit).max() > 0.01 or sorted(abs(unit)) != [0, 0, 1, 1]:
+    a, b, c, d = np.round(matrix).astype(int).tolist()
+    if np.abs(matrix - [a, b, c, d]).max() > 0.01 or sorted((abs(a * d), abs(b * c))) != [0, 1]:
         raise UserError(
             f"{path}: shown turned by {frame.rotation} degrees or scaled, which no grid of pixels "
             "holds; re-encode it upright"
         )
-    return tuple(int(n) for n in unit)
+    return a, b, c, d
 
 
 def _upright_rgb(path: pathlib.Path, frame: Any) -> UInt8[np.ndarray, "h w 3"]:
@@ -252,6 +257,8 @@ def _upright_rgb(path: pathlib.Path, frame: Any) -> UInt8[np.ndarray, "h w 3"]:
     Raises:
       UserError: the frame is damaged, has grown too large, or holds grey of more than 8 bits.
     """
+    import av
+
     if frame.is_corrupt:
         raise UserError(
             f"{path}: the frame at {_seconds(frame) or 0:.2f} s is damaged; re-encode it or leave "
@@ -265,11 +272,14 @@ def _upright_rgb(path: pathlib.Path, frame: Any) -> UInt8[np.ndarray, "h w 3"]:
             "a folder of 16-bit PNG files, or as .npz"
         )
     has_alpha = any(part.is_alpha for part in parts)
-    pixels = frame.to_ndarray(
-        format="rgba" if has_alpha else "rgb24",
-        src_color_range=frame.color_range,
-        interpolation=SCALING,
-    )
+    try:
+        pixels = frame.to_ndarray(
+            format="rgba" if has_alpha else "rgb24", src_color_range=frame.color_range
+        )
+    except (av.error.FFmpegError, ValueError) as error:
+        raise UserError(
+            f"{path}: pixels of {frame.format.name} do not convert to RGB ({error}); re-encode it"
+        ) from error
     if has_alpha:
         pixels = on_black(path, pixels)
     a, b, c, d = _orientation(path, frame)

@@ -154,6 +154,17 @@ def open_source(path: pathlib.Path) -> Source:
     return containers.Container(path)
 
 
+def is_video(path: pathlib.Path) -> bool:
+    """Whether a file is a video by its suffix; a still .gif, .webp or .apng is none."""
+    suffix = path.suffix.lower()
+    if suffix not in images.ANIMATED:
+        return suffix in containers.SUFFIXES
+    try:
+        return images.Animation(path).has_rate
+    except UserError:
+        return True  # whoever reads it names what is wrong
+
+
 def stored_kind(path: str | os.PathLike) -> tuple[str, int]:
     """Pillow's mode and the bits per channel of an image, or of the first one of a folder.
 

@@ -22,7 +22,7 @@ from typing import Any
 from absl import flags
 from ml_collections import config_flags
 
-from unityvideo_jax import cli
+from unityvideo_jax import cli, units
 from unityvideo_jax import modalities as registry
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.inputs import clip_shards, manifest
@@ -40,10 +40,12 @@ KINDS = {
     manifest.ManifestSource: "manifest",
     clip_shards.ClipShardsSource: "packed",
 }
+# What every source of files is told of its clips.
+TARGET = ("num_frames", "height", "width", "fps", "depth_unit")
 # Flags that a configuration replaces.
 NOT_OF_CURATION = (
-    "modalities", "num_clips", "num_frames", "height", "width", "fps", "split", "seed", "vae",
-    "text_encoder", "text_length", "chunk_size", "batch_size", "allow_faults",
+    "modalities", "num_clips", "num_frames", "height", "width", "fps", "depth_unit", "split",
+    "seed", "vae", "text_encoder", "text_length", "chunk_size", "batch_size", "allow_faults",
     "registry_prompt_rate",
 )  # fmt: skip
 
@@ -62,6 +64,13 @@ def define_flags() -> None:
     flags.DEFINE_integer("width", 64, "Pixels, likewise.")
     flags.DEFINE_float(
         "fps", 0.0, f"Frames a second. Default 0: {DEFAULT_FPS:g} for worlds, a folder's own rate."
+    )
+    flags.DEFINE_enum(
+        "depth_unit",
+        "",
+        ["", *units.NAMES],
+        "Unit of stored depth without a .json beside it. Default: metres in .npz and floats, "
+        "millimetres in 16-bit pictures.",
     )
     flags.DEFINE_string("split", "train", "Which worlds or packed clips, such as validation.")
     flags.DEFINE_float(
@@ -111,7 +120,7 @@ def make_source(args: Any) -> Source:
 
 def _files(args: Any) -> Source:
     """The source of files that --source names."""
-    target = {name: getattr(args, name) for name in ("num_frames", "height", "width", "fps")}
+    target = {name: getattr(args, name) for name in TARGET}
     source = pathlib.Path(args.source)
     if source.suffix.lower() == ".csv":
         aside = pathlib.Path(args.workdir) / manifest.SET_ASIDE if args.allow_faults else None

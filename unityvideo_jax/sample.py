@@ -24,7 +24,7 @@ from typing import Any
 import jax
 from absl import flags
 
-from unityvideo_jax import cli, modalities, provenance
+from unityvideo_jax import cli, modalities, provenance, units
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.sampling import files, requests, solvers
 from unityvideo_jax.sampling.generate import SamplerConfig
@@ -64,7 +64,17 @@ _HEIGHT = flags.DEFINE_integer(
 )
 _WIDTH = flags.DEFINE_integer("width", None, "Pixels, likewise.", lower_bound=1)
 _FPS = flags.DEFINE_float(
-    "fps", None, "Frames/s of the model's video; faster input is thinned.", lower_bound=0.1
+    "fps",
+    None,
+    "Frames/s of the model's video; input is taken by time at this rate.",
+    lower_bound=0.1,
+)
+_DEPTH_UNIT = flags.DEFINE_enum(
+    "depth_unit",
+    "",
+    ["", *units.NAMES],
+    "Unit of given depth without a .json beside it. Default: metres in .npz and floats, "
+    "millimetres in 16-bit pictures.",
 )
 _OUTPUT = flags.DEFINE_string("output", None, "Folder of the results.", required=True)
 _PROFILE = flags.DEFINE_bool("profile", False, "Trace each request for XProf, beside its results.")
@@ -132,6 +142,7 @@ def _load_given(
         default_frames=data["num_frames"],
         fps=_FPS.value or data["fps"],
         multiple=multiple,
+        depth_unit=_DEPTH_UNIT.value,
         **size,
     )
     return given, first

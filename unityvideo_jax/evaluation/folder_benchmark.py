@@ -14,7 +14,7 @@ from unityvideo_jax.errors import UserError
 from unityvideo_jax.evaluation.folders import RGB, Clip, clips_of
 from unityvideo_jax.evaluation.frozen import verifier
 from unityvideo_jax.evaluation.metrics import METRICS
-from unityvideo_jax.inputs.folder import Crop, hide_outside, resize
+from unityvideo_jax.inputs.crop import Crop, hide_outside, resize
 
 PEOPLE = ("keypoints", "visibility")
 
@@ -56,7 +56,9 @@ class FolderClips:
         folder = pathlib.Path(folder)
         self._clips = list(clips_of(folder, "benchmark").values())
         self._verify = verifier(folder)
-        self.modalities = set.intersection(*({*c.streams} - {RGB} for c in self._clips))
+        self.modalities = set.intersection(
+            *({s for s in c.streams if s != RGB and c.holds_numbers(s)} for c in self._clips)
+        )
         if not self.modalities:
             raise UserError(f"--benchmark={folder}: no modality that every clip has in numbers")
 
@@ -100,14 +102,14 @@ class FolderClips:
 
     def _arrays(self, clip: Clip) -> dict[str, Any]:
         self._verify(clip)
-        frames, _ = clip.video()
+        frames, _ = clip.video(self._num_frames)
         if len(frames) < self._num_frames:
             raise UserError(
                 f"{clip.path}: {len(frames)} frames, fewer than the run's {self._num_frames}"
             )
         crop = Crop(source=frames.shape[1:3], target=self._size)
         height, width = self._size
-        rgb = media.fit(frames[: self._num_frames], height=height, width=width)
+        rgb = media.fit(frames, height=height, width=width)
         arrays: dict[str, Any] = {RGB: rgb.astype(np.float32) / 255.0}
         for modality in self.modalities:
             for key, array in (clip.truth(modality) or {}).items():

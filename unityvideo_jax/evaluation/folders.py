@@ -9,8 +9,10 @@
   PREDICTIONS/<clip>/reestimated/<estimator>/<modality>.npz
                                        what an estimator reads from the generated video
 
-Any video may also be a folder of images of that name, or an npz with "rgb". `docs/evaluation.md`
-tells it at length. A folder that `sample` wrote is such a clip; only what was sampled counts.
+Any video may also be an animation or a folder of images of that name, or an npz with "rgb"; depth
+and segmentation may be a folder of images that hold numbers, with <modality>.json for the unit
+(`unityvideo_jax/inputs/pictures.py`). `docs/evaluation.md` has more. A folder that `sample` wrote
+is such a clip; only what was sampled counts.
 """
 
 import dataclasses
@@ -26,6 +28,7 @@ from unityvideo_jax.errors import UserError
 from unityvideo_jax.evaluation.metric import Arrays
 from unityvideo_jax.evaluation.metrics import METRICS
 from unityvideo_jax.evaluation.npz import read_npz
+from unityvideo_jax.inputs import pictures
 
 RGB = "rgb"
 REESTIMATED = "reestimated"
@@ -43,7 +46,7 @@ class Clip:
 
     def source(self, stream: str) -> pathlib.Path | None:
         """Where a stream lies: numbers before pictures; None if it is not there."""
-        names = [f"{stream}.npz", *(f"{stream}{s}" for s in media.VIDEO_SUFFIXES), stream]
+        names = [f"{stream}.npz", *(f"{stream}{s}" for s in media.SUFFIXES), stream]
         return next((p for n in names if (p := self.path / n).exists()), None)
 
     @property
@@ -86,15 +89,19 @@ class Clip:
         """The caption, empty if there is none."""
         return str(self.record.get("caption", ""))
 
-    def video(self) -> tuple[UInt8[np.ndarray, "t h w 3"], float]:
-        """RGB frames and frames per second; UserError names the file."""
+    def video(self, max_frames: int | None = None) -> tuple[UInt8[np.ndarray, "t h w 3"], float]:
+        """RGB frames, the first `max_frames` or all, and frames per second.
+
+        Raises:
+          UserError: names the file, and what is missing or not readable.
+        """
         path = self.source(RGB)
         if path is None:
             raise UserError(f"{self.path}: holds no rgb.mp4, rgb.npz or folder rgb")
         if path.suffix != ".npz":
-            frames, fps = media.read_video(path)
+            frames, fps = media.read_video(path, max_frames)
         else:
-            frames, fps = self._frames(path), media.DEFAULT_FPS
+            frames, fps = self._frames(path)[:max_frames], media.DEFAULT_FPS
         return frames, float(self.record.get("fps", fps))
 
     @staticmethod
@@ -117,20 +124,34 @@ class Clip:
         path = self.source(modality)
         if path is None:
             raise UserError(f"{self.path}: holds no {modality}.npz or {modality}.mp4")
-        if path.suffix == ".npz":
-            return read_npz(path, METRICS[modality].keys)
+        if self.holds_numbers(modality):
+            return self._stored(modality, path)
         codec = modalities.get(modality).codec
         return codec.decode(media.to_float(media.read_video(path)[0]), codec.default_side)
 
     def truth(self, modality: str) -> Arrays | None:
         """Ground truth in numbers; None if there is none."""
-        path = self.path / f"{modality}.npz"
-        return read_npz(path, METRICS[modality].keys) if path.exists() else None
+        if not self.holds_numbers(modality):
+            return None
+        return self._stored(modality, self.source(modality))
+
+    def holds_numbers(self, modality: str) -> bool:
+        """Whether a modality lies there as an npz or as pictures of numbers, not as a drawing."""
+        path = self.source(modality)
+        if path is None or path.suffix == ".npz":
+            return path is not None
+        return pictures.holds_numbers(modality, path)
+
+    @staticmethod
+    def _stored(modality: str, path: pathlib.Path) -> Arrays:
+        if path.suffix == ".npz":
+            return read_npz(path, METRICS[modality].keys)
+        return pictures.read_arrays(modality, path)
 
     def checksums(self, streams: Sequence[str]) -> dict[str, str]:
         """SHA-256 of what these streams (and the caption) are read from, by relative path."""
         paths = [self.source(s) for s in streams]
-        paths += [self.path / "clip.json", self.path / "sample.json"]
+        paths += [self.path / f"{name}.json" for name in ("clip", "sample", *streams)]
         there = [p for p in paths if p is not None and p.exists()]
         return {str(p.relative_to(self.path)): provenance.file_hash(p) for p in there}
 

@@ -1,6 +1,6 @@
 """UniBench's real half from a user's own folder: chosen, cut to one size, frozen by checksum.
 
-    FOLDER/<key>.mp4                 also .mov, .mkv, .webm, .avi, or a folder of images <key>/
+    FOLDER/<key>.mp4                 also .mov, .webm, .gif and so on, or a folder of images <key>/
     FOLDER/<key>.txt                 optional: the caption
     FOLDER/<key>.<modality>.npz      optional: annotations under the clip's keys, at its size
 
@@ -21,7 +21,7 @@ from unityvideo_jax.errors import UserError
 from unityvideo_jax.evaluation.folders import Clip
 from unityvideo_jax.evaluation.metrics import METRICS
 from unityvideo_jax.evaluation.npz import read_npz
-from unityvideo_jax.inputs.folder import Crop, hide_outside, resize
+from unityvideo_jax.inputs.crop import Crop, hide_outside, resize
 
 CARD_NAME = "real.json"
 
@@ -58,7 +58,7 @@ def build(
     videos = sorted(
         p
         for p in source.iterdir()
-        if (p.is_dir() or p.suffix.lower() in media.VIDEO_SUFFIXES) and not p.name.startswith(".")
+        if not p.name.startswith(".") and (p.is_dir() or media.is_video(p))
     )
     hashes = {path: provenance.file_hash(path) for path in videos if "." not in _key(path)}
     chosen: dict[str, str] = {}

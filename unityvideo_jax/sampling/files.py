@@ -9,16 +9,15 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
 from unityvideo_jax import media, modalities, provenance
 from unityvideo_jax.errors import UserError
+from unityvideo_jax.inputs import pictures
+from unityvideo_jax.inputs.crop import Crop, resize
 from unityvideo_jax.modalities.base import Side
 from unityvideo_jax.modalities.checks import check_clip
 from unityvideo_jax.sampling.streams import RGB, TOKEN_PIXELS, Samples, check_size
-
-# Reads far enough for clips filmed at up to this rate, and not a whole film.
-MAX_SOURCE_FPS = 240.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -36,13 +35,6 @@ class Given:
     source: dict[str, Any]
 
 
-def pick_frames(available: int, source_fps: float, fps: float) -> Int[np.ndarray, " n"]:
-    """Indices that bring a video down to `fps`; all frames if it is not faster than that."""
-    ratio = max(source_fps / fps, 1.0)
-    picks = np.round(np.arange(int((available - 1) / ratio + 1e-6) + 1) * ratio).astype(int)
-    return picks[picks < available]
-
-
 def read_given(
     paths: Mapping[str, str],
     *,
@@ -52,12 +44,15 @@ def read_given(
     width: int,
     fps: float,
     multiple: tuple[int, int] = (TOKEN_PIXELS, TOKEN_PIXELS),
+    depth_unit: str = "",
 ) -> dict[str, Given]:
     """Reads every given stream at one size and length.
 
-    A video or an image folder is brought down to `fps`, scaled to cover the size, cropped in the
-    centre and cut to length. An npz holds ground truth under the clip's keys, which the modality's
-    codec encodes; it is not scaled, so it must have the size.
+    Frames of a video are taken by time at `fps`, those of an image folder one by one; they are
+    scaled to cover the size, cropped in the centre and cut to length. Pictures that hold numbers
+    (`inputs.pictures`) are too, by the nearest pixel, and are then encoded by the modality's codec.
+    An npz holds ground truth under the clip's keys, which is encoded likewise; it is not scaled, so
+    it must have the size.
 
     Args:
       paths: file or folder per modality.
@@ -66,6 +61,7 @@ def read_given(
       height, width: in pixels.
       fps: of the model.
       multiple: height and width of a token in pixels.
+      depth_unit: of stored depth whose unit no file states, as `inputs.pictures` says.
 
     Raises:
       UserError: names the path and what is wrong with it.
@@ -73,9 +69,7 @@ def read_given(
     check_size(num_frames or default_frames, height, width, multiple)
     limit = num_frames or default_frames
     loaded = {
-        name: _read_truth(name, path)
-        if pathlib.Path(path).suffix == ".npz"
-        else _read_video(path, limit, height, width, fps)
+        name: _read_stream(name, path, limit, (height, width), fps, depth_unit)
         for name, path in paths.items()
     }
     shortest = min((len(g.video) for g in loaded.values()), default=limit)
@@ -107,45 +101,58 @@ def read_first_frame(path: str, *, height: int, width: int) -> Given:
     Raises:
       UserError: nothing there, or nothing that decodes.
     """
-    return _read_video(path, 1, height, width, MAX_SOURCE_FPS)
+    video = media.read(path, numbers=[0], size=(height, width))
+    return _given(path, media.to_float(video.frames), None, frames=[0])
 
 
-def _read_video(path: str, limit: int, height: int, width: int, fps: float) -> Given:
-    frames, source_fps = media.read_video(path, int(limit * max(MAX_SOURCE_FPS / fps, 1.0)))
-    # Images carry no rate: every one of them is meant.
-    is_folder = pathlib.Path(path).is_dir()
-    picks = np.arange(len(frames)) if is_folder else pick_frames(len(frames), source_fps, fps)
-    picks = picks[:limit]
-    video = media.fit(frames[picks], height=height, width=width)
-    return Given(
-        video=media.to_float(video),
-        side=None,
-        source={
-            "path": path,
-            "sha256": provenance.file_hash(path),
-            "fps": source_fps,
-            "size": list(frames.shape[1:3]),
-            "frames": picks.tolist(),
-        },
+def _read_stream(
+    name: str, path: str, limit: int, size: tuple[int, int], fps: float, depth_unit: str
+) -> Given:
+    file = pathlib.Path(path)
+    if file.suffix == ".npz":
+        return _read_truth(name, file, depth_unit)
+    if name != RGB and pictures.holds_numbers(name, file, depth_unit=depth_unit):
+        count = min(limit, media.video_info(file).num_frames)
+        arrays = pictures.read_arrays(name, file, range(count), depth_unit=depth_unit)
+        stored = next(iter(arrays.values())).shape[1:]
+        crop = Crop(source=stored, target=size)
+        arrays = {key: resize(key, array, crop) for key, array in arrays.items()}
+        return _encoded(name, path, arrays, size=stored, frames=list(range(count)))
+    video = media.read(file, fps=fps, num_frames=limit, size=size)
+    return _given(
+        path,
+        media.to_float(video.frames),
+        None,
+        fps=video.fps,
+        size=video.stored_size,
+        frames=video.numbers.tolist(),
     )
 
 
-def _read_truth(name: str, path: str) -> Given:
-    codec = modalities.get(name).codec
-    if not pathlib.Path(path).is_file():
-        raise UserError(f"{path}: no such file; give a video, an image folder or an npz of truth")
+def _read_truth(name: str, file: pathlib.Path, depth_unit: str) -> Given:
+    if not file.is_file():
+        raise UserError(f"{file}: no such file; give a video, an image folder or an npz of truth")
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            clip = {key: archive[key] for key in archive.files}
+        with np.load(file, allow_pickle=False) as archive:
+            arrays = {key: archive[key] for key in archive.files}
     except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
-        raise UserError(f"{path}: not a readable npz ({error}); write it with np.savez") from error
-    check_clip(codec, clip, path)
-    video, side = codec.encode({key: jnp.asarray(clip[key]) for key in codec.keys})
-    return Given(
-        video=np.asarray(video, np.float32),
-        side={key: np.asarray(value) for key, value in side.items()},
-        source={"path": path, "sha256": provenance.file_hash(path), "codec": codec.version},
-    )
+        raise UserError(f"{file}: not a readable npz ({error}); write it with np.savez") from error
+    pictures.scaled_depth(arrays, file, depth_unit=depth_unit)
+    return _encoded(name, str(file), arrays)
+
+
+def _encoded(name: str, path: str, arrays: dict[str, np.ndarray], **source: Any) -> Given:
+    """Arrays of a modality as its codec draws them."""
+    codec = modalities.get(name).codec
+    check_clip(codec, arrays, path)
+    video, side = codec.encode({key: jnp.asarray(arrays[key]) for key in codec.keys})
+    record = {key: np.asarray(value) for key, value in side.items()}
+    return _given(path, np.asarray(video, np.float32), record, codec=codec.version, **source)
+
+
+def _given(path: str, video: np.ndarray, side: Side | None, **source: Any) -> Given:
+    digest = provenance.file_hash(path)
+    return Given(video=video, side=side, source={"path": path, "sha256": digest, **source})
 
 
 def write_samples(

@@ -27,6 +27,7 @@ class _Config:
     fps: float
     split: str
     seed: int
+    closeup: float = 0.0
 
 
 def _sample(config, indices):
@@ -104,7 +105,7 @@ def test_batches_hold_the_worlds_of_their_indices(noise_worlds):
                 codec = registry.get(drawn).codec
                 video, _ = codec.encode({k: clips[k][row] for k in codec.keys})
                 np.testing.assert_allclose(
-                    batch["latents"][row, stream], encoder(video[None])[0], atol=1e-4
+                    batch["latents"][row, stream], encoder(video[None], drawn)[0], atol=1e-4
                 )
             prompt = f"depth of world {n}" if name == "depth" else registry.get("flow").prompt
             np.testing.assert_array_equal(batch["context"][row], texts([f"world {n}", prompt]))
@@ -224,7 +225,7 @@ def test_the_vae_of_a_folder_encodes_inside_jit(tiny_vae):
     assert encoder.latent_shape(5, 16, 32) == (2, 2, 4, 16)
     video = np.random.default_rng(0).uniform(-1, 1, (2, 5, 16, 32, 3)).astype(np.float32)
     np.testing.assert_allclose(
-        encoder(video), load_vae(tiny_vae).encode(jnp.asarray(video)), atol=1e-5
+        encoder(video, "rgb"), load_vae(tiny_vae).encode(jnp.asarray(video)), atol=1e-5
     )
 
 
@@ -252,7 +253,7 @@ def test_prepared_and_online_worlds_agree(noise_worlds):
     encoder = stand_ins.encoder()
     for stream, name in enumerate(("rgb", "depth")):
         np.testing.assert_allclose(
-            online["latents"][:, stream], encoder(batch.videos[name]), atol=1e-4
+            online["latents"][:, stream], encoder(batch.videos[name], name), atol=1e-4
         )
     assert batch.texts["rgb"][2] == "world 2"
     assert batch.texts["depth"][3] == "depth of world 3"

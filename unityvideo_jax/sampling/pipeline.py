@@ -130,6 +130,11 @@ class Pipeline:
         """The run's own sampling settings."""
         return section(SamplerConfig, self.config, "sampling")
 
+    def codec(self, modality: str) -> modalities.Codec:
+        """The codec that drew a modality in the data that the model was trained on."""
+        choices = {"depth": self.config["data"].get("depth_codec", "relative")}
+        return modalities.chosen_codec(modality, choices, "config.data.depth_codec")
+
     def velocity(self, params: Any) -> Any:
         """The model as (latents, timestep, modality, context) -> velocity."""
         return nnx.merge(self._graph, params)

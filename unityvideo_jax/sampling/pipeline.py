@@ -1,7 +1,6 @@
 """Text encoder, VAE and model behind one call: prompts and videos in, videos out."""
 
 import contextlib
-import dataclasses
 import functools
 import os
 import types
@@ -275,9 +274,7 @@ class Pipeline:
             )
 
         context, null_context = self.contexts(streams, captions, modality_prompts)
-        if np.array_equal(context, null_context):
-            # Nothing to drop: the guidance term is zero, and its pass would be wasted.
-            sampler = dataclasses.replace(sampler, text_guidance=1.0)
+        sampler = sampler.for_texts(context, null_context)
         latents = self._given_latents(streams, videos, size, batch)
         if image is not None:
             latents = latents.at[:, 0, :1].set(self.encode(image, RGB))

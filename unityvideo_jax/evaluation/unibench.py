@@ -208,7 +208,6 @@ def write_clip(folder: pathlib.Path, name: str, rendered: Rendered, size: Size) 
         "caption": rendered.caption,
         "prompts": dict(rendered.prompts),
         "fps": size.fps,
-        "units": {"depth": "m"},
         "unibench": {
             "version": VERSION,
             "scene": rendered.scene,

@@ -14,9 +14,13 @@ def f(x):
     raise FloatingPointError("the cause\\nand a second line of it")
 f(1.0)
 """
-CHAINED = (
-    "try:\n    1 / 0\nexcept ZeroDivisionError as error:\n    raise KeyError('key') from error\n"
-)
+CHAINED = """
+try:
+    1 / 0
+except ZeroDivisionError as error:
+    raise KeyError("key") from error
+"""
+SAID = "import sys; print('error: no such file', file=sys.stderr); sys.exit(2)"
 AT_EXIT = """
 import sys, threading
 class Late:
@@ -34,10 +38,7 @@ raise OSError("the disk is full")
         (FAILING_JIT, "FloatingPointError: the cause"),
         (CHAINED, "KeyError: 'key'"),
         (AT_EXIT, "OSError: the disk is full"),
-        (
-            "import sys; print('error: no such file', file=sys.stderr); sys.exit(2)",
-            "error: no such",
-        ),
+        (SAID, "error: no such file"),
         ("import os; os.kill(os.getpid(), 9)", "killed by SIGKILL, perhaps for memory"),
         ("raise SystemExit(3)", "no message, status 3"),
     ],

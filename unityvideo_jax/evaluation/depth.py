@@ -245,6 +245,10 @@ class DepthMetric(Metric):
             the prediction is <= 0, or no surface of the truth is in the range that counts.
         """
         predicted, true = np.asarray(prediction["depth"]), np.asarray(truth["depth"])
+        if predicted.dtype == np.float64:
+            # What float32 cannot tell from 0 or infinity has no finite inverse, or no finite sum.
+            with np.errstate(over="ignore", under="ignore"):
+                predicted = predicted.astype(np.float32)
         _check(predicted, true, name)
         known = unit_of(truth) != RELATIVE
         if not known:

@@ -21,9 +21,9 @@ SKY_GAP = 0.08
 # Bounds in 1/m to read relative depth with that has no record: what was sampled. They only have to
 # be finite and ordered, for the numbers then have no scale.
 DEFAULT_BOUNDS = (1.0 / 50.0, 1.0)
-# At most this share of a clip's surface pixels at either end may be strays: one too near pixel must
-# not darken all others.
-STRAYS = 1 / 1000
+# One of so many surface pixels at either end (and one more per frame) may be a stray, if it
+# lengthens the range by this share: one too near pixel must not darken all others.
+STRAYS, MARGIN = 1000, 1 / 4
 # Nearest and farthest depth in metres that the metric codec tells apart.
 METRIC_RANGE = (0.1, 100.0)
 
@@ -48,18 +48,20 @@ def _bounds(
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """Least and greatest disparity of the surfaces, strays apart; 1 and 1 if there are none.
 
-    An end is a stray if it lies farther from the quantile `STRAYS` than the two quantiles from each
-    other; the quantile then takes its place.
+    An end is a stray if leaving out one of `STRAYS` pixels there, and one more per frame, shortens
+    the range by more than `MARGIN` of what is left; the range then ends after them.
     """
     ordered = jnp.sort(jnp.where(surface, disparity, jnp.inf).ravel())
     count = surface.sum()
     # Of few pixels none is a stray.
-    skipped = jnp.minimum(jnp.ceil(count * STRAYS).astype(count.dtype), count // 64)
+    skipped = jnp.minimum(count // STRAYS + len(disparity), count // 64)
     ends = jnp.stack([0, count - 1, skipped, count - 1 - skipped])
     low, high, inner_low, inner_high = ordered[jnp.maximum(ends, 0)]
-    spread = inner_high - inner_low
-    low = jnp.where(low < inner_low - spread, inner_low, low)
-    high = jnp.where(high > inner_high + spread, inner_high, high)
+    margin = MARGIN * (inner_high - inner_low)
+    # Disparity cannot fall below 0: four times as far is a stray in any case.
+    far = inner_low - jnp.minimum(margin, (1.0 - MARGIN) * inner_low)
+    low = jnp.where(low < far, inner_low, low)
+    high = jnp.where(high > inner_high + margin, inner_high, high)
     return jnp.where(count > 0, low, 1.0), jnp.where(count > 0, high, 1.0)
 
 

@@ -48,20 +48,22 @@ def _bounds(
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """Least and greatest disparity of the surfaces, strays apart; 1 and 1 if there are none.
 
-    An end is a stray if leaving out one of `STRAYS` pixels there, and one more per frame, shortens
-    the range by more than `MARGIN` of what is left; the range then ends after them.
+    Strays lie beyond the range of all pixels but one of `STRAYS` (and one more per frame) at either
+    end, by more than `MARGIN` of it.
     """
     ordered = jnp.sort(jnp.where(surface, disparity, jnp.inf).ravel())
     count = surface.sum()
     # Of few pixels none is a stray.
     skipped = jnp.minimum(count // STRAYS + len(disparity), count // 64)
-    ends = jnp.stack([0, count - 1, skipped, count - 1 - skipped])
-    low, high, inner_low, inner_high = ordered[jnp.maximum(ends, 0)]
-    margin = MARGIN * (inner_high - inner_low)
+    low = ordered[skipped]
+    high = ordered[jnp.maximum(count - 1 - skipped, 0)]
+    margin = MARGIN * (high - low)
     # Disparity cannot fall below 0: four times as far is a stray in any case.
-    far = inner_low - jnp.minimum(margin, (1.0 - MARGIN) * inner_low)
-    low = jnp.where(low < far, inner_low, low)
-    high = jnp.where(high > inner_high + margin, inner_high, high)
+    least = low - jnp.minimum(margin, (1.0 - MARGIN) * low)
+    near = surface & (disparity <= high + margin)
+    far = surface & (disparity >= least)
+    low = jnp.min(disparity, where=far, initial=jnp.inf)
+    high = jnp.max(disparity, where=near, initial=0.0)
     return jnp.where(count > 0, low, 1.0), jnp.where(count > 0, high, 1.0)
 
 

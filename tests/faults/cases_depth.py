@@ -37,14 +37,15 @@ def evaluated(
     prediction: dict,
     truth: dict,
     *,
-    clip: dict | None = None,
+    beside: dict | None = None,
     **flags: str,
 ) -> dict:
     """Numbers of one clip by key; UserError is its one fault."""
     for side, arrays in (("truth", truth), ("predictions", prediction)):
         (folder / side / "clip").mkdir(parents=True)
         np.savez(folder / side / "clip" / "depth.npz", **arrays)
-    (folder / "truth" / "clip" / "clip.json").write_text(json.dumps(clip or {}))
+    if beside is not None:
+        (folder / "truth" / "clip" / "depth.json").write_text(json.dumps(beside))
     outcome = harness.run(
         harness.HarnessConfig(
             benchmark=folder / "truth",
@@ -229,8 +230,8 @@ CASES = [
     ),
     case("truth in mm by flag", perfect(TRUTH, MILLIMETRES, metric=False, truth_unit="mm")),
     case(
-        "truth in mm by clip.json",
-        perfect(TRUTH | unit("m"), MILLIMETRES, metric=True, clip={"units": {"depth": "mm"}}),
+        "truth in mm by the file beside it",
+        perfect(TRUTH | unit("m"), MILLIMETRES, metric=True, beside={"unit": "mm"}),
     ),
     case("truth in mm by npz", perfect(TRUTH, MILLIMETRES | unit("mm"), metric=False)),
     case(
@@ -242,14 +243,19 @@ CASES = [
     ),
     case(
         "units contradict each other",
-        refused(TRUTH, MILLIMETRES | unit("mm"), clip={"units": {"depth": "cm"}}),
-        "in cm and in mm",
+        refused(TRUTH, MILLIMETRES | unit("mm"), beside={"unit": "cm"}),
+        "in mm",
+        "says cm",
         "truth/clip/depth.npz",
     ),
     case("unit is no unit", refused(TRUTH | unit("feet"), TRUTH), "'feet'", "use one of"),
     case("unit is two texts", refused(TRUTH | unit(["m", "m"]), TRUTH), "is no unit of depth"),
-    case("units is a text", refused(TRUTH, TRUTH, clip={"units": "mm"}), "clip.json", '"depth"'),
-    case("units is a list", refused(TRUTH, TRUTH, clip={"units": [1]}), "clip.json", '"depth"'),
+    case("a text beside it", refused(TRUTH, TRUTH, beside="mm"), "depth.json", '"unit"'),
+    case("a number beside it", refused(TRUTH, TRUTH, beside={"unit": 1}), "depth.json", "no unit"),
+    case(
+        "truth in steps of 5 mm",
+        perfect(TRUTH, {"depth": 200 * METRES}, metric=False, beside={"unit": "mm", "scale": 5}),
+    ),
     case("NaN in estimate", refused({"depth": changed(np.nan)}, TRUTH), "predicted", "(1, 2, 3)"),
     case("0 in estimate", refused({"depth": changed(0)}, TRUTH), "values <= 0", "1 pixels"),
     case("negative estimate", refused({"depth": -METRES}, TRUTH), "values <= 0", "least -7"),

@@ -36,8 +36,8 @@ def test_disparity_becomes_relative_depth():
 @pytest.mark.parametrize(
     ("arrays", "stated", "message"),
     [
-        (unit("mm"), "m", "a.npz: its depth is said to be in m and in mm; remove what is wrong"),
-        (unit("relative"), "mm", "in mm and in relative"),
+        (unit("mm"), "m", "a.npz: says that its depth is in mm, and .* says m; remove the one"),
+        (unit("relative"), "mm", "is in relative, and .* says mm"),
         (unit("feet"), "", "a.npz: unit: 'feet' is no unit of depth; use one of m, cm, mm"),
         (unit(["mm", "mm"]), "", "a.npz: unit: .* is no unit of depth"),
         (unit(b"mm"), "", "a.npz: unit: b'mm' is no unit"),

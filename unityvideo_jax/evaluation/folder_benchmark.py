@@ -69,7 +69,10 @@ class FolderClips:
         self._clips = list(clips_of(folder, "benchmark").values())
         self._verify = verifier(folder)
         self.modalities = set.intersection(
-            *({s for s in c.streams if s != RGB and c.holds_numbers(s, truth_unit)} for c in self._clips)
+            *(
+                {s for s in c.streams if s != RGB and c.holds_numbers(s, truth_unit)}
+                for c in self._clips
+            )
         )
         if not self.modalities:
             raise UserError(f"--benchmark={folder}: no modality that every clip has in numbers")

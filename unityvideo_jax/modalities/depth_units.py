@@ -13,14 +13,14 @@ UNIT = "unit"
 
 
 def in_metres(
-    arrays: Mapping[str, Shaped[np.ndarray, "..."]], where: str, *stated: str
+    arrays: Mapping[str, Shaped[np.ndarray, "..."]], where: str, unit: str = ""
 ) -> dict[str, Shaped[np.ndarray, "..."]]:
     """The arrays with `depth` in metres where its unit is known.
 
     Args:
       arrays: `depth` of any shape, floats or integers, and optionally `unit`, as a file holds them.
       where: the file, for messages.
-      stated: what flags and side files say; "" says nothing.
+      unit: what a flag or a side file says; "" says nothing.
 
     Returns:
       The same arrays. Where a unit is known, `depth` is floating point and `unit` is "m" or
@@ -28,19 +28,17 @@ def in_metres(
       is as it was and there is no `unit`.
 
     Raises:
-      UserError: no such unit, or units that contradict each other.
+      UserError: no such unit, or two that contradict each other.
     """
-    names = list(stated)
     if UNIT in arrays:
         text = np.asarray(arrays[UNIT])
-        names.append(text.item() if text.ndim == 0 else text)
-    names = [units.parse(name, f"{where}: {UNIT}") for name in names if not _is_empty(name)]
-    if len(set(names)) > 1:
-        raise UserError(
-            f"{where}: its depth is said to be in {' and in '.join(dict.fromkeys(names))}; remove "
-            "what is wrong of the flag, `units` in clip.json and `unit` in the npz"
-        )
-    unit = names[0] if names else ""
+        said = units.parse(text.item() if text.ndim == 0 else text, f"{where}: {UNIT}")
+        if unit and unit != said:
+            raise UserError(
+                f"{where}: says that its depth is in {said}, and the flag or the file beside it "
+                f"says {unit}; remove the one that is wrong"
+            )
+        unit = said
     depth = np.asarray(arrays["depth"])
     if not unit or depth.dtype.kind not in "fiu":
         return dict(arrays)
@@ -52,10 +50,6 @@ def in_metres(
         depth = depth * np.asarray(units.METRES[unit], depth.dtype)
     known = "m" if unit in units.METRES else units.RELATIVE
     return {**arrays, "depth": depth, UNIT: np.asarray(known)}
-
-
-def _is_empty(name: object) -> bool:
-    return isinstance(name, str) and not name
 
 
 def unit_of(arrays: Mapping[str, Shaped[np.ndarray, "..."]]) -> str:

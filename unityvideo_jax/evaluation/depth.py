@@ -210,6 +210,13 @@ def score_video(
     return scores | {"temporal_error": (flicker, flicker_weight)}
 
 
+def in_protocol_units(truth: Arrays) -> Float[np.ndarray, "t h w"]:
+    """True depth as the range counts it: metres, or medians of surfaces of unknown scale."""
+    true = np.asarray(truth["depth"])
+    surfaces = true[np.isfinite(true) & (true > 0)] if unit_of(truth) == RELATIVE else true[:0]
+    return true / np.median(surfaces) if surfaces.size else true
+
+
 class DepthMetric(Metric):
     """AbsRel, the three deltas, RMSE and temporal error under every alignment of `ALIGNMENTS`.
 
@@ -251,8 +258,7 @@ class DepthMetric(Metric):
                 predicted = predicted.astype(np.float32)
         _check(predicted, true, name)
         known = unit_of(truth) != RELATIVE
-        if not known:
-            true = _by_median(true)
+        true = in_protocol_units(truth)
         valid = any(valid_pixels(frame).any() for frame in true)
         if not valid:
             _check_range(true, unit_of(truth), name)
@@ -290,12 +296,6 @@ def _check(predicted: np.ndarray, true: np.ndarray, name: str) -> None:
             f"{name}: true depth has values < 0 (least {true.min():g}); give +inf where there is "
             "no surface, and 0 where nothing was measured"
         )
-
-
-def _by_median(true: Float[np.ndarray, "t h w"]) -> Float[np.ndarray, "t h w"]:
-    """Truth of unknown scale in medians of its surfaces; as it is if there are none."""
-    surfaces = true[np.isfinite(true) & (true > 0)]
-    return true / np.median(surfaces) if surfaces.size else true
 
 
 def _check_range(true: Float[np.ndarray, "t h w"], unit: str, name: str) -> None:

@@ -115,7 +115,7 @@ def test_texts_and_guidance_are_those_that_evaluate_uses(monkeypatch):
             return latents
 
         monkeypatch.setattr(made, "_sample", sample)
-        monkeypatch.setattr(made, "_frames", lambda latents: [np.zeros((1, 2, 2, 3), np.uint8)])
+        monkeypatch.setattr(made, "_frames", lambda *_: [np.zeros((1, 2, 2, 3), np.uint8)])
         made.rows(None)
         prompt = null if drops_prompts else context[0, 1]
         for wanted, texts, nulls, guidance in calls:

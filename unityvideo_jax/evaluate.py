@@ -24,7 +24,7 @@ import jax
 from absl import flags
 
 import unityvideo_jax
-from unityvideo_jax import cli, modalities, provenance
+from unityvideo_jax import cli, modalities, provenance, units
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.evaluation import harness, pictures, report, scores, worlds_benchmark
 from unityvideo_jax.evaluation.condition_gap import ConditionGapConfig
@@ -54,6 +54,12 @@ _ALLOW_FAULTS = flags.DEFINE_bool(
 )
 _PROCESSES = flags.DEFINE_integer(
     "processes", 1, "Processes that score predictions at once.", lower_bound=1
+)
+_TRUTH_UNIT = flags.DEFINE_enum(
+    "truth_unit", None, units.NAMES, "Unit of true depth in numbers that do not state it."
+)
+_PREDICTION_UNIT = flags.DEFINE_enum(
+    "prediction_unit", None, units.NAMES, "The same of predicted depth."
 )
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Workdir of the training run.")
@@ -125,6 +131,8 @@ def _score_folder(output: pathlib.Path) -> None:
         output=output,
         weights=pathlib.Path(_WEIGHTS.value) if _WEIGHTS.value else None,
         processes=_PROCESSES.value,
+        truth_unit=_TRUTH_UNIT.value or "",
+        prediction_unit=_PREDICTION_UNIT.value or "",
     )
     outcome = harness.run(config, _progress(start))
     if outcome.faults and not _ALLOW_FAULTS.value:
@@ -188,11 +196,14 @@ def _score_run(output: pathlib.Path) -> None:
         seed=_SEED.value,
         worlds_seed=_WORLDS_SEED.value,
         use_captions=_CAPTIONS.value,
+        truth_unit=_TRUTH_UNIT.value or "",
         heldout=HeldoutConfig(timesteps=_TIMESTEPS.value, seed=_SEED.value)
         if _TIMESTEPS.value
         else None,
         gap=ConditionGapConfig(clips=_GAP.value, seed=_SEED.value) if _GAP.value else None,
     )
+    if _PREDICTION_UNIT.value:
+        raise UserError("--prediction_unit: a run knows its own unit; give it with --predictions")
     pipeline = Pipeline.from_workdir(
         _WORKDIR.value,
         step=_STEP.value,
@@ -246,7 +257,7 @@ def _score_run(output: pathlib.Path) -> None:
         "settings": settings,
         "sampler": dataclasses.asdict(sampler),
         "size": [data["num_frames"], data["height"], data["width"]],
-        "codecs": {name: modalities.get(name).codec.version for name in scored},
+        "codecs": {name: pipeline.codec(name).version for name in scored},
         "workdir": _WORKDIR.value,
         "checkpoint_step": pipeline.step,
         "ema": _EMA.value,

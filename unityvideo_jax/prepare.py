@@ -46,7 +46,7 @@ TARGET = ("num_frames", "height", "width", "fps", "depth_unit")
 NOT_OF_CURATION = (
     "modalities", "num_clips", "num_frames", "height", "width", "fps", "depth_unit", "split",
     "seed", "vae", "text_encoder", "text_length", "chunk_size", "batch_size", "allow_faults",
-    "registry_prompt_rate",
+    "registry_prompt_rate", "depth_codec",
 )  # fmt: skip
 
 
@@ -81,6 +81,12 @@ def define_flags() -> None:
         upper_bound=1.0,
     )
     flags.DEFINE_bool("allow_faults", False, "Set bad rows of a CSV aside and go on without them.")
+    flags.DEFINE_enum(
+        "depth_codec",
+        "relative",
+        list(registry.get("depth").variants),
+        "How depth is drawn: in each clip's own range, or in metres, for data in metres.",
+    )
     flags.DEFINE_integer("seed", 0, "Seed of the worlds.")
     flags.DEFINE_string("vae", "", "Folder of a VAE, ours or Wan's. Default: the shipped one.")
     flags.DEFINE_string("text_encoder", "words", "'words', 'minilm' or 'umt5:FOLDER'.")
@@ -115,12 +121,18 @@ def make_source(args: Any) -> Source:
         split=args.split,
         seed=args.seed,
     )
-    return WorldsSource(config, args.num_clips or DEFAULT_WORLDS, args.registry_prompt_rate)
+    return WorldsSource(
+        config,
+        args.num_clips or DEFAULT_WORLDS,
+        args.registry_prompt_rate,
+        codecs={"depth": args.depth_codec},
+    )
 
 
 def _files(args: Any) -> Source:
     """The source of files that --source names."""
     target = {name: getattr(args, name) for name in TARGET}
+    target["codecs"] = {"depth": args.depth_codec}
     source = pathlib.Path(args.source)
     if source.suffix.lower() == ".csv":
         aside = pathlib.Path(args.workdir) / manifest.SET_ASIDE if args.allow_faults else None

@@ -143,6 +143,7 @@ def _load_given(
         fps=_FPS.value or data["fps"],
         multiple=multiple,
         depth_unit=_DEPTH_UNIT.value,
+        codecs={name: pipeline.codec(name) for name in request.given},
         **size,
     )
     return given, first
@@ -183,7 +184,7 @@ def _record(
         "sampler": dataclasses.asdict(sampler),
         "given": {name: one.source for name, one in given.items()},
         "first_frame": first and first.source,
-        "codecs": {s: modalities.get(s).codec.version for s in streams},
+        "codecs": {s: pipeline.codec(s).version for s in streams},
         "workdir": _WORKDIR.value,
         "checkpoint_step": pipeline.step,
         "ema": _EMA.value,
@@ -247,6 +248,8 @@ def main(argv: Sequence[str]) -> None:
             folder,
             samples,
             sides={name: one.side for name, one in streams.items() if one.side is not None},
+            units={name: one.unit for name, one in streams.items() if one.unit},
+            codecs={name: pipeline.codec(name) for name in samples.streams},
             fps=fps,
             record=record | {"size": shape[1:4], "fps": fps, "seconds": round(seconds, 3)},
         )

@@ -90,6 +90,7 @@ def make_sampler(config, graphdef):
         null_text=texts([""])[0],
         modalities=tuple(config.model.modalities),
         sampler=section(SamplerConfig, config, "sampling"),
+        drops_prompts=config.data.get("prompt_dropout", 0.0) > 0,
         seed=config.seed,
         count=config.train.sample_count,
     )

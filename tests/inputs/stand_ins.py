@@ -36,7 +36,7 @@ class NoiseSource:
 
     def __init__(self, count, delay=0.0, salt=0):
         self.keys = [f"noise-{n:04d}" for n in range(count)]
-        self.fps = 8.0
+        self.fps, self.codecs = 8.0, {}
         self._delay, self._salt = delay, salt
 
     def settings(self):

@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 from synthetic_clips import clip, eight_bit, softened
 
+from unityvideo_jax.errors import UserError
 from unityvideo_jax.modalities import get, palette
 from unityvideo_jax.modalities.densepose import CHAINS, EXTENT, LAYOUT
 from unityvideo_jax.modalities.flow import LIMIT
@@ -211,3 +212,64 @@ def test_densepose_without_people():
     video, side = codec.encode(empty)
     decoded = codec.decode(video, side)
     assert not decoded["part"].any() and not decoded["uv"].any()
+
+
+def test_stray_pixels_do_not_darken_a_clip():
+    codec = get("depth").codec
+    y, x = np.mgrid[0:32, 0:32]
+    depth = np.stack([2.0 + (x + y + t) / 8.0 for t in range(5)]).astype(np.float32)
+    clean, _ = codec.encode({"depth": depth})
+    stray = depth.copy()
+    stray[:, 3, 4] = 0.01  # in every frame
+    stray[0, 0, 1] = 1e-40  # has no finite inverse
+    stray[2, 9, 9] = 1e9
+    video, side = codec.encode({"depth": stray})
+    same = stray == depth
+    assert np.abs(np.asarray(video) - np.asarray(clean))[same].max() < 1e-5
+    assert np.isfinite(side["bounds"]).all()
+    decoded = codec.decode(video, side)["depth"]
+    np.testing.assert_allclose(decoded[same], depth[same], rtol=1e-4)
+    # A near object is no stray, however small the rest of the range.
+    wall = np.full((5, 32, 32), 5.0, np.float32)
+    wall[:, :4, :4] = 1.0
+    np.testing.assert_allclose(codec.decode(*codec.encode({"depth": wall}))["depth"], wall, 1e-5)
+
+
+def test_metric_depth_floor():
+    codec = get("depth").variants["metric"]
+    depth = np.geomspace(0.1, 100.0, 2 * 32 * 32).reshape(2, 32, 32).astype(np.float32)
+    depth[0, 0] = np.inf
+    surface = np.isfinite(depth)
+    video, side = codec.encode({"depth": depth})
+    for shown, floor in ((video, "relative"), (eight_bit(video), "relative_8bit")):
+        for record in (side, codec.default_side):  # a model's video needs no record
+            decoded = codec.decode(shown, record)["depth"]
+            np.testing.assert_array_equal(np.isfinite(decoded), surface)
+            error = np.abs(decoded[surface] / depth[surface] - 1).max()
+            assert error < codec.error_floor[floor]
+
+
+def test_metric_depth_is_the_same_grey_in_every_clip():
+    codec = get("depth").variants["metric"]
+
+    def grey(*metres):
+        video, _ = codec.encode({"depth": np.asarray(metres, np.float32).reshape(1, 1, -1)})
+        return np.asarray(video)[0, 0, :, 0]
+
+    assert grey(4.0, 12.0)[0] == grey(4.0, 90.0)[0]
+    np.testing.assert_allclose(grey(0.1, 0.01, 100.0, 1000.0), [1.0, 1.0, -0.84, -0.84], atol=1e-6)
+    # Logarithmic: equal factors are equal steps.
+    np.testing.assert_allclose(np.diff(grey(1.0, 3.0, 9.0, 27.0), n=2), 0.0, atol=1e-6)
+
+
+def test_shards_of_earlier_versions_are_read_as_before():
+    depth = get("depth")
+    old = depth.codec_of("depth-disparity-1", "shards")
+    assert old is depth.codec and depth.codec_of(None, "shards") is depth.codec
+    assert depth.codec_of("depth-metric-log-1", "shards") is depth.variants["metric"]
+    with pytest.raises(UserError, match=r"a\.mp4: depth was drawn by codec 'depth-9'"):
+        depth.codec_of("depth-9", "a.mp4")
+    # Bounds of the first version, by hand: grey 0.54 is half way between 1/10 and 1/2.
+    video = np.full((1, 1, 1, 3), 2 * 0.54 - 1, np.float32)
+    decoded = old.decode(video, {"bounds": np.array([0.1, 0.5], np.float32)})
+    np.testing.assert_allclose(decoded["depth"], 1 / 0.3, rtol=1e-5)

@@ -115,8 +115,15 @@ class Clip:
             raise UserError(f"{path}: rgb must be uint8, or finite and in [0, 1]")
         return np.round(255.0 * np.clip(rgb, 0.0, 1.0)).astype(np.uint8)
 
-    def arrays(self, modality: str) -> Arrays:
+    def arrays(self, modality: str, unit: str = "") -> Arrays:
         """A modality's arrays, from numbers or decoded from its video.
+
+        Args:
+          modality: of `METRICS`.
+          unit: of depth in numbers that no file states, as a flag says it; "" if none does.
+
+        Returns:
+          The arrays; depth in metres where its unit is known, see `depth_units.in_metres`.
 
         Raises:
           UserError: names the file, and what is missing or not readable.
@@ -124,29 +131,39 @@ class Clip:
         path = self.source(modality)
         if path is None:
             raise UserError(f"{self.path}: holds no {modality}.npz or {modality}.mp4")
-        if self.holds_numbers(modality):
-            return self._stored(modality, path)
-        codec = modalities.get(modality).codec
-        return codec.decode(media.to_float(media.read_video(path)[0]), codec.default_side)
+        if self.holds_numbers(modality, unit):
+            return self._stored(modality, path, unit)
+        versions = self._json("sample.json").get("codecs")
+        version = versions.get(modality) if isinstance(versions, dict) else None
+        codec = modalities.get(modality).codec_of(version, str(path))
+        return modalities.decode_alone(codec, media.to_float(media.read_video(path)[0]))
 
-    def truth(self, modality: str) -> Arrays | None:
-        """Ground truth in numbers; None if there is none."""
-        if not self.holds_numbers(modality):
+    def truth(self, modality: str, unit: str = "") -> Arrays | None:
+        """Ground truth in numbers, as `arrays` gives it; None if there is none.
+
+        Depth of 0, the mark of many files for what was not measured, becomes +inf: no surface.
+        """
+        if not self.holds_numbers(modality, unit):
             return None
-        return self._stored(modality, self.source(modality))
+        arrays = self._stored(modality, self.source(modality), unit)
+        if modality == "depth" and (unmeasured := arrays["depth"] == 0).any():
+            arrays["depth"] = np.where(unmeasured, np.float32(np.inf), arrays["depth"])
+        return arrays
 
-    def holds_numbers(self, modality: str) -> bool:
+    def holds_numbers(self, modality: str, unit: str = "") -> bool:
         """Whether a modality lies there as an npz or as pictures of numbers, not as a drawing."""
         path = self.source(modality)
         if path is None or path.suffix == ".npz":
             return path is not None
-        return pictures.holds_numbers(modality, path)
+        return pictures.holds_numbers(modality, path, depth_unit=unit)
 
     @staticmethod
-    def _stored(modality: str, path: pathlib.Path) -> Arrays:
-        if path.suffix == ".npz":
-            return read_npz(path, METRICS[modality].keys)
-        return pictures.read_arrays(modality, path)
+    def _stored(modality: str, path: pathlib.Path, unit: str) -> Arrays:
+        if path.suffix != ".npz":
+            return pictures.read_arrays(modality, path, depth_unit=unit)
+        arrays = read_npz(path, METRICS[modality].keys)
+        pictures.scaled_depth(arrays, path, depth_unit=unit)
+        return arrays
 
     def checksums(self, streams: Sequence[str]) -> dict[str, str]:
         """SHA-256 of what these streams (and the caption) are read from, by relative path."""

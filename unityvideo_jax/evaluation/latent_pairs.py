@@ -14,9 +14,8 @@ from unityvideo_jax.sampling.pipeline import Pipeline
 from unityvideo_jax.sampling.streams import RGB
 
 
-def drawing(modality: str) -> Callable[[Mapping[str, Any]], Float[Array, "b t h w 3"]]:
+def drawing(codec: modalities.Codec) -> Callable[[Mapping[str, Any]], Float[Array, "b t h w 3"]]:
     """Draws batches of clips as the codec of a modality does; compiled once a shape."""
-    codec = modalities.get(modality).codec
     return jax.jit(jax.vmap(lambda clip: codec.encode(clip)[0]))
 
 
@@ -33,7 +32,7 @@ class LatentPairs:
 
     def __init__(self, pipeline: Pipeline):
         self._pipeline = pipeline
-        self._draw = {name: drawing(name) for name in pipeline.modalities}
+        self._draw = {name: drawing(pipeline.codec(name)) for name in pipeline.modalities}
 
     def _latents(self, batch: Batch, name: str) -> Float[Array, "b t h w c"]:
         return self._pipeline.encode(np.asarray(self._draw[name](batch.clip)), name)

@@ -196,6 +196,8 @@ def write_comparison(
     Depth is drawn after the headline's alignment, and instances in the colours of their partners.
     Of more than `HEIGHT` rows or `FRAMES` frames only every n-th is drawn.
     """
+    if modality == "depth":
+        truth = {"depth": depth.in_protocol_units(truth)}
     every = _stride(len(next(iter(truth.values()))))
     prediction, truth = (
         {key: np.asarray(arrays[key])[::every] for key in METRICS[modality].keys}

@@ -22,6 +22,7 @@ from unityvideo_jax.evaluation.folders import Clip
 from unityvideo_jax.evaluation.metrics import METRICS
 from unityvideo_jax.evaluation.npz import read_npz
 from unityvideo_jax.inputs.crop import Crop, hide_outside, resize
+from unityvideo_jax.modalities.depth_units import UNIT
 
 CARD_NAME = "real.json"
 
@@ -137,7 +138,9 @@ def _write(path: pathlib.Path, workdir: pathlib.Path, target: Target) -> None:
         file = path.with_name(f"{_key(path)}.{modality}.npz")
         if not file.exists():
             continue
-        arrays = {k: v[: target.num_frames] for k, v in read_npz(file, metric.keys).items()}
+        stored = read_npz(file, metric.keys)
+        unit = {key: stored.pop(key) for key in (UNIT,) if key in stored}
+        arrays = {k: v[: target.num_frames] for k, v in stored.items()}
         for key, array in arrays.items():
             flat = array.ndim >= 3 and key not in ("keypoints", "visibility")
             if len(array) < target.num_frames or (flat and array.shape[1:3] != crop.source):
@@ -147,6 +150,7 @@ def _write(path: pathlib.Path, workdir: pathlib.Path, target: Target) -> None:
                 )
         streams[modality] = {k: resize(k, v, crop) for k, v in arrays.items()}
         hide_outside(streams[modality], (target.height, target.width))
+        streams[modality] |= unit
     temporary = workdir / f".{_key(path)}.part"
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)

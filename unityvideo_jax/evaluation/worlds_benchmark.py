@@ -31,6 +31,7 @@ from unityvideo_jax.evaluation.metric import Arrays
 from unityvideo_jax.evaluation.metrics import METRICS
 from unityvideo_jax.evaluation.run_rows import RunRow, RunRows
 from unityvideo_jax.evaluation.scores import ClipScore, merge
+from unityvideo_jax.modalities.depth_units import UNIT
 from unityvideo_jax.sampling.generate import SamplerConfig
 from unityvideo_jax.sampling.pipeline import Pipeline
 from unityvideo_jax.sampling.streams import RGB
@@ -53,6 +54,7 @@ class BenchmarkConfig:
     seed: of the sampler's noise; clip i takes seed + i.
     worlds_seed: of the scenes.
     use_captions: give the model the clip's caption; without, it sees RGB and the modality prompt.
+    truth_unit: of a folder's depth where no file states it, one of `units.NAMES`; "" if unknown.
     heldout: of the held-out loss; None leaves it out.
     gap: of the condition gap, measured anew on every run; None leaves it out.
     """
@@ -63,6 +65,7 @@ class BenchmarkConfig:
     seed: int = 0
     worlds_seed: int = 0
     use_captions: bool = False
+    truth_unit: str = ""
     heldout: HeldoutConfig | None = None
     gap: ConditionGapConfig | None = None
 
@@ -127,19 +130,20 @@ def clips(world: worlds.WorldConfig, indices: Sequence[int], batch_size: int) ->
 class _Scorer:
     """Scores one modality of the model and of its two references."""
 
-    def __init__(self, modality: str):
+    def __init__(self, modality: str, codec: modalities.Codec):
         self.modality = modality
-        self.codec = modalities.get(modality).codec
+        self.codec = codec
         self.metric = METRICS[modality]()
-        self.encode = drawing(modality)
+        self.encode = drawing(codec)
 
     def score(
         self, predicted, round_trip, truth: Arrays, name: str
     ) -> tuple[tuple[ClipScore, ...], Arrays]:
         """Scores of one clip in the order of `SYSTEMS`, and the model's prediction as arrays."""
-        side = self.codec.default_side
-        arrays = self.codec.decode(predicted, side)
-        others = (self.codec.decode(round_trip, side), trivial_prediction(self.modality, truth))
+        arrays, rebuilt = (
+            modalities.decode_alone(self.codec, video) for video in (predicted, round_trip)
+        )
+        others = (rebuilt, trivial_prediction(self.modality, truth))
         return tuple(self.metric.score(a, truth, name) for a in (arrays, *others)), arrays
 
 
@@ -152,7 +156,7 @@ class _Clips:
         self._folder = None
         self.modalities = set(METRICS)
         if config.benchmark not in BENCHMARKS:
-            self._folder = FolderClips(config.benchmark, **size)
+            self._folder = FolderClips(config.benchmark, truth_unit=config.truth_unit, **size)
             self._folder.check(config.num_clips)
             self.modalities = self._folder.modalities
             return
@@ -202,7 +206,9 @@ def run(
     for name in wanted:
         if name not in benchmark.modalities:
             print(f"{name}: not every clip has its truth; left out", flush=True)
-    scorers = [_Scorer(name) for name in wanted if name in benchmark.modalities]
+    scorers = [
+        _Scorer(name, pipeline.codec(name)) for name in wanted if name in benchmark.modalities
+    ]
     pairs = LatentPairs(pipeline)
     heldout = _Heldout(pipeline, pairs, config.heldout) if config.heldout else None
     sums = [benchmark.checksums(i) if rows else {} for i in range(config.num_clips)]
@@ -259,7 +265,8 @@ def _score_batch(
         )
         keys = (*scorer.metric.keys, *scorer.metric.extra)
         for b, (i, row) in enumerate(found.items()):
-            truth = {k: np.asarray(batch.clip[k][b]) for k in keys if k in batch.clip}
+            arrays = {**batch.clip, UNIT: batch.units} if batch.units else batch.clip
+            truth = {k: np.asarray(arrays[k][b]) for k in keys if k in arrays}
             label = f"{pathlib.Path(config.benchmark).name} clip {i}"
             row.scores[name], arrays = scorer.score(
                 samples.videos[name][b], round_trip[b], truth, label

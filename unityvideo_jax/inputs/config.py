@@ -54,6 +54,8 @@ class DataConfig:
       fps: frames per second of rendered worlds.
       split: which worlds to render; shards carry their own.
       repeats: steps that a batch of online worlds is used for; noise, timestep and task differ.
+      depth_codec: how depth is drawn, 'relative' (each clip's own range, for any data) or 'metric'
+        (fixed bounds in metres, for data in metres, such as worlds).
       text_encoder, text_length: as `models.text.get_text_encoder` takes them.
       vae: folder of VAE weights, as `models.vae_weights.find_vae` takes it; '' is the shipped one.
       vae_dtype: in which worlds are encoded online, "float32" or "bfloat16".
@@ -82,6 +84,7 @@ class DataConfig:
     fps: float | int = 8.0
     split: str = "train"
     repeats: int = 1
+    depth_codec: str = "relative"
     text_encoder: str = "words"
     text_length: int = 48
     vae: str = ""
@@ -104,6 +107,7 @@ class DataConfig:
             )
         check_weights(dict(zip(self.dirs, self.dir_weights, strict=False)), "dir_weights")
         check_weights(self.modality_weights, "modality_weights")
+        registry.chosen_codec("depth", self.codecs, "config.data.depth_codec")
         check_frames(self.num_frames, "config.data.num_frames")
         check_size(self.height, "config.data.height")
         check_size(self.width, "config.data.width")
@@ -121,6 +125,11 @@ class DataConfig:
             raise UserError(f"config.data.fps={self.fps}: must be positive")
         if self.num_workers < 0 or self.read_threads < 1:
             raise UserError("config.data: num_workers must be >= 0 and read_threads >= 1")
+
+    @property
+    def codecs(self) -> dict[str, str]:
+        """The variant of the codec by modality, where one may choose."""
+        return {"depth": self.depth_codec}
 
     def weights_of_dirs(self) -> tuple[float, ...]:
         """One weight a folder, ones if none were given."""

@@ -57,7 +57,9 @@ def is_sparse(key: str) -> bool:
 
 
 def resize(key: str, array: np.ndarray, crop: Crop) -> np.ndarray:
-    """One of a clip's arrays [t, ...], scaled and cropped by its kind."""
+    """One of a clip's arrays [t, ...], scaled and cropped by its kind; a single value as it is."""
+    if array.ndim == 0:
+        return array
     if key in POINTS:
         return crop.points(array)
     if key in VECTORS:

@@ -102,7 +102,10 @@ class OnlineWorlds:
         self._branch = np.asarray([branches.index(name) for name in self._names], np.int32)
         # Seeds decide what is in a scene, not how it is drawn: one compilation serves them all.
         self._encode = _compiled(
-            dataclasses.replace(self._world, seed=0), branches, self._encoder, self._group
+            dataclasses.replace(self._world, seed=0),
+            tuple((name, registry.chosen_codec(name, config.codecs)) for name in branches),
+            self._encoder,
+            self._group,
         )
         self._next_index = 0
         self._ahead: tuple[int, Any] | None = None
@@ -186,25 +189,30 @@ class OnlineWorlds:
 
 
 @functools.lru_cache(maxsize=8)
-def _compiled(world: Any, names: tuple[str, ...], encoder: LatentEncoder, size: int) -> Any:
+def _compiled(
+    world: Any,
+    drawers: tuple[tuple[str, registry.Codec], ...],
+    encoder: LatentEncoder,
+    size: int,
+) -> Any:
     """(params, G*g scenes, choice i32[G]) -> latents f32[G*g,2,t,h,w,C] in groups of g, jitted.
 
-    Has a branch for every modality of the model and is cached, so that the next curriculum stage
-    does not compile it again.
+    Has a branch for the codec of every modality of the model and is cached, so that the next
+    curriculum stage does not compile it again.
     """
     from unityvideo_jax import worlds
 
-    def drawn(name: str, clips: Mapping[str, Array]) -> Float[Array, "g t h w 3"]:
-        codec = registry.get(name).codec
+    def drawn(codec: registry.Codec, clips: Mapping[str, Array]) -> Float[Array, "g t h w 3"]:
         return jax.vmap(lambda clip: codec.encode(clip)[0])({k: clips[k] for k in codec.keys})
 
-    branches = [functools.partial(drawn, name) for name in names]
+    rgb = registry.get("rgb").codec
+    branches = [functools.partial(drawn, codec) for _, codec in drawers]
     channels = encoder.latent_shape(world.num_frames, world.height, world.width)[-1]
-    means, stds = map(jnp.asarray, encoder.table(("rgb", *names), channels))
+    means, stds = map(jnp.asarray, encoder.table(("rgb", *(name for name, _ in drawers)), channels))
 
     def one_group(params: Any, scenes: Any, choice: Array) -> Float[Array, "g 2 t h w c"]:
         clips = dict(worlds.render(world, scenes))
-        videos = jnp.concatenate([drawn("rgb", clips), jax.lax.switch(choice, branches, clips)])
+        videos = jnp.concatenate([drawn(rgb, clips), jax.lax.switch(choice, branches, clips)])
         latents = encoder.apply(params, videos).astype(jnp.float32)
         latents = jnp.stack(jnp.split(latents, 2), axis=1)
         streams = jnp.stack([jnp.zeros_like(choice), choice + 1])

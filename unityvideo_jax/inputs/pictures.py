@@ -21,6 +21,7 @@ from jaxtyping import Float, Int, Shaped
 from unityvideo_jax import media, units
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.media.source import note
+from unityvideo_jax.modalities.depth_units import UNIT, in_metres
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -29,6 +30,11 @@ class Measure:
 
     unit: str
     scale: float = 1.0
+
+    @property
+    def known(self) -> str:
+        """The unit of what `depth` returns: "m" or "relative"."""
+        return "m" if self.unit in units.METRES else units.RELATIVE
 
     def depth(self, stored: Shaped[np.ndarray, "*s"], where: str) -> Float[np.ndarray, "*s"]:
         """float32 metres, or the same up to a factor if the unit has no length; 0 becomes +inf."""
@@ -117,7 +123,7 @@ def read_arrays(
       depth_unit: what the flag states; "" if it states nothing.
 
     Returns:
-      {"depth": f32, metres if the unit has a length} or {"segments": i32}.
+      {"depth": f32, "unit": "m" or "relative"} or {"segments": i32}.
 
     Raises:
       UserError: pictures that are not alike, ids that are no integers, or an unknown unit.
@@ -136,7 +142,7 @@ def read_arrays(
             f"{path}: no unit is stated, so its {values.dtype} are taken as {measure.unit}, 0 as "
             f"no surface; state it in {side_file(path).name} or by --depth_unit",
         )
-    return {"depth": measure.depth(values, str(path))}
+    return {"depth": measure.depth(values, str(path)), UNIT: np.asarray(measure.known)}
 
 
 def scaled_depth(
@@ -144,8 +150,14 @@ def scaled_depth(
 ) -> None:
     """Brings depth that an .npz holds, if a unit is stated for it, to metres in place.
 
+    The .npz may state it itself, as `unit` beside `depth`; see `depth_units.in_metres`.
+
     Raises:
-      UserError: as `stated` does.
+      UserError: as `stated` and `in_metres` do.
     """
-    if "depth" in arrays and (measure := stated(path, depth_unit)):
-        arrays["depth"] = measure.depth(arrays["depth"], str(path))
+    if "depth" not in arrays:
+        return
+    measure = stated(path, depth_unit)
+    if measure is not None and measure.scale != 1.0:
+        arrays["depth"] = np.asarray(arrays["depth"], np.float64) * measure.scale
+    arrays |= in_metres(arrays, str(path), measure.unit if measure else "")

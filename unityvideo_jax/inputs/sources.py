@@ -1,6 +1,7 @@
 """Where clips to encode come from: a common form, and procedural worlds."""
 
 import dataclasses
+import types
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
@@ -36,10 +37,12 @@ class Source(Protocol):
     Attributes:
       keys: one unique name a clip, in the order of the records.
       fps: frames per second of what `load` gives.
+      codecs: variant of the codec that draws a modality, for those that do not have the default's.
     """
 
     keys: Sequence[str]
     fps: float
+    codecs: Mapping[str, str]
 
     def settings(self) -> dict[str, Any]:
         """What decides the content, as plain JSON; the keys are names of flags."""
@@ -57,10 +60,18 @@ class WorldsSource:
       config: a `worlds.WorldConfig`.
       count: clips.
       registry_prompt_rate: share of the worlds that ask as the registry does, see `asks_for_all`.
+      codecs: as `Source` has it.
     """
 
-    def __init__(self, config: Any, count: int, registry_prompt_rate: float = 0.0):
+    def __init__(
+        self,
+        config: Any,
+        count: int,
+        registry_prompt_rate: float = 0.0,
+        codecs: Mapping[str, str] = types.MappingProxyType({}),
+    ):
         self._config, self._rate = config, registry_prompt_rate
+        self.codecs = codecs
         self.fps = float(config.fps)
         self.keys = [f"{config.split}-{config.seed}-{n:08d}" for n in range(count)]
         self._encoders: dict[str, Any] = {}
@@ -86,7 +97,7 @@ class WorldsSource:
         clips = worlds.render(self._config, scenes)
         videos, sides = {}, {}
         for name in modalities:
-            codec = registry.get(name).codec
+            codec = registry.chosen_codec(name, self.codecs)
             if name not in self._encoders:
                 self._encoders[name] = jax.jit(jax.vmap(codec.encode))
             wanted = {key: clips[key] for key in codec.keys}

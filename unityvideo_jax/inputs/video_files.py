@@ -2,8 +2,9 @@
 
 import abc
 import pathlib
+import types
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -15,6 +16,7 @@ from unityvideo_jax.errors import UserError
 from unityvideo_jax.inputs import pictures
 from unityvideo_jax.inputs.crop import Crop, hide_outside, is_sparse, resize
 from unityvideo_jax.inputs.sources import ClipBatch
+from unityvideo_jax.modalities.depth_units import UNIT
 
 # What is true only between a frame and the one right after it.
 TO_NEXT_FRAME = ("flow", "occluded")
@@ -26,7 +28,7 @@ class VideoFiles(abc.ABC):
     A subclass says which clips there are and where their files and texts lie.
 
     Attributes:
-      keys, fps: as `sources.Source` has them.
+      keys, fps, codecs: as `sources.Source` has them.
     """
 
     keys: Sequence[str]
@@ -44,6 +46,7 @@ class VideoFiles(abc.ABC):
         width: int,
         fps: float = 0.0,
         depth_unit: str = "",
+        codecs: Mapping[str, str] = types.MappingProxyType({}),
     ):
         """Says what the clips become.
 
@@ -52,7 +55,9 @@ class VideoFiles(abc.ABC):
           fps: frames are taken by time at this rate; 0 keeps each video's own.
           depth_unit: of depth in arrays and pictures without a file that states it; "" is metres
             in an .npz, and in pictures as `inputs.pictures` says.
+          codecs: as `sources.Source` has it.
         """
+        self.codecs = codecs
         self._num_frames, self._size = num_frames, (height, width)
         self._target_fps, self._depth_unit = float(fps), depth_unit
         self._encoders: dict[str, Any] = {}
@@ -103,11 +108,11 @@ class VideoFiles(abc.ABC):
             elif (arrays := self._read_arrays(key, modality, stored, rgb.numbers)) is not None:
                 arrays = {k: resize(k, v, crop) for k, v in arrays.items()}
                 hide_outside(arrays, self._size)
-                codec = registry.get(modality).codec
+                codec = self._codec(modality)
                 if "rgb" in codec.keys:  # for the frame's size, say; it is never in the npz
                     arrays["rgb"] = colour
                 codec.check(arrays, str(self._file(key, modality)))
-                video, side = self._encode(modality, arrays)
+                video, side = self._encode(modality, {k: arrays[k] for k in codec.keys})
             else:
                 video, side = self._read_drawn(key, modality, stored, rgb.numbers)
             result[modality] = (
@@ -142,10 +147,11 @@ class VideoFiles(abc.ABC):
             _check_count(file, found.num_frames, rgb)
             _check_size(file, modality, (found.height, found.width), rgb)
             return pictures.read_arrays(modality, file, numbers, depth_unit=self._depth_unit)
-        keys = [key for key in registry.get(modality).codec.keys if key != "rgb"]
+        keys = [key for key in self._codec(modality).keys if key != "rgb"]
         try:
             with np.load(file, allow_pickle=False) as archive:
                 arrays = {key: archive[key] for key in keys if key in archive}
+                unit = {UNIT: archive[UNIT]} if UNIT in archive and "depth" in keys else {}
                 found = list(archive)
         except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
             raise UserError(f"{file}: does not read as npz ({error}); write it again") from error
@@ -165,16 +171,20 @@ class VideoFiles(abc.ABC):
                     f"{file}: {name} leads to the next frame, which --fps={self._target_fps:g} "
                     "skips or repeats; resample the video before computing it, or give no --fps"
                 )
-        arrays = {name: array[numbers] for name, array in arrays.items()}
+        arrays = {name: array[numbers] for name, array in arrays.items()} | unit
         pictures.scaled_depth(arrays, file, depth_unit=self._depth_unit)
         return arrays
 
     def _read_drawn(
         self, key: str, modality: str, rgb: media.VideoInfo, numbers: np.ndarray
     ) -> tuple[np.ndarray, Any]:
-        file, side = self._file(key, modality), registry.get(modality).codec.default_side
+        file, side = self._file(key, modality), self._codec(modality).default_side
         drawn = media.video_info(file)
         if self._foreign_drawings:
+            if self._codec(modality) != registry.get(modality).codec:
+                raise UserError(
+                    f"{file}: drawn by others, of unknown scale; leave --{modality}_codec out"
+                )
             if modality == "flow" and drawn.num_frames == rgb.num_frames - 1:
                 numbers = np.minimum(numbers, drawn.num_frames - 1)
             else:
@@ -190,9 +200,12 @@ class VideoFiles(abc.ABC):
             )
         return media.to_float(media.read(file, numbers=numbers).frames), side
 
+    def _codec(self, modality: str) -> registry.Codec:
+        return registry.chosen_codec(modality, self.codecs)
+
     def _encode(self, modality: str, arrays: dict[str, np.ndarray]) -> tuple[Any, Any]:
         if modality not in self._encoders:
-            self._encoders[modality] = jax.jit(registry.get(modality).codec.encode)
+            self._encoders[modality] = jax.jit(self._codec(modality).encode)
         return self._encoders[modality](arrays)
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import pathlib
+import types
 import zipfile
 from collections.abc import Mapping
 from typing import Any
@@ -15,8 +16,9 @@ from unityvideo_jax import media, modalities, provenance
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.inputs import pictures
 from unityvideo_jax.inputs.crop import Crop, resize
-from unityvideo_jax.modalities.base import Side
+from unityvideo_jax.modalities.base import Codec, Side
 from unityvideo_jax.modalities.checks import check_clip
+from unityvideo_jax.modalities.depth_units import UNIT, unit_of
 from unityvideo_jax.sampling.streams import RGB, TOKEN_PIXELS, Samples, check_size
 
 
@@ -27,11 +29,13 @@ class Given:
     Attributes:
       video: f32 in [-1, 1].
       side: the codec's record if the file held ground truth, else None.
+      unit: of depth that the file held: "m", or "relative" where its scale is unknown.
       source: path, hash, rate and frames taken, as the result file records them.
     """
 
     video: Float[np.ndarray, "t h w 3"]
     side: Side | None
+    unit: str = ""
     source: dict[str, Any]
 
 
@@ -45,6 +49,7 @@ def read_given(
     fps: float,
     multiple: tuple[int, int] = (TOKEN_PIXELS, TOKEN_PIXELS),
     depth_unit: str = "",
+    codecs: Mapping[str, Codec] = types.MappingProxyType({}),
 ) -> dict[str, Given]:
     """Reads every given stream at one size and length.
 
@@ -62,6 +67,7 @@ def read_given(
       fps: of the model.
       multiple: height and width of a token in pixels.
       depth_unit: of stored depth whose unit no file states, as `inputs.pictures` says.
+      codecs: that draw arrays, by modality; the modality's own where there is none.
 
     Raises:
       UserError: names the path and what is wrong with it.
@@ -69,7 +75,15 @@ def read_given(
     check_size(num_frames or default_frames, height, width, multiple)
     limit = num_frames or default_frames
     loaded = {
-        name: _read_stream(name, path, limit, (height, width), fps, depth_unit)
+        name: _read_stream(
+            name,
+            path,
+            limit,
+            (height, width),
+            fps,
+            codecs.get(name, modalities.get(name).codec),
+            depth_unit,
+        )
         for name, path in paths.items()
     }
     shortest = min((len(g.video) for g in loaded.values()), default=limit)
@@ -106,18 +120,24 @@ def read_first_frame(path: str, *, height: int, width: int) -> Given:
 
 
 def _read_stream(
-    name: str, path: str, limit: int, size: tuple[int, int], fps: float, depth_unit: str
+    name: str,
+    path: str,
+    limit: int,
+    size: tuple[int, int],
+    fps: float,
+    codec: Codec,
+    depth_unit: str,
 ) -> Given:
     file = pathlib.Path(path)
     if file.suffix == ".npz":
-        return _read_truth(name, file, depth_unit)
+        return _read_truth(file, codec, depth_unit)
     if name != RGB and pictures.holds_numbers(name, file, depth_unit=depth_unit):
         count = min(limit, media.video_info(file).num_frames)
         arrays = pictures.read_arrays(name, file, range(count), depth_unit=depth_unit)
         stored = next(iter(arrays.values())).shape[1:]
         crop = Crop(source=stored, target=size)
         arrays = {key: resize(key, array, crop) for key, array in arrays.items()}
-        return _encoded(name, path, arrays, size=stored, frames=list(range(count)))
+        return _encoded(codec, path, arrays, size=stored, frames=list(range(count)))
     video = media.read(file, fps=fps, num_frames=limit, size=size)
     return _given(
         path,
@@ -129,7 +149,7 @@ def _read_stream(
     )
 
 
-def _read_truth(name: str, file: pathlib.Path, depth_unit: str) -> Given:
+def _read_truth(file: pathlib.Path, codec: Codec, depth_unit: str) -> Given:
     if not file.is_file():
         raise UserError(f"{file}: no such file; give a video, an image folder or an npz of truth")
     try:
@@ -138,16 +158,17 @@ def _read_truth(name: str, file: pathlib.Path, depth_unit: str) -> Given:
     except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
         raise UserError(f"{file}: not a readable npz ({error}); write it with np.savez") from error
     pictures.scaled_depth(arrays, file, depth_unit=depth_unit)
-    return _encoded(name, str(file), arrays)
+    return _encoded(codec, str(file), arrays)
 
 
-def _encoded(name: str, path: str, arrays: dict[str, np.ndarray], **source: Any) -> Given:
+def _encoded(codec: Codec, path: str, arrays: dict[str, np.ndarray], **source: Any) -> Given:
     """Arrays of a modality as its codec draws them."""
-    codec = modalities.get(name).codec
     check_clip(codec, arrays, path)
     video, side = codec.encode({key: jnp.asarray(arrays[key]) for key in codec.keys})
     record = {key: np.asarray(value) for key, value in side.items()}
-    return _given(path, np.asarray(video, np.float32), record, codec=codec.version, **source)
+    given = _given(path, np.asarray(video, np.float32), record, codec=codec.version, **source)
+    unit = (unit_of(arrays) or "m") if "depth" in codec.keys else ""
+    return dataclasses.replace(given, unit=unit)
 
 
 def _given(path: str, video: np.ndarray, side: Side | None, **source: Any) -> Given:
@@ -163,11 +184,15 @@ def write_samples(
     fps: float,
     record: Mapping[str, Any],
     index: int = 0,
+    codecs: Mapping[str, Codec] = types.MappingProxyType({}),
+    units: Mapping[str, str] = types.MappingProxyType({}),
 ) -> list[str]:
     """Writes one sample: `<stream>.mp4`, `<modality>.npz`, `sheet.png` and, last, `sample.json`.
 
-    The npz holds decoded arrays under the clip's keys: metres, pixels, instance numbers. A stream
-    without a side record is decoded with the codec's default.
+    The npz holds decoded arrays under the clip's keys: depth, pixels, instance numbers. Depth has
+    its `unit` beside it, which `sample.json` repeats: "m" where the codec is metric or depth was
+    given in a known unit, else "relative". A stream without a side record is decoded with the
+    codec's default.
 
     Args:
       folder: made if missing.
@@ -176,6 +201,8 @@ def write_samples(
       fps: of the mp4 files.
       record: what `sample.json` says besides the files.
       index: which sample of the batch.
+      codecs: that read the videos, by modality; the modality's own where there is none.
+      units: of given depth; "m" where a side record comes without one.
 
     Returns:
       The names of the files.
@@ -183,6 +210,7 @@ def write_samples(
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     wanted, files, rows = record["request"]["wanted"], [], {}
+    written: dict[str, str] = {}
     for name in samples.streams:
         video = samples.videos[name][index]
         frames = media.to_uint8(video)
@@ -191,13 +219,21 @@ def write_samples(
         rows[f"{name} ({'sampled' if name in wanted else 'given'})"] = frames
         if name == RGB:
             continue
-        codec = modalities.get(name).codec
-        _save_npz(folder / f"{name}.npz", codec.decode(video, sides.get(name, codec.default_side)))
+        codec = codecs.get(name, modalities.get(name).codec)
+        if name in sides:
+            arrays = codec.decode(video, sides[name])
+            if "depth" in arrays:
+                arrays[UNIT] = np.asarray(units.get(name, "m"))
+        else:
+            arrays = modalities.decode_alone(codec, video)
+        if UNIT in arrays:
+            written[name] = str(arrays[UNIT])
+        _save_npz(folder / f"{name}.npz", arrays)
         files.append(f"{name}.npz")
     height = next(iter(rows.values())).shape[1]
     media.contact_sheet(rows, folder / "sheet.png", scale=max(1, 128 // height))
     files.append("sheet.png")
-    provenance.write_json(folder / "sample.json", {**record, "files": files})
+    provenance.write_json(folder / "sample.json", {**record, "units": written, "files": files})
     return [*files, "sample.json"]
 
 

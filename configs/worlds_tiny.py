@@ -59,11 +59,13 @@ def get_config() -> ml_collections.ConfigDict:
         ),
         caption_dropout=0.1,
         prompt_dropout=0.0,
+        depth_codec="relative",  # or "metric", for data in metres
         num_frames=17,
         height=64,
         width=64,
         fps=8.0,
         split="train",
+        closeup=0.0,
         repeats=1,
         text_encoder="words",
         text_length=48,

@@ -9,7 +9,7 @@ import pytest
 
 from unityvideo_jax import worlds
 from unityvideo_jax.errors import UserError
-from unityvideo_jax.worlds import looks
+from unityvideo_jax.worlds import looks, stage
 
 COUNT = 96
 
@@ -46,6 +46,21 @@ def test_splits_and_seeds_share_no_scene(splits):
     assert len(np.unique(everything)) == len(everything)
 
 
+def test_close_cameras_leave_the_rest_of_a_scene_alone(splits):
+    config, far = splits["train"]
+    some = dataclasses.replace(config, closeup=0.5)
+    mixed = jax.device_get(worlds.sample_scenes(some, np.arange(COUNT)))
+    for name in ("actors", "things", "surroundings", "asked", "words"):
+        jax.tree.map(np.testing.assert_array_equal, getattr(far, name), getattr(mixed, name))
+    close = far.camera.distance != mixed.camera.distance
+    assert 0.3 < close.mean() < 0.7
+    # Whom the camera is close to fills about half of the frame's height or more.
+    assert np.median(mixed.camera.distance[close]) < 0.75 * np.median(far.camera.distance)
+    assert (splits["closeup"][1].camera.distance < 4.0).all()
+    with pytest.raises(UserError, match="closeup=2"):
+        worlds.WorldConfig(closeup=2)
+
+
 def test_animals_are_held_out(splits):
     for split, (_, scenes) in splits.items():
         kind = scenes.actors.kind
@@ -67,6 +82,16 @@ def test_training_asks_for_people_and_heldout_objects_for_two_objects(splits):
     scenes = splits["heldout_objects"][1]
     assert not scenes.asked[:, : looks.MAX_ACTORS].any()
     np.testing.assert_array_equal(scenes.asked[:, looks.MAX_ACTORS :].sum(1), 2)
+
+
+def test_asking_for_all_makes_everything_the_truth_of_segmentation(splits):
+    scenes = jax.tree.map(jax.numpy.asarray, splits["train"][1])
+    chosen = np.arange(COUNT) % 3 == 0
+    skin = stage._skin(worlds.ask_for_all(scenes, chosen), has_animals=False)
+    before = stage._skin(scenes, has_animals=False)
+    np.testing.assert_array_equal(skin.segment[chosen], skin.instance[chosen])
+    np.testing.assert_array_equal(skin.segment[~chosen], before.segment[~chosen])
+    assert (skin.segment.max(axis=1) > before.segment.max(axis=1)).sum() > COUNT / 6
 
 
 def test_content_is_varied(splits):

@@ -1,6 +1,6 @@
 """UniBench's real half from a user's own folder: chosen, cut to one size, frozen by checksum.
 
-    FOLDER/<key>.mp4                 also .mov, .mkv, .webm, .avi, or a folder of images <key>/
+    FOLDER/<key>.mp4                 also .mov, .webm, .gif and so on, or a folder of images <key>/
     FOLDER/<key>.txt                 optional: the caption
     FOLDER/<key>.<modality>.npz      optional: annotations under the clip's keys, at its size
 
@@ -21,7 +21,8 @@ from unityvideo_jax.errors import UserError
 from unityvideo_jax.evaluation.folders import Clip
 from unityvideo_jax.evaluation.metrics import METRICS
 from unityvideo_jax.files import name_fault
-from unityvideo_jax.inputs.folder import Crop, hide_outside, resize
+from unityvideo_jax.inputs.crop import Crop, hide_outside, resize
+from unityvideo_jax.modalities.depth_units import UNIT
 from unityvideo_jax.npz import read_npz
 
 CARD_NAME = "real.json"
@@ -59,7 +60,7 @@ def build(
     videos = sorted(
         p
         for p in source.iterdir()
-        if (p.is_dir() or p.suffix.lower() in media.VIDEO_SUFFIXES) and not p.name.startswith(".")
+        if not p.name.startswith(".") and (p.is_dir() or media.is_video(p))
     )
     hashes = {path: provenance.file_hash(path) for path in videos if "." not in _key(path)}
     chosen: dict[str, str] = {}
@@ -149,7 +150,9 @@ def _write(path: pathlib.Path, workdir: pathlib.Path, target: Target) -> None:
         file = path.with_name(f"{_key(path)}.{modality}.npz")
         if not file.exists():
             continue
-        arrays = {k: v[: target.num_frames] for k, v in read_npz(file, metric.keys).items()}
+        stored = read_npz(file, metric.keys)
+        unit = {key: stored.pop(key) for key in (UNIT,) if key in stored}
+        arrays = {k: v[: target.num_frames] for k, v in stored.items()}
         for key, array in arrays.items():
             flat = array.ndim >= 3 and key not in ("keypoints", "visibility")
             if len(array) < target.num_frames or (flat and array.shape[1:3] != crop.source):
@@ -159,6 +162,7 @@ def _write(path: pathlib.Path, workdir: pathlib.Path, target: Target) -> None:
                 )
         streams[modality] = {k: resize(k, v, crop) for k, v in arrays.items()}
         hide_outside(streams[modality], (target.height, target.width))
+        streams[modality] |= unit
     temporary = workdir / f".{_key(path)}.part"
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)

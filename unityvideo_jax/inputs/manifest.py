@@ -18,8 +18,8 @@ from typing import Any
 from unityvideo_jax import media
 from unityvideo_jax import modalities as registry
 from unityvideo_jax.errors import UserError
-from unityvideo_jax.inputs.folder import VideoFiles
 from unityvideo_jax.inputs.openuni_tars import FOLDERS, Fault, mismatch, write_faults
+from unityvideo_jax.inputs.video_files import VideoFiles
 
 SET_ASIDE = "set_aside.json"
 
@@ -73,7 +73,7 @@ class ManifestSource(VideoFiles):
             raise UserError(f"{table}: no good row in it" + (f", see {set_aside}" * bool(faults)))
         self.keys = list(self._rows)
         first = self._file(self.keys[0], "rgb")
-        self.fps = self._target_fps or media.read_video(first, 1)[1]
+        self.fps = self._target_fps or media.video_info(first).fps
 
     def _read(self) -> list[tuple[int, dict[str, str]]]:
         """Line numbers and rows, by modality and 'prompt'."""
@@ -114,7 +114,7 @@ class ManifestSource(VideoFiles):
 
     def settings(self) -> dict[str, Any]:
         """Frame rate, and a fingerprint of the rows and of their files' sizes and times."""
-        settings: dict[str, Any] = {"fps": self._target_fps}
+        settings = self._target()
         for modality in self._modalities:
             digest = hashlib.sha256()
             for key, row in self._rows.items():

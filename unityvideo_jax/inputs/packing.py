@@ -31,7 +31,12 @@ class Clips:
         """One modality's records, read one at a time."""
         for key in self.keys:
             path = self.files[modality][key]
-            info = {} if path.suffix == ".npz" else vars(media.video_info(path))
+            if path.is_dir():
+                raise UserError(
+                    f"{path}: a folder of images, which one record cannot hold; write it as a "
+                    "video or as .npz"
+                )
+            info = {} if path.suffix == ".npz" else _shape(media.video_info(path))
             rgb = modality == "rgb"
             yield ClipFile(
                 key=key,
@@ -200,6 +205,11 @@ def pack_benchmark(benchmark: pathlib.Path, workdir: pathlib.Path) -> ClipCard:
         },
     )
     return write(workdir, "unibench", benchmark.name, {"test": packed}, **settings)
+
+
+def _shape(info: media.VideoInfo) -> dict[str, Any]:
+    """What a record says of a video."""
+    return {name: getattr(info, name) for name in ("fps", "num_frames", "height", "width")}
 
 
 def _finished(

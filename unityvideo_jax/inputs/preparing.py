@@ -2,7 +2,7 @@
 
 import math
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -78,7 +78,7 @@ def prepare(
     )
     if repeated := {m for m in modalities if list(modalities).count(m) > 1}:
         raise UserError(f"--modalities: {', '.join(repeated)} given twice")
-    codecs = {name: registry.get(name).codec for name in modalities}
+    codecs = {name: registry.chosen_codec(name, source.codecs) for name in modalities}
     if not len(source.keys):
         raise UserError("--num_clips=0: nothing to prepare; give at least one clip")
     workdir = pathlib.Path(workdir)
@@ -94,7 +94,7 @@ def prepare(
         "text_length": text_encoder.length,
         **{f"codec of {name}": codec.version for name, codec in codecs.items()},
     }
-    finished = _finished(workdir, settings)
+    finished = _finished(workdir, settings, codecs)
     # A series that was deleted, because a file of it is corrupt, is written again.
     have = (
         [m for m in finished.modalities if shards.series_path(workdir, m).is_dir()]
@@ -120,12 +120,16 @@ def prepare(
         _stage(staging, source, encoder, text_encoder, todo, batch_size)
         staging.remove_partial_series(todo)
         for name in todo:
-            _pack(staging, workdir, name, source, shape, text_encoder)
+            _pack(staging, workdir, name, codecs[name], source, shape, text_encoder)
         null_path = shards.root_of(workdir) / shards.NULL_CONTEXT_NAME
         with shards.atomic_path(null_path) as temporary, open(temporary, "wb") as handle:
             np.save(handle, text_encoder([""])[0].astype(np.float16))
         known = finished.modalities if finished else ()
         order = [*known, *(name for name in todo if name not in known)]
+        versions = {
+            **(finished.codecs if finished else {}),
+            **{name: codecs[name].version for name in todo},
+        }
         card = shards.Card(
             count=len(source.keys),
             num_frames=num_frames,
@@ -138,18 +142,30 @@ def prepare(
             text_length=text_encoder.length,
             text_dim=text_encoder.dim,
             modalities=tuple(order),
-            codecs={name: registry.get(name).codec.version for name in order},
-            settings={**(finished.settings if finished else {}), **settings},
+            codecs=versions,
+            settings={
+                **(finished.settings if finished else {}),
+                **settings,
+                **{f"codec of {name}": version for name, version in versions.items()},
+            },
         )
         shards.write_card(workdir, card)
         staging.remove()
     return card
 
 
-def _finished(workdir: pathlib.Path, settings: dict[str, Any]) -> shards.Card | None:
+def _finished(
+    workdir: pathlib.Path, settings: dict[str, Any], codecs: Mapping[str, registry.Codec]
+) -> shards.Card | None:
     if not (shards.root_of(workdir) / shards.CARD_NAME).exists():
         return None
     card = shards.read_card(workdir)
+    # Series that an earlier version of the same codec drew stay as they are.
+    settings = settings | {
+        f"codec of {name}": card.codecs[name]
+        for name, codec in codecs.items()
+        if name in card.codecs and registry.reads(codec, card.codecs[name])
+    }
     if changed := difference(card.settings, settings, shared_only=True):
         raise UserError(
             f"{workdir}: holds a finished dataset prepared with {changed}; give another --workdir, "
@@ -218,11 +234,12 @@ def _pack(
     staging: Staging,
     workdir: pathlib.Path,
     name: str,
+    codec: registry.Codec,
     source: Source,
     latent_shape: tuple[int, ...],
     text_encoder: TextEncoder,
 ) -> None:
-    side = shards.side_shapes(name)
+    side = shards.side_shapes(codec)
     fields = ["latents", "text", "embedding", *(f"side/{key}" for key in side)]
     names = {field: f"{name}/{field}" for field in fields}
 

@@ -2,7 +2,11 @@
 
 import dataclasses
 import difflib
-from collections.abc import Collection, Iterable
+import math
+import numbers
+import types
+import typing
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, TypeVar
 
 from unityvideo_jax.errors import UserError
@@ -35,6 +39,35 @@ def check_keys(
             raise UserError(f"{where}{key}: missing; set it")
 
 
+def check_values(cls: type, values: Mapping[str, Any], where: str) -> None:
+    """Raises UserError for a number, text or switch that is not of its field's type, or not finite.
+
+    What the values mean, and so their range, the dataclass checks itself.
+
+    Args:
+      cls: a dataclass; a value whose field is neither a number, a text nor a switch is not looked
+        at.
+      values: by name of field.
+      where: what the message puts before the key.
+    """
+    hints = typing.get_type_hints(cls)
+    for key, value in values.items():
+        hint = hints[key]
+        wanted = set(typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,))
+        if wanted == {bool}:
+            good, name = isinstance(value, bool), "True or False"
+        elif wanted == {str}:
+            good, name = isinstance(value, str), "a text in quotes"
+        elif wanted == {int}:
+            good, name = isinstance(value, numbers.Integral), "a whole number"
+        elif float in wanted and wanted <= {int, float}:
+            good, name = isinstance(value, numbers.Real) and math.isfinite(value), "a finite number"
+        else:
+            continue
+        if not good or (isinstance(value, bool) and wanted != {bool}):
+            raise UserError(f"{where}{key}={value!r}: give {name}")
+
+
 def section(cls: type[T], config: Any, name: str) -> T:
     """`config.<name>` as an instance of the dataclass `cls`, which checks the values.
 
@@ -44,9 +77,11 @@ def section(cls: type[T], config: Any, name: str) -> T:
       name: of the section.
 
     Raises:
-      UserError: no such section, a key that `cls` lacks, or one that it needs.
+      UserError: no such section, a key that `cls` lacks or needs, or a value of another type.
     """
     check_keys(config, list(config), "config.", needed=(name,))
+    if not hasattr(config[name], "items"):
+        raise UserError(f"config.{name}={config[name]!r}: give its keys, as configs/*.py do")
     # A dict inside a section is a ConfigDict where the section is.
     values = {
         key: dict(value.items()) if hasattr(value, "items") else value
@@ -59,4 +94,5 @@ def section(cls: type[T], config: Any, name: str) -> T:
         if field.default is field.default_factory is dataclasses.MISSING
     ]
     check_keys(values, [field.name for field in fields], f"config.{name}.", needed)
+    check_values(cls, values, f"config.{name}.")
     return cls(**values)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 
 from unityvideo_jax import modalities as registry
 from unityvideo_jax.errors import UserError
-from unityvideo_jax.sections import check_keys
+from unityvideo_jax.sections import check_keys, check_values
 
 # Wan 2.1's VAE halves space three times and time twice; the model patches 2x2 latents.
 PATCH = 2
@@ -61,7 +61,6 @@ class DataConfig:
       vae: folder of VAE weights, as `models.vae_weights.find_vae` takes it; '' is the shipped one.
       vae_dtype: in which worlds are encoded online, "float32" or "bfloat16".
       num_workers: reader processes; 0 reads in threads, which is faster unless decoding is heavy.
-        A saved iterator state needs the same number again.
       read_threads: reader threads a process.
 
     Raises:
@@ -123,7 +122,7 @@ class DataConfig:
             )
         if self.repeats < 1:
             raise UserError(f"config.data.repeats={self.repeats}: must be at least 1")
-        if self.fps <= 0:
+        if not 0 < self.fps < math.inf:
             raise UserError(f"config.data.fps={self.fps}: must be positive")
         if self.num_workers < 0 or self.read_threads < 1:
             raise UserError("config.data: num_workers must be >= 0 and read_threads >= 1")
@@ -148,6 +147,7 @@ def as_data_config(config: object) -> DataConfig:
         return config
     values = dict(config.items())
     check_keys(values, [field.name for field in dataclasses.fields(DataConfig)], "config.data.")
+    check_values(DataConfig, values, "config.data.")
     if "modality_weights" in values:
         values["modality_weights"] = dict(values["modality_weights"].items())
     for name in ("dirs", "dir_weights"):

@@ -10,7 +10,7 @@ import numpy as np
 from unityvideo_jax import capacity
 from unityvideo_jax import modalities as registry
 from unityvideo_jax.errors import UserError
-from unityvideo_jax.inputs import shards
+from unityvideo_jax.inputs import shards, values
 from unityvideo_jax.inputs.config import PATCH, check_frames, check_size
 from unityvideo_jax.inputs.encode import LatentEncoder
 from unityvideo_jax.inputs.sources import ClipBatch, Source
@@ -215,12 +215,9 @@ def _encode(
         latents = np.asarray(encoder(batch.videos[name], name), np.float32)[:count].astype(
             np.float16
         )
-        finite = np.isfinite(latents).all(axis=tuple(range(1, latents.ndim)))
-        if not finite.all():
-            raise UserError(
-                f"clip {arrays['key'][np.argmin(finite)]}: the latents of {name} are not finite in "
-                "float16; check --vae"
-            )
+        for key, one in zip(arrays["key"], latents, strict=True):
+            if fault := values.fault(one, values.LARGEST_LATENT):
+                raise UserError(f"clip {key}: the latents of {name} hold {fault}; check --vae")
         texts = list(batch.texts[name])[:count]
         arrays[f"{name}/latents"] = latents
         arrays[f"{name}/text"] = np.asarray(texts)

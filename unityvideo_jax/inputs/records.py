@@ -89,7 +89,10 @@ class Records:
             return self._features.deserialize_example_np(self._source[index])
         # The parser raises errors of many kinds for bytes that are not such a record.
         except Exception as error:
-            file = self._files[int(np.searchsorted(self._ends, index, side="right"))]
             raise UserError(
-                f"{file}: record {index} is corrupt ({reason(error)}); {self._mend}"
+                f"{self.file_of(index)}: record {index} is corrupt ({reason(error)}); {self._mend}"
             ) from error
+
+    def file_of(self, index: int | np.integer) -> str:
+        """The file that holds record `index`."""
+        return self._files[int(np.searchsorted(self._ends, index, side="right"))]

@@ -26,6 +26,7 @@ from unityvideo_jax import modalities as registry
 from unityvideo_jax import strict_json
 from unityvideo_jax.errors import UserError, reason
 from unityvideo_jax.files import safe_name
+from unityvideo_jax.inputs import values
 from unityvideo_jax.inputs.records import Records
 from unityvideo_jax.npz import read_npy
 
@@ -272,7 +273,7 @@ class Series:
                 f"{self.path}: no series of modality {self.modality!r}; add it with `python -m "
                 f"unityvideo_jax.prepare --workdir={self.directory} --modalities=...`"
             )
-        mend = (
+        self._mend = (
             f"restore the file, or delete {self.path} and give the same prepare command again, "
             "which writes this series anew"
         )
@@ -281,7 +282,7 @@ class Series:
         features = latent_features(
             card.latent_shape, (card.text_length, card.text_dim), side_shapes(codec)
         )
-        self._records = Records(self.path, DATASET, TFDS_SPLIT, features, mend)
+        self._records = Records(self.path, DATASET, TFDS_SPLIT, features, self._mend)
 
     @property
     def path(self) -> pathlib.Path:
@@ -292,8 +293,21 @@ class Series:
         return len(self._records)
 
     def __getitem__(self, index: int | np.integer) -> dict[str, Any]:
-        """Record `index`: key, latents f16[t,h,w,C], side, text and embedding f16[L,D]."""
+        """Record `index`: key, latents f16[t,h,w,C], side, text and embedding f16[L,D].
+
+        Raises:
+          UserError: the record is corrupt, or holds numbers that cannot be.
+        """
         record = self._records[index]
+        for name, largest in (
+            ("latents", values.LARGEST_LATENT),
+            ("embedding", values.LARGEST_EMBEDDING),
+        ):
+            if fault := values.fault(record[name], largest):
+                raise UserError(
+                    f"{self._records.file_of(index)}: record {index} (clip "
+                    f"{record['key'].decode()!r}): its {name} hold {fault}; {self._mend}"
+                )
         return {
             "key": record["key"].decode(),
             "latents": record["latents"],
@@ -309,6 +323,9 @@ def read_null_context(directory: str | os.PathLike) -> Float[np.ndarray, "l d"]:
     card = read_card(directory)
     path = root_of(directory) / card.null_context
     try:
-        return read_npy(path, (card.text_length, card.text_dim)).astype(np.float32)
+        null = read_npy(path, (card.text_length, card.text_dim)).astype(np.float16)
     except UserError as error:
         raise UserError(f"{error}; prepare the shards again") from error
+    if fault := values.fault(null, values.LARGEST_EMBEDDING):
+        raise UserError(f"{path}: holds {fault}; prepare the shards again")
+    return null.astype(np.float32)

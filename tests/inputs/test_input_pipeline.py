@@ -103,6 +103,33 @@ def test_a_saved_state_goes_on_with_the_very_next_batch(noise_dir, stop):
     _assert_equal(expected, _take(fresh, 6))
 
 
+def test_a_run_goes_on_with_the_due_record_whatever_reads_it(noise_dir):
+    def drawn(batches):
+        rows = [zip(b["modality"][:, 1], b["index"], strict=True) for b in batches]
+        return [tuple(map(int, row)) for batch in rows for row in batch]
+
+    whole = drawn(_take(_iterator(noise_dir), 10))
+    iterator = _iterator(noise_dir)
+    seen = drawn(_take(iterator, 3))
+    for size, threads in ((6, 1), (2, 5)):
+        state = iterator.get_state()
+        assert state == {"samples": len(seen)}
+        iterator = _iterator(noise_dir, batch_size=size, overrides={"read_threads": threads})
+        iterator.set_state(state)
+        seen += drawn(_take(iterator, 2))
+    # Two processes read what is left.
+    parts = [_iterator(noise_dir, batch_size=4, process_index=p, process_count=2) for p in range(2)]
+    for part in parts:
+        part.set_state(iterator.get_state())
+    seen += [row for _ in range(3) for part in parts for row in drawn(_take(part, 1))]
+    assert seen == whole
+
+
+def test_a_record_is_described_by_its_folder_and_clip(noise_dir, other_dir):
+    iterator = _iterator(noise_dir, other_dir)
+    assert iterator.describe(13) == f"record 3 of {other_dir} (clip 'noise-0003')"
+
+
 @pytest.mark.parametrize("count", [2, 4])
 def test_processes_partition_the_single_process_stream(noise_dir, count):
     overrides = {"caption_dropout": 0.5}
@@ -136,7 +163,7 @@ def test_worker_processes_give_the_same_stream_and_resume(noise_dir):
     batches = _take(iterator, 2)
     _assert_equal(batches, _take(_iterator(noise_dir), 2))
     state = iterator.get_state()
-    expected = _take(iterator, 2)
+    expected = _take(_iterator(noise_dir), 4)[2:]
     fresh = _iterator(noise_dir, overrides=overrides)
     fresh.set_state(state)
     _assert_equal(expected, _take(fresh, 2))

@@ -206,9 +206,12 @@ def test_bad_options_are_named(noise_worlds, options, message):
         _online(**options)
 
 
-def test_a_state_of_another_batch_size_is_refused(noise_worlds):
-    with pytest.raises(UserError, match="batch_size=4"):
-        _online().set_state({"next_index": 6})
+def test_a_state_of_another_batch_size_goes_on_with_the_due_world(noise_worlds):
+    iterator = _online()
+    iterator.set_state({"next_index": 6})
+    np.testing.assert_array_equal(next(iterator)["index"], [6, 7, 8, 9])
+    with pytest.raises(ValueError, match=r"next_index=-1"):
+        iterator.set_state({"next_index": -1})
 
 
 @pytest.fixture(scope="module")

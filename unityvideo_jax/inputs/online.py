@@ -119,17 +119,19 @@ class OnlineWorlds:
         return {"next_index": self._next_index}
 
     def set_state(self, state: Mapping[str, int]) -> None:
-        """Goes on exactly where `get_state` was asked.
+        """Goes on exactly where `get_state` was asked, whatever the batch size was.
 
         Raises:
-          UserError: a state of another batch size.
+          ValueError: not such a state.
         """
-        if state["next_index"] % self._batch_size:
-            raise UserError(
-                f"the saved input position {state['next_index']} is no multiple of "
-                f"config.train.batch_size={self._batch_size}; resume with the batch size it had"
-            )
-        self._next_index = int(state["next_index"])
+        index = state["next_index"]
+        if type(index) is not int or index < 0:
+            raise ValueError(f"next_index={index!r}")
+        self._next_index = index
+
+    def describe(self, index: int) -> str:
+        """A world by its number, for messages."""
+        return f"world {index} of split {self._world.split!r}, seed {self._seed}"
 
     def __next__(self) -> dict[str, Any]:
         from unityvideo_jax import worlds

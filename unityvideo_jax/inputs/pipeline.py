@@ -1,7 +1,7 @@
 """From latent shards to batches: mixed by weight, shuffled, repeated, resumable to the record."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import grain
@@ -209,7 +209,7 @@ def make_iterator(
     stage_weights: Mapping[str, float | int] | None = None,
     process_index: int = 0,
     process_count: int = 1,
-) -> grain.DatasetIterator:
+) -> "ShardBatches":
     """Batches for one process from latent shards.
 
     Args:
@@ -225,26 +225,96 @@ def make_iterator(
     Returns:
       An endless iterator of {latents f16[B,2,t,h,w,C], modality i32[B,2], context f16[B,2,L,D],
       index i32[B]}, stream 0 being RGB; the step widens them on the device. `get_state()` /
-      `set_state()` resume at the exact batch.
+      `set_state()` resume at the exact sample.
 
     Raises:
       UserError: shards missing, corrupt, or of another size, encoder or VAE than the config says;
         unknown modalities; a batch that does not divide.
     """
     config = as_data_config(data_config)
-    rows = rows_per_process(batch_size, process_index, process_count)
+    rows_per_process(batch_size, process_index, process_count)
     dataset = make_dataset(config, modalities, seed=seed, stage_weights=stage_weights)
-    dataset = dataset.batch(rows)[process_index::process_count]
-    stream = dataset.to_iter_dataset(
-        grain.ReadOptions(
-            num_threads=config.read_threads, prefetch_buffer_size=4 * config.read_threads
+    return ShardBatches(dataset, config, batch_size, process_index, process_count)
+
+
+class ShardBatches:
+    """One process's batches of an endless stream of samples, from any sample on.
+
+    Its state is the number of samples that all processes have drawn, so that a run may go on with
+    other batch sizes, processes, workers and threads, and still draws each sample once.
+
+    Args:
+      samples: the stream, the same in every process.
+      config: how to read, and which folders.
+      batch_size: samples of the global batch.
+      process_index, process_count: which part of each global batch this process yields.
+    """
+
+    def __init__(
+        self,
+        samples: grain.MapDataset,
+        config: DataConfig,
+        batch_size: int,
+        process_index: int,
+        process_count: int,
+    ):
+        self._samples, self._config, self._batch_size = samples, config, batch_size
+        self._share = (process_index, process_count)
+        self._drawn = 0
+        self._batches: Iterator[dict[str, Any]] | None = None
+
+    def __iter__(self) -> "ShardBatches":
+        return self
+
+    def __next__(self) -> dict[str, Any]:
+        if self._batches is None:
+            self._batches = self._read()
+        batch = next(self._batches)
+        self._drawn += self._batch_size
+        return batch
+
+    def _read(self) -> Iterator[dict[str, Any]]:
+        index, count = self._share
+        rows = rows_per_process(self._batch_size, index, count)
+        dataset = self._samples[self._drawn :].batch(rows)[index::count]
+        threads = self._config.read_threads
+        stream = dataset.to_iter_dataset(
+            grain.ReadOptions(num_threads=threads, prefetch_buffer_size=4 * threads)
         )
-    )
-    if config.num_workers:
-        stream = stream.mp_prefetch(
-            grain.multiprocessing.MultiprocessingOptions(num_workers=config.num_workers)
-        )
-    return iter(stream)
+        if self._config.num_workers:
+            stream = stream.mp_prefetch(
+                grain.multiprocessing.MultiprocessingOptions(num_workers=self._config.num_workers)
+            )
+        return iter(stream)
+
+    def get_state(self) -> dict[str, int]:
+        """The samples that all processes have drawn."""
+        return {"samples": self._drawn}
+
+    def set_state(self, state: Mapping[str, int]) -> None:
+        """Goes on exactly where `get_state` was asked.
+
+        Raises:
+          ValueError: not such a state.
+        """
+        drawn = state["samples"]
+        if type(drawn) is not int or not 0 <= drawn < len(self._samples):
+            raise ValueError(f"samples={drawn!r}")
+        self._drawn, self._batches = drawn, None
+
+    def describe(self, index: int) -> str:
+        """A record by its folder, number and clip, for messages.
+
+        Args:
+          index: as batches give it.
+        """
+        for directory in self._config.dirs:
+            count = shards.read_card(directory).count
+            if index < count:
+                key = shards.Series(directory, "rgb")[index]["key"]
+                return f"record {index} of {directory} (clip {key!r})"
+            index -= count
+        raise IndexError(index)
 
 
 def rows_per_process(batch_size: int, process_index: int, process_count: int) -> int:

@@ -42,3 +42,7 @@ class Repeated:
         if state["used"]:
             next(self)
             self._used = state["used"]
+
+    def describe(self, index: int) -> str:
+        """As the iterator says."""
+        return self._batches.describe(index)

@@ -241,24 +241,30 @@ def load_text_encoder(directory: str | os.PathLike, length: int = 512) -> UMT5Te
     Raises:
       UserError: the folder or a file of it is missing or faulty, or the extra `interop` is.
     """
-    directory = pathlib.Path(directory).expanduser()
-    if not directory.is_dir():
-        raise UserError(f"text encoder 'umt5:{directory}': no such folder; {MEND}")
-    tokenizer = load_tokenizer(
-        _first_folder(directory, ("tokenizer", "google/umt5-xxl", "."), TOKENIZER_FILES)
-    )
-    original = [file for pattern in ORIGINAL_FILES for file in sorted(directory.glob(pattern))]
-    model = load_umt5(
-        original[0]
-        if original
-        else _first_folder(directory, ("text_encoder", "."), ("*.safetensors", "*.pth"))
-    )
+    tokens, weights = find_umt5(directory)
+    tokenizer, model = load_tokenizer(tokens), load_umt5(weights)
     if len(tokenizer) > model.config.vocab_size:
         raise UserError(
             f"{directory}: the tokenizer has {len(tokenizer)} tokens, the weights' embedding only "
             f"{model.config.vocab_size}; put the two of one UMT5 together"
         )
     return UMT5TextEncoder(model=model, tokenizer=tokenizer, length=length)
+
+
+def find_umt5(directory: str | os.PathLike) -> tuple[pathlib.Path, pathlib.Path]:
+    """The tokenizer's folder, and the folder or file of the weights, of a folder of Wan.
+
+    Raises:
+      UserError: one of them is missing.
+    """
+    directory = pathlib.Path(directory).expanduser()
+    if not directory.is_dir():
+        raise UserError(f"text encoder 'umt5:{directory}': no such folder; {MEND}")
+    tokens = _first_folder(directory, ("tokenizer", "google/umt5-xxl", "."), TOKENIZER_FILES)
+    original = [file for pattern in ORIGINAL_FILES for file in sorted(directory.glob(pattern))]
+    if original:
+        return tokens, original[0]
+    return tokens, _first_folder(directory, ("text_encoder", "."), ("*.safetensors", "*.pth"))
 
 
 def load_tokenizer(directory: pathlib.Path) -> Any:

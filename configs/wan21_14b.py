@@ -87,6 +87,7 @@ def get_config() -> ml_collections.ConfigDict:
         learning_rate=5e-5,
         warmup_steps=1000,
         schedule="constant",
+        schedule_steps=0,
         b1=0.9,
         b2=0.95,
         eps=1e-8,
@@ -105,6 +106,7 @@ def get_config() -> ml_collections.ConfigDict:
         log_every=20,
         checkpoint_every=1000,
         keep=3,
+        check_every=0,
         sample_every=0,
         sample_count=4,
     )

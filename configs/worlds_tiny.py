@@ -84,6 +84,7 @@ def get_config() -> ml_collections.ConfigDict:
         learning_rate=2e-3,
         warmup_steps=20,
         schedule="cosine",
+        schedule_steps=0,
         b1=0.9,
         b2=0.95,
         eps=1e-8,
@@ -102,6 +103,7 @@ def get_config() -> ml_collections.ConfigDict:
         log_every=20,
         checkpoint_every=100,
         keep=2,
+        check_every=0,
         sample_every=0,
         sample_count=2,
     )

@@ -98,24 +98,15 @@ def make_sampler(config, graphdef):
 
 def check(config) -> None:
     """Raises UserError for what a config gets wrong, before anything is opened or written."""
-    from unityvideo_jax.flow_matching import ObjectiveConfig
     from unityvideo_jax.inputs.config import as_data_config
-    from unityvideo_jax.models.config import DiTConfig
-    from unityvideo_jax.sampling.generate import SamplerConfig
+    from unityvideo_jax.training.config import SECTIONS
     from unityvideo_jax.training.curriculum import stages
-    from unityvideo_jax.training.loop import TrainConfig
-    from unityvideo_jax.training.optimizer import OptimizerConfig
 
-    classes = {
-        "model": DiTConfig,
-        "objective": ObjectiveConfig,
-        "optimizer": OptimizerConfig,
-        "mesh": MeshConfig,
-        "train": TrainConfig,
-        "sampling": SamplerConfig,
-    }
+    classes = {name: cls for name, cls in SECTIONS.items() if name != "data"}
     needed = ("seed", "data", "curriculum", *classes)
     check_keys(config, (*needed, "init_from"), "config.", needed)
+    if type(config.seed) is not int:
+        raise UserError(f"config.seed={config.seed!r}: give a whole number")
     for name, cls in classes.items():
         section(cls, config, name)
     weighted = config.objective.get("modality_loss_weights", {})
@@ -131,6 +122,8 @@ def check(config) -> None:
 def main(argv: Sequence[str]) -> None:
     """Trains, or goes on training, the run in --workdir."""
     del argv
+    from unityvideo_jax.inputs.config import as_data_config
+    from unityvideo_jax.inputs.fingerprints import fingerprints
     from unityvideo_jax.parallel.fit import check_training
     from unityvideo_jax.parallel.planner import latent_shape
     from unityvideo_jax.training import loop
@@ -149,17 +142,25 @@ def main(argv: Sequence[str]) -> None:
     )
     hosts.initialize()
     workdir = pathlib.Path(_WORKDIR.value)
+    log = lambda line: print(line, flush=True) if hosts.is_first() else None  # noqa: E731
+    opened = open_workdir(
+        workdir,
+        config,
+        overridden=config_flags.get_override_values(flags.FLAGS["config"]),
+        identify=lambda: fingerprints(as_data_config(config.data)),
+        log=log,
+    )
     with hosts.leaves_at_once():
         mesh = make_mesh(section(MeshConfig, config, "mesh"))
         check_training(config, latent_shape(config)[:3], mesh)
-    with hosts.leaves_at_once(), hosts.first_only(open_workdir(workdir, config)):
+    with hosts.leaves_at_once(), hosts.first_only(opened):
         share = hosts.feed_share(mesh)
         loop.train(
             config,
             workdir,
             lambda stage: build_iterator(config, stage, share),
             lambda graphdef: make_sampler(config, graphdef),
-            log=lambda line: print(line, flush=True) if hosts.is_first() else None,
+            log=log,
             profile=profile,
         )
 

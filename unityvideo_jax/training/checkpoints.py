@@ -1,8 +1,10 @@
 """Checkpoints: parameters, average, optimiser and input position, saved together by Orbax."""
 
+import contextlib
 import dataclasses
 import os
 import pathlib
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -14,10 +16,11 @@ from jax.sharding import SingleDeviceSharding
 
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.models.dit import DiT, DiTConfig
+from unityvideo_jax.sections import section
 from unityvideo_jax.training import workdir as workdir_lib
 from unityvideo_jax.training.state import TrainState, abstract_state
 
-FOLDER = "checkpoints"
+FOLDER = workdir_lib.CHECKPOINTS
 
 
 class Checkpointer:
@@ -72,6 +75,19 @@ class Checkpointer:
         )
         return state, found.inputs
 
+    @contextlib.contextmanager
+    def position_of(self, step: int) -> Iterator[None]:
+        """Raises UserError for an input position, restored in this block, that is not one."""
+        try:
+            yield
+        except UserError:
+            raise
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            raise UserError(
+                f"{self._path / str(step) / 'inputs'}: not the position of the input "
+                f"({error!r}); remove {self._path / str(step)} to go on from the checkpoint before"
+            ) from error
+
     def close(self) -> None:
         """Waits for what is being saved."""
         self._manager.wait_until_finished()
@@ -119,8 +135,7 @@ def find(
     folder = pathlib.Path(workdir).absolute() / FOLDER
     if not folder.is_dir():
         raise UserError(f"{workdir}: no checkpoint yet; train until config.train.checkpoint_every")
-    with ocp.CheckpointManager(folder) as manager:
-        steps = sorted(manager.all_steps())
+    steps = workdir_lib.checkpoint_steps(workdir)
     if not steps:
         raise UserError(f"{folder}: no whole checkpoint; train until checkpoint_every")
     step = steps[-1] if step is None else step
@@ -167,7 +182,7 @@ def load_for_inference(
     device = SingleDeviceSharding(jax.local_devices()[0])
     target = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device),
-        _abstract(DiTConfig(**config.model.to_dict())),
+        _abstract(section(DiTConfig, config, "model")),
     )
     return config, _restore_weights(folder, target, use_ema), int(folder.name)
 
@@ -185,7 +200,7 @@ def start_from(state: TrainState, model: DiTConfig, source: str | os.PathLike) -
       UserError: no checkpoint there, or one of another model.
     """
     config, folder = find(source)
-    theirs = dict(nnx.to_flat_state(_abstract(DiTConfig(**config.model.to_dict()))))
+    theirs = dict(nnx.to_flat_state(_abstract(section(DiTConfig, config, "model"))))
     ours = dict(nnx.to_flat_state(_abstract(model)))
     for path in sorted({*theirs, *ours}):
         shapes = [tree[path].shape if path in tree else None for tree in (theirs, ours)]

@@ -1,6 +1,7 @@
 """AdamW, or Muon for the blocks' matrices, with warm-up, a schedule and clipping by global norm."""
 
 import dataclasses
+import math
 from typing import Any
 
 import jax
@@ -35,6 +36,8 @@ class OptimizerConfig:
       learning_rate: peak (UnityVideo: 5e-5 at batch 32; public release: 1e-5).
       warmup_steps: linear warm-up from zero (public release: 200).
       schedule: after it, "constant" (public release) or "cosine" to a tenth of the peak.
+      schedule_steps: step at which the cosine ends; 0 is `config.train.steps` as the run was
+        started, so that a run which is made longer goes on at the rate it ended with.
       b1, b2, eps: AdamW's.
       momentum: Muon's, with Nesterov's look ahead.
       weight_decay: times the learning rate; only matrices decay.
@@ -52,6 +55,7 @@ class OptimizerConfig:
     name: str = "adamw"
     warmup_steps: int = 200
     schedule: str = "constant"
+    schedule_steps: int = 0
     b1: float = 0.9
     b2: float = 0.95
     eps: float = 1e-8
@@ -71,8 +75,12 @@ class OptimizerConfig:
         if self.schedule not in SCHEDULES:
             raise UserError(f"config.optimizer.schedule={self.schedule!r}: use one of {SCHEDULES}")
         for name in ("learning_rate", "clip_norm", "eps"):
-            if getattr(self, name) <= 0:
-                raise UserError(f"config.optimizer.{name}={getattr(self, name)}: must be positive")
+            if not 0 < getattr(self, name) < math.inf:
+                raise UserError(
+                    f"config.optimizer.{name}={getattr(self, name)}: give a positive number"
+                )
+        if not 0 <= self.weight_decay < math.inf:
+            raise UserError(f"config.optimizer.weight_decay={self.weight_decay}: give 0 or more")
         for name in ("b1", "b2", "momentum", "ema_decay"):
             if not 0 <= getattr(self, name) < 1:
                 raise UserError(f"config.optimizer.{name}={getattr(self, name)}: give 0 to below 1")
@@ -85,16 +93,25 @@ class OptimizerConfig:
                 f"momentum={self.momentum}: set all to at most {_SLOWEST_BFLOAT16}, or moments to "
                 "'float32'"
             )
-        if self.accumulation < 1 or self.warmup_steps < 0:
-            raise UserError("config.optimizer: accumulation must be >= 1 and warmup_steps >= 0")
+        for name, least in (("accumulation", 1), ("warmup_steps", 0), ("schedule_steps", 0)):
+            if getattr(self, name) < least:
+                raise UserError(
+                    f"config.optimizer.{name}={getattr(self, name)}: must be at least {least}"
+                )
 
 
 def make_schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
-    """Learning rate by step."""
+    """Learning rate by step.
+
+    Args:
+      config: its schedule.
+      steps: at which a cosine ends, unless `config.schedule_steps` says so.
+    """
     peak = config.learning_rate
+    end = config.schedule_steps or steps
     rest: optax.Schedule = optax.constant_schedule(peak)
     if config.schedule == "cosine":
-        rest = optax.cosine_decay_schedule(peak, max(1, steps - config.warmup_steps), alpha=0.1)
+        rest = optax.cosine_decay_schedule(peak, max(1, end - config.warmup_steps), alpha=0.1)
     warmup = optax.linear_schedule(0.0, peak, max(1, config.warmup_steps))
     return optax.join_schedules([warmup, rest], [config.warmup_steps])
 

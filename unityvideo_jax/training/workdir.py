@@ -1,51 +1,54 @@
-"""A run's folder: one run at a time, one configuration for good."""
+"""A run's folder: one run at a time, and what of its configuration stays."""
 
 import contextlib
+import dataclasses
 import fcntl
 import json
 import os
 import pathlib
-from collections.abc import Iterator, Mapping
+import shlex
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 import ml_collections
 
 from unityvideo_jax import provenance
 from unityvideo_jax.errors import UserError
+from unityvideo_jax.training import resume
 
 CONFIG = "config.json"
-# What may change when a run goes on: how it reports, how far it goes, and where it runs.
-MUTABLE = (
-    "init_from",
-    "train.steps",
-    "train.log_every",
-    "train.checkpoint_every",
-    "train.keep",
-    "train.sample_every",
-    "train.sample_count",
-    "data.read_threads",
-    "sampling.",
-    "mesh.",
-    "model.remat",
-    "model.scan_layers",
-    "model.attention",
-)
+RECORD = "run.json"
+CHECKPOINTS = "checkpoints"
 
 
 @contextlib.contextmanager
 def open_workdir(
-    path: str | os.PathLike, config: ml_collections.ConfigDict
+    path: str | os.PathLike,
+    config: ml_collections.ConfigDict,
+    *,
+    overridden: Collection[str] = (),
+    identify: Callable[[], Mapping[str, Any]] = dict,
+    log: Callable[[str], None] = print,
 ) -> Iterator[pathlib.Path]:
-    """Locks a run's folder and pins its configuration.
+    """Locks a run's folder and pins its configuration, which `config.json` then says.
+
+    Args:
+      path: of the folder; made if missing.
+      config: of the experiment. What may differ from the run's own, `training.resume` says.
+      overridden: keys that the command line set, without "config.".
+      identify: gives fingerprints of what `resume.PLACES` name.
+      log: takes a line for each change that changes the training.
 
     Raises:
-      UserError: another process uses it, it holds something else, or a run of another config.
+      UserError: another process uses it, it holds something else, a run of another config, or a
+        run whose files are damaged.
     """
     path = pathlib.Path(path)
     if path.exists() and not path.is_dir():
         raise UserError(f"--workdir={path}: a file of that name exists; name a folder")
+    steps = checkpoint_steps(path)
     strangers = [f.name for f in path.iterdir() if f.name != ".lock"] if path.exists() else []
-    if strangers and not (path / CONFIG).exists():
+    if strangers and not steps and not (path / CONFIG).exists():
         raise UserError(
             f"--workdir={path}: holds {sorted(strangers)[0]!r} but no {CONFIG}, so it is not a "
             "run's folder; name an empty or a new one"
@@ -63,26 +66,34 @@ def open_workdir(
         lock.truncate(0)
         lock.write(str(os.getpid()))
         lock.flush()
-        _pin(path, config)
+        now = resume.Record(
+            overridden=tuple(sorted(overridden)), fingerprints=provenance.plain(identify())
+        )
+        # Until there is a checkpoint there is nothing that another config could damage.
+        for line in _pin(path, config, now, is_new=not steps):
+            log(line)
         yield path
 
 
-def _pin(path: pathlib.Path, config: ml_collections.ConfigDict) -> None:
-    wanted = _flat(provenance.plain(config))
-    # Until there is a checkpoint there is nothing that another config could damage.
-    if (path / CONFIG).exists() and any((path / "checkpoints").glob("[0-9]*")):
-        stored = _flat(provenance.plain(read_config(path)))
-        keys = sorted(k for k in {*stored, *wanted} if stored.get(k) != wanted.get(k))
-        fixed = [k for k in keys if not k.startswith(MUTABLE)]
-        if fixed:
-            lines = ", ".join(
-                f"config.{k}={wanted.get(k)!r} (was {stored.get(k)!r})" for k in fixed[:4]
-            )
+def checkpoint_steps(path: str | os.PathLike) -> list[int]:
+    """Steps of the checkpoints in a run's folder, in order.
+
+    Raises:
+      UserError: a file where a folder belongs, or a checkpoint without content.
+    """
+    folder = pathlib.Path(path) / CHECKPOINTS
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder}: a file where the checkpoints' folder belongs; remove it")
+    found = [f for f in folder.iterdir() if f.name.isdigit()] if folder.exists() else []
+    for entry in found:
+        if not entry.is_dir():
+            raise UserError(f"{entry}: a file where a checkpoint's folder belongs; remove it")
+        if not any(entry.iterdir()):
             raise UserError(
-                f"--workdir={path}: holds a run of another config: {lines}; set them back or name "
-                "another --workdir"
+                f"{entry}: an empty folder where a checkpoint belongs; remove it, and the run goes "
+                "on from the checkpoint before"
             )
-    provenance.write_json(path / CONFIG, config)
+    return sorted(int(entry.name) for entry in found)
 
 
 def read_config(path: str | os.PathLike) -> ml_collections.ConfigDict:
@@ -91,23 +102,90 @@ def read_config(path: str | os.PathLike) -> ml_collections.ConfigDict:
     Raises:
       UserError: no run there, or a damaged file.
     """
-    file = pathlib.Path(path) / CONFIG
+    path = pathlib.Path(path)
+    file = path / CONFIG
     try:
-        return ml_collections.ConfigDict(json.loads(file.read_text()))
+        content = json.loads(file.read_text())
     except FileNotFoundError as error:
+        if copy := _copy_of_config(path):
+            raise UserError(f"{file}: missing; {_restore(copy, file)}") from error
         raise UserError(
             f"--workdir={path}: no {CONFIG}, so no run is there; check the path, or train one with "
             "`python -m unityvideo_jax.train --workdir=...`"
         ) from error
-    except ValueError as error:
-        raise UserError(f"{file}: not readable as JSON ({error}); restore it") from error
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{file}: not readable as JSON ({error}); {_restore(_copy_of_config(path), file)}"
+        ) from error
+    for name in ("model", "data"):
+        if not isinstance(content, dict) or not isinstance(content.get(name), dict):
+            raise UserError(
+                f"{file}: lacks the section {name!r}, so it is no run's configuration; "
+                f"{_restore(_copy_of_config(path), file)}"
+            )
+    return ml_collections.ConfigDict(content)
 
 
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
-    return flat
+def _copy_of_config(path: pathlib.Path) -> pathlib.Path | None:
+    """The configuration that the newest checkpoint was saved with."""
+    for step in reversed(checkpoint_steps(path)):
+        copy = path / CHECKPOINTS / str(step) / "config" / "metadata"
+        if copy.is_file():
+            return copy
+    return None
+
+
+def _restore(copy: pathlib.Path | None, file: pathlib.Path) -> str:
+    if copy is None:
+        return "restore it from a copy, or name another --workdir"
+    return f"restore it with `cp {shlex.quote(str(copy))} {shlex.quote(str(file))}`"
+
+
+def _pin(
+    path: pathlib.Path, config: ml_collections.ConfigDict, now: resume.Record, is_new: bool
+) -> list[str]:
+    """Writes the configuration and the record; returns lines about what changes."""
+    command, stored, lines = resume.flat(config), None, []
+    if not is_new:
+        stored = resume.flat(read_config(path))
+        _check_unedited(path, stored)
+        if reason := resume.refusal(stored, command, _read_record(path), now):
+            raise UserError(f"--workdir={path}: {reason}")
+    wanted = resume.with_schedule(command, stored)
+    if stored is not None:
+        lines = resume.notes(resume.with_schedule(stored, None), wanted, command)
+    values = provenance.plain(config)
+    if "optimizer" in values:
+        values["optimizer"]["schedule_steps"] = wanted[resume.SCHEDULE_STEPS]
+    provenance.write_json(path / CONFIG, values)
+    provenance.write_json(path / RECORD, dataclasses.asdict(now))
+    return lines
+
+
+def _check_unedited(path: pathlib.Path, stored: Mapping[str, Any]) -> None:
+    copy = _copy_of_config(path)
+    try:
+        trained = resume.flat(json.loads(copy.read_text())) if copy else stored
+    except (OSError, ValueError, AttributeError):
+        return  # a damaged copy is found when the checkpoint is restored
+    for key in filter(resume.is_fixed, resume.differences(trained, stored)):
+        raise UserError(
+            f"{path / CONFIG}: config.{key} is {stored.get(key)!r} and {trained.get(key)!r} in "
+            f"{copy}, so it was edited; {_restore(copy, path / CONFIG)}"
+        )
+
+
+def _read_record(path: pathlib.Path) -> resume.Record:
+    file = path / RECORD
+    try:
+        content = json.loads(file.read_text())
+        return resume.Record(
+            overridden=tuple(content["overridden"]), fingerprints=dict(content["fingerprints"])
+        )
+    except FileNotFoundError:
+        return resume.Record()  # of a run of an earlier version
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise UserError(
+            f"{file}: does not read ({error!r}); remove it, and set config.data.dirs, vae and "
+            "text_encoder as they were"
+        ) from error

@@ -1,0 +1,58 @@
+"""The sections of an experiment's configuration, and the keys of `config.train`."""
+
+import dataclasses
+
+from unityvideo_jax.errors import UserError
+from unityvideo_jax.flow_matching import ObjectiveConfig
+from unityvideo_jax.inputs.config import DataConfig
+from unityvideo_jax.models.config import DiTConfig
+from unityvideo_jax.parallel.mesh import MeshConfig
+from unityvideo_jax.sampling.generate import SamplerConfig
+from unityvideo_jax.training.optimizer import OptimizerConfig
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """The keys of `config.train`.
+
+    Attributes:
+      steps: of the whole run.
+      batch_size: samples per step, over all devices.
+      log_every, checkpoint_every: steps between two records, and between two checkpoints.
+      keep: checkpoints to keep.
+      sample_every: steps between two contact sheets; 0 writes none.
+      sample_count: records per contact sheet.
+      check_every: steps between two checks that the devices compute what they should, see
+        `training.integrity`; 0 checks never.
+
+    Raises:
+      UserError: a value out of range.
+    """
+
+    steps: int
+    batch_size: int
+    log_every: int = 50
+    checkpoint_every: int = 1000
+    keep: int = 3
+    sample_every: int = 0
+    sample_count: int = 4
+    check_every: int = 0
+
+    def __post_init__(self):
+        for name in (field.name for field in dataclasses.fields(self)):
+            least = 0 if name in ("sample_every", "check_every") else 1
+            if getattr(self, name) < least:
+                raise UserError(
+                    f"config.train.{name}={getattr(self, name)}: must be at least {least}"
+                )
+
+
+SECTIONS = {
+    "model": DiTConfig,
+    "objective": ObjectiveConfig,
+    "data": DataConfig,
+    "optimizer": OptimizerConfig,
+    "mesh": MeshConfig,
+    "train": TrainConfig,
+    "sampling": SamplerConfig,
+}

@@ -17,6 +17,7 @@ from synthetic_run import Batches, tiny_config
 
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.training import loop
+from unityvideo_jax.training.batches import not_finite
 from unityvideo_jax.training.checkpoints import load_for_inference
 from unityvideo_jax.training.workdir import open_workdir
 
@@ -84,9 +85,12 @@ def test_without_an_average_a_run_resumes_and_samples_the_last_weights(whole, tm
     workdir = tmp_path / "run"
     for steps in (4, 8):
         config = tiny_config(steps=steps)
-        config.optimizer.update(ema_decay=0.0, schedule="constant")
+        config.optimizer.update(ema_decay=0.0)
         lines = _run(workdir, config)
     assert "resumed at step 4" in lines
+    # A longer run does not lift the rate that the cosine has ended at.
+    rates = [_records(workdir)[step]["learning_rate"] for step in (3, 4, 5, 8)]
+    assert rates == pytest.approx([1e-2, 5.5e-3, 1e-3, 1e-3])
     saved = workdir / "checkpoints" / "8"
     assert (saved / "params").is_dir() and not (saved / "ema").exists()
     for a, b in zip(_weights(workdir), _weights(workdir, use_ema=False), strict=True):
@@ -166,13 +170,45 @@ def test_accumulation_is_the_gradient_of_the_mean_over_all_samples():
     assert float(metrics["loss"][1]) == 8  # every sample counted once
 
 
-def test_not_finite_names_step_and_records_and_keeps_the_checkpoint(tmp_path):
+def test_not_finite_names_step_and_record_and_keeps_the_checkpoint(tmp_path):
     config = tiny_config(log_every=1)
     config.curriculum = ()
-    with pytest.raises(UserError, match=r"step 6: .*not finite .*\[40, 41, 42"):
+    config.optimizer.accumulation = 2  # the record is found among micro-batches too
+    with pytest.raises(UserError, match=r"step 6: the loss of record 43 is not finite"):
         _run(tmp_path / "run", config, poison_at=5)
     assert all(np.isfinite(w).all() for w in _weights(tmp_path / "run"))
     assert load_for_inference(tmp_path / "run")[2] == 4
+
+
+def test_not_finite_tells_one_record_from_divergence():
+    def why(losses, index):
+        return not_finite(np.asarray(losses), np.asarray(index), 2, "clip {}".format)
+
+    assert "the loss of all 4 records" in why([np.nan] * 4, [7, 8])
+    assert "the gradient is not finite" in why([1.0] * 4, [7, 8])
+    assert "the loss of clip 8 is" in why([1.0, 1.0, 1.0, np.inf], [7, 8])
+    assert "another process reads" in why([np.inf, 1.0, 1.0, 1.0], [7, 8])
+
+
+def test_a_record_averages_the_steps_before_a_resume_too_and_checks_change_no_bit(whole, tmp_path):
+    class Dying(Batches):
+        def __next__(self):
+            if self.stage.index == 1 and self.n == 2:
+                raise UserError("no power")
+            return super().__next__()
+
+    config = tiny_config(log_every=3, check_every=3)
+    run = open_workdir(tmp_path / "run", config)
+    with run as path, pytest.raises(UserError, match="no power"):
+        loop.train(config, path, Dying, log=lambda _: None, devices=jax.devices()[:1])
+    assert "resumed at step 4" in _run(tmp_path / "run", config)
+    one, thrice = _records(whole), _records(tmp_path / "run")
+    assert sorted(thrice) == [3, 6, 8]
+    for step, steps in ((3, (1, 2, 3)), (6, (4, 5, 6)), (8, (7, 8))):
+        expected = np.mean([one[n]["loss"] for n in steps])
+        assert thrice[step]["loss"] == pytest.approx(expected, rel=1e-6)
+    for a, b in zip(_weights(whole), _weights(tmp_path / "run"), strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 def test_dropped_conditions_need_timesteps_of_their_own(tmp_path):

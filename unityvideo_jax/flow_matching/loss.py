@@ -19,7 +19,7 @@ from unityvideo_jax.models.config import DEFAULT_MODALITIES
 
 TIMESTEP_BANDS = 4
 
-Metrics = dict[str, tuple[Float[Array, ""], Float[Array, ""]]]
+Metrics = dict[str, Float[Array, "b"] | tuple[Float[Array, ""], Float[Array, ""]]]
 
 
 def flow_matching_loss(
@@ -47,7 +47,7 @@ def flow_matching_loss(
       The loss, float32, with `config.modality_loss_weights`; and metrics, without these weights, as
       (sum, count) pairs, to be added up and then divided:
       "loss" per sample, "loss/task/<task>" per sample, "loss/modality/<name>" and
-      "loss/timestep/<low>-<high>" per noised stream.
+      "loss/timestep/<low>-<high>" per noised stream. Besides, "samples" f32[B], each sample's loss.
     """
     clean = batch["latents"].astype(jnp.float32)
     draw_key, noise_key, frame_key = jax.random.split(key, 3)
@@ -89,7 +89,8 @@ def _pair(
 def _metrics(
     by_sample: Float[Array, "b"], by_stream: Float[Array, "b s"], noising: Noising
 ) -> Metrics:
-    metrics = {"loss": _pair(by_sample, jnp.ones_like(by_sample))}
+    metrics: Metrics = {"samples": by_sample}
+    metrics["loss"] = _pair(by_sample, jnp.ones_like(by_sample))
     for index, name in enumerate(TASKS):
         chosen = (noising.task == index).astype(jnp.float32)
         metrics[f"loss/task/{name}"] = _pair(by_sample, chosen)

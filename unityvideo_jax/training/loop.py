@@ -22,59 +22,20 @@ from unityvideo_jax.parallel.mesh import MeshConfig, make_mesh
 from unityvideo_jax.parallel.rules import AxisRules, num_parts, put_batch
 from unityvideo_jax.sections import section
 from unityvideo_jax.training import state as state_lib
+from unityvideo_jax.training.batches import BuildIterator, Inputs, not_finite
 from unityvideo_jax.training.checkpoints import Checkpointer, start_from
-from unityvideo_jax.training.curriculum import Stage, stage_at, stages
+from unityvideo_jax.training.config import TrainConfig
+from unityvideo_jax.training.curriculum import stages
 from unityvideo_jax.training.goodput import Goodput, goodput_line
+from unityvideo_jax.training.integrity import IntegrityCheck
 from unityvideo_jax.training.metrics import Averages, MetricWriter, Speed, progress_line
 from unityvideo_jax.training.optimizer import OptimizerConfig, make_optimizer, make_schedule
 from unityvideo_jax.training.profiling import ProfileConfig, Profiler, peak_memory
 from unityvideo_jax.training.step import jit_train_step
+from unityvideo_jax.training.workdir import read_config
 
-# Builds a stage's batches: an iterator with get_state() and set_state().
-BuildIterator = Callable[[Stage], Any]
 # (graphdef, modalities) -> writes a contact sheet of parameters: (params, step, path).
 Sampler = Callable[[Any, int, pathlib.Path], None]
-
-
-class Inputs:
-    """Batches of the stage that each step belongs to, and the position to resume from."""
-
-    def __init__(self, plan: tuple[Stage, ...], build: BuildIterator, step: int):
-        self._plan, self._build, self._step = plan, build, step
-        self._stage = stage_at(plan, step)
-        self._iterator = build(self._stage)
-
-    def resume(self, position: Mapping[str, Any]) -> None:
-        """Goes on from a position that `next` returned, if it is of the present stage."""
-        if position["stage"] == self._stage.index:
-            self._iterator.set_state(position["state"])
-
-    def next(self) -> tuple[Mapping[str, Any], dict[str, Any]]:
-        """The batch of the next step, and the position after it."""
-        stage = stage_at(self._plan, self._step)
-        if stage.index != self._stage.index:
-            self._stage, self._iterator = stage, self._build(stage)
-        batch = next(self._iterator)
-        self._step += 1
-        return batch, {"stage": self._stage.index, "state": self._iterator.get_state()}
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class TrainConfig:
-    """The keys of `config.train`; counts of steps, and of samples for `batch_size`."""
-
-    steps: int
-    batch_size: int
-    log_every: int = 50
-    checkpoint_every: int = 1000
-    keep: int = 3
-    sample_every: int = 0
-    sample_count: int = 4
-
-    def __post_init__(self):
-        for name in ("steps", "batch_size", "log_every", "checkpoint_every", "keep"):
-            if getattr(self, name) < 1:
-                raise UserError(f"config.train.{name}={getattr(self, name)}: must be at least 1")
 
 
 @contextlib.contextmanager
@@ -143,7 +104,8 @@ def _train(config, workdir, build_iterator, make_sampler, log, mesh: Mesh, profi
     goodput = Goodput()
     model = section(DiTConfig, config, "model")
     objective = section(ObjectiveConfig, config, "objective")
-    optim = section(OptimizerConfig, config, "optimizer")
+    # As pinned: a run that goes on keeps the schedule that it was started with.
+    optim = section(OptimizerConfig, read_config(workdir), "optimizer")
     run = section(TrainConfig, config, "train")
     plan = stages(config.curriculum, dict(config.data.modality_weights), run.steps)
     _check_dropout(model, objective)
@@ -153,7 +115,7 @@ def _train(config, workdir, build_iterator, make_sampler, log, mesh: Mesh, profi
     checkpointer = Checkpointer(workdir, run.keep)
     resumed = checkpointer.latest()
     start = resumed or 0
-    inputs = Inputs(plan, build_iterator, start)
+    inputs, averages = Inputs(plan, build_iterator, start), Averages()
 
     # --- Model, optimiser, state -------------------------------------------------------------
     rules = AxisRules()
@@ -169,8 +131,12 @@ def _train(config, workdir, build_iterator, make_sampler, log, mesh: Mesh, profi
     saved = None
     if resumed is not None:
         state, saved = checkpointer.restore(state_lib.abstract_state(state), resumed)
-        inputs.resume(saved)
+        with checkpointer.position_of(resumed):
+            inputs.resume(saved)
+            averages.set_state(saved.get("averages", {}))
         log(f"resumed at step {resumed}")
+        if resumed >= run.steps:
+            log(f"config.train.steps={run.steps} are done; set more of them to go on")
     elif source := config.get("init_from"):
         state = start_from(state, model, source)
         log(f"starts from the weights of {source}")
@@ -182,9 +148,9 @@ def _train(config, workdir, build_iterator, make_sampler, log, mesh: Mesh, profi
 
     # --- Loop: dispatch step n, then read the metrics of step n - 1 --------------------------
     profiler = Profiler(profile, workdir, start, run.steps, log)
-    writer = MetricWriter(workdir, start) if hosts.is_first() else None
+    writer = MetricWriter(workdir, start, log) if hosts.is_first() else None
     vote = hosts.StopVote(mesh)
-    averages = Averages()
+    share, _ = hosts.feed_share(mesh)
     begun = time.perf_counter()
 
     def read() -> tuple[Mapping[str, Any], dict[str, Any]]:
@@ -198,12 +164,10 @@ def _train(config, workdir, build_iterator, make_sampler, log, mesh: Mesh, profi
 
     def finish(step: int, index: np.ndarray, metrics: Any) -> None:
         values = jax.device_get(metrics)
+        samples = values.pop("samples")
         if not values.pop("finite"):
-            raise UserError(
-                f"step {step}: the loss or the gradient is not finite (records {index.tolist()}); "
-                "the checkpoint before it stands: lower config.optimizer.learning_rate or look at "
-                "those records"
-            )
+            why = not_finite(samples, index, share * len(index), inputs.describe)
+            raise UserError(f"step {step}: {why}; the checkpoint before it stands")
         averages.add(values)
         goodput.finished()
         # Where dispatching waits, as on CPUs, the step that was dispatched since is done too.
@@ -223,7 +187,8 @@ def _train(config, workdir, build_iterator, make_sampler, log, mesh: Mesh, profi
 
     def save(state, position) -> None:
         with goodput.phase("checkpoint"):
-            checkpointer.save(state, position, config.to_dict())
+            resolved = {**config.to_dict(), "optimizer": dataclasses.asdict(optim)}
+            checkpointer.save(state, position | {"averages": averages.get_state()}, resolved)
         speed.start(step)
 
     step, pending, position = start, None, saved
@@ -234,7 +199,20 @@ def _train(config, workdir, build_iterator, make_sampler, log, mesh: Mesh, profi
             if start < run.steps:
                 following = read()
                 latents = following[0]["latents"]
-                compiled = profiler.compile(step_fn, state, put(following[0]), key)
+                first = put(following[0])
+                compiled = profiler.compile(step_fn, state, first, key)
+                if run.check_every:
+                    check = IntegrityCheck(
+                        graphdef,
+                        layout,
+                        mesh,
+                        objective,
+                        modalities=model.modalities,
+                        step=start,
+                        probe=first,
+                        parts=optim.accumulation,
+                    )
+                del first
                 tokens = int(np.prod(latents.shape[1:5])) // int(np.prod(model.patch_size))
                 flops = 3 * model_flops(model, tuple(latents.shape[2:5]), latents.shape[1])
                 speed = Speed(flops * run.batch_size, tokens * run.batch_size, step)
@@ -252,8 +230,14 @@ def _train(config, workdir, build_iterator, make_sampler, log, mesh: Mesh, profi
                     pending = (step, np.asarray(batch["index"]), metrics)
                     if step < run.steps:
                         following = read()
-                    if step % run.checkpoint_every == 0 or step == run.steps:
+                    if run.check_every and step % run.check_every == 0:
                         finish(*pending)
+                        pending = None
+                        check(state, step)
+                        speed.start(step)
+                    if step % run.checkpoint_every == 0 or step == run.steps:
+                        if pending is not None:
+                            finish(*pending)
                         pending = None
                         save(state, position)
                     if sampler and (step % run.sample_every == 0 or step in (1, run.steps)):

@@ -4,11 +4,12 @@ import json
 import os
 import pathlib
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 
+from unityvideo_jax.errors import UserError
 from unityvideo_jax.parallel.chips import chip_of
 
 
@@ -31,6 +32,18 @@ class Averages:
         self._sums = {}
         return means
 
+    def get_state(self) -> dict[str, list[float]]:
+        """What was added since the last `take`, as JSON knows it."""
+        return {name: list(pair) for name, pair in self._sums.items()}
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Goes on from what `get_state` gave, so that a mean covers the steps before a resume too.
+
+        Raises:
+          TypeError, ValueError, AttributeError: not such a state.
+        """
+        self._sums = {name: (float(total), float(n)) for name, (total, n) in state.items()}
+
 
 class MetricWriter:
     """Appends to `metrics.jsonl` and TensorBoard files in the workdir.
@@ -38,31 +51,46 @@ class MetricWriter:
     Args:
       workdir: of the run.
       resumed_step: records of later steps, which a killed run left, are dropped.
+      log: takes a line if there are lines that do not read.
     """
 
-    def __init__(self, workdir: str | os.PathLike, resumed_step: int):
+    def __init__(
+        self,
+        workdir: str | os.PathLike,
+        resumed_step: int,
+        log: Callable[[str], None] = print,
+    ):
         from tensorboardX import SummaryWriter
 
         self._path = pathlib.Path(workdir) / "metrics.jsonl"
-        self._trim(resumed_step)
+        self._trim(resumed_step, log)
         self._file = self._path.open("a")
         self._board = SummaryWriter(
             str(pathlib.Path(workdir) / "tensorboard"), purge_step=resumed_step + 1
         )
 
-    def _trim(self, step: int) -> None:
+    def _trim(self, step: int, log: Callable[[str], None]) -> None:
         if not self._path.exists():
             return
-        kept = []
-        for line in self._path.read_text().splitlines():
-            try:
-                record = json.loads(line)
-            except ValueError:
-                continue  # the half line of a kill
-            if record["step"] <= step:
-                kept.append(line)
+        if not self._path.is_file():
+            raise UserError(f"{self._path}: not a file, where the run's records belong; remove it")
+        whole = self._path.read_bytes()
+        lines = whole.splitlines(keepends=True)
+        if lines and not lines[-1].endswith(b"\n") and _step_of(lines[-1]) is None:
+            lines.pop()  # the half line of a kill
+        steps = [_step_of(line) for line in lines]
+        if damaged := steps.count(None):
+            aside = self._path.with_name("metrics.damaged.jsonl")
+            aside.write_bytes(whole)
+            log(f"{self._path}: {damaged} of {len(lines)} lines do not read; left out, see {aside}")
         temporary = self._path.with_suffix(".part")
-        temporary.write_text("".join(f"{line}\n" for line in kept))
+        temporary.write_bytes(
+            b"".join(
+                line.rstrip(b"\r\n") + b"\n"
+                for line, found in zip(lines, steps, strict=True)
+                if found is not None and found <= step
+            )
+        )
         os.replace(temporary, self._path)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
@@ -76,6 +104,15 @@ class MetricWriter:
         """Closes both."""
         self._file.close()
         self._board.close()
+
+
+def _step_of(line: bytes) -> int | None:
+    """The step of a record; None if the line is none."""
+    try:
+        step = json.loads(line)["step"]
+    except (ValueError, LookupError, TypeError):
+        return None
+    return step if type(step) is int else None
 
 
 class Speed:

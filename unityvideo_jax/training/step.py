@@ -38,9 +38,10 @@ def make_train_step(
       accumulation: micro-batches that the batch is cut into; metrics add up over them.
 
     Returns:
-      A step whose metrics hold (sum, count) pairs of the loss and its parts, "grad_norm", and
-      "finite". A step whose loss or gradient is not finite leaves the parameters, their average and
-      the optimiser as they were, so that the state stays one worth saving.
+      A step whose metrics hold (sum, count) pairs of the loss and its parts, "grad_norm", "finite"
+      and "samples" f32[B], each sample's loss. A step whose loss or gradient is not finite leaves
+      the parameters, their average and the optimiser as they were, so that the state stays one
+      worth saving.
     """
 
     def loss_fn(params, batch, key):
@@ -49,7 +50,8 @@ def make_train_step(
 
     def gradients(params, batch, key):
         (_, metrics), grads = jax.value_and_grad(loss_fn, has_aux=True)(params, batch, key)
-        return grads, metrics
+        samples = metrics.pop("samples")
+        return (grads, metrics), samples
 
     def accumulated(params, batch, key):
         if accumulation == 1:
@@ -59,19 +61,20 @@ def make_train_step(
             lambda x: x.reshape(-1, accumulation, *x.shape[1:]).swapaxes(0, 1), dict(batch)
         )
         keys = jax.random.split(key, accumulation)
-        zero = jax.tree.map(
-            lambda x: jnp.zeros(x.shape, x.dtype),
-            jax.eval_shape(gradients, params, jax.tree.map(lambda x: x[0], micro), keys[0]),
-        )
+        shapes, _ = jax.eval_shape(gradients, params, jax.tree.map(lambda x: x[0], micro), keys[0])
+        zero = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
 
         def body(total, part):
-            return jax.tree.map(jnp.add, total, gradients(params, *part)), None
+            sums, samples = gradients(params, *part)
+            return jax.tree.map(jnp.add, total, sums), samples
 
-        (grads, metrics), _ = jax.lax.scan(body, zero, (micro, keys))
-        return jax.tree.map(lambda g: g / accumulation, grads), metrics
+        (grads, metrics), samples = jax.lax.scan(body, zero, (micro, keys))
+        grads = jax.tree.map(lambda g: g / accumulation, grads)
+        return (grads, metrics), samples.swapaxes(0, 1).reshape(-1)
 
     def train_step(state, batch, key):
-        grads, metrics = accumulated(state.params, batch, jax.random.fold_in(key, state.step))
+        step_key = jax.random.fold_in(key, state.step)
+        (grads, metrics), samples = accumulated(state.params, batch, step_key)
         norm = optax.global_norm(grads)
         total, count = metrics["loss"]
         finite = jnp.isfinite(norm) & jnp.isfinite(total / count)
@@ -84,7 +87,7 @@ def make_train_step(
             ema = jax.tree.map(lambda e, p: e + (1.0 - decay) * (p - e), state.ema, params)
         fresh = TrainState(step=state.step + 1, params=params, ema=ema, opt_state=opt_state)
         following = jax.tree.map(lambda new, old: jnp.where(finite, new, old), fresh, state)
-        return following, {**metrics, "grad_norm": norm, "finite": finite}
+        return following, {**metrics, "samples": samples, "grad_norm": norm, "finite": finite}
 
     return train_step
 

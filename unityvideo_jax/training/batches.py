@@ -1,0 +1,80 @@
+"""The batches of a run, stage after stage, and what is said of their records."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from unityvideo_jax.training.curriculum import Stage, stage_at
+
+# Builds a stage's batches: an iterator with get_state() and set_state(), and describe() if its
+# records have names.
+BuildIterator = Callable[[Stage], Any]
+
+
+class Inputs:
+    """Batches of the stage that each step belongs to, and the position to resume from."""
+
+    def __init__(self, plan: tuple[Stage, ...], build: BuildIterator, step: int):
+        self._plan, self._build, self._step = plan, build, step
+        self._stage = stage_at(plan, step)
+        self._iterator = build(self._stage)
+
+    def resume(self, position: Mapping[str, Any]) -> None:
+        """Goes on from a position that `next` returned for the step before.
+
+        Raises:
+          LookupError, TypeError, ValueError: not such a position.
+        """
+        saved = stage_at(self._plan, self._step - 1).index
+        if position["stage"] != saved:
+            raise ValueError(f"stage {position['stage']!r}, where step {self._step} is of {saved}")
+        if saved == self._stage.index:
+            self._iterator.set_state(position["state"])
+
+    def next(self) -> tuple[Mapping[str, Any], dict[str, Any]]:
+        """The batch of the next step, and the position after it."""
+        stage = stage_at(self._plan, self._step)
+        if stage.index != self._stage.index:
+            self._stage, self._iterator = stage, self._build(stage)
+        batch = next(self._iterator)
+        self._step += 1
+        return batch, {"stage": self._stage.index, "state": self._iterator.get_state()}
+
+    def describe(self, index: int) -> str:
+        """A record in words: by name, if the iterator knows it.
+
+        Args:
+          index: as its batch says.
+        """
+        return getattr(self._iterator, "describe", "record {}".format)(index)
+
+
+def not_finite(
+    samples: Float[np.ndarray, "b"],
+    index: Int[np.ndarray, "n"],
+    first: int,
+    describe: Callable[[int], str],
+) -> str:
+    """What of a step is not finite and what to do about it, in words.
+
+    Args:
+      samples: loss of each sample of the global batch.
+      index: records of this process's rows.
+      first: of these rows in the global batch.
+      describe: a record in words.
+    """
+    bad = ~np.isfinite(samples)
+    lower = "lower config.optimizer.learning_rate"
+    if not bad.any():
+        return f"the gradient is not finite, though each record's loss is; {lower}"
+    if bad.all() and len(bad) > 1:
+        return f"the loss of all {len(bad)} records is not finite; {lower}"
+    own = index[bad[first : first + len(index)]].tolist()
+    names = ", ".join(map(describe, own[:3])) or "a record that another process reads"
+    more = f" and {len(own) - 3} more" if len(own) > 3 else ""
+    return (
+        f"the loss of {names}{more} is not finite, and that of the others is; look at what it "
+        f"holds, or {lower}"
+    )

@@ -1,6 +1,7 @@
 """What may change when a run goes on: every change by its rule, every advice accepted."""
 
 import json
+import pathlib
 
 import ml_collections
 import pytest
@@ -109,12 +110,36 @@ def test_records_exchanged_in_place_are_noticed(run):
 def test_a_longer_run_keeps_its_schedule_until_asked(run):
     assert read_config(run).optimizer.schedule_steps == 8
     (line,) = _open(run, _config(train__steps=20))
-    assert "ends at step 8" in line and "--config.optimizer.schedule_steps=20" in line
+    assert "ends at step 8" in line and "config.optimizer.schedule_steps=20" in line
     assert read_config(run).optimizer.schedule_steps == 8
     (line,) = _open(run, _config(train__steps=20, optimizer__schedule_steps=20))
     assert line.startswith("config.optimizer.schedule_steps: 8 -> 20: ")
     assert _open(run, _config(train__steps=20)) == []  # it stays so
     assert read_config(run).optimizer.schedule_steps == 20
+
+
+def test_stages_may_change_from_where_the_run_is(tmp_path):
+    stages = [dict(until=3, modalities=["depth"]), dict(until=8, modalities=["flow"])]
+    config = _config()
+    config.curriculum = stages
+    run = made(tmp_path / "run", config)  # four steps are done
+
+    def lines(*entries, steps=8):
+        changed = _config(train__steps=steps, optimizer__schedule_steps=8)
+        changed.curriculum = entries
+        return _open(run, changed)
+
+    for entries in (
+        (dict(until=-1, modalities=["depth"]),),
+        (dict(until=2, modalities=["depth"]), stages[1]),
+        (stages[0], dict(until=-1, modalities=["skeleton"])),
+        (),
+    ):
+        with pytest.raises(UserError, match=r"config\.curriculum changes stages of the 4 steps"):
+            lines(*entries)
+    (line,) = lines(stages[0], dict(stages[1], until=-1), steps=9)  # as a longer run must have it
+    assert line.startswith("config.curriculum: ")
+    lines(stages[0], dict(stages[1], until=5), dict(until=-1, modalities=["skeleton"]))
 
 
 def test_runs_of_earlier_versions_go_on(run):
@@ -155,6 +180,18 @@ def test_an_edited_config_is_held_against_the_checkpoints(run):
     with pytest.raises(UserError, match=r"config\.model\.dim is 64 and 32 in .*edited") as error:
         _open(run, _config())
     _obey(str(error.value))
+    assert _open(run, _config()) == []
+
+
+def test_what_is_to_be_removed_is_in_the_way_no_more(run):
+    (run / "run.json").write_text("{")
+    (run / "checkpoints" / "6").mkdir()
+    (run / "checkpoints" / "8").write_text("")
+    for _ in range(3):
+        with pytest.raises(UserError, match="remove it") as error:
+            _open(run, _config())
+        found = pathlib.Path(str(error.value).partition(": ")[0])
+        found.rmdir() if found.is_dir() else found.unlink()
     assert _open(run, _config()) == []
 
 

@@ -1,7 +1,7 @@
 """What may change when a run goes on, what each change does, and what must stay."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from unityvideo_jax import provenance
@@ -37,6 +37,7 @@ ASKED = {
     "optimizer.weight_decay": "holds from the next step on",
     "optimizer.clip_norm": "holds from the next step on",
     "optimizer.accumulation": "micro-batches of another size, the same gradient up to rounding",
+    "curriculum": "holds from the next step on",
     "train.batch_size": "the next record is the one that was due; the learning rate is not scaled, "
     "and steps are counted on",
 }
@@ -93,13 +94,14 @@ def is_fixed(key: str) -> bool:
 
 
 def refusal(
-    stored: Mapping[str, Any], wanted: Mapping[str, Any], before: Record, now: Record
+    stored: Mapping[str, Any], wanted: Mapping[str, Any], before: Record, now: Record, done: int
 ) -> str:
     """Why a run cannot go on with another configuration, and what to do; "" if it can.
 
     Args:
       stored, wanted: flat configurations of the run and of the command.
       before, now: what belongs to each.
+      done: steps of the run.
     """
     changed = differences(stored, wanted)
     if fixed := [key for key in changed if is_fixed(key)]:
@@ -107,6 +109,12 @@ def refusal(
             f"config.{k}={wanted.get(k)!r} (was {stored.get(k)!r})" for k in fixed[:4]
         )
         return f"holds a run of another config: {lines}; set them back or name another --workdir"
+    stages = [_stages_done(config.get("curriculum", []), done) for config in (stored, wanted)]
+    if stages[0] != stages[1]:
+        return (
+            f"config.curriculum changes stages of the {done} steps that are done; set these back "
+            "(later ones may change), or name another --workdir"
+        )
     for key in changed:
         if key in ASKED and key in before.overridden and key not in now.overridden:
             return (
@@ -141,6 +149,17 @@ def refusal(
     return ""
 
 
+def _stages_done(curriculum: Sequence[Mapping[str, Any]], done: int) -> list[Any]:
+    """What held in the steps that are done, and until which of them."""
+    stages, start = [], 0
+    for entry in curriculum or [{"until": -1}]:
+        until = done if entry["until"] == -1 else min(int(entry["until"]), done)
+        if until > start:
+            stages.append((until, {k: v for k, v in entry.items() if k != "until"}))
+        start = until
+    return stages
+
+
 def notes(
     stored: Mapping[str, Any], wanted: Mapping[str, Any], command: Mapping[str, Any]
 ) -> list[str]:
@@ -160,8 +179,8 @@ def notes(
     if ends and steps != end:
         lines.append(
             f"config.train.steps={steps}: the cosine schedule still ends at step {end}, as the run "
-            f"was started; --config.{SCHEDULE_STEPS}={steps} ends it at step {steps} instead, and "
-            "the learning rate jumps"
+            f"was started; config.{SCHEDULE_STEPS}={steps} ends it at step {steps} instead, and the "
+            "learning rate jumps"
         )
     return lines
 

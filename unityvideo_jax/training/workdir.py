@@ -70,7 +70,7 @@ def open_workdir(
             overridden=tuple(sorted(overridden)), fingerprints=provenance.plain(identify())
         )
         # Until there is a checkpoint there is nothing that another config could damage.
-        for line in _pin(path, config, now, is_new=not steps):
+        for line in _pin(path, config, now, steps[-1] if steps else None):
             log(line)
         yield path
 
@@ -142,14 +142,19 @@ def _restore(copy: pathlib.Path | None, file: pathlib.Path) -> str:
 
 
 def _pin(
-    path: pathlib.Path, config: ml_collections.ConfigDict, now: resume.Record, is_new: bool
+    path: pathlib.Path, config: ml_collections.ConfigDict, now: resume.Record, done: int | None
 ) -> list[str]:
-    """Writes the configuration and the record; returns lines about what changes."""
+    """Writes the configuration and the record; returns lines about what changes.
+
+    Args:
+      path, config, now: of the run.
+      done: steps of the newest checkpoint; None is a run without one.
+    """
     command, stored, lines = resume.flat(config), None, []
-    if not is_new:
+    if done is not None:
         stored = resume.flat(read_config(path))
         _check_unedited(path, stored)
-        if reason := resume.refusal(stored, command, _read_record(path), now):
+        if reason := resume.refusal(stored, command, _read_record(path), now, done):
             raise UserError(f"--workdir={path}: {reason}")
     wanted = resume.with_schedule(command, stored)
     if stored is not None:

@@ -30,12 +30,6 @@ _PROFILE_MEMORY = flags.DEFINE_integer(
 )
 _DUMP_HLO = flags.DEFINE_bool("dump_hlo", False, "Write the compiled step into WORKDIR/profile.")
 
-# Of config.data; sampling and evaluation read them in a run's folder, so none may be left out.
-READ_LATER = (
-    *("num_frames", "height", "width", "fps", "modality_weights"),
-    *("vae", "text_encoder", "text_length"),
-)
-
 
 def build_iterator(
     config, stage, share: tuple[int, int], *, seed_offset: int = 0, split: str | None = None
@@ -98,7 +92,7 @@ def make_sampler(config, graphdef):
 
 def check(config) -> None:
     """Raises UserError for what a config gets wrong, before anything is opened or written."""
-    from unityvideo_jax.inputs.config import as_data_config
+    from unityvideo_jax.inputs.config import READ_LATER, as_data_config
     from unityvideo_jax.training.config import SECTIONS
     from unityvideo_jax.training.curriculum import stages
 
@@ -111,7 +105,8 @@ def check(config) -> None:
         section(cls, config, name)
     weighted = config.objective.get("modality_loss_weights", {})
     check_keys(weighted, config.model.modalities, "config.objective.modality_loss_weights.")
-    check_keys(config.data, list(config.data), "config.data.", READ_LATER)
+    read = ("modality_weights", *READ_LATER)
+    check_keys(config.data, list(config.data), "config.data.", read)
     as_data_config(config.data)
     plan = stages(config.curriculum, dict(config.data.modality_weights), config.train.steps)
     for stage in plan:

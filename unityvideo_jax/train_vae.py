@@ -35,6 +35,7 @@ from unityvideo_jax.models.wan_vae import VAEConfig, WanVAE
 from unityvideo_jax.parallel import fit
 from unityvideo_jax.parallel.mesh import MeshConfig, make_mesh
 from unityvideo_jax.sampling.streams import PIXEL_BYTES
+from unityvideo_jax.sections import section
 from unityvideo_jax.training import vae_report, vae_step
 from unityvideo_jax.worlds import WorldConfig
 
@@ -78,6 +79,14 @@ def check(config: ml_collections.ConfigDict, output: pathlib.Path) -> VAEConfig:
         model = VAEConfig(**config.model)
     except TypeError as error:
         raise UserError(f"config.model: {error}; its keys are those of VAEConfig") from error
+    for name, cls in (
+        ("optimizer", vae_step.VAEOptimizerConfig),
+        ("loss", vae_step.VAELossConfig),
+    ):
+        section(cls, config.to_dict(), name)
+    for name in ("steps", "max_seconds", "log_every"):
+        if not config[name] > 0:
+            raise UserError(f"config.{name}={config[name]}: give a positive number")
     for name in config.data.modalities:
         modalities.get(name)
     sizes = [tuple(size) for size in config.data.sizes]

@@ -32,6 +32,7 @@ def _config(**train):
 def _open(path, config=None, **options):
     from unityvideo_jax.training.workdir import open_workdir
 
+    options = {"log": lambda _: None} | options
     with open_workdir(path, config or _config(), **options) as folder:
         return folder
 
@@ -108,6 +109,17 @@ def _edited_config(folder):
     file = run / "config.json"
     file.write_text(file.read_text().replace('"dim": 32', '"dim": "wide"'))
     _open(run)
+
+
+def _edited_data(folder):
+    from unityvideo_jax.sampling.pipeline import Pipeline
+
+    run = _trained(folder)
+    config = json.loads((run / "config.json").read_text())
+    config["data"] |= dict(num_frames="five", height=32, width=32, fps=8.0, vae="")
+    config["data"] |= dict(text_encoder="words", text_length=4)
+    (run / "config.json").write_text(json.dumps(config))
+    Pipeline.from_workdir(run)
 
 
 def _checkpoint_is_a_file(folder):
@@ -195,10 +207,9 @@ def _program():
     return module
 
 
-def _value(key, value):
+def _value(key, value, file="worlds_tiny.py"):
     def act(folder):
-        del folder
-        spec = importlib.util.spec_from_file_location("tiny", ROOT / "configs" / "worlds_tiny.py")
+        spec = importlib.util.spec_from_file_location("made", ROOT / "configs" / file)
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
         config = module.get_config()
@@ -206,7 +217,11 @@ def _value(key, value):
         part = config[section] if section else config
         with part.unlocked(), part.ignore_type():
             part[name] = value
-        _program().check(config)
+        if file == "worlds_tiny.py":
+            return _program().check(config)
+        from unityvideo_jax import train_vae
+
+        return train_vae.check(config, folder)
 
     return act
 
@@ -244,6 +259,15 @@ VALUES = {
     "model.dim": (96.0, 0),
     "model.scan_layers": ("yes",),
     "seed": ("one", 1.5),
+}
+
+OF_VAE = {
+    "optimizer.learning_rate": (NAN, -1.0),
+    "optimizer.b2": (1.0,),
+    "optimizer.emma": (0.9,),
+    "loss.kl": (NAN, -1.0),
+    "steps": (0,),
+    "max_seconds": (NAN,),
 }
 
 
@@ -375,6 +399,7 @@ CASES = [
         for who, read in (("train", _open), ("sample", _find))
     ),
     _case("config.json edited", _edited_config, "config.json", "model.dim", "'wide'", "cp "),
+    _case("config.json edited, sampled", _edited_data, "config.data.num_frames='five'", slow=True),
     _case("run.json damaged", _damaged_record(b"{"), "run.json", "remove it"),
     _case("run.json of another kind", _damaged_record(b"[3]"), "run.json", "remove it"),
     _case("checkpoint is a file", _checkpoint_is_a_file, "checkpoints/6: a file", "remove it"),
@@ -402,6 +427,11 @@ CASES = [
     *(
         _case(f"{key}={value!r}", _value(key, value), key.rpartition(".")[2])
         for key, values in VALUES.items()
+        for value in values
+    ),
+    *(
+        _case(f"{key}={value!r} of the autoencoder", _value(key, value, "vae_worlds.py"), key)
+        for key, values in OF_VAE.items()
         for value in values
     ),
     *(

@@ -12,6 +12,8 @@ from unityvideo_jax.sections import check_keys, check_values
 PATCH = 2
 SPATIAL_MULTIPLE = 8 * PATCH
 TEMPORAL_STRIDE = 4
+# What sampling and evaluation read in a run's folder, so that none may be left out.
+READ_LATER = ("num_frames", "height", "width", "fps", "vae", "text_encoder", "text_length")
 
 
 def check_frames(num_frames: int, name: str) -> None:

@@ -23,7 +23,7 @@ from unityvideo_jax.sampling import arrays
 from unityvideo_jax.sampling.devices import Devices
 from unityvideo_jax.sampling.generate import SamplerConfig, jit_generate
 from unityvideo_jax.sampling.streams import RGB, Samples, check_size, stream_order
-from unityvideo_jax.sections import section
+from unityvideo_jax.sections import check_keys, check_values, section
 
 
 class Pipeline:
@@ -92,13 +92,17 @@ class Pipeline:
         Raises:
           UserError: no such run or checkpoint, VAE or text encoder.
         """
-        # Here, so that sampling from parts in memory needs neither of them.
+        # Here, so that sampling from parts in memory needs none of them.
+        from unityvideo_jax.inputs.config import READ_LATER, DataConfig
         from unityvideo_jax.models.vae_weights import load_vae
         from unityvideo_jax.training.checkpoints import load_for_inference
 
         config, params, step = load_for_inference(workdir, step=step, use_ema=use_ema)
         config = config.to_dict() if hasattr(config, "to_dict") else config
         data = config["data"]
+        where = f"{workdir}: config.data."
+        check_keys(data, list(data), where, READ_LATER)
+        check_values(DataConfig, {key: data[key] for key in READ_LATER}, where)
         return cls(
             config=config,
             params=params,

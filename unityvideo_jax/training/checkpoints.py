@@ -133,11 +133,9 @@ def find(
     """
     config = workdir_lib.read_config(workdir)
     folder = pathlib.Path(workdir).absolute() / FOLDER
-    if not folder.is_dir():
-        raise UserError(f"{workdir}: no checkpoint yet; train until config.train.checkpoint_every")
     steps = workdir_lib.checkpoint_steps(workdir)
     if not steps:
-        raise UserError(f"{folder}: no whole checkpoint; train until checkpoint_every")
+        raise UserError(f"{workdir}: no checkpoint yet; train until config.train.checkpoint_every")
     step = steps[-1] if step is None else step
     if step not in steps:
         raise UserError(f"{folder}: no checkpoint of step {step}; there are {steps}")

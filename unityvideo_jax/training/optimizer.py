@@ -74,16 +74,7 @@ class OptimizerConfig:
             raise UserError(f"config.optimizer.name={self.name!r}: use one of {OPTIMIZERS}")
         if self.schedule not in SCHEDULES:
             raise UserError(f"config.optimizer.schedule={self.schedule!r}: use one of {SCHEDULES}")
-        for name in ("learning_rate", "clip_norm", "eps"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise UserError(
-                    f"config.optimizer.{name}={getattr(self, name)}: give a positive number"
-                )
-        if not 0 <= self.weight_decay < math.inf:
-            raise UserError(f"config.optimizer.weight_decay={self.weight_decay}: give 0 or more")
-        for name in ("b1", "b2", "momentum", "ema_decay"):
-            if not 0 <= getattr(self, name) < 1:
-                raise UserError(f"config.optimizer.{name}={getattr(self, name)}: give 0 to below 1")
+        check_ranges(self)
         if self.moments not in MOMENTS:
             raise UserError(f"config.optimizer.moments={self.moments!r}: use one of {MOMENTS}")
         slowest = max(self.b1, self.b2, self.momentum)
@@ -93,11 +84,30 @@ class OptimizerConfig:
                 f"momentum={self.momentum}: set all to at most {_SLOWEST_BFLOAT16}, or moments to "
                 "'float32'"
             )
-        for name, least in (("accumulation", 1), ("warmup_steps", 0), ("schedule_steps", 0)):
+        for name, least in (("accumulation", 1), ("schedule_steps", 0)):
             if getattr(self, name) < least:
                 raise UserError(
                     f"config.optimizer.{name}={getattr(self, name)}: must be at least {least}"
                 )
+
+
+def check_ranges(config: Any) -> None:
+    """Raises UserError for a number of an optimiser or its average that is out of range.
+
+    Args:
+      config: has these numbers as `OptimizerConfig` names them; it may lack a momentum.
+    """
+    for name in ("learning_rate", "clip_norm", "eps"):
+        if not 0 < getattr(config, name) < math.inf:
+            raise UserError(
+                f"config.optimizer.{name}={getattr(config, name)}: give a positive number"
+            )
+    for name in ("weight_decay", "warmup_steps"):
+        if not 0 <= getattr(config, name) < math.inf:
+            raise UserError(f"config.optimizer.{name}={getattr(config, name)}: give 0 or more")
+    for name in ("b1", "b2", "momentum", "ema_decay"):
+        if not 0 <= getattr(config, name, 0.0) < 1:
+            raise UserError(f"config.optimizer.{name}={getattr(config, name)}: give 0 to below 1")
 
 
 def make_schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:

@@ -178,8 +178,8 @@ def notes(
     ends = wanted.get("optimizer.schedule") == "cosine" and not command.get(SCHEDULE_STEPS)
     if ends and steps != end:
         lines.append(
-            f"config.train.steps={steps}: the cosine schedule still ends at step {end}, as the run "
-            f"was started; config.{SCHEDULE_STEPS}={steps} ends it at step {steps} instead, and the "
+            f"config.train.steps={steps}: the cosine still ends at step {end}, as when the run was "
+            f"started; config.{SCHEDULE_STEPS}={steps} ends it at step {steps} instead, and the "
             "learning rate jumps"
         )
     return lines

@@ -19,6 +19,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, Shaped
 from unityvideo_jax import modalities as registry
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.models.wan_vae import WanVAE
+from unityvideo_jax.training.optimizer import check_ranges
 
 # The range of a value in [-1, 1], to which PSNR is relative.
 PEAK = 2.0
@@ -56,13 +57,17 @@ class VAELossConfig:
         weights = {name: getattr(self, name) for name in ("gradient", "coarse", "kl", "foreground")}
         weights |= {f"modality_weights.{k}": v for k, v in self.modality_weights.items()}
         for name, value in weights.items():
-            if value < 0:
-                raise UserError(f"loss.{name}={value} is negative; give 0 or more.")
+            if not 0 <= value < math.inf:
+                raise UserError(f"config.loss.{name}={value}: give 0 or more")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class VAEOptimizerConfig:
-    """AdamW with warm-up and cosine decay, and an exponential moving average of the weights."""
+    """AdamW with warm-up and cosine decay, and an exponential moving average of the weights.
+
+    Raises:
+      UserError: a value out of range.
+    """
 
     learning_rate: float = 8e-4
     warmup_steps: int = 100
@@ -72,6 +77,9 @@ class VAEOptimizerConfig:
     weight_decay: float = 1e-3
     clip_norm: float = 1.0
     ema_decay: float = 0.998
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
 
     def rate(self, step: int, progress: float) -> float:
         """Learning rate: linear warm-up over steps, times a cosine over `progress` in [0, 1]."""

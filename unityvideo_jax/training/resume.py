@@ -118,13 +118,23 @@ def refusal(
     for key in changed:
         if key in ASKED and key in before.overridden and key not in now.overridden:
             return (
-                f"config.{key} was set to {stored[key]!r} on the command line, and this command "
-                f"does not set it (the file says {wanted.get(key)!r}); add --config.{key}="
-                f"{stored[key]} to go on as before, or --config.{key}={wanted.get(key)} to change "
-                "it"
+                f"config.{key} was set to {stored.get(key)!r} on the command line, and this "
+                f"command does not set it (the file says {wanted.get(key)!r}); add --config.{key}="
+                f"{stored.get(key)} to go on as before, or --config.{key}={wanted.get(key)} to "
+                "change it"
             )
+    return _exchanged(stored, wanted, before.fingerprints, now.fingerprints)
+
+
+def _exchanged(
+    stored: Mapping[str, Any],
+    wanted: Mapping[str, Any],
+    before: Mapping[str, Any],
+    now: Mapping[str, Any],
+) -> str:
+    """What is not the thing that the run used, and what to do; "" if all is."""
     for key in PLACES:
-        was, found = before.fingerprints.get(key), now.fingerprints.get(key)
+        was, found = before.get(key), now.get(key)
         moved = stored.get(key) != wanted.get(key)
         if was == found and was is not None:
             continue

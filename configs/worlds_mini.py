@@ -90,6 +90,7 @@ def get_config() -> ml_collections.ConfigDict:
         learning_rate=5e-4,
         warmup_steps=200,
         schedule="constant",
+        schedule_steps=0,
         b1=0.9,
         b2=0.95,
         eps=1e-8,
@@ -109,6 +110,7 @@ def get_config() -> ml_collections.ConfigDict:
         log_every=50,
         checkpoint_every=1000,
         keep=3,
+        check_every=0,
         sample_every=2500,
         sample_count=4,
     )

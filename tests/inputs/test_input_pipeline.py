@@ -117,6 +117,8 @@ def test_a_run_goes_on_with_the_due_record_whatever_reads_it(noise_dir):
         iterator = _iterator(noise_dir, batch_size=size, overrides={"read_threads": threads})
         iterator.set_state(state)
         seen += drawn(_take(iterator, 2))
+    iterator.set_state({"next_index": 14})  # as an earlier version wrote it, in batches of two
+    assert iterator.get_state() == {"samples": 28}
     # Two processes read what is left.
     parts = [_iterator(noise_dir, batch_size=4, process_index=p, process_count=2) for p in range(2)]
     for part in parts:

@@ -297,7 +297,9 @@ class ShardBatches:
         Raises:
           ValueError: not such a state.
         """
-        drawn = state["samples"]
+        # Runs of earlier versions counted batches, of the size that they were started with.
+        earlier = "next_index" in state
+        drawn = state["next_index"] * self._batch_size if earlier else state["samples"]
         if type(drawn) is not int or not 0 <= drawn < len(self._samples):
             raise ValueError(f"samples={drawn!r}")
         self._drawn, self._batches = drawn, None

@@ -79,7 +79,7 @@ class DataConfig:
     split: str = "train"
     repeats: int = 1
     text_encoder: str = "words"
-    text_length: int = 48
+    text_length: int = 104
     vae: str = ""
     vae_dtype: str = "float32"
     num_workers: int = 0

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from unityvideo_jax import media, provenance, strict_json
+from unityvideo_jax import media, provenance, strict_json, text_files
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.evaluation.folders import Clip
 from unityvideo_jax.evaluation.metrics import METRICS
@@ -167,6 +167,6 @@ def _write(path: pathlib.Path, workdir: pathlib.Path, target: Target) -> None:
     for modality, arrays in streams.items():
         np.savez_compressed(temporary / f"{modality}.npz", **arrays)
     text = path.with_name(f"{_key(path)}.txt")
-    caption = text.read_text(encoding="utf-8").strip() if text.exists() else ""
+    caption = text_files.read_text(text).strip() if text.exists() else ""
     provenance.write_json(temporary / "clip.json", {"caption": caption, "fps": fps})
     temporary.rename(workdir / _key(path))

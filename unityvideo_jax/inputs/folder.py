@@ -1,34 +1,41 @@
 """A folder of videos with ground truth beside them.
 
     FOLDER/<key>.mp4                 RGB; also .mov, .mkv, .webm, .avi, or a folder of images <key>/
-    FOLDER/<key>.txt                 the caption, UTF-8, may be empty
+    FOLDER/<key>.txt                 the caption, UTF-8 or UTF-16, may be empty
     FOLDER/<key>.<modality>.npz      the arrays that the modality's codec reads, by their clip names
     FOLDER/<key>.<modality>.mp4      or: the modality as its codec draws it, of the requested size
     FOLDER/<key>.<modality>/         or: the same as a folder of images
     FOLDER/<key>.<modality>.txt      optional: this clip's modality prompt
 
-A key contains no dot. Arrays belong to the RGB frames one to one: the same number, height and
-width. Both are then scaled to cover the requested size and cropped at the centre together; depth,
-ids and flow by the nearest pixel, since their values must not mix across an edge.
+A key contains no dot. Subfolders are searched too, and their name goes before the key, as in
+`train/b`; files that are none of these are ignored, and listed.
+
+Arrays belong to the RGB frames one to one: the same number, height and width. Both are then scaled
+to cover the requested size and cropped at the centre together; depth, ids and flow by the nearest
+pixel, since their values must not mix across an edge.
 """
 
 import abc
 import dataclasses
 import hashlib
+import json
 import math
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
-from unityvideo_jax import media
+from unityvideo_jax import media, text_files
 from unityvideo_jax import modalities as registry
 from unityvideo_jax.errors import UserError
+from unityvideo_jax.faults import Fault, list_ignored, refuse
+from unityvideo_jax.inputs.listing import Listing, scan
 from unityvideo_jax.inputs.sources import ClipBatch
 from unityvideo_jax.npz import read_npz
 
+ALLOW = "fix it, or pass --allow_faults to go on without what is faulty"
 # Arrays that hold positions or displacements in pixels; every other array is a map of pixels.
 POINTS, VECTORS = ("keypoints",), ("flow",)
 # What is true only between a frame and the one right after it.
@@ -86,11 +93,12 @@ class VideoFiles(abc.ABC):
     A subclass says which clips there are and where their files and texts lie.
 
     Attributes:
-      keys, fps: as `sources.Source` has them.
+      keys, fps, faults: as `sources.Source` has them.
     """
 
     keys: Sequence[str]
     fps: float
+    faults: Sequence[Fault] = ()
     # Whether modalities given as pictures are drawn by others than our codecs. No numbers are read
     # from such pictures, so they are scaled like RGB, as the public release does, and flow may
     # lack the last frame, which has no next one.
@@ -102,9 +110,33 @@ class VideoFiles(abc.ABC):
         self._target_fps = float(fps)
         self._encoders: dict[str, Any] = {}
 
-    @abc.abstractmethod
     def settings(self) -> dict[str, Any]:
-        """What decides the content, as `sources.Source` has it."""
+        """What decides the content of all clips, as `sources.Source` has it."""
+        return {"fps": self._target_fps}
+
+    def identity(self, key: str, modality: str) -> str:
+        """Name, text, and the names, sizes and times of the files, as `sources.Source` has it."""
+        return self._identity(key, key, modality)
+
+    def _identity(self, name: str, key: str, modality: str) -> str:
+        path = self._file(key, modality)
+        inside = sorted(path.iterdir()) if path.is_dir() else [path]
+        stats = [(file.name, (stat := file.stat()).st_size, int(stat.st_mtime)) for file in inside]
+        text = json.dumps([name, self._text(key, modality), stats])
+        return hashlib.sha256(text.encode()).hexdigest()[:24]
+
+    def texts(self, modalities: Sequence[str]) -> Mapping[str, Sequence[str]] | None:
+        """The text of every clip by modality, as `sources.Source` has it."""
+        return {m: [self._text(key, m) for key in self.keys] for m in modalities}
+
+    def _rate(self) -> float:
+        """Frames per second of the first video that can be read."""
+        for key in self.keys:
+            try:
+                return media.read_video(self._file(key, "rgb"), 1)[1]
+            except UserError as error:
+                first = error
+        raise first
 
     @abc.abstractmethod
     def _file(self, key: str, modality: str) -> pathlib.Path:
@@ -221,7 +253,7 @@ class VideoFiles(abc.ABC):
 
 
 class FolderSource(VideoFiles):
-    """Clips of a folder; its layout is in the module's docstring.
+    """Clips of a folder and its subfolders; the layout is in the module's docstring.
 
     Args:
       folder: where the files are.
@@ -230,9 +262,11 @@ class FolderSource(VideoFiles):
       fps: resample to this rate; 0 keeps each video's own, and takes frames from the start.
       num_clips: only the first so many by name; None is all.
       keys: only these clips; None is all.
+      allow_faults: leave out clips that lack a file or whose caption does not read, and list them
+        in `faults`; otherwise the first one raises.
 
     Raises:
-      UserError: an empty folder, a file that no rule explains, or a file that a clip lacks.
+      UserError: a folder without videos, a file that no rule explains, or a file that a clip lacks.
     """
 
     def __init__(
@@ -242,89 +276,63 @@ class FolderSource(VideoFiles):
         *,
         num_clips: int | None = None,
         keys: Sequence[str] | None = None,
+        allow_faults: bool = False,
         **target: Any,
     ):
         super().__init__(**target)
         self._folder = pathlib.Path(folder)
         self._modalities = tuple(modalities)
         if not self._folder.is_dir():
-            raise UserError(f"--source={folder}: no such folder (or 'worlds' for rendered scenes)")
-        self._files = self._scan()
-        found = sorted(key for key, modality in self._files if modality == "rgb")
-        if keys is not None:
-            wanted = set(keys)
-            found = [key for key in found if key in wanted]
-        if not found:
+            what = "a file; give a folder, or a .csv" if self._folder.exists() else "no such folder"
+            raise UserError(f"--source={folder}: {what} (or 'worlds' for rendered scenes)")
+        listing = scan(self._folder)
+        self._files = listing.files
+        self._texts: dict[tuple[str, str], str] = {}
+        list_ignored(folder, listing.ignored)
+        if keys is None:
+            found, self.faults = listing.keys, listing.faults
+        else:
+            # Clips of our own making; whatever else lies in the folder is not asked for.
+            found, self.faults = sorted(set(keys) & set(listing.keys)), []
+        if not found and not self.faults:
             raise UserError(
                 f"--source={folder}: no videos in it ({', '.join(media.VIDEO_SUFFIXES)} or a folder"
-                " of images a clip)"
+                " of images per clip)"
             )
-        self.keys: Sequence[str] = found[:num_clips]
-        for key in self.keys:
-            self._require(key)
-        self.fps = self._target_fps or media.read_video(self._file(self.keys[0], "rgb"), 1)[1]
+        self.keys: list[str] = []
+        for key in found:
+            if num_clips is not None and len(self.keys) == num_clips:
+                break
+            try:
+                self._check(key, listing)
+                self.keys.append(key)
+            except UserError as error:
+                self.faults.append(Fault(what=f"clip {key!r}", reason=str(error)))
+        if self.faults and not (allow_faults and self.keys):
+            refuse(self.faults, len(found), ALLOW)
+        self.fps = self._target_fps or self._rate()
 
-    def _scan(self) -> dict[tuple[str, str], pathlib.Path]:
-        files: dict[tuple[str, str], pathlib.Path] = {}
-        for path in sorted(self._folder.iterdir()):
-            if path.name.startswith(".") or path.suffix == ".txt":
-                continue
-            is_video = path.is_dir() or path.suffix.lower() in media.VIDEO_SUFFIXES
-            if not is_video and path.suffix != ".npz":
-                continue
-            stem = path.name if path.is_dir() else path.stem
-            key, _, modality = stem.partition(".")
-            if modality:
-                try:
-                    registry.get(modality)
-                except UserError as error:
-                    raise UserError(f"{path}: {error}; a key contains no dot") from None
-            elif path.suffix == ".npz":
-                raise UserError(f"{path}: name it <key>.<modality>.npz")
-            entry = (key, modality or "rgb")
-            if entry in files:
-                raise UserError(f"{path} and {files[entry]} are both {entry[1]} of {key}; keep one")
-            files[entry] = path
-        return files
+    def _check(self, key: str, listing: Listing) -> None:
+        """Reads a clip's texts; UserError if it lacks a file or one does not read."""
+        if reason := listing.spoiled.get(key):
+            raise UserError(reason)
+        for modality in self._modalities:
+            if (key, modality) not in self._files:
+                raise UserError(
+                    f"no {modality} file; add {key}.{modality}.npz (or .mp4, or a folder of "
+                    f"images), take {modality} out of --modalities, or move the clip away"
+                )
+        if (key, "rgb") not in listing.texts:
+            raise UserError(f"no caption; add {key}.txt (it may be empty)")
+        for modality in self._modalities:
+            if path := listing.texts.get((key, modality)):
+                self._texts[key, modality] = text_files.read_text(path).strip()
 
     def _file(self, key: str, modality: str) -> pathlib.Path:
         return self._files[key, modality]
 
-    def _require(self, key: str) -> None:
-        for modality in self._modalities:
-            if (key, modality) not in self._files:
-                raise UserError(
-                    f"{self._folder}: clip {key!r} has no {modality} file; add "
-                    f"{key}.{modality}.npz (or .mp4, or a folder of images), take "
-                    f"{modality} out of --modalities, or move the clip away"
-                )
-        if not (self._folder / f"{key}.txt").exists():
-            raise UserError(
-                f"{self._folder}: clip {key!r} has no caption; add {key}.txt (it may be empty)"
-            )
-
-    def settings(self) -> dict[str, Any]:
-        """Frame rate, and per modality a fingerprint of its files' names, sizes and times."""
-        settings: dict[str, Any] = {"fps": self._target_fps}
-        for modality in self._modalities:
-            digest = hashlib.sha256()
-            for key in self.keys:
-                path = self._files[key, modality]
-                texts = self._folder / f"{key}{'' if modality == 'rgb' else '.' + modality}.txt"
-                inside = sorted(path.iterdir()) if path.is_dir() else [path]
-                for file in [*inside, *([texts] if texts.exists() else [])]:
-                    stat = file.stat()
-                    digest.update(f"{file.name} {stat.st_size} {int(stat.st_mtime)}\n".encode())
-            settings[f"files of {modality}"] = digest.hexdigest()[:12]
-        return settings
-
     def _text(self, key: str, modality: str) -> str:
-        if modality == "rgb":
-            return (self._folder / f"{key}.txt").read_text(encoding="utf-8").strip()
-        path = self._folder / f"{key}.{modality}.txt"
-        if path.exists():
-            return path.read_text(encoding="utf-8").strip()
-        return registry.get(modality).prompt
+        return self._texts.get((key, modality), registry.get(modality).prompt)
 
 
 def _check_shape(file: pathlib.Path, key: str, array: np.ndarray, size: tuple[int, ...]) -> None:

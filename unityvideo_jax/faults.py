@@ -11,11 +11,13 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from unityvideo_jax import provenance
+from unityvideo_jax import escape, provenance
 from unityvideo_jax.errors import UserError
 
 # Faults, or names of ignored files, that are printed; the others are counted.
 SHOWN = 20
+# How the reason of an error that no reader foresaw begins.
+FAILED = "failed: "
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -36,12 +38,12 @@ def reason_of(error: Exception) -> str:
         return first
     frame = traceback.extract_tb(error.__traceback__)[-1]
     where = f"{pathlib.Path(frame.filename).name}:{frame.lineno}"
-    return f"failed: {type(error).__name__}: {first} ({where})"
+    return f"{FAILED}{type(error).__name__}: {first} ({where})"
 
 
 def shown(name: str | os.PathLike) -> str:
-    """A name from data that is safe to print on one line: what is not printable is escaped."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in os.fspath(name))
+    """A name or reason from data on one line, with what is not printed written out."""
+    return escape.terminal(os.fspath(name)).replace("\n", "\\n")
 
 
 def show(faults: Sequence[Fault]) -> None:

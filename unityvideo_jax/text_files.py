@@ -188,7 +188,7 @@ def _check_header(
             raise UserError(f"{path}: separated by {name}; save it separated by commas")
     if twice := sorted({c for c in columns if columns.count(c) > 1}):
         raise UserError(f"{path}: two columns are named {twice[0]!r}; give each its own name")
-    if "" in columns:
+    if known and "" in columns:
         number = columns.index("") + 1
         raise UserError(f"{path}: column {number} has no name; the first line names the columns")
     if unknown := [c for c in columns if known and c not in known]:

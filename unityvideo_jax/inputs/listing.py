@@ -6,16 +6,12 @@ subfolder is searched, and its clips have its name before theirs, as in `train/b
 
 import dataclasses
 import pathlib
-import unicodedata
 
 from unityvideo_jax import media
 from unityvideo_jax import modalities as registry
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.faults import Fault, shown
-
-# Unicode categories that a name must not have: control characters, bytes that are not UTF-8, and
-# line and paragraph separators.
-UNPRINTED = ("Cc", "Cs", "Zl", "Zp")
+from unityvideo_jax.files import UNPRINTED, has_unprinted
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -25,7 +21,8 @@ class Listing:
     texts: by clip and modality, a .txt.
     faults: files that no rule explains.
     spoiled: clips that cannot be used, with the reason.
-    ignored: names of everything else, relative to the folder; hidden files are left out.
+    ignored: names of everything else, relative to the folder, less hidden files and
+      `<key>.<modality>.json`.
     """
 
     files: dict[tuple[str, str], pathlib.Path] = dataclasses.field(default_factory=dict)
@@ -63,9 +60,9 @@ def _scan(folder: pathlib.Path, prefix: str, listing: Listing, seen: set[pathlib
     for path in sorted(folder.iterdir()):
         if path.name.startswith("."):
             continue
-        if any(unicodedata.category(c) in UNPRINTED for c in path.name):
-            reason = "its name has bytes that are not UTF-8, or characters that are not printed"
-            listing.faults.append(Fault(what=shown(path), reason=f"{reason}; rename it"))
+        if has_unprinted(path.name):
+            reason = f"its name {UNPRINTED}; rename it"
+            listing.faults.append(Fault(what=shown(path), reason=reason))
         elif path.is_dir():
             _scan_folder(path, prefix, listing, seen)
         elif path.suffix.lower() == ".txt":
@@ -73,7 +70,7 @@ def _scan(folder: pathlib.Path, prefix: str, listing: Listing, seen: set[pathlib
             listing.texts[prefix + key, modality or "rgb"] = path
         elif path.suffix.lower() in media.VIDEO_SUFFIXES or path.suffix == ".npz":
             _add(path, path.stem, prefix, listing)
-        else:
+        elif path.suffix != ".json" or path.stem.partition(".")[2] not in registry.names():
             listing.ignored.append(prefix + path.name)
 
 

@@ -46,7 +46,7 @@ def shown(name: str | os.PathLike) -> str:
     return escape.terminal(os.fspath(name)).replace("\n", "\\n")
 
 
-def show(faults: Sequence[Fault]) -> None:
+def show(faults: Sequence[Fault | str]) -> None:
     """Prints the first `SHOWN` faults, one per line, and how many more there are."""
     for fault in faults[:SHOWN]:
         print(f"fault: {shown(str(fault))}", file=sys.stderr)

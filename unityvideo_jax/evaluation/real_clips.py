@@ -67,7 +67,12 @@ def build(
         for (key, modality), path in listing.files.items()
         if modality == "rgb" and key not in listing.spoiled
     }
-    hashes = {path: provenance.file_hash(path) for path in names}
+    hashes: dict[pathlib.Path, str] = {}
+    for path in names:
+        try:
+            hashes[path] = provenance.file_hash(path)
+        except OSError as error:
+            aside[str(path.relative_to(source))] = f"does not open ({error.strerror})"
     chosen: dict[str, str] = {}
     twice: dict[str, pathlib.Path] = {}
     for path in sorted(hashes, key=lambda p: (hashes[p], p)):

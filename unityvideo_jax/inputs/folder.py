@@ -120,8 +120,11 @@ class VideoFiles(abc.ABC):
 
     def _identity(self, name: str, key: str, modality: str) -> str:
         path = self._file(key, modality)
-        inside = sorted(path.iterdir()) if path.is_dir() else [path]
-        stats = [(file.name, (stat := file.stat()).st_size, int(stat.st_mtime)) for file in inside]
+        try:
+            inside = sorted(path.iterdir()) if path.is_dir() else [path]
+            stats = [(f.name, (stat := f.stat()).st_size, int(stat.st_mtime)) for f in inside]
+        except OSError as error:
+            raise UserError(f"{error.filename}: cannot be opened ({error.strerror})") from error
         text = json.dumps([name, self._text(key, modality), stats])
         return hashlib.sha256(text.encode()).hexdigest()[:24]
 
@@ -327,6 +330,7 @@ class FolderSource(VideoFiles):
         for modality in self._modalities:
             if path := listing.texts.get((key, modality)):
                 self._texts[key, modality] = text_files.read_text(path).strip()
+            self.identity(key, modality)  # meets links to nothing and the like
 
     def _file(self, key: str, modality: str) -> pathlib.Path:
         return self._files[key, modality]

@@ -180,12 +180,14 @@ def _mixed(folder: pathlib.Path) -> None:
 
 def _ignored(folder: pathlib.Path) -> None:
     """What is ignored is listed, with how many there are."""
-    write_clip(folder / "a.mp4")
+    clips = folder / "clips"
+    clips.mkdir()
+    write_clip(clips / "a.mp4")
     for name in ("a.txt", "b.txt", "notes.md", "c.mpq"):
-        (folder / name).write_text("x")
-    vae = stand_ins.save_tiny_vae(folder.parent / f"{folder.name}-vae")
+        (clips / name).write_text("x")
+    vae = stand_ins.save_tiny_vae(folder / "vae")
     printed = run_program(
-        "prepare", f"--source={folder}", f"--workdir={folder.parent / 'out'}", f"--vae={vae}",
+        "prepare", f"--source={clips}", f"--workdir={folder / 'out'}", f"--vae={vae}",
         "--modalities=rgb", "--num_frames=5", "--height=16", "--width=16",
     )  # fmt: skip
     assert "ignored 3 files: b.txt, c.mpq, notes.md" in printed, printed

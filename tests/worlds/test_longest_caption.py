@@ -9,6 +9,8 @@ import types
 import numpy as np
 import pytest
 
+from unityvideo_jax.inputs.config import DataConfig
+from unityvideo_jax.models.config import DiTConfig
 from unityvideo_jax.models.text import LENGTH, load_words
 from unityvideo_jax.worlds import captions, looks
 
@@ -63,6 +65,7 @@ def test_the_longest_caption_fits():
     kinds = itertools.product(range(3), range(5), range(6), (3,), (3,), (-1.0, 1.0))
     longest = max((_longest_of(*kind) for kind in kinds), key=_count)
     assert 90 < _count(longest) <= LENGTH, longest
+    assert DiTConfig.text_len == DataConfig.text_length == LENGTH
 
 
 @pytest.mark.parametrize("name", ["worlds_small", "worlds_tiny"])

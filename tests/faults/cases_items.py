@@ -19,6 +19,7 @@ from unityvideo_jax.curation.journal import Journal
 from unityvideo_jax.curation.stage import Clip, Outcome
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.evaluation import harness
+from unityvideo_jax.evaluation.folder_benchmark import FolderClips
 from unityvideo_jax.evaluation.harness import HarnessConfig
 from unityvideo_jax.inputs import openuni_tars, packing
 from unityvideo_jax.inputs.folder import FolderSource
@@ -245,6 +246,18 @@ SCORED = {
 }
 
 
+def _scored_by_a_run(folder: pathlib.Path) -> None:
+    """Damaged clips of a folder are left out of a run's batches, and named."""
+    benchmark = folder_clips.benchmark(folder / "bench", clips=5)
+    os.truncate(benchmark / "clip0" / "depth.npz", 99)
+    (benchmark / "clip2" / "clip.json").write_text('{"fps": "fast"}')
+    (benchmark / "clip3" / "rgb.mp4").write_bytes(b"nothing")
+    clips = FolderClips(benchmark, num_frames=1, height=32, width=48)
+    batches = list(clips.batches(range(5), 2))
+    assert [batch.index.tolist() for batch in batches] == [[1, 4]], batches
+    assert sorted(clips.faults) == [0, 2, 3] and "clip.json" in clips.faults[2]
+
+
 def _journal(line: bytes):
     """A damaged line of a journal costs its clip alone."""
 
@@ -329,6 +342,7 @@ CASES = [
         Case(kind="one bad row", name=name, act=_score(damage, word), slow=n > 0)
         for n, (name, (damage, word)) in enumerate(SCORED.items())
     ),
+    Case(kind="one bad row", name="scored by a run", act=_scored_by_a_run),
     *(Case(kind="journal", name=name, act=_journal(line)) for name, line in LINES.items()),
     Case(kind="names", name="videos to curate", act=_curation_names),
     Case(kind="names", name="members of a tar", act=_tar_names),

@@ -23,6 +23,8 @@ from typing import Any
 
 import jax
 
+from unityvideo_jax import failures
+
 CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
 MODELS = {
     "1.3B": "wan21_1_3b",
@@ -123,10 +125,11 @@ def fill(path: pathlib.Path) -> None:
             continue
         # A process of its own gives the compiler's memory back.
         run = subprocess.run(
-            [sys.executable, __file__, "--one", *cell], stdout=subprocess.PIPE, check=False
+            [sys.executable, __file__, "--one", *cell], capture_output=True, text=True, check=False
         )
         if run.returncode:
-            print(f"{cell}: failed with status {run.returncode}", flush=True)
+            cause = failures.cause_of(run.returncode, run.stderr or "")
+            print(f"{cell}: failed with status {run.returncode}: {cause}", flush=True)
             continue
         row = json.loads(run.stdout.splitlines()[-1])
         with path.open("a") as file:

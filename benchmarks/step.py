@@ -33,6 +33,8 @@ from typing import Any
 
 import numpy as np
 
+from unityvideo_jax import failures
+
 WARM_UP = 2
 
 
@@ -275,7 +277,7 @@ def main(argv: Sequence[str]) -> None:
         command = [sys.executable, __file__, "--one", *shared, flag, value]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
-            reason = (done.stderr.strip().splitlines() or ["no message"])[-1][:160]
+            reason = failures.cause_of(done.returncode, done.stderr)
             print(f"| {system} | {value} | failed: {reason} |", flush=True)
             continue
         *profile, last = done.stdout.strip().splitlines()

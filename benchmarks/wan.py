@@ -24,6 +24,8 @@ from typing import Any
 
 import numpy as np
 
+from unityvideo_jax import failures
+
 PARTS, SYSTEMS = ("dit", "vae", "text"), ("ours", "peer")
 SIZES = {
     "wan": dict(
@@ -253,7 +255,7 @@ def measure(part: str, system: str, args: argparse.Namespace) -> dict[str, Row]:
     command += [f"--vae_dtype={args.vae_dtype}", f"--attention={args.attention}"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        reason = (done.stderr.strip().splitlines() or ["no message"])[-1][:200]
+        reason = failures.cause_of(done.returncode, done.stderr)
         print(f"| {part} | {system} | failed: {reason} | | | | |", flush=True)
         return {}
     return json.loads(done.stdout.strip().splitlines()[-1])

@@ -66,6 +66,7 @@ def get_config() -> ml_collections.ConfigDict:
         ),
         caption_dropout=0.1,
         prompt_dropout=0.0,
+        depth_codec="relative",  # or "metric", for data in metres
         num_frames=33,
         height=256,
         width=256,

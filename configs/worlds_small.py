@@ -55,6 +55,8 @@ def get_config() -> ml_collections.ConfigDict:
         ),
         caption_dropout=0.1,
         prompt_dropout=0.0,
+        registry_prompt_rate=0.5,
+        depth_codec="relative",  # or "metric", for data in metres
         num_frames=17,
         height=64,
         width=64,

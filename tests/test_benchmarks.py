@@ -111,7 +111,7 @@ def test_the_table_of_plans_goes_on_where_it_stopped(tmp_path, monkeypatch, caps
     def compiled(command, **_):
         asked.append(tuple(command[-3:]))
         failed = asked[-1] == cells[1] and asked.count(cells[1]) == 1
-        return subprocess.CompletedProcess(command, int(failed), json.dumps(row).encode())
+        return subprocess.CompletedProcess(command, int(failed), json.dumps(row), "")
 
     monkeypatch.setattr(plans.subprocess, "run", compiled)
     monkeypatch.setattr(plans, "tpu_cells", lambda: cells[:3])

@@ -17,8 +17,9 @@ sys.path.insert(0, str(HERE / "inputs"))
 import stand_ins  # noqa: E402
 
 from unityvideo_jax import media  # noqa: E402
+from unityvideo_jax import modalities as registry  # noqa: E402
 from unityvideo_jax.errors import UserError  # noqa: E402
-from unityvideo_jax.inputs import shards, staging  # noqa: E402
+from unityvideo_jax.inputs import shards, sources, staging  # noqa: E402
 from unityvideo_jax.inputs.encode import load_encoder  # noqa: E402
 from unityvideo_jax.inputs.online import OnlineWorlds  # noqa: E402
 from unityvideo_jax.modalities import BUILT_IN  # noqa: E402
@@ -302,6 +303,7 @@ def test_a_file_in_place_of_a_folder_is_named(tmp_path):
         (("--source=worlds", "--num_frames=16"), "error: --num_frames=16"),
         (("--source=worlds", "--modalities=rgb,normals"), "error: unknown modality 'normals'"),
         (("--source=/no/such/folder",), "error: --source=/no/such/folder: no such folder"),
+        (("--source=a.csv", "--registry_prompt_rate=0.1"), "error: --registry_prompt_rate: is for"),
     ],
 )
 def test_the_program_prints_one_line_for_a_slip(tmp_path, flags, message):
@@ -368,15 +370,19 @@ def test_the_program_prepares_worlds_as_online_renders_them(tmp_path):
     card = shards.read_card(tmp_path / "out")
     assert card.modalities == BUILT_IN and card.count == 2
     online = OnlineWorlds(
-        dict(kind="online", vae=str(vae), caption_dropout=0.0, **size),
+        dict(kind="online", vae=str(vae), caption_dropout=0.0, registry_prompt_rate=0.5, **size),
         BUILT_IN,
         2,
         0,
         clips_per_group=2,
-        stage_weights={"depth": 1.0},
+        stage_weights={"segmentation": 1.0},
     )
     batch = next(online)
-    for stream, name in enumerate(("rgb", "depth")):
+    # World 0 has its own prompt, world 1 the registry's, with everything as its truth.
+    segmentation = shards.Series(tmp_path / "out", "segmentation")
+    asks = [segmentation[n]["text"] == registry.get("segmentation").prompt for n in range(2)]
+    assert asks == list(sources.asks_for_all(0, np.arange(2), 0.5)) and len(set(asks)) == 2
+    for stream, name in enumerate(("rgb", "segmentation")):
         for n in range(2):
             record = shards.Series(tmp_path / "out", name)[n]
             latents = np.asarray(batch["latents"])[n, stream]

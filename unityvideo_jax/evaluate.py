@@ -24,9 +24,10 @@ import jax
 from absl import flags
 
 import unityvideo_jax
-from unityvideo_jax import cli, modalities, provenance
+from unityvideo_jax import cli, modalities, provenance, units
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.evaluation import harness, pictures, report, scores, worlds_benchmark
+from unityvideo_jax.evaluation.condition_gap import ConditionGapConfig
 from unityvideo_jax.evaluation.heldout import HeldoutConfig
 from unityvideo_jax.evaluation.metrics import METRICS, PROTOCOLS
 from unityvideo_jax.evaluation.page import ClipEntry
@@ -57,6 +58,12 @@ _ALLOW_FAULTS = flags.DEFINE_bool(
 _PROCESSES = flags.DEFINE_integer(
     "processes", 1, "Processes that score predictions at once.", lower_bound=1
 )
+_TRUTH_UNIT = flags.DEFINE_enum(
+    "truth_unit", None, units.NAMES, "Unit of true depth in numbers that do not state it."
+)
+_PREDICTION_UNIT = flags.DEFINE_enum(
+    "prediction_unit", None, units.NAMES, "The same of predicted depth."
+)
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Workdir of the training run.")
 _STEP = flags.DEFINE_integer("checkpoint_step", None, "Which checkpoint; the latest if left out.")
@@ -71,6 +78,9 @@ _WORLDS_SEED = flags.DEFINE_integer("worlds_seed", 0, "Seed of the scenes.")
 _CAPTIONS = flags.DEFINE_bool("captions", False, "Give the model the clips' captions.")
 _TIMESTEPS = flags.DEFINE_integer(
     "heldout_timesteps", 8, "Timesteps of the held-out loss, a multiple of 4; 0 leaves it out."
+)
+_GAP = flags.DEFINE_integer(
+    "condition_gap_clips", 8, "Clips of the condition gap, at least 2; 0 leaves it out."
 )
 _STEPS = flags.DEFINE_integer("steps", None, "Solver steps; the run's own if left out.")
 _SOLVER = flags.DEFINE_enum("solver", None, solvers.SOLVERS, "ODE solver.")
@@ -135,6 +145,8 @@ def _score_folder(output: pathlib.Path) -> None:
         output=output,
         weights=pathlib.Path(_WEIGHTS.value) if _WEIGHTS.value else None,
         processes=_PROCESSES.value,
+        truth_unit=_TRUTH_UNIT.value or "",
+        prediction_unit=_PREDICTION_UNIT.value or "",
     )
     outcome = harness.run(config, _progress(start))
     faulty = outcome.counts["clips_with_faults"]
@@ -193,10 +205,14 @@ def _score_run(output: pathlib.Path) -> None:
         seed=_SEED.value,
         worlds_seed=_WORLDS_SEED.value,
         use_captions=_CAPTIONS.value,
+        truth_unit=_TRUTH_UNIT.value or "",
         heldout=HeldoutConfig(timesteps=_TIMESTEPS.value, seed=_SEED.value)
         if _TIMESTEPS.value
         else None,
+        gap=ConditionGapConfig(clips=_GAP.value, seed=_SEED.value) if _GAP.value else None,
     )
+    if _PREDICTION_UNIT.value:
+        raise UserError("--prediction_unit: a run knows its own unit; give it with --predictions")
     pipeline = Pipeline.from_workdir(
         _WORKDIR.value,
         step=_STEP.value,
@@ -226,9 +242,10 @@ def _score_run(output: pathlib.Path) -> None:
 
     # Of a clip, the scores depend on these and not on how many clips there are or go together.
     settings = dataclasses.asdict(config)
-    depends = {k: v for k, v in settings.items() if k not in ("num_clips", "batch_size")}
+    depends = {k: v for k, v in settings.items() if k not in ("num_clips", "batch_size", "gap")}
     depends |= {
         "rows": harness.ROWS_VERSION,
+        "codecs": {name: modalities.get(name).codec.version for name in METRICS},
         "package": unityvideo_jax.__version__,
         "sampler": dataclasses.asdict(sampler),
         "config": provenance.config_hash(pipeline.config),
@@ -251,7 +268,7 @@ def _score_run(output: pathlib.Path) -> None:
         "settings": settings,
         "sampler": dataclasses.asdict(sampler),
         "size": [data["num_frames"], data["height"], data["width"]],
-        "codecs": {name: modalities.get(name).codec.version for name in scored},
+        "codecs": {name: pipeline.codec(name).version for name in scored},
         "workdir": _WORKDIR.value,
         "checkpoint_step": pipeline.step,
         "ema": _EMA.value,

@@ -25,7 +25,7 @@ from typing import Any
 from absl import flags
 from ml_collections import config_flags
 
-from unityvideo_jax import capacity, cli
+from unityvideo_jax import capacity, cli, units
 from unityvideo_jax import modalities as registry
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.inputs import clip_shards, manifest
@@ -44,10 +44,13 @@ KINDS = {
     manifest.ManifestSource: "manifest",
     clip_shards.ClipShardsSource: "packed",
 }
+# What every source of files is told of its clips.
+TARGET = ("num_frames", "height", "width", "fps", "depth_unit")
 # Flags that a configuration replaces.
 NOT_OF_CURATION = (
-    "modalities", "num_clips", "num_frames", "height", "width", "fps", "split", "seed", "vae",
-    "text_encoder", "text_length", "chunk_size", "batch_size", "allow_faults",
+    "modalities", "num_clips", "num_frames", "height", "width", "fps", "depth_unit", "split",
+    "seed", "vae", "text_encoder", "text_length", "chunk_size", "batch_size", "allow_faults",
+    "registry_prompt_rate", "depth_codec",
 )  # fmt: skip
 
 
@@ -66,8 +69,28 @@ def define_flags() -> None:
     flags.DEFINE_float(
         "fps", 0.0, f"Frames a second. Default 0: {DEFAULT_FPS:g} for worlds, a folder's own rate."
     )
+    flags.DEFINE_enum(
+        "depth_unit",
+        "",
+        ["", *units.NAMES],
+        "Unit of stored depth without a .json beside it. Default: metres in .npz and floats, "
+        "millimetres in 16-bit pictures.",
+    )
     flags.DEFINE_string("split", "train", "Which worlds or packed clips, such as validation.")
+    flags.DEFINE_float(
+        "registry_prompt_rate",
+        0.5,
+        "Share of worlds with the registry's modality prompts instead of the scene's own.",
+        lower_bound=0.0,
+        upper_bound=1.0,
+    )
     flags.DEFINE_bool("allow_faults", False, "Finish without clips that cannot be read.")
+    flags.DEFINE_enum(
+        "depth_codec",
+        "relative",
+        list(registry.get("depth").variants),
+        "How depth is drawn: in each clip's own range, or in metres, for data in metres.",
+    )
     flags.DEFINE_integer("seed", 0, "Seed of the worlds.")
     flags.DEFINE_string("vae", "", "Folder of a VAE, ours or Wan's. Default: the shipped one.")
     flags.DEFINE_string("text_encoder", "words", "'words', 'minilm' or 'umt5:FOLDER'.")
@@ -87,6 +110,8 @@ def make_source(args: Any) -> Source:
     if args.fps < 0:
         raise UserError(f"--fps={args.fps:g}: must be positive, or 0 for the default")
     if args.source != "worlds":
+        if args["registry_prompt_rate"].present:
+            raise UserError("--registry_prompt_rate: is for --source=worlds; leave it out")
         return _files(args)
     from unityvideo_jax import worlds
 
@@ -109,12 +134,15 @@ def make_source(args: Any) -> Source:
         f"--num_clips={count}",
         "prepare fewer or smaller clips",
     )
-    return WorldsSource(config, count)
+    return WorldsSource(
+        config, count, args.registry_prompt_rate, codecs={"depth": args.depth_codec}
+    )
 
 
 def _files(args: Any) -> Source:
     """The source of files that --source names."""
-    target = {name: getattr(args, name) for name in ("num_frames", "height", "width", "fps")}
+    target = {name: getattr(args, name) for name in TARGET}
+    target["codecs"] = {"depth": args.depth_codec}
     source = pathlib.Path(args.source)
     if source.suffix.lower() == ".csv":
         return manifest.ManifestSource(

@@ -24,7 +24,7 @@ from typing import Any
 import jax
 from absl import flags
 
-from unityvideo_jax import capacity, cli, modalities, provenance
+from unityvideo_jax import capacity, cli, modalities, provenance, units
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.files import safe_path
 from unityvideo_jax.sampling import files, requests, solvers
@@ -65,7 +65,17 @@ _HEIGHT = flags.DEFINE_integer(
 )
 _WIDTH = flags.DEFINE_integer("width", None, "Pixels, likewise.", lower_bound=1)
 _FPS = flags.DEFINE_float(
-    "fps", None, "Frames/s of the model's video; faster input is thinned.", lower_bound=0.1
+    "fps",
+    None,
+    "Frames/s of the model's video; input is taken by time at this rate.",
+    lower_bound=0.1,
+)
+_DEPTH_UNIT = flags.DEFINE_enum(
+    "depth_unit",
+    "",
+    ["", *units.NAMES],
+    "Unit of given depth without a .json beside it. Default: metres in .npz and floats, "
+    "millimetres in 16-bit pictures.",
 )
 _OUTPUT = flags.DEFINE_string("output", None, "Folder of the results.", required=True)
 _PROFILE = flags.DEFINE_bool("profile", False, "Trace each request for XProf, beside its results.")
@@ -133,6 +143,8 @@ def _load_given(
         default_frames=data["num_frames"],
         fps=_FPS.value or data["fps"],
         multiple=multiple,
+        depth_unit=_DEPTH_UNIT.value,
+        codecs={name: pipeline.codec(name) for name in request.given},
         **size,
     )
     return given, first
@@ -173,7 +185,7 @@ def _record(
         "sampler": dataclasses.asdict(sampler),
         "given": {name: one.source for name, one in given.items()},
         "first_frame": first and first.source,
-        "codecs": {s: modalities.get(s).codec.version for s in streams},
+        "codecs": {s: pipeline.codec(s).version for s in streams},
         "workdir": _WORKDIR.value,
         "checkpoint_step": pipeline.step,
         "ema": _EMA.value,
@@ -249,6 +261,8 @@ def main(argv: Sequence[str]) -> None:
             folder,
             samples,
             sides={name: one.side for name, one in streams.items() if one.side is not None},
+            units={name: one.unit for name, one in streams.items() if one.unit},
+            codecs={name: pipeline.codec(name) for name in samples.streams},
             fps=fps,
             record=record | {"size": shape[1:4], "fps": fps, "seconds": round(seconds, 3)},
         )

@@ -47,7 +47,11 @@ def section(cls: type[T], config: Any, name: str) -> T:
       UserError: no such section, a key that `cls` lacks, or one that it needs.
     """
     check_keys(config, list(config), "config.", needed=(name,))
-    values = dict(config[name].items())
+    # A dict inside a section is a ConfigDict where the section is.
+    values = {
+        key: dict(value.items()) if hasattr(value, "items") else value
+        for key, value in config[name].items()
+    }
     fields = [field for field in dataclasses.fields(cls) if field.init]
     needed = [
         field.name

@@ -90,6 +90,7 @@ def make_sampler(config, graphdef):
         null_text=texts([""])[0],
         modalities=tuple(config.model.modalities),
         sampler=section(SamplerConfig, config, "sampling"),
+        drops_prompts=config.data.get("prompt_dropout", 0.0) > 0,
         seed=config.seed,
         count=config.train.sample_count,
     )
@@ -117,6 +118,8 @@ def check(config) -> None:
     check_keys(config, (*needed, "init_from"), "config.", needed)
     for name, cls in classes.items():
         section(cls, config, name)
+    weighted = config.objective.get("modality_loss_weights", {})
+    check_keys(weighted, config.model.modalities, "config.objective.modality_loss_weights.")
     check_keys(config.data, list(config.data), "config.data.", READ_LATER)
     as_data_config(config.data)
     plan = stages(config.curriculum, dict(config.data.modality_weights), config.train.steps)

@@ -240,3 +240,72 @@ def test_single_frame_has_no_temporal_error_and_says_so():
 def test_disparity_given_as_depth_is_refused():
     with pytest.raises(UserError, match=r"values <= 0 \(least 0\)"):
         compute(0 * video(), video())
+
+
+@pytest.mark.parametrize("factor", [2.0**10, 2.0**-10, 2.0**40])
+def test_any_multiple_of_an_estimate_scores_the_same(factor):
+    truth, prediction = video(high=60.0), video(high=60.0)
+    prediction[0, 0], prediction[1, 0] = np.inf, 200.0  # outside the range, as is much when scaled
+    one = compute(prediction, truth)
+    assert compute(np.float32(factor) * prediction, truth) == pytest.approx(one, rel=1e-6)
+    assert one["depth/depth_scale_video/abs_rel"] > 0.1
+
+
+def test_limits_in_metres_hold_after_alignment():
+    """An estimate in millimetres, right but for one pixel: 80 m, which is read as 70 m."""
+    truth = np.linspace(2, 7, 64, dtype=np.float32).reshape(1, 8, 8)
+    prediction = 1000 * truth
+    prediction[0, 0, 0] = 80_000.0
+    results = compute(prediction, truth)
+    for alignment in ("depth_scale_video", "depth_scale_frame"):
+        assert results[f"depth/{alignment}/abs_rel"] == pytest.approx(68 / 2 / 64, rel=1e-4)
+
+
+def metres(depth):
+    return {"depth": depth, "unit": np.asarray("m")}
+
+
+def test_estimates_in_metres_are_scored_without_alignment():
+    truth = video((2, 5, 6))
+    metric = depth.DepthMetric()
+    metric.update(metres(np.float32(1.1) * truth), {"depth": truth}, "clip 0")
+    results = metric.compute()
+    assert results["depth/metric/abs_rel"] == pytest.approx(0.1, rel=1e-5)
+    assert results["depth/metric/delta_1"] == 1.0
+    expected = np.sqrt(np.square(0.1 * truth.astype(np.float64)).mean(axis=(1, 2))).mean()
+    assert results["depth/metric/rmse"] == pytest.approx(expected, rel=1e-5)
+    assert results["depth/metric/temporal_error"] < 1e-6
+    assert results["depth/metric/videos"] == 1
+    # No surface is the farthest depth: (70 - 2) / 2.
+    metric = depth.DepthMetric()
+    flat = np.full((1, 2, 2), 2.0, np.float32)
+    metric.update(metres(np.full_like(flat, np.inf)), {"depth": flat}, "clip 0")
+    assert metric.compute()["depth/metric/abs_rel"] == pytest.approx(34.0)
+
+
+@pytest.mark.parametrize("unit", [{}, {"unit": np.asarray("relative")}])
+def test_estimates_of_unknown_scale_have_no_score_in_metres(unit):
+    truth = video()
+    metric = depth.DepthMetric()
+    metric.update({"depth": truth, **unit}, metres(truth), "clip 0")
+    results = metric.compute()
+    assert results["depth/metric/videos"] == 0 and "depth/metric/abs_rel" not in results
+    assert results["depth/depth_scale_video/abs_rel"] < 1e-6
+
+
+def test_truth_of_unknown_scale_counts_in_medians():
+    truth, prediction = video(), video()
+    results = []
+    for factor in (1.0, 2.0**14):
+        metric = depth.DepthMetric()
+        scaled = {"depth": np.float32(factor) * truth, "unit": np.asarray("relative")}
+        metric.update(metres(prediction), scaled, "clip 0")
+        results.append(metric.compute())
+    assert results[0] == pytest.approx(results[1], rel=1e-6)
+    assert results[0]["depth/metric/videos"] == 0 and results[0]["depth/videos"] == 1
+
+
+def test_truth_whole_out_of_range_is_a_fault_that_names_the_unit():
+    truth = 1000 * video(low=2.0, high=7.0)
+    with pytest.raises(UserError, match=r"clip 0: true depth is 2\d+.* to .*no unit is stated"):
+        compute(truth, truth)

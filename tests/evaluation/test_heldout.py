@@ -34,7 +34,7 @@ def test_zero_velocity_scores_the_power_of_the_target():
     """E (x1 - x0)^2 = 1 + 2^2 for x0 = 2, whatever the timestep."""
     latents = jnp.full((64, 2, *SHAPE), 2.0)
     result = errors(lambda x, *_: jnp.zeros_like(x), index=range(64), latents=latents)
-    assert result.shape == (64, 3, 4)
+    assert result.shape == (64, 3, 6)
     np.testing.assert_allclose(result.mean(axis=0), 5.0, atol=0.15)
 
 
@@ -47,10 +47,10 @@ def test_tasks_noise_the_right_streams_at_fixed_timesteps():
 
     errors(velocity)
     jax.effects_barrier()
-    levels = np.array([0.125, 0.375, 0.625, 0.875])
-    assert len(seen) == 12
+    levels = np.array([0.125, 0.375, 0.625, 0.875, 0.97, 1.0])
+    assert len(seen) == 18
     for case, t in enumerate(seen):
-        task, level = divmod(case, 4)
+        task, level = divmod(case, 6)
         expected = levels[level] * np.array([[1, 0], [0, 1], [1, 1]])[task]
         np.testing.assert_allclose(t, np.tile(expected, (B, 1)), rtol=1e-6)
 
@@ -68,6 +68,10 @@ def test_noise_is_fixed_by_clip_modality_and_seed_alone():
     assert (first != errors(velocity, latents=latents, modality=2)).all()
     other = HeldoutConfig(timesteps=4, seed=1)
     assert (first != errors(velocity, latents=latents, config=other)).all()
+    # What is measured near noise leaves the noise of the others alone.
+    plain = HeldoutConfig(timesteps=4, near_noise=())
+    uniform = errors(velocity, latents=latents, config=plain)
+    np.testing.assert_array_equal(uniform, first[..., :4])
     # Every case draws its own noise: with clean latents 0, the task does not repeat it.
     zero = errors(lambda x, *_: jnp.zeros_like(x), latents=jnp.zeros((B, 2, *SHAPE)))
     assert len(np.unique(zero)) == zero.size
@@ -75,7 +79,7 @@ def test_noise_is_fixed_by_clip_modality_and_seed_alone():
 
 def test_averages():
     loss = HeldoutLoss(CONFIG)
-    depth = np.arange(2 * 3 * 4, dtype=np.float32).reshape(2, 3, 4)
+    depth = np.arange(2 * 3 * 6, dtype=np.float32).reshape(2, 3, 6)
     flow = depth[:1] + 100
     loss.update("depth", depth[:1], "clip 0")
     loss.update("depth", depth[1:], "clip 1")
@@ -83,9 +87,12 @@ def test_averages():
     results = loss.compute()
     prefix = "heldout_loss/uniform_t4"
     both = np.concatenate([depth, flow])
-    assert results[f"{prefix}/all"] == pytest.approx(both.mean())
-    assert results[f"{prefix}/estimation"] == pytest.approx(both[:, 1].mean())
-    assert results[f"{prefix}/joint/flow"] == pytest.approx(flow[:, 2].mean())
+    assert results[f"{prefix}/all"] == pytest.approx(both[..., :4].mean())
+    assert results[f"{prefix}/estimation"] == pytest.approx(both[:, 1, :4].mean())
+    assert results[f"{prefix}/joint/flow"] == pytest.approx(flow[:, 2, :4].mean())
+    near = "heldout_loss/near_noise"
+    assert results[f"{near}/t0.97/estimation"] == pytest.approx(both[:, 1, 4].mean())
+    assert results[f"{near}/t1.00/joint/flow"] == pytest.approx(flow[:, 2, 5].mean())
     assert results[f"{prefix}/timestep_0.25-0.50"] == pytest.approx(both[:, :, 1].mean())
 
 
@@ -96,4 +103,4 @@ def test_bad_input_is_named():
     with pytest.raises(UserError, match="no clip"):
         loss.compute()
     with pytest.raises(UserError, match="clip 7: the depth loss is not finite"):
-        loss.update("depth", np.full((1, 3, 4), np.nan, np.float32), "clip 7")
+        loss.update("depth", np.full((1, 3, 6), np.nan, np.float32), "clip 7")

@@ -13,6 +13,7 @@ from tiny_pipeline import (  # noqa: F401
 from unityvideo_jax import modalities, worlds
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.evaluation import worlds_benchmark
+from unityvideo_jax.evaluation.condition_gap import ConditionGapConfig
 from unityvideo_jax.evaluation.heldout import HeldoutConfig
 from unityvideo_jax.evaluation.metrics import METRICS
 from unityvideo_jax.evaluation.run_rows import RunRow, RunRows
@@ -92,7 +93,12 @@ def test_the_truth_scores_perfectly_and_beats_the_trivial():
 
 @pytest.mark.slow
 def test_a_random_model_runs_through_the_whole_path(tmp_path):
-    config = BenchmarkConfig(num_clips=2, batch_size=2, heldout=HeldoutConfig(timesteps=4))
+    config = BenchmarkConfig(
+        num_clips=2,
+        batch_size=2,
+        heldout=HeldoutConfig(timesteps=4),
+        gap=ConditionGapConfig(clips=4, levels=(0.5, 1.0)),
+    )
     pipeline = Pipeline(**parts())
     results = worlds_benchmark.run(pipeline, config, pipeline.sampler)
     assert np.isfinite(list(results.metrics.values())).all()
@@ -100,6 +106,10 @@ def test_a_random_model_runs_through_the_whole_path(tmp_path):
     for task in ("conditional", "estimation", "joint"):
         for name in pipeline.modalities[1:]:
             assert results.metrics[f"heldout_loss/uniform_t4/{task}/{name}"] > 0.1
+            assert results.metrics[f"heldout_loss/near_noise/t1.00/{task}/{name}"] > 0.1
+    for name in pipeline.modalities[1:]:
+        for level in ("t0.50_own", "t1.00_own", "t1.00_other", "mean_clip"):
+            assert results.metrics[f"condition_gap/clean_mse/{name}/{level}"] > 0
     # The same on all devices, clip by clip, stopped after the first and taken up again.
     pipeline.spread(jax.devices())
     rows = RunRows(folder=tmp_path, settings={"seed": 0})

@@ -170,6 +170,18 @@ def test_metrics_add_up():
     np.testing.assert_array_equal(bands[:, 1], np.histogram(t, bins=4, range=(0, 1))[0])
 
 
+def test_loss_weights_scale_the_streams_of_a_modality_and_no_metric():
+    batch, key = make_batch(), jax.random.key(8)
+    plain = observe(batch, key)
+    weighted = observe(batch, key, ObjectiveConfig(modality_loss_weights={"rgb": 0.5, "flow": 3}))
+    assert jax.tree.all(jax.tree.map(jnp.array_equal, plain.metrics, weighted.metrics))
+    factor = np.array([0.5, 1, 3, 1, 1, 1])[batch["modality"]]  # in the order of the names
+    assert DEFAULT_MODALITIES[2] == "flow"
+    np.testing.assert_allclose(
+        weighted.gradient, plain.gradient * factor[..., None, None, None, None], rtol=1e-5
+    )
+
+
 def test_one_compiled_step_serves_every_mix_of_tasks():
     before = _observe._cache_size()
     batch = make_batch(seed=1)

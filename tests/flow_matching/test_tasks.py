@@ -62,6 +62,22 @@ def test_dropout_task_and_timestep_are_independent_draws():
     assert abs(np.corrcoef(task[conditional], dropped[conditional])[0, 1]) < 0.06
 
 
+def test_estimation_can_be_shifted_further_and_pure_noise_is_a_share_of_every_task():
+    fields = dict(shift=2.0, condition_dropout=0.0)
+    task, noised, base = draw(**fields)
+    _, _, shifted = draw(estimation_shift=3.0, **fields)
+    estimation = noised & (task == 1)[:, None]
+    np.testing.assert_array_equal(shifted[~estimation], base[~estimation])
+    odds = base / (1 - base)
+    np.testing.assert_allclose(
+        shifted[estimation], (3 * odds / (1 + 3 * odds))[estimation], rtol=1e-4
+    )
+    task, noised, timestep = draw(noise_share=0.25, **fields)
+    for index in range(len(TASKS)):
+        t = timestep[noised & (task == index)[:, None]]
+        assert abs((t == 1.0).mean() - 0.25) < 5 * np.sqrt(0.19 / (t.size / 2))
+
+
 def test_no_dropout_leaves_every_condition_clean():
     _, noised, timestep = draw(condition_dropout=0.0)
     assert not np.any(timestep[~noised])
@@ -82,6 +98,10 @@ def test_a_single_stream_is_always_generated():
         ({"shift": 0}, "objective.shift=0.0 must be positive"),
         ({"logit_std": -1.0}, "objective.logit_std=-1.0 must be positive"),
         ({"logit_mean": float("nan")}, "objective.logit_mean=nan must be finite"),
+        ({"noise_share": 1.5}, "objective.noise_share=1.5 is no probability"),
+        ({"estimation_shift": 0}, "objective.estimation_shift=0.0 must be positive"),
+        ({"modality_loss_weights": {"depth": -1}}, r"modality_loss_weights.depth=-1.0 is negative"),
+        ({"modality_loss_weights": {"depth": float("inf")}}, "depth=inf must be finite"),
     ],
 )
 def test_unusable_objective_is_one_clear_error(fields, message):

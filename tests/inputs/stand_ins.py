@@ -36,8 +36,7 @@ class NoiseSource:
 
     def __init__(self, count, delay=0.0, salt=0):
         self.keys = [f"noise-{n:04d}" for n in range(count)]
-        self.fps = 8.0
-        self.faults = ()
+        self.fps, self.codecs, self.faults = 8.0, {}, ()
         self._delay, self._salt = delay, salt
 
     def identity(self, key, modality):
@@ -74,7 +73,8 @@ def _apply(params, video):
 
 def encoder(identity="stand-in"):
     """8x8 means of every fourth frame, in four channels."""
-    return LatentEncoder(apply=_apply, params=jnp.eye(3, 4), id=identity)
+    statistics = {"depth": (np.full(4, 0.1, np.float32), np.full(4, 2.0, np.float32))}
+    return LatentEncoder(apply=_apply, params=jnp.eye(3, 4), id=identity, statistics=statistics)
 
 
 class HashTexts:

@@ -37,6 +37,8 @@ def test_a_config_dict_becomes_a_data_config():
         (dict(dirs=("a",), height=100), "height=100.*use 96 or 112"),
         (dict(dirs=("a",), width=8), "width=8.*use 16 or 32"),
         (dict(dirs=("a",), caption_dropout=1.5), "caption_dropout=1.5"),
+        (dict(kind="online", registry_prompt_rate=2), "registry_prompt_rate=2"),
+        (dict(dirs=("a",), registry_prompt_rate=0.5), "give prepare --registry_prompt_rate"),
         (dict(dirs=("a",), modality_weights=dict(depth=-1.0)), "'depth'.*-1.0"),
         (dict(dirs=("a",), fps=0), "fps=0"),
         (dict(dirs=("a",), read_threads=0), "read_threads"),

@@ -8,7 +8,8 @@ from PIL import Image
 from unityvideo_jax import media
 from unityvideo_jax import modalities as registry
 from unityvideo_jax.errors import UserError
-from unityvideo_jax.inputs.folder import Crop, FolderSource
+from unityvideo_jax.inputs.crop import Crop
+from unityvideo_jax.inputs.folder import FolderSource
 
 MODALITIES = ("rgb", "depth", "flow")
 TARGET = dict(num_frames=5, height=16, width=32)
@@ -124,7 +125,7 @@ def test_a_modality_may_be_given_as_pictures_or_video(tmp_path):
         np.testing.assert_array_equal(batch.sides["depth"][key][0], value)
 
 
-def test_resampling_takes_the_nearest_frame(tmp_path):
+def test_resampling_takes_frames_by_time(tmp_path):
     folder = tmp_path / "clips"
     folder.mkdir()
     video = np.broadcast_to(
@@ -136,7 +137,7 @@ def test_resampling_takes_the_nearest_frame(tmp_path):
     assert source.fps == 4.0
     levels = (source.load([0], ("rgb",)).videos["rgb"][0].mean((1, 2, 3)) + 1) * 127.5
     np.testing.assert_allclose(levels, np.array([0, 4, 8, 12, 16]) * 12, atol=3)
-    with pytest.raises(UserError, match=r"20 frames at 16 fps are too few.*--fps=2.*=1 or less"):
+    with pytest.raises(UserError, match=r"a.mp4: 3 frames at 2 fps are too few.*=1 or less"):
         FolderSource(folder, ("rgb",), **TARGET, fps=2.0).load([0], ("rgb",))
 
 

@@ -82,7 +82,7 @@ def test_identities_follow_the_content(table):
         ("1.mp4,Two", "9.mp4,Two", "line 3: .*9.mp4: no such file of rgb"),
         ("1.npz", "", "line 3: no file of depth"),
         ("flow2.mp4", "0.npz", None),
-        ("flow1.mp4", "broken.mp4", "line 3: flow: .*does not open as video"),
+        ("flow1.mp4", "broken.mp4", "line 3: flow: .*does not decode as video"),
         ("flow1.mp4", "short.mp4", "line 3: flow has 4 frames, rgb 7"),
     ],
 )

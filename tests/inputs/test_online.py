@@ -27,6 +27,7 @@ class _Config:
     fps: float
     split: str
     seed: int
+    closeup: float = 0.0
 
 
 def _sample(config, indices):
@@ -60,6 +61,7 @@ def noise_worlds(monkeypatch):
     monkeypatch.setattr(worlds, "sample_scenes", _sample, raising=False)
     monkeypatch.setattr(worlds, "render", _render, raising=False)
     monkeypatch.setattr(worlds, "describe", _describe, raising=False)
+    monkeypatch.setattr(worlds, "ask_for_all", lambda scenes, chosen: scenes)
 
 
 def _online(batch_size=4, seed=0, overrides=None, **options):
@@ -103,7 +105,7 @@ def test_batches_hold_the_worlds_of_their_indices(noise_worlds):
                 codec = registry.get(drawn).codec
                 video, _ = codec.encode({k: clips[k][row] for k in codec.keys})
                 np.testing.assert_allclose(
-                    batch["latents"][row, stream], encoder(video[None])[0], atol=1e-4
+                    batch["latents"][row, stream], encoder(video[None], drawn)[0], atol=1e-4
                 )
             prompt = f"depth of world {n}" if name == "depth" else registry.get("flow").prompt
             np.testing.assert_array_equal(batch["context"][row], texts([f"world {n}", prompt]))
@@ -156,6 +158,27 @@ def test_captions_drop_at_their_rate(noise_worlds):
     assert not dropped[:, 1].any()
 
 
+def test_a_share_of_the_worlds_has_the_registrys_prompts(noise_worlds):
+    overrides = {"registry_prompt_rate": 0.4}
+    depth = {"stage_weights": {"depth": 1.0}}
+    batches = _take(_online(batch_size=50, overrides=overrides, **depth), 8)
+    registered = stand_ins.HashTexts()([registry.get("depth").prompt])[0]
+    own = stand_ins.HashTexts()([f"depth of world {n}" for n in range(400)])
+    context = np.concatenate([b["context"][:, 1] for b in batches])
+    general = (context == registered).all(axis=(1, 2))
+    np.testing.assert_array_equal(context[~general], own[~general])
+    assert abs(general.mean() - 0.4) < 4 * np.sqrt(0.24 / 400)
+    # A world's draw is its own: neither batch size nor processes nor a resume change it.
+    second = _online(4, overrides=overrides, process_index=1, process_count=2, **depth)
+    second.set_state({"next_index": 8})
+    np.testing.assert_array_equal(next(second)["context"][:, 1], context[10:12])
+    # Prepared worlds draw alike, and captions are left alone.
+    source = WorldsSource(_Config(**stand_ins.SIZE, fps=8.0, split="train", seed=0), 12, 0.4)
+    texts = source.load(range(12), ("rgb", "depth")).texts
+    assert [t == registry.get("depth").prompt for t in texts["depth"]] == list(general[:12])
+    assert texts["rgb"] == [f"world {n}" for n in range(12)]
+
+
 def test_seeds_and_stages_differ(noise_worlds):
     a, b = _take(_online(), 1)[0], _take(_online(seed=1), 1)[0]
     assert not np.allclose(a["latents"], b["latents"])
@@ -202,7 +225,7 @@ def test_the_vae_of_a_folder_encodes_inside_jit(tiny_vae):
     assert encoder.latent_shape(5, 16, 32) == (2, 2, 4, 16)
     video = np.random.default_rng(0).uniform(-1, 1, (2, 5, 16, 32, 3)).astype(np.float32)
     np.testing.assert_allclose(
-        encoder(video), load_vae(tiny_vae).encode(jnp.asarray(video)), atol=1e-5
+        encoder(video, "rgb"), load_vae(tiny_vae).encode(jnp.asarray(video)), atol=1e-5
     )
 
 
@@ -230,7 +253,7 @@ def test_prepared_and_online_worlds_agree(noise_worlds):
     encoder = stand_ins.encoder()
     for stream, name in enumerate(("rgb", "depth")):
         np.testing.assert_allclose(
-            online["latents"][:, stream], encoder(batch.videos[name]), atol=1e-4
+            online["latents"][:, stream], encoder(batch.videos[name], name), atol=1e-4
         )
     assert batch.texts["rgb"][2] == "world 2"
     assert batch.texts["depth"][3] == "depth of world 3"

@@ -110,7 +110,7 @@ def test_what_is_set_aside_has_its_reason(packed):
     reasons = {fault["what"]: fault["reason"] for fault in faults}
     assert set(reasons) == {"clip 08", "clip 09", "clip 10"}
     assert reasons["clip 08"] == "no file of flow in the tars"
-    assert "depth" in reasons["clip 09"] and "does not open as video" in reasons["clip 09"]
+    assert "depth" in reasons["clip 09"] and "does not decode as video" in reasons["clip 09"]
     assert reasons["clip 10"] == "no row in the metadata"
 
 

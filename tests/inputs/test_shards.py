@@ -26,7 +26,7 @@ def test_records_hold_what_was_encoded(noise_dir):
             assert record["key"] == f"noise-{n:04d}"
             assert record["text"] == f"{name} of clip {n}"
             np.testing.assert_allclose(
-                record["latents"], encoder(np.asarray(video)[None])[0], atol=2e-3
+                record["latents"], encoder(np.asarray(video)[None], name)[0], atol=2e-3
             )
             assert record["latents"].dtype == record["embedding"].dtype == np.float16
             np.testing.assert_allclose(record["embedding"], texts([record["text"]])[0], atol=1e-3)

@@ -1,10 +1,13 @@
+import jax
 import numpy as np
 import pytest
 from synthetic_clips import clip, eight_bit, softened
 
+from unityvideo_jax.errors import UserError
 from unityvideo_jax.modalities import get, palette
 from unityvideo_jax.modalities.densepose import CHAINS, EXTENT, LAYOUT
 from unityvideo_jax.modalities.flow import LIMIT
+from unityvideo_jax.modalities.segmentation import picture_order
 
 SIZES = [(64, 64), (128, 128), (256, 448)]
 sizes = pytest.mark.parametrize("size", SIZES, ids=str)
@@ -109,8 +112,8 @@ def test_segmentation_floor(size):
     height, width = size
     # All 26 ids as blocks; with and without a record of how many there are.
     row, column = np.mgrid[:height, :width]
-    segments = (row * 3 // height) * 9 + column * 9 // width
-    segments = np.stack([segments, segments[::-1]]).astype(np.int32)
+    block = (row * 3 // height) + column * 9 // width * 3  # in the order of the picture
+    segments = np.stack([block + 1, block[::-1] + 1]).astype(np.int32) % 27
     video, side = codec.encode({"segments": segments})
     assert side["count"] == 26
     for record in (side, codec.default_side):
@@ -123,12 +126,48 @@ def test_segmentation_floor(size):
 def test_segmentation_blur_makes_no_new_instances(size):
     codec, truth = get("segmentation").codec, clip(2, *size)
     # Yellow on black: the middle of the border has exactly another instance's colour.
-    segments = np.where(truth["segments"] == 1, 4, 0).astype(np.int32)
-    video, _ = codec.encode({"segments": segments})
+    mask = truth["segments"] == 1
+    video = palette.instance_palette()[np.where(mask, 4, 0)]
     decoded = codec.decode(softened(video), codec.default_side)["segments"]
     assert set(np.unique(decoded)) == {0, 4}
-    intersection = ((decoded == 4) & (segments == 4)).sum()
-    assert intersection / ((decoded == 4) | (segments == 4)).sum() > 0.93
+    assert ((decoded == 4) & mask).sum() / ((decoded == 4) | mask).sum() > 0.93
+
+
+def test_segmentation_colours_do_not_depend_on_the_numbers_of_the_instances():
+    """Nothing in the picture shows a renderer's slots, so they must not choose a colour."""
+    codec, rng = get("segmentation").codec, np.random.default_rng(0)
+    # Blocks of 8 x 8 of random ids, of which some appear late and some never.
+    segments = rng.integers(0, 9, (3, 6, 8)) * (rng.random((3, 6, 8)) < 0.4)
+    segments[:2][segments[:2] > 5] = 0
+    segments = segments.repeat(8, 1).repeat(8, 2).astype(np.int32)
+    encode = jax.jit(jax.vmap(codec.encode))
+    relabelled = [segments]
+    for _ in range(3):
+        names = np.concatenate([[0], 1 + rng.permutation(26)])
+        relabelled.append(names[segments].astype(np.int32))
+    videos, sides = encode({"segments": np.stack(relabelled)})
+    for video in videos[1:]:
+        np.testing.assert_array_equal(video, videos[0])
+    assert set(np.asarray(sides["count"])) == {len(np.unique(segments)) - 1}
+    # Only names change: the same pixels share a colour as shared an id.
+    decoded = codec.decode(np.asarray(videos[0]), codec.default_side)["segments"]
+    pairs = set(zip(segments.ravel().tolist(), decoded.ravel().tolist(), strict=True))
+    assert len(pairs) == len(np.unique(segments))
+
+
+def test_segmentation_order_is_first_sight_then_left_to_right():
+    segments = np.zeros((3, 16, 32), np.int32)
+    segments[:, 4:8, 20:24] = 5
+    segments[:, 4:8, 2:6] = 9
+    segments[:, 10:14, 2:6] = 3  # below 9, the same centre in x
+    segments[1:, 0:2, 0:2] = 1  # leftmost of all, later
+    segments[2] = np.roll(segments[2], 8, axis=1)  # what happens later does not matter
+    place = np.asarray(picture_order(segments))
+    assert {n: int(k) for n, k in enumerate(place) if k} == {9: 1, 3: 2, 5: 3, 1: 4}
+    around = np.zeros((1, 9, 9), np.int32)  # one centre: the larger first
+    around[0, 3:6, 3:6] = 7
+    around[0, 4, 4] = 2
+    assert list(np.asarray(picture_order(around))[[7, 2]]) == [1, 2]
 
 
 def test_segmentation_rejects_far_colours_and_survives_an_empty_mask():
@@ -173,3 +212,64 @@ def test_densepose_without_people():
     video, side = codec.encode(empty)
     decoded = codec.decode(video, side)
     assert not decoded["part"].any() and not decoded["uv"].any()
+
+
+def test_stray_pixels_do_not_darken_a_clip():
+    codec = get("depth").codec
+    y, x = np.mgrid[0:32, 0:32]
+    depth = np.stack([2.0 + (x + y + t) / 8.0 for t in range(5)]).astype(np.float32)
+    clean, _ = codec.encode({"depth": depth})
+    stray = depth.copy()
+    stray[:, 3, 4] = 0.01  # in every frame
+    stray[0, 0, 1] = 1e-40  # has no finite inverse
+    stray[2, 9, 9] = 1e9
+    video, side = codec.encode({"depth": stray})
+    same = stray == depth
+    assert np.abs(np.asarray(video) - np.asarray(clean))[same].max() < 1e-5
+    assert np.isfinite(side["bounds"]).all()
+    decoded = codec.decode(video, side)["depth"]
+    np.testing.assert_allclose(decoded[same], depth[same], rtol=1e-4)
+    # A near object is no stray, however small the rest of the range.
+    wall = np.full((5, 32, 32), 5.0, np.float32)
+    wall[:, :4, :4] = 1.0
+    np.testing.assert_allclose(codec.decode(*codec.encode({"depth": wall}))["depth"], wall, 1e-5)
+
+
+def test_metric_depth_floor():
+    codec = get("depth").variants["metric"]
+    depth = np.geomspace(0.1, 100.0, 2 * 32 * 32).reshape(2, 32, 32).astype(np.float32)
+    depth[0, 0] = np.inf
+    surface = np.isfinite(depth)
+    video, side = codec.encode({"depth": depth})
+    for shown, floor in ((video, "relative"), (eight_bit(video), "relative_8bit")):
+        for record in (side, codec.default_side):  # a model's video needs no record
+            decoded = codec.decode(shown, record)["depth"]
+            np.testing.assert_array_equal(np.isfinite(decoded), surface)
+            error = np.abs(decoded[surface] / depth[surface] - 1).max()
+            assert error < codec.error_floor[floor]
+
+
+def test_metric_depth_is_the_same_grey_in_every_clip():
+    codec = get("depth").variants["metric"]
+
+    def grey(*metres):
+        video, _ = codec.encode({"depth": np.asarray(metres, np.float32).reshape(1, 1, -1)})
+        return np.asarray(video)[0, 0, :, 0]
+
+    assert grey(4.0, 12.0)[0] == grey(4.0, 90.0)[0]
+    np.testing.assert_allclose(grey(0.1, 0.01, 100.0, 1000.0), [1.0, 1.0, -0.84, -0.84], atol=1e-6)
+    # Logarithmic: equal factors are equal steps.
+    np.testing.assert_allclose(np.diff(grey(1.0, 3.0, 9.0, 27.0), n=2), 0.0, atol=1e-6)
+
+
+def test_shards_of_earlier_versions_are_read_as_before():
+    depth = get("depth")
+    old = depth.codec_of("depth-disparity-1", "shards")
+    assert old is depth.codec and depth.codec_of(None, "shards") is depth.codec
+    assert depth.codec_of("depth-metric-log-1", "shards") is depth.variants["metric"]
+    with pytest.raises(UserError, match=r"a\.mp4: depth was drawn by codec 'depth-9'"):
+        depth.codec_of("depth-9", "a.mp4")
+    # Bounds of the first version, by hand: grey 0.54 is half way between 1/10 and 1/2.
+    video = np.full((1, 1, 1, 3), 2 * 0.54 - 1, np.float32)
+    decoded = old.decode(video, {"bounds": np.array([0.1, 0.5], np.float32)})
+    np.testing.assert_allclose(decoded["depth"], 1 / 0.3, rtol=1e-5)

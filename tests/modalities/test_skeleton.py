@@ -50,6 +50,15 @@ def test_floor(size, count):
         assert error.max() < codec.error_floor["face_px"]
 
 
+def test_colours_do_not_depend_on_the_order_of_people():
+    keypoints, visibility = people(2, 64, 64, count=3, size=0.7, seed=4)
+    keypoints[:, :, :, 0] = 32 + 0.5 * (keypoints[:, :, :, 0] - 32)  # they overlap
+    video, _ = encode(keypoints, visibility, (64, 64))
+    order = [2, 0, 1]
+    shuffled, _ = encode(keypoints[:, order], visibility[:, order], (64, 64))
+    np.testing.assert_allclose(shuffled, video, atol=1e-6)
+
+
 @pytest.mark.parametrize("size", SIZES, ids=str)
 def test_survives_blur_and_noise(size):
     keypoints, visibility = people(3, *size, count=2, size=0.7, seed=2)

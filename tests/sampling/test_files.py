@@ -21,17 +21,24 @@ def clip(frames=9, height=32, width=48):
 
 
 @pytest.mark.parametrize(
-    ("available", "source_fps", "fps", "expected"),
+    ("available", "source_fps", "expected"),
     [
-        (9, 8.0, 8.0, list(range(9))),
-        (9, 24.0, 8.0, [0, 3, 6]),
-        (7, 12.0, 8.0, [0, 2, 3, 4, 6]),
-        (5, 4.0, 8.0, list(range(5))),
-        (1, 30.0, 8.0, [0]),
+        (9, 8.0, [0, 1, 2, 3, 4]),
+        (13, 24.0, [0, 3, 6, 9, 12]),
+        (7, 12.0, [0, 1, 3, 4, 6]),
+        (3, 4.0, [0, 0, 1, 1, 2]),
+        (10, 14.985, [0, 1, 3, 5, 7]),
     ],
 )
-def test_frames_are_thinned_never_repeated(available, source_fps, fps, expected):
-    assert files.pick_frames(available, source_fps, fps).tolist() == expected
+def test_frames_are_those_on_display_and_slow_input_repeats(
+    tmp_path, capsys, available, source_fps, expected
+):
+    path = tmp_path / "film.mp4"
+    media.write_video(path, clip(available), source_fps)
+    given = files.read_given({"rgb": str(path)}, num_frames=5, default_frames=5, **SIZE)["rgb"]
+    assert given.source["frames"] == expected
+    said = "slower than 8 frames per second, so 2 of 5 frames repeat" in capsys.readouterr().out
+    assert said == (source_fps == 4)
 
 
 def test_real_video_of_any_size_comes_in_the_models(tmp_path):

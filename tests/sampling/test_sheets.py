@@ -86,3 +86,43 @@ def test_sharded_parameters_give_the_same_sheet():
     for (label, frames), (_, other) in zip(expected, sharded, strict=True):
         difference = np.abs(frames.astype(int) - other)
         assert difference.mean() < 0.5 and np.percentile(difference, 99) <= 8, label
+
+
+def test_texts_and_guidance_are_those_that_evaluate_uses(monkeypatch):
+    """Of the pipeline: prompts are dropped as in training, and estimation has no caption."""
+    rng = np.random.default_rng(1)
+    context = rng.normal(size=(1, 2, 16, 256)).astype(np.float32)
+    null = np.zeros((16, 256), np.float32)
+    batch = {
+        "latents": np.zeros((1, 2, 1, 4, 4, 4), np.float32),
+        "modality": np.array([[0, 1]], np.int32),
+        "context": context,
+    }
+    for drops_prompts in (False, True):
+        made = TrainingSheets(
+            tiny_pipeline().velocity,
+            tiny_vae(),
+            batch,
+            null_text=null,
+            modalities=("rgb", "depth"),
+            sampler=SamplerConfig(steps=2, text_guidance=5.0),
+            drops_prompts=drops_prompts,
+        )
+        calls = []
+
+        def sample(params, latents, ids, texts, nulls, key, *, calls=calls, **how):
+            calls.append((how["wanted"], texts, nulls, how["sampler"].text_guidance))
+            return latents
+
+        monkeypatch.setattr(made, "_sample", sample)
+        monkeypatch.setattr(made, "_frames", lambda *_: [np.zeros((1, 2, 2, 3), np.uint8)])
+        made.rows(None)
+        prompt = null if drops_prompts else context[0, 1]
+        for wanted, texts, nulls, guidance in calls:
+            estimation = wanted == (False, True)
+            np.testing.assert_array_equal(texts[0, 0], null if estimation else context[0, 0])
+            np.testing.assert_array_equal(texts[0, 1], context[0, 1])
+            np.testing.assert_array_equal(nulls[0], np.stack([null, prompt]))
+            # Without a caption and with the prompt kept there is no text to guide by.
+            assert guidance == (1.0 if estimation and not drops_prompts else 5.0)
+        assert len(calls) == 3

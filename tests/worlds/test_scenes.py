@@ -9,7 +9,7 @@ import pytest
 
 from unityvideo_jax import worlds
 from unityvideo_jax.errors import UserError
-from unityvideo_jax.worlds import looks
+from unityvideo_jax.worlds import looks, stage
 
 COUNT = 96
 
@@ -67,6 +67,16 @@ def test_training_asks_for_people_and_heldout_objects_for_two_objects(splits):
     scenes = splits["heldout_objects"][1]
     assert not scenes.asked[:, : looks.MAX_ACTORS].any()
     np.testing.assert_array_equal(scenes.asked[:, looks.MAX_ACTORS :].sum(1), 2)
+
+
+def test_asking_for_all_makes_everything_the_truth_of_segmentation(splits):
+    scenes = jax.tree.map(jax.numpy.asarray, splits["train"][1])
+    chosen = np.arange(COUNT) % 3 == 0
+    skin = stage._skin(worlds.ask_for_all(scenes, chosen), has_animals=False)
+    before = stage._skin(scenes, has_animals=False)
+    np.testing.assert_array_equal(skin.segment[chosen], skin.instance[chosen])
+    np.testing.assert_array_equal(skin.segment[~chosen], before.segment[~chosen])
+    assert (skin.segment.max(axis=1) > before.segment.max(axis=1)).sum() > COUNT / 6
 
 
 def test_content_is_varied(splits):

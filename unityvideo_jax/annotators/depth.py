@@ -11,12 +11,14 @@ from unityvideo_jax.annotators import base
 from unityvideo_jax.annotators.base import Frames
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.modalities.depth import DEFAULT_BOUNDS
+from unityvideo_jax.modalities.depth_units import UNIT
+from unityvideo_jax.units import RELATIVE
 
 
 def from_relative_disparity(disparity: Float[np.ndarray, "t h w"]) -> Float[np.ndarray, "t h w"]:
-    """Depth in metres of a guessed scale and shift, from disparity of an unknown one.
+    """Relative depth from disparity of an unknown scale and shift.
 
-    The clip's range of disparities becomes that of surfaces from 1 m to 50 m: one map for the whole
+    The clip's range of disparities becomes that of depths from 1 to 50: one map for the whole
     clip, so that the drawn modality is linear in what the network says and does not flicker more.
     """
     low, high = float(disparity.min()), float(disparity.max())
@@ -65,8 +67,8 @@ class DepthAnything(base.Loaded):
                 parts.append(full[:, 0].cpu().numpy())
         predicted = np.concatenate(parts)
         if getattr(model.config, "depth_estimation_type", "relative") == "metric":
-            return {"depth": np.maximum(predicted, 1e-3)}
-        return {"depth": from_relative_disparity(predicted)}
+            return {"depth": np.maximum(predicted, 1e-3), UNIT: np.asarray("m")}
+        return {"depth": from_relative_disparity(predicted), UNIT: np.asarray(RELATIVE)}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -111,7 +113,7 @@ class VideoDepth(base.Loaded):
             shared = len(whole) - first
             part = _agree(part, whole[first:], shared)
             whole = np.concatenate([whole, part[shared:]])
-        return {"depth": from_relative_disparity(whole)}
+        return {"depth": from_relative_disparity(whole), UNIT: np.asarray(RELATIVE)}
 
     def _window(self, frames: Frames) -> Float[np.ndarray, "t h w"]:
         import torch

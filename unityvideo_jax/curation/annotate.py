@@ -77,7 +77,7 @@ class Annotate(base.Loaded, Stage):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Depth(Annotate):
-    """Depth in metres, or up to scale where the network knows none."""
+    """Depth in metres, or relative where the network knows no scale; `unit` says which."""
 
     name: ClassVar[str] = "depth"
     model: str = "depth_anything_v2"

@@ -12,16 +12,14 @@ import numpy as np
 from jaxtyping import UInt8
 
 from unityvideo_jax import media
-from unityvideo_jax.curation import videos
 from unityvideo_jax.curation.stage import Clip, Job, Stage
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.faults import list_ignored, shown
 from unityvideo_jax.files import UNPRINTED, has_unprinted
 from unityvideo_jax.inputs.config import check_frames
 
-SUFFIXES = (*media.VIDEO_SUFFIXES, ".m4v", ".mpg", ".mpeg", ".ts", ".wmv", ".flv")
-# What a probe can find fault with; the first three can be mended and hence accepted.
-MENDABLE = ("variable_frame_rate", "rotated", "odd_size")
+# What a probe can find fault with; the first three can be fixed and hence accepted.
+FIXABLE = ("variable_frame_rate", "rotated", "odd_size")
 # A file that holds less than this share of the time that its header states was cut off.
 COMPLETE = 0.97
 
@@ -36,11 +34,14 @@ def find(folder: str) -> list[Clip]:
     if not root.is_dir():
         raise UserError(f"--source={folder}: no such folder")
     files = [p.relative_to(root) for p in sorted(root.rglob("*")) if p.is_file()]
-    found = [_video(path) for path in files if path.suffix.lower() in SUFFIXES]
-    others = [p for p in files if p.suffix.lower() not in (*SUFFIXES, ".txt")]
+    paths = [p for p in files if media.is_video(root / p)]
+    found = [_video(path) for path in paths]
+    others = [p for p in files if p not in {*paths} and p.suffix.lower() != ".txt"]
     list_ignored(folder, [p for p in others if not p.name.startswith(".")])
     if not found:
-        raise UserError(f"--source={folder}: no videos below it ({', '.join(SUFFIXES)})")
+        raise UserError(
+            f"--source={folder}: no videos below it ({', '.join(media.VIDEO_SUFFIXES)})"
+        )
     return sorted(found, key=lambda clip: clip.key)
 
 
@@ -63,7 +64,7 @@ class Probe(Stage):
     Scores: width and height of the picture as it is shown, fps, seconds, kilobits a second.
 
     Attributes:
-      accept: of `MENDABLE`, what not to refuse: a variable frame rate is then resampled by time
+      accept: of `FIXABLE`, what not to refuse: a variable frame rate is then resampled by time
         stamps, a rotated picture turned upright, an odd size cropped by a pixel.
     """
 
@@ -71,15 +72,14 @@ class Probe(Stage):
     accept: tuple[str, ...] = ()
 
     def __post_init__(self):
-        if unknown := set(self.accept) - set(MENDABLE):
+        if unknown := set(self.accept) - set(FIXABLE):
             raise UserError(
-                f"config.probe.accept: {sorted(unknown)[0]!r} is none of {', '.join(MENDABLE)}"
+                f"config.probe.accept: {sorted(unknown)[0]!r} is none of {', '.join(FIXABLE)}"
             )
 
     def __call__(self, clip: Clip, job: Job) -> Sequence[Clip]:
-        facts = videos.examine(job.video(clip))
-        turned = facts.rotation % 180 == 90
-        width, height = (facts.width, facts.height)[:: -1 if turned else 1]
+        facts = media.video_info(job.video(clip))
+        width, height = facts.width, facts.height
         clip = clip.change(end=round(facts.seconds, 6)).score(
             width=width,
             height=height,
@@ -94,8 +94,8 @@ class Probe(Stage):
             return [clip.reject(self.name, "high dynamic range: needs tone mapping first")]
         faults = {
             "variable_frame_rate": facts.has_variable_rate,
-            "rotated": facts.rotation != 0,
-            "odd_size": bool(facts.width % 2 or facts.height % 2),
+            "rotated": not facts.is_upright,
+            "odd_size": bool(width % 2 or height % 2),
         }
         for fault, found in faults.items():
             if found and fault not in self.accept:
@@ -133,13 +133,13 @@ class Scenes(Stage):
     def __call__(self, clip: Clip, job: Job) -> Sequence[Clip]:
         import scenedetect
 
-        # Without suppress_output it turns FFmpeg's log on for the whole process.
-        video = scenedetect.open_video(str(job.video(clip)), backend="pyav", suppress_output=True)
+        from unityvideo_jax.curation.scene_frames import SceneFrames
+
         detectors = scenedetect.ContentDetector, scenedetect.AdaptiveDetector
         detector = detectors[self.detector == "adaptive"]
         manager = scenedetect.SceneManager()
         manager.add_detector(detector(self.threshold) if self.threshold else detector())
-        manager.detect_scenes(video)
+        manager.detect_scenes(SceneFrames(job.video(clip)))
         found = manager.get_scene_list(start_in_scene=True)
         bounds = [(start.seconds, end.seconds) for start, end in found]
         if not bounds:
@@ -204,9 +204,9 @@ class Cut(Stage):
             frame_count=self.num_frames,
         )
         times = start + np.arange(self.num_frames) / self.fps
-        frames = _shrink(videos.read_frames(job.video(clip), times), self.short_side)
+        frames = _shrink(media.read_at(job.video(clip), times), self.short_side)
         path = job.file(clip, ".mp4")
-        videos.write_clip(path, frames, self.fps, self.crf)
+        media.write_video(path, frames, self.fps, self.crf, reproducible=True)
         clip = clip.change(frames=media.read_video(path)[0])
         return clip.score(clip_width=frames.shape[2], clip_height=frames.shape[1])
 

@@ -16,7 +16,8 @@ from unityvideo_jax.evaluation.folders import RGB, Clip, clips_of
 from unityvideo_jax.evaluation.frozen import verifier
 from unityvideo_jax.evaluation.metrics import METRICS
 from unityvideo_jax.faults import reason_of, shown
-from unityvideo_jax.inputs.folder import Crop, hide_outside, resize
+from unityvideo_jax.inputs.crop import Crop, hide_outside, resize
+from unityvideo_jax.modalities.depth_units import UNIT
 
 PEOPLE = ("keypoints", "visibility")
 Result = TypeVar("Result")
@@ -26,7 +27,8 @@ Result = TypeVar("Result")
 class Batch:
     """Clips: arrays with a leading batch axis, their numbers and what describes them.
 
-    Only the first `count` are to be scored; the others fill the batch up.
+    Only the first `count` are to be scored; the others fill the batch up. `units` are those of the
+    clips' depth, "" where unknown; empty for worlds, which are in metres.
     """
 
     index: np.ndarray
@@ -34,6 +36,7 @@ class Batch:
     clip: dict[str, Any]
     captions: list[str]
     prompts: list[dict[str, str]]
+    units: Sequence[str] = ()
 
 
 def filled(index: Sequence[int], batch_size: int) -> Int[np.ndarray, " b"]:
@@ -45,7 +48,8 @@ class FolderClips:
     """The clips of `folder`, in order of name.
 
     Every frame is scaled to cover height x width and cropped at its centre; depth, ids and flow by
-    the nearest pixel. The first `num_frames` frames count.
+    the nearest pixel. The first `num_frames` frames count. `truth_unit` is that of depth in numbers
+    that do not state it; "" if unknown.
 
     Attributes:
       modalities: those whose truth every clip has, less clips with faults.
@@ -55,14 +59,27 @@ class FolderClips:
       UserError: no such folder, no clips in it, or no modality that all have.
     """
 
-    def __init__(self, folder: str | os.PathLike, *, num_frames: int, height: int, width: int):
-        self._num_frames, self._size = num_frames, (height, width)
+    def __init__(
+        self,
+        folder: str | os.PathLike,
+        *,
+        num_frames: int,
+        height: int,
+        width: int,
+        truth_unit: str = "",
+    ):
+        self._num_frames, self._size, self._unit = num_frames, (height, width), truth_unit
         folder = pathlib.Path(folder)
         self._clips = list(clips_of(folder, "benchmark").values())
         self._verify = verifier(folder)
         self.faults: dict[int, str] = {}
-        streams = [self._try(i, lambda clip: clip.streams) for i in range(len(self._clips))]
-        known = [{*found} - {RGB} for found in streams if found is not None]
+        streams = [
+            self._try(
+                i, lambda c: {s for s in c.streams if s != RGB and c.holds_numbers(s, truth_unit)}
+            )
+            for i in range(len(self._clips))
+        ]
+        known = [found for found in streams if found is not None]
         self.modalities = set.intersection(*known) if known else set()
         if not self.modalities:
             raise UserError(f"--benchmark={folder}: no modality that every clip has in numbers")
@@ -99,6 +116,7 @@ class FolderClips:
             index = [i for i, _ in pairs]
             chosen = [self._clips[i] for i in index]
             rows = [arrays for _, arrays in pairs]
+            units = [str(row.pop(UNIT, "")) for row in rows]
             rows += [rows[-1]] * (batch_size - len(rows))
             most = max(row["keypoints"].shape[1] for row in rows) if PEOPLE[0] in rows[0] else 0
             for row in rows:
@@ -114,24 +132,28 @@ class FolderClips:
                 clip={key: np.stack([row[key] for row in rows]) for key in rows[0]},
                 captions=[record.get("caption", "") for record in records],
                 prompts=[record.get("prompts", {}) for record in records],
+                units=units,
             )
 
     def _arrays(self, clip: Clip) -> dict[str, Any]:
         self._verify(clip)
         _ = clip.record  # checked here, where a fault is this clip's
-        frames, _ = clip.video()
+        frames, _ = clip.video(self._num_frames)
         if len(frames) < self._num_frames:
             raise UserError(
                 f"{clip.path}: {len(frames)} frames, fewer than the run's {self._num_frames}"
             )
         crop = Crop(source=frames.shape[1:3], target=self._size)
         height, width = self._size
-        rgb = media.fit(frames[: self._num_frames], height=height, width=width)
+        rgb = media.fit(frames, height=height, width=width)
         arrays: dict[str, Any] = {RGB: rgb.astype(np.float32) / 255.0}
         for modality in self.modalities:
-            for key, array in (clip.truth(modality) or {}).items():
+            for key, array in (clip.truth(modality, self._unit) or {}).items():
                 metric = METRICS[modality]
                 if key not in (*metric.keys, *metric.extra):
+                    continue
+                if key == UNIT:
+                    arrays[key] = array
                     continue
                 if len(array) < self._num_frames or (
                     key not in PEOPLE and array.shape[1:3] != crop.source

@@ -9,8 +9,10 @@
   PREDICTIONS/<clip>/reestimated/<estimator>/<modality>.npz
                                        what an estimator reads from the generated video
 
-Any video may also be a folder of images of that name, or an npz with "rgb". `docs/evaluation.md`
-tells it at length. A folder that `sample` wrote is such a clip; only what was sampled counts.
+Any video may also be an animation or a folder of images of that name, or an npz with "rgb"; depth
+and segmentation may be a folder of images that hold numbers, with <modality>.json for the unit
+(`unityvideo_jax/inputs/pictures.py`). `docs/evaluation.md` has more. A folder that `sample` wrote
+is such a clip; only what was sampled counts.
 """
 
 import dataclasses
@@ -25,6 +27,7 @@ from unityvideo_jax.errors import UserError
 from unityvideo_jax.evaluation.metric import Arrays
 from unityvideo_jax.evaluation.metrics import METRICS
 from unityvideo_jax.faults import list_ignored
+from unityvideo_jax.inputs import pictures
 from unityvideo_jax.npz import read_npz
 
 RGB = "rgb"
@@ -44,7 +47,7 @@ class Clip:
 
     def source(self, stream: str) -> pathlib.Path | None:
         """Where a stream lies: numbers before pictures; None if it is not there."""
-        names = [f"{stream}.npz", *(f"{stream}{s}" for s in media.VIDEO_SUFFIXES), stream]
+        names = [f"{stream}.npz", *(f"{stream}{s}" for s in media.SUFFIXES), stream]
         return next((p for n in names if (p := self.path / n).exists()), None)
 
     @property
@@ -97,15 +100,19 @@ class Clip:
         """The caption, empty if there is none."""
         return self.record.get("caption", "")
 
-    def video(self) -> tuple[UInt8[np.ndarray, "t h w 3"], float]:
-        """RGB frames and frames per second; UserError names the file."""
+    def video(self, max_frames: int | None = None) -> tuple[UInt8[np.ndarray, "t h w 3"], float]:
+        """RGB frames, the first `max_frames` or all, and frames per second.
+
+        Raises:
+          UserError: names the file, and what is missing or not readable.
+        """
         path = self.source(RGB)
         if path is None:
             raise UserError(f"{self.path}: holds no rgb.mp4, rgb.npz or folder rgb")
         if path.suffix != ".npz":
-            frames, fps = media.read_video(path)
+            frames, fps = media.read_video(path, max_frames)
         else:
-            frames, fps = self._frames(path), media.DEFAULT_FPS
+            frames, fps = self._frames(path)[:max_frames], media.DEFAULT_FPS
         return frames, float(self.record.get("fps", fps))
 
     @staticmethod
@@ -119,8 +126,15 @@ class Clip:
             raise UserError(f"{path}: rgb must be uint8, or finite and in [0, 1]")
         return np.round(255.0 * np.clip(rgb, 0.0, 1.0)).astype(np.uint8)
 
-    def arrays(self, modality: str) -> Arrays:
+    def arrays(self, modality: str, unit: str = "") -> Arrays:
         """A modality's arrays, from numbers or decoded from its video.
+
+        Args:
+          modality: of `METRICS`.
+          unit: of depth in numbers that no file states, as a flag says it; "" if none does.
+
+        Returns:
+          The arrays; depth in metres where its unit is known, see `depth_units.in_metres`.
 
         Raises:
           UserError: names the file, and what is missing or not readable.
@@ -128,20 +142,44 @@ class Clip:
         path = self.source(modality)
         if path is None:
             raise UserError(f"{self.path}: holds no {modality}.npz or {modality}.mp4")
-        if path.suffix == ".npz":
-            return read_npz(path, METRICS[modality].keys)
-        codec = modalities.get(modality).codec
-        return codec.decode(media.to_float(media.read_video(path)[0]), codec.default_side)
+        if self.holds_numbers(modality, unit):
+            return self._stored(modality, path, unit)
+        versions = self._json("sample.json").get("codecs")
+        version = versions.get(modality) if isinstance(versions, dict) else None
+        codec = modalities.get(modality).codec_of(version, str(path))
+        return modalities.decode_alone(codec, media.to_float(media.read_video(path)[0]))
 
-    def truth(self, modality: str) -> Arrays | None:
-        """Ground truth in numbers; None if there is none."""
-        path = self.path / f"{modality}.npz"
-        return read_npz(path, METRICS[modality].keys) if path.exists() else None
+    def truth(self, modality: str, unit: str = "") -> Arrays | None:
+        """Ground truth in numbers, as `arrays` gives it; None if there is none.
+
+        Depth of 0, the mark of many files for what was not measured, becomes +inf: no surface.
+        """
+        if not self.holds_numbers(modality, unit):
+            return None
+        arrays = self._stored(modality, self.source(modality), unit)
+        if modality == "depth" and (unmeasured := arrays["depth"] == 0).any():
+            arrays["depth"] = np.where(unmeasured, np.float32(np.inf), arrays["depth"])
+        return arrays
+
+    def holds_numbers(self, modality: str, unit: str = "") -> bool:
+        """Whether a modality lies there as an npz or as pictures of numbers, not as a drawing."""
+        path = self.source(modality)
+        if path is None or path.suffix == ".npz":
+            return path is not None
+        return pictures.holds_numbers(modality, path, depth_unit=unit)
+
+    @staticmethod
+    def _stored(modality: str, path: pathlib.Path, unit: str) -> Arrays:
+        if path.suffix != ".npz":
+            return pictures.read_arrays(modality, path, depth_unit=unit)
+        arrays = read_npz(path, METRICS[modality].keys)
+        pictures.scaled_depth(arrays, path, depth_unit=unit)
+        return arrays
 
     def checksums(self, streams: Sequence[str]) -> dict[str, str]:
         """SHA-256 of what these streams (and the caption) are read from, by relative path."""
         paths = [self.source(s) for s in streams]
-        paths += [self.path / "clip.json", self.path / "sample.json"]
+        paths += [self.path / f"{name}.json" for name in ("clip", "sample", *streams)]
         there = [p for p in paths if p is not None and p.exists()]
         return {str(p.relative_to(self.path)): provenance.file_hash(p) for p in there}
 

@@ -28,7 +28,7 @@ from unityvideo_jax.faults import FAILED, reason_of, shown
 from unityvideo_jax.files import name_fault, safe_path
 
 # Changes whenever the same files would give other rows.
-ROWS_VERSION = 3
+ROWS_VERSION = 4
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -37,6 +37,8 @@ class HarnessConfig:
     benchmark, predictions, output: folders.
     weights: folder of the networks of video metrics, or None.
     processes: that score clips at once; 1 is this one. Results do not depend on it.
+    truth_unit, prediction_unit: of depth in numbers, one of `units.NAMES`; "" where each clip
+      states it itself, or nothing does.
     """
 
     benchmark: pathlib.Path
@@ -44,6 +46,8 @@ class HarnessConfig:
     output: pathlib.Path
     weights: pathlib.Path | None = None
     processes: int = 1
+    truth_unit: str = ""
+    prediction_unit: str = ""
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -145,6 +149,7 @@ def run(
         "streams": streams,
         "estimators": estimators,
         "weights": weights,
+        "units": [config.truth_unit, config.prediction_unit],
     }
     make = functools.partial(_Scorer, config, streams, estimators, metrics, settings)
     rows, reused = [], 0
@@ -287,10 +292,10 @@ class _Scorer:
         return row
 
     def _modality(self, truth: Clip, predicted: Clip, stream: str, row: Row) -> ClipScore:
-        true = truth.truth(stream)
+        true = truth.truth(stream, self.config.truth_unit)
         if true is None:
             return ClipScore(counts={f"{stream}/clips_without_truth": 1})
-        prediction = predicted.arrays(stream)
+        prediction = predicted.arrays(stream, self.config.prediction_unit)
         score = METRICS[stream]().score(prediction, true, truth.name)
         stem = f"pictures/{truth.name}_{stream}"
         fps = float(truth.record.get("fps", media.DEFAULT_FPS))
@@ -306,14 +311,18 @@ class _Scorer:
         for modality in estimated.streams:
             if modality == RGB:
                 continue
-            true = truth.truth(modality)
+            true = truth.truth(modality, self.config.truth_unit)
             if true is None:
                 key = f"{controllability.prefix(estimator)}{modality}/clips_without_truth"
                 parts.append(ClipScore(counts={key: 1}))
                 continue
             parts.append(
                 controllability.score_control(
-                    estimated.arrays(modality), true, modality, estimator, truth.name
+                    estimated.arrays(modality, self.config.prediction_unit),
+                    true,
+                    modality,
+                    estimator,
+                    truth.name,
                 )
             )
         if not parts:

@@ -4,6 +4,9 @@ Training's own loss draws task, timestep and noise anew each step; here every cl
 ones in every evaluation. Protocol `uniform_t<K>`: K timesteps in the middle of K equal slices of
 [0, 1], each task in turn, no dropout; the squared velocity error is averaged over the noised
 streams of a sample (UnityVideo sec. 3.4), then over clips and timesteps.
+
+These timesteps end at 1 - 1/2K, but sampling starts at 1. Protocol `near_noise` gives the same loss
+at t = 0.97 and t = 1, each by itself; `uniform_t<K>` leaves them out.
 """
 
 import dataclasses
@@ -26,10 +29,12 @@ BANDS = 4
 class HeldoutConfig:
     """Attributes:
     timesteps: K of the protocol's name, a multiple of 4 so that every band gets as many.
+    near_noise: further timesteps.
     seed: of the noise.
     """
 
     timesteps: int = 8
+    near_noise: tuple[float, ...] = (0.97, 1.0)
     seed: int = 0
 
     def __post_init__(self):
@@ -40,8 +45,9 @@ class HeldoutConfig:
 
     @property
     def levels(self) -> Float[np.ndarray, " k"]:
-        """The K timesteps, ascending."""
-        return (np.arange(self.timesteps) + 0.5) / self.timesteps
+        """The K timesteps of `uniform_t<K>`, ascending, then those of `near_noise`."""
+        uniform = (np.arange(self.timesteps) + 0.5) / self.timesteps
+        return np.concatenate([uniform, self.near_noise])
 
 
 def heldout_errors(
@@ -81,11 +87,17 @@ def heldout_errors(
         squared = jnp.square(predicted - path.velocity(latents, noise)).mean(axis=(2, 3, 4, 5))
         return jnp.where(noised, squared, 0.0).sum(axis=1) / noised.sum(axis=1)
 
-    tasks = np.repeat(np.arange(len(TASKS)), config.timesteps)
+    count = len(config.levels)
+    tasks = np.repeat(np.arange(len(TASKS)), count)
     levels = np.tile(config.levels, len(TASKS)).astype(np.float32)
-    cases = (jnp.asarray(tasks), jnp.asarray(levels), jnp.arange(len(tasks)))
+    # The noise of `uniform_t<K>` does not depend on the further timesteps.
+    uniform = config.timesteps
+    draws = np.arange(len(TASKS) * count).reshape(len(TASKS), count)
+    draws[:, :uniform] = np.arange(len(TASKS) * uniform).reshape(len(TASKS), uniform)
+    draws[:, uniform:] += len(TASKS) * count
+    cases = (jnp.asarray(tasks), jnp.asarray(levels), jnp.asarray(draws.ravel()))
     errors = jax.lax.map(error, cases)
-    return errors.reshape(len(TASKS), config.timesteps, batch).transpose(2, 0, 1)
+    return errors.reshape(len(TASKS), count, batch).transpose(2, 0, 1)
 
 
 def require_finite(modality: str, errors: Float[np.ndarray, "b task k"], name: str) -> None:
@@ -98,7 +110,8 @@ class HeldoutLoss:
     """Averages of `heldout_errors` by task, modality and timestep band.
 
     Keys: "heldout_loss/uniform_t<K>/all", ".../<task>", ".../<task>/<modality>" and
-    ".../timestep_<low>-<high>".
+    ".../timestep_<low>-<high>"; "heldout_loss/near_noise/t<timestep>/<task>" and
+    ".../<task>/<modality>".
     """
 
     def __init__(self, config: HeldoutConfig) -> None:
@@ -116,13 +129,23 @@ class HeldoutLoss:
         by_modality: dict[str, np.ndarray] = {
             name: np.concatenate(parts) for name, parts in self._errors.items()
         }
-        everything = np.concatenate([*by_modality.values()]) if by_modality else np.zeros((0, 3, 4))
-        results = {f"{prefix}/all": mean(everything.ravel(), prefix)}
-        for task, task_name in enumerate(TASKS):
-            results[f"{prefix}/{task_name}"] = mean(everything[:, task].ravel(), prefix)
-            for name, errors in by_modality.items():
-                results[f"{prefix}/{task_name}/{name}"] = mean(errors[:, task].ravel(), prefix)
-        for band, part in enumerate(np.split(everything, BANDS, axis=2)):
+        uniform = self.config.timesteps
+        none = np.zeros((0, len(TASKS), len(self.config.levels)))
+        everything = np.concatenate([none, *by_modality.values()])
+        results = {f"{prefix}/all": mean(everything[..., :uniform].ravel(), prefix)}
+
+        def by_task(prefix: str, levels: slice | int) -> None:
+            for task, task_name in enumerate(TASKS):
+                values = everything[:, task, levels].ravel()
+                results[f"{prefix}/{task_name}"] = mean(values, prefix)
+                for name, errors in by_modality.items():
+                    values = errors[:, task, levels].ravel()
+                    results[f"{prefix}/{task_name}/{name}"] = mean(values, prefix)
+
+        by_task(prefix, slice(uniform))
+        for band, part in enumerate(np.split(everything[..., :uniform], BANDS, axis=2)):
             low, high = band / BANDS, (band + 1) / BANDS
             results[f"{prefix}/timestep_{low:.2f}-{high:.2f}"] = mean(part.ravel(), prefix)
+        for number, level in enumerate(self.config.near_noise):
+            by_task(f"heldout_loss/near_noise/t{level:.2f}", uniform + number)
         return results

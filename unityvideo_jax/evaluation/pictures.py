@@ -145,9 +145,11 @@ def _flow(prediction: Arrays, truth: Arrays, step: int) -> Rows:
 
 def _segmentation(prediction: Arrays, truth: Arrays, step: int) -> Rows:
     predicted, true = match_labels(*(_every(a["segments"], step) for a in (prediction, truth)))
+    # Not drawn by the codec, which orders the instances of each picture by themselves.
+    palette = instance_palette()
     return {
-        "truth": draw("segmentation", {"segments": true}),
-        "prediction": draw("segmentation", {"segments": predicted}),
+        "truth": media.to_uint8(palette[true]),
+        "prediction": media.to_uint8(palette[predicted]),
         "missed blue, invented red, confused yellow": label_errors(predicted, true),
     }
 
@@ -194,6 +196,8 @@ def write_comparison(
     Depth is drawn after the headline's alignment, and instances in the colours of their partners.
     Of more than `HEIGHT` rows or `FRAMES` frames only every n-th is drawn.
     """
+    if modality == "depth":
+        truth = {"depth": depth.in_protocol_units(truth)}
     every = _stride(len(next(iter(truth.values()))))
     prediction, truth = (
         {key: np.asarray(arrays[key])[::every] for key in METRICS[modality].keys}

@@ -1,6 +1,6 @@
 """UniBench's real half from a user's own folder: chosen, cut to one size, frozen by checksum.
 
-    FOLDER/<key>.mp4                 also .mov, .mkv, .webm, .avi, or a folder of images <key>/
+    FOLDER/<key>.mp4                 also .mov, .webm, .gif and so on, or a folder of images <key>/
     FOLDER/<key>.txt                 optional: the caption
     FOLDER/<key>.<modality>.npz      optional: annotations under the clip's keys, at its size
 
@@ -22,8 +22,9 @@ from unityvideo_jax.evaluation.folders import Clip
 from unityvideo_jax.evaluation.metrics import METRICS
 from unityvideo_jax.faults import list_ignored, reason_of
 from unityvideo_jax.files import safe_path
-from unityvideo_jax.inputs.folder import Crop, hide_outside, resize
+from unityvideo_jax.inputs.crop import Crop, hide_outside, resize
 from unityvideo_jax.inputs.listing import scan
+from unityvideo_jax.modalities.depth_units import UNIT
 from unityvideo_jax.npz import read_npz
 
 CARD_NAME = "real.json"
@@ -157,7 +158,9 @@ def _write(path: pathlib.Path, name: str, workdir: pathlib.Path, target: Target)
         file = path.with_name(f"{_key(path)}.{modality}.npz")
         if not file.exists():
             continue
-        arrays = {k: v[: target.num_frames] for k, v in read_npz(file, metric.keys).items()}
+        stored = read_npz(file, metric.keys)
+        unit = {key: stored.pop(key) for key in (UNIT,) if key in stored}
+        arrays = {k: v[: target.num_frames] for k, v in stored.items()}
         for key, array in arrays.items():
             flat = array.ndim >= 3 and key not in ("keypoints", "visibility")
             if len(array) < target.num_frames or (flat and array.shape[1:3] != crop.source):
@@ -167,6 +170,7 @@ def _write(path: pathlib.Path, name: str, workdir: pathlib.Path, target: Target)
                 )
         streams[modality] = {k: resize(k, v, crop) for k, v in arrays.items()}
         hide_outside(streams[modality], (target.height, target.width))
+        streams[modality] |= unit
     temporary = workdir / f".{name}.part"
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)

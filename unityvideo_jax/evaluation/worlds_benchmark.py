@@ -14,10 +14,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
 
 from unityvideo_jax import capacity, modalities, worlds
 from unityvideo_jax.errors import UserError
+from unityvideo_jax.evaluation import condition_gap
+from unityvideo_jax.evaluation.condition_gap import ConditionGapConfig
 from unityvideo_jax.evaluation.folder_benchmark import Batch, FolderClips, filled
 from unityvideo_jax.evaluation.heldout import (
     HeldoutConfig,
@@ -25,10 +26,12 @@ from unityvideo_jax.evaluation.heldout import (
     heldout_errors,
     require_finite,
 )
+from unityvideo_jax.evaluation.latent_pairs import LatentPairs, drawing
 from unityvideo_jax.evaluation.metric import Arrays
 from unityvideo_jax.evaluation.metrics import METRICS
 from unityvideo_jax.evaluation.run_rows import RunRow, RunRows
 from unityvideo_jax.evaluation.scores import ClipScore, merge
+from unityvideo_jax.modalities.depth_units import UNIT
 from unityvideo_jax.sampling.generate import SamplerConfig
 from unityvideo_jax.sampling.pipeline import Pipeline
 from unityvideo_jax.sampling.streams import PIXEL_BYTES, RGB
@@ -53,7 +56,9 @@ class BenchmarkConfig:
     seed: of the sampler's noise; clip i takes seed + i.
     worlds_seed: of the scenes.
     use_captions: give the model the clip's caption; without, it sees RGB and the modality prompt.
+    truth_unit: of a folder's depth where no file states it, one of `units.NAMES`; "" if unknown.
     heldout: of the held-out loss; None leaves it out.
+    gap: of the condition gap, measured anew on every run; None leaves it out.
     """
 
     benchmark: str = "worlds_validation"
@@ -62,7 +67,9 @@ class BenchmarkConfig:
     seed: int = 0
     worlds_seed: int = 0
     use_captions: bool = False
+    truth_unit: str = ""
     heldout: HeldoutConfig | None = None
+    gap: ConditionGapConfig | None = None
 
     def __post_init__(self):
         if self.benchmark not in BENCHMARKS and not pathlib.Path(self.benchmark).is_dir():
@@ -131,27 +138,23 @@ def clips(world: worlds.WorldConfig, indices: Sequence[int], batch_size: int) ->
         )
 
 
-def _encoder(modality: str) -> Callable[[Mapping[str, Any]], Float[Array, "b t h w 3"]]:
-    codec = modalities.get(modality).codec
-    return jax.jit(jax.vmap(lambda clip: codec.encode(clip)[0]))
-
-
 class _Scorer:
     """Scores one modality of the model and of its two references."""
 
-    def __init__(self, modality: str):
+    def __init__(self, modality: str, codec: modalities.Codec):
         self.modality = modality
-        self.codec = modalities.get(modality).codec
+        self.codec = codec
         self.metric = METRICS[modality]()
-        self.encode = _encoder(modality)
+        self.encode = drawing(codec)
 
     def score(
         self, predicted, round_trip, truth: Arrays, name: str
     ) -> tuple[tuple[ClipScore, ...], Arrays]:
         """Scores of one clip in the order of `SYSTEMS`, and the model's prediction as arrays."""
-        side = self.codec.default_side
-        arrays = self.codec.decode(predicted, side)
-        others = (self.codec.decode(round_trip, side), trivial_prediction(self.modality, truth))
+        arrays, rebuilt = (
+            modalities.decode_alone(self.codec, video) for video in (predicted, round_trip)
+        )
+        others = (rebuilt, trivial_prediction(self.modality, truth))
         return tuple(self.metric.score(a, truth, name) for a in (arrays, *others)), arrays
 
 
@@ -170,7 +173,7 @@ class _Clips:
         self._folder = None
         self.modalities = set(METRICS)
         if config.benchmark not in BENCHMARKS:
-            self._folder = FolderClips(config.benchmark, **size)
+            self._folder = FolderClips(config.benchmark, truth_unit=config.truth_unit, **size)
             self._folder.check(config.num_clips)
             self.modalities = self._folder.modalities
             return
@@ -225,8 +228,11 @@ def run(
     for name in wanted:
         if name not in benchmark.modalities:
             print(f"{name}: not every clip has its truth; left out", flush=True)
-    scorers = [_Scorer(name) for name in wanted if name in benchmark.modalities]
-    heldout = _Heldout(pipeline, config.heldout) if config.heldout else None
+    scorers = [
+        _Scorer(name, pipeline.codec(name)) for name in wanted if name in benchmark.modalities
+    ]
+    pairs = LatentPairs(pipeline)
+    heldout = _Heldout(pipeline, pairs, config.heldout) if config.heldout else None
     sums = [benchmark.checksums(i) if rows else {} for i in range(config.num_clips)]
     earlier = {i: rows.read(i, sums[i]) if rows else None for i in range(config.num_clips)}
     done = {i: row for i, row in earlier.items() if row is not None}
@@ -243,6 +249,15 @@ def run(
     if not done:
         raise UserError(f"{faults[0]} ({len(faults)} of {config.num_clips} clips have faults)")
     results = _results(dict(sorted(done.items())), wanted, config)
+    if config.gap:
+        first = sorted(done)[: config.gap.clips]
+        if len(first) < 2:
+            print("condition gap: left out, it compares at least 2 clips", flush=True)
+        else:
+            batches = benchmark.batches(first)
+            results.metrics |= condition_gap.measure(
+                pipeline.velocity, pipeline.params, pairs, batches, config.gap
+            )
     return dataclasses.replace(results, faults=faults)
 
 
@@ -275,7 +290,8 @@ def _score_batch(
         )
         keys = (*scorer.metric.keys, *scorer.metric.extra)
         for b, (i, row) in enumerate(found.items()):
-            truth = {k: np.asarray(batch.clip[k][b]) for k in keys if k in batch.clip}
+            arrays = {**batch.clip, UNIT: batch.units} if batch.units else batch.clip
+            truth = {k: np.asarray(arrays[k][b]) for k in keys if k in arrays}
             label = f"{pathlib.Path(config.benchmark).name} clip {i}"
             row.scores[name], arrays = scorer.score(
                 samples.videos[name][b], round_trip[b], truth, label
@@ -321,34 +337,16 @@ def _results(
 class _Heldout:
     """The held-out errors over every modality of the model."""
 
-    def __init__(self, pipeline: Pipeline, config: HeldoutConfig):
-        self.pipeline = pipeline
-        self._encoders = {name: _encoder(name) for name in pipeline.modalities}
+    def __init__(self, pipeline: Pipeline, pairs: LatentPairs, config: HeldoutConfig):
+        self._params, self._pairs = pipeline.params, pairs
         self._errors = jax.jit(
             lambda params, *arrays: heldout_errors(pipeline.velocity(params), *arrays, config)
         )
 
-    def _latents(self, batch: Batch, name: str) -> Float[Array, "b lt lh lw c"]:
-        return self.pipeline.encode(np.asarray(self._encoders[name](batch.clip)), name)
-
     def measure(self, batch: Batch, rows: Mapping[int, RunRow]) -> None:
         """Adds the errors of a batch to its rows; the caption is the clip's own, as in training."""
-        rgb = self._latents(batch, RGB)
-        for name in self._encoders:
-            # A registered modality that worlds do not render has no truth here.
-            if name == RGB or not set(modalities.get(name).codec.keys) <= set(batch.clip):
-                continue
-            latents = jnp.stack([rgb, self._latents(batch, name)], axis=1)
-            ids = [0, self.pipeline.modalities.index(name)]
-            prompts = [p.get(name, modalities.get(name).prompt) for p in batch.prompts]
-            context, _ = self.pipeline.contexts((RGB, name), batch.captions, {name: prompts})
-            errors = self._errors(
-                self.pipeline.params,
-                latents,
-                jnp.tile(jnp.array(ids, jnp.int32), (len(batch.index), 1)),
-                jnp.asarray(context),
-                jnp.asarray(batch.index),
-            )
+        for name, pair in self._pairs(batch, batch.captions):
+            errors = self._errors(self._params, *pair, jnp.asarray(batch.index))
             errors = np.asarray(errors)[: batch.count]
             require_finite(name, errors, f"clips {', '.join(map(str, rows))}")
             for row, error in zip(rows.values(), errors, strict=True):

@@ -2,6 +2,8 @@
 
 import dataclasses
 import math
+from collections.abc import Mapping
+from typing import Any
 
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.flow_matching.timesteps import TIMESTEP_DISTRIBUTIONS
@@ -16,11 +18,17 @@ class ObjectiveConfig:
         asks for p_cond < p_est < p_joint without numbers; the public release has 0.25, 0.25, 0.5.
       timestep: "logit_normal" or "uniform".
       logit_mean, logit_std: of the logit-normal distribution.
-      shift: of the timestep towards noise; the public release has 5.
+      shift: of the timestep towards noise; the public release has 5. `timesteps` says what it does.
+      uniform_share: share of the samples whose timestep is uniform and not shifted.
+      noise_share: share of the samples whose timestep is exactly 1, where sampling starts.
+      estimation_shift: a further shift, for estimation alone. What is estimated is nearly decided
+        by its RGB, hence at large t.
       condition_dropout: chance that the clean streams of a sample are replaced by noise at t = 1,
         for guidance by the condition.
       first_frame: chance that the noised RGB of a sample starts with its own clean latent frame, at
         t = 0 and without a loss: image to video, as Wan 2.2 TI2V-5B samples it.
+      modality_loss_weights: factor of the loss of each named modality's streams, "rgb" among them;
+        1 for those left out. Modalities whose latents vary less have smaller losses.
 
     Raises:
       UserError: a value out of range.
@@ -33,19 +41,33 @@ class ObjectiveConfig:
     logit_mean: float | int = 0.0
     logit_std: float | int = 1.0
     shift: float | int = 1.0
+    uniform_share: float | int = 0.0
+    noise_share: float | int = 0.0
+    estimation_shift: float | int = 1.0
     condition_dropout: float | int = 0.1
     first_frame: float | int = 0.0
+    # Not part of the hash, for dicts have none.
+    modality_loss_weights: Mapping[str, float | int] = dataclasses.field(
+        default_factory=dict, hash=False
+    )
 
     def __post_init__(self) -> None:
         # "shift=5" on a command line is an int, and configs are compared: all become float.
-        for name in (field.name for field in dataclasses.fields(self) if field.name != "timestep"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | float):
-                raise UserError(f"objective.{name}={value!r} must be a number.")
-            if not math.isfinite(value):
-                raise UserError(f"objective.{name}={value!r} must be finite.")
-            object.__setattr__(self, name, float(value))
-        for name in ("p_cond", "p_est", "p_joint", "condition_dropout", "first_frame"):
+        for field in dataclasses.fields(self):
+            if field.name not in ("timestep", "modality_loss_weights"):
+                object.__setattr__(self, field.name, _number(field.name, getattr(self, field.name)))
+        weights = {
+            name: _number(f"modality_loss_weights.{name}", value)
+            for name, value in self.modality_loss_weights.items()
+        }
+        object.__setattr__(self, "modality_loss_weights", weights)
+        for name, value in weights.items():
+            if value < 0:
+                raise UserError(f"objective.modality_loss_weights.{name}={value} is negative.")
+        for name in (
+            *("p_cond", "p_est", "p_joint", "condition_dropout", "first_frame"),
+            *("uniform_share", "noise_share"),
+        ):
             value = getattr(self, name)
             if not 0.0 <= value <= 1.0:
                 raise UserError(f"objective.{name}={value} is no probability: give 0 to 1.")
@@ -60,7 +82,7 @@ class ObjectiveConfig:
                 f"objective.timestep={self.timestep!r} is unknown: choose one of "
                 f"{list(TIMESTEP_DISTRIBUTIONS)}."
             )
-        for name in ("logit_std", "shift"):
+        for name in ("logit_std", "shift", "estimation_shift"):
             if getattr(self, name) <= 0.0:
                 raise UserError(f"objective.{name}={getattr(self, name)} must be positive.")
 
@@ -68,3 +90,11 @@ class ObjectiveConfig:
     def task_probabilities(self) -> tuple[float, float, float]:
         """In the order of `tasks.TASKS`."""
         return self.p_cond, self.p_est, self.p_joint
+
+
+def _number(name: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise UserError(f"objective.{name}={value!r} must be a number.")
+    if not math.isfinite(value):
+        raise UserError(f"objective.{name}={value!r} must be finite.")
+    return float(value)

@@ -41,10 +41,11 @@ def flow_matching_loss(
         as float32, whatever precision they come in.
       key: used up by this call; draws task, timestep, dropout and noise.
       config: the objective.
-      modalities: names of the modality ids, for the metrics by modality.
+      modalities: names of the modality ids, for the metrics by modality and their loss weights.
 
     Returns:
-      The loss, float32, and metrics as (sum, count) pairs, to be added up and then divided:
+      The loss, float32, with `config.modality_loss_weights`; and metrics, without these weights, as
+      (sum, count) pairs, to be added up and then divided:
       "loss" per sample, "loss/task/<task>" per sample, "loss/modality/<name>" and
       "loss/timestep/<low>-<high>" per noised stream.
     """
@@ -71,6 +72,10 @@ def flow_matching_loss(
     for index, name in enumerate(modalities):
         chosen = weights * (batch["modality"] == index)
         metrics[f"loss/modality/{name}"] = _pair(by_stream, chosen)
+    if config.modality_loss_weights:
+        factors = [config.modality_loss_weights.get(name, 1.0) for name in modalities]
+        by_stream = by_stream * jnp.asarray(factors, jnp.float32)[batch["modality"]]
+        by_sample = jnp.sum(by_stream, axis=1) / jnp.sum(weights, axis=1)
     return jnp.mean(by_sample), metrics
 
 

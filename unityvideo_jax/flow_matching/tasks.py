@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from unityvideo_jax.flow_matching.config import ObjectiveConfig
-from unityvideo_jax.flow_matching.timesteps import sample_timesteps
+from unityvideo_jax.flow_matching.timesteps import sample_timesteps, shift_timesteps
 
 TASKS = ("conditional", "estimation", "joint")
 CONDITIONAL, ESTIMATION, JOINT = range(3)
@@ -65,7 +65,11 @@ def draw_noising(key: Key[Array, ""], batch: int, streams: int, config: Objectiv
         logit_mean=config.logit_mean,
         logit_std=config.logit_std,
         shift=config.shift,
+        uniform_share=config.uniform_share,
+        noise_share=config.noise_share,
     )
+    further = shift_timesteps(timestep, config.estimation_shift)
+    timestep = jnp.where(task == ESTIMATION, further, timestep)
     noised = noised_streams(task, streams)
     dropped = jax.random.bernoulli(drop_key, config.condition_dropout, (batch,))
     of_clean = dropped.astype(jnp.float32)[:, None]

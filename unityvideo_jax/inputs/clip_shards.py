@@ -23,9 +23,9 @@ from unityvideo_jax import media, strict_json
 from unityvideo_jax import modalities as registry
 from unityvideo_jax.errors import UserError, reason
 from unityvideo_jax.inputs import shards
-from unityvideo_jax.inputs.folder import VideoFiles
 from unityvideo_jax.inputs.records import Records
 from unityvideo_jax.inputs.sources import Source
+from unityvideo_jax.inputs.video_files import VideoFiles
 
 DATASETS = ("openuni", "unibench")
 VERSION = "1.0.0"
@@ -240,7 +240,7 @@ class ClipShardsSource(VideoFiles):
         """The dataset, its part, and everything that decided its content."""
         content = json.dumps(dataclasses.asdict(self._card), sort_keys=True)
         return {
-            "fps": self._target_fps,
+            **self._target(),
             "split": self._split,
             "dataset": f"{self._card.dataset}/{self._card.subset}",
             "packed as": hashlib.sha256(content.encode()).hexdigest()[:12],

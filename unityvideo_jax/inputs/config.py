@@ -46,11 +46,16 @@ class DataConfig:
       caption_dropout: probability that the caption becomes the null context (UnityVideo sec. 4.1;
         public release: 0.1).
       prompt_dropout: the same for the modality prompt (public release: 0).
+      registry_prompt_rate: share of online worlds whose modality prompt is the registry's, which
+        sampling uses by default, instead of the scene's own; segmentation then shows every person
+        and object. Shards carry their prompts (`prepare --registry_prompt_rate`).
       num_frames: 4n+1.
       height, width: pixels, divisible by 16 (with Wan 2.2's VAE by 32).
       fps: frames per second of rendered worlds.
       split: which worlds to render; shards carry their own.
       repeats: steps that a batch of online worlds is used for; noise, timestep and task differ.
+      depth_codec: how depth is drawn, 'relative' (each clip's own range, for any data) or 'metric'
+        (fixed bounds in metres, for data in metres, such as worlds).
       text_encoder, text_length: as `models.text.get_text_encoder` takes them.
       vae: folder of VAE weights, as `models.vae_weights.find_vae` takes it; '' is the shipped one.
       vae_dtype: in which worlds are encoded online, "float32" or "bfloat16".
@@ -72,12 +77,14 @@ class DataConfig:
     )
     caption_dropout: float | int = 0.1
     prompt_dropout: float | int = 0.0
+    registry_prompt_rate: float | int = 0.0
     num_frames: int = 17
     height: int = 64
     width: int = 64
     fps: float | int = 8.0
     split: str = "train"
     repeats: int = 1
+    depth_codec: str = "relative"
     text_encoder: str = "words"
     text_length: int = 104
     vae: str = ""
@@ -100,18 +107,29 @@ class DataConfig:
             )
         check_weights(dict(zip(self.dirs, self.dir_weights, strict=False)), "dir_weights")
         check_weights(self.modality_weights, "modality_weights")
+        registry.chosen_codec("depth", self.codecs, "config.data.depth_codec")
         check_frames(self.num_frames, "config.data.num_frames")
         check_size(self.height, "config.data.height")
         check_size(self.width, "config.data.width")
-        for name in ("caption_dropout", "prompt_dropout"):
+        for name in ("caption_dropout", "prompt_dropout", "registry_prompt_rate"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"config.data.{name}={getattr(self, name)}: give 0 to 1")
+        if self.kind == "shards" and self.registry_prompt_rate:
+            raise UserError(
+                f"config.data.registry_prompt_rate={self.registry_prompt_rate}: shards carry their "
+                "prompts; set it to 0, and give prepare --registry_prompt_rate"
+            )
         if self.repeats < 1:
             raise UserError(f"config.data.repeats={self.repeats}: must be at least 1")
         if self.fps <= 0:
             raise UserError(f"config.data.fps={self.fps}: must be positive")
         if self.num_workers < 0 or self.read_threads < 1:
             raise UserError("config.data: num_workers must be >= 0 and read_threads >= 1")
+
+    @property
+    def codecs(self) -> dict[str, str]:
+        """The variant of the codec by modality, where one may choose."""
+        return {"depth": self.depth_codec}
 
     def weights_of_dirs(self) -> tuple[float, ...]:
         """One weight a folder, ones if none were given."""

@@ -68,7 +68,7 @@ def _scan(folder: pathlib.Path, prefix: str, listing: Listing, seen: set[pathlib
         elif path.suffix.lower() == ".txt":
             key, _, modality = path.stem.partition(".")
             listing.texts[prefix + key, modality or "rgb"] = path
-        elif path.suffix.lower() in media.VIDEO_SUFFIXES or path.suffix == ".npz":
+        elif path.suffix == ".npz" or media.is_video(path):
             _add(path, path.stem, prefix, listing)
         elif path.suffix != ".json" or path.stem.partition(".")[2] not in registry.names():
             listing.ignored.append(prefix + path.name)
@@ -85,7 +85,7 @@ def _scan_folder(
         listing.faults.append(Fault(what=shown(path), reason=reason))
         return
     images = sum(p.suffix.lower() in media.IMAGE_SUFFIXES for p in inside)
-    videos = any(p.suffix.lower() in media.VIDEO_SUFFIXES for p in inside)
+    videos = any(media.is_video(p) for p in inside if not p.is_dir())
     folders = [p for p in inside if p.is_dir()]
     if images and not videos and images >= len(folders):
         _add(path, path.name, prefix, listing)

@@ -18,8 +18,8 @@ from unityvideo_jax import modalities as registry
 from unityvideo_jax import text_files
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.faults import Fault, refuse
-from unityvideo_jax.inputs.folder import ALLOW, VideoFiles
 from unityvideo_jax.inputs.openuni_tars import FOLDERS, mismatch
+from unityvideo_jax.inputs.video_files import ALLOW, VideoFiles
 
 
 class ManifestSource(VideoFiles):

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from unityvideo_jax import modalities as registry
 from unityvideo_jax.errors import UserError
@@ -16,7 +16,7 @@ from unityvideo_jax.inputs.config import as_data_config, stage_modality_weights
 from unityvideo_jax.inputs.encode import LatentEncoder, load_encoder
 from unityvideo_jax.inputs.mixing import Mixture
 from unityvideo_jax.inputs.pipeline import rows_per_process
-from unityvideo_jax.inputs.sources import text_of
+from unityvideo_jax.inputs.sources import asks_for_all, sample_worlds, text_of
 from unityvideo_jax.models.text import CutTexts, TextEncoder, get_text_encoder
 
 
@@ -39,10 +39,10 @@ class OnlineWorlds:
 
     Args:
       data_config: a DataConfig or dict-like `config.data`; its split, frames, size, fps, weights,
-        dropouts, text encoder and VAE are used.
+        dropouts, prompts, text encoder and VAE are used.
       modalities: `config.model.modalities`; a modality's id is its place here.
       batch_size: rows of the global batch; this process yields its share.
-      seed: of the worlds, the order of modalities and text dropout.
+      seed: of the worlds, the order of modalities, their prompts and text dropout.
       stage_weights: modality weights of the curriculum stage; None takes the config's.
       process_index, process_count: which part of each global batch this process yields.
       encoder: overrides the VAE that `data_config` names.
@@ -104,7 +104,10 @@ class OnlineWorlds:
         self._branch = np.asarray([branches.index(name) for name in self._names], np.int32)
         # Seeds decide what is in a scene, not how it is drawn: one compilation serves them all.
         self._encode = _compiled(
-            dataclasses.replace(self._world, seed=0), branches, self._encoder, self._group
+            dataclasses.replace(self._world, seed=0),
+            tuple((name, registry.chosen_codec(name, config.codecs)) for name in branches),
+            self._encoder,
+            self._group,
         )
         self._next_index = 0
         self._ahead: tuple[int, Any] | None = None
@@ -137,11 +140,10 @@ class OnlineWorlds:
         # Scenes are sampled one batch ahead, for describing them on the host must not wait for the
         # training step that is queued on the device in between.
         if self._ahead is None or self._ahead[0] != start:
-            self._ahead = (start, worlds.sample_scenes(self._world, index))
+            self._ahead = (start, self._scenes(index))
         scenes = self._ahead[1]
         self._next_index = start + self._batch_size
-        following = self._indices(self._next_index)
-        self._ahead = (self._next_index, worlds.sample_scenes(self._world, following))
+        self._ahead = (self._next_index, self._scenes(self._indices(self._next_index)))
 
         groups = self._groups(start)
         latents = self._encode(self._encoder.params, scenes, self._branch[groups])
@@ -159,6 +161,12 @@ class OnlineWorlds:
         first = start + self._first
         return np.arange(first, first + self._rows, dtype=np.int64).astype(np.int32)
 
+    def _for_all(self, index: Int[np.ndarray, " b"]) -> Bool[np.ndarray, " b"]:
+        return asks_for_all(self._seed, index, self._config.registry_prompt_rate)
+
+    def _scenes(self, index: Int[np.ndarray, " b"]) -> Any:
+        return sample_worlds(self._world, index, self._for_all(index))
+
     def _groups(self, start: int) -> Int[np.ndarray, "g"]:
         """Which of the drawn modalities each group of this process's rows has."""
         first = (start + self._first) // self._group
@@ -169,7 +177,10 @@ class OnlineWorlds:
         self, descriptions: Sequence[Any], chosen: np.ndarray, index: np.ndarray
     ) -> Float[np.ndarray, "b 2 l d"]:
         texts = [text_of(d, "rgb") for d in descriptions]
-        asked = [text_of(d, self._names[m]) for d, m in zip(descriptions, chosen, strict=True)]
+        asked = [
+            text_of(d, self._names[m], bool(a))
+            for d, m, a in zip(descriptions, chosen, self._for_all(index), strict=True)
+        ]
         if self._warn_of_cut:
             self._warn_of_cut([*texts, *asked])
             self._warn_of_cut = None
@@ -182,25 +193,30 @@ class OnlineWorlds:
 
 
 @functools.lru_cache(maxsize=8)
-def _compiled(world: Any, names: tuple[str, ...], encoder: LatentEncoder, size: int) -> Any:
+def _compiled(
+    world: Any,
+    drawers: tuple[tuple[str, registry.Codec], ...],
+    encoder: LatentEncoder,
+    size: int,
+) -> Any:
     """(params, G*g scenes, choice i32[G]) -> latents f32[G*g,2,t,h,w,C] in groups of g, jitted.
 
-    Has a branch for every modality of the model and is cached, so that the next curriculum stage
-    does not compile it again.
+    Has a branch for the codec of every modality of the model and is cached, so that the next
+    curriculum stage does not compile it again.
     """
     from unityvideo_jax import worlds
 
-    def drawn(name: str, clips: Mapping[str, Array]) -> Float[Array, "g t h w 3"]:
-        codec = registry.get(name).codec
+    def drawn(codec: registry.Codec, clips: Mapping[str, Array]) -> Float[Array, "g t h w 3"]:
         return jax.vmap(lambda clip: codec.encode(clip)[0])({k: clips[k] for k in codec.keys})
 
-    branches = [functools.partial(drawn, name) for name in names]
+    rgb = registry.get("rgb").codec
+    branches = [functools.partial(drawn, codec) for _, codec in drawers]
     channels = encoder.latent_shape(world.num_frames, world.height, world.width)[-1]
-    means, stds = map(jnp.asarray, encoder.table(("rgb", *names), channels))
+    means, stds = map(jnp.asarray, encoder.table(("rgb", *(name for name, _ in drawers)), channels))
 
     def one_group(params: Any, scenes: Any, choice: Array) -> Float[Array, "g 2 t h w c"]:
         clips = dict(worlds.render(world, scenes))
-        videos = jnp.concatenate([drawn("rgb", clips), jax.lax.switch(choice, branches, clips)])
+        videos = jnp.concatenate([drawn(rgb, clips), jax.lax.switch(choice, branches, clips)])
         latents = encoder.apply(params, videos).astype(jnp.float32)
         latents = jnp.stack(jnp.split(latents, 2), axis=1)
         streams = jnp.stack([jnp.zeros_like(choice), choice + 1])

@@ -33,7 +33,12 @@ class Clips:
         """One modality's records, read one at a time."""
         for key in self.keys:
             path = self.files[modality][key]
-            info = {} if path.suffix == ".npz" else vars(media.video_info(path))
+            if path.is_dir():
+                raise UserError(
+                    f"{path}: a folder of images, which one record cannot hold; write it as a "
+                    "video or as .npz"
+                )
+            info = {} if path.suffix == ".npz" else _shape(media.video_info(path))
             rgb = modality == "rgb"
             yield ClipFile(
                 key=key,
@@ -235,6 +240,11 @@ def _checked(clip: Any, streams: Sequence[str]) -> dict[str, Any]:
     if reason := openuni_tars.mismatch(files):
         raise UserError(reason)
     return clip.record
+
+
+def _shape(info: media.VideoInfo) -> dict[str, Any]:
+    """What a record says of a video."""
+    return {name: getattr(info, name) for name in ("fps", "num_frames", "height", "width")}
 
 
 def _finished(

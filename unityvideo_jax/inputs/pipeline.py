@@ -8,6 +8,7 @@ import grain
 import numpy as np
 from jaxtyping import Float
 
+from unityvideo_jax import modalities as registry
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.inputs import shards
 from unityvideo_jax.inputs.config import DataConfig, as_data_config, stage_modality_weights
@@ -110,6 +111,20 @@ def check_against(
         )
 
 
+def check_codec(card: shards.Card, config: DataConfig, directory: str, modality: str) -> None:
+    """Raises UserError unless the config's codec reads what the shards of a modality show."""
+    codec = registry.chosen_codec(modality, config.codecs)
+    version = card.codecs[modality]
+    if not registry.reads(codec, version):
+        variants = registry.get(modality).variants
+        fits = [name for name, one in variants.items() if registry.reads(one, version)]
+        fix = f"set --config.data.{modality}_codec={fits[0]}" if fits else "prepare them again"
+        raise UserError(
+            f"{directory}: the shards of {modality} were drawn by codec {version}, and "
+            f"the config's is {codec.version}; {fix}"
+        )
+
+
 def open_sources(
     config: DataConfig, modalities: Sequence[str], drawn: Mapping[str, float]
 ) -> tuple[list[PairSource], list[float]]:
@@ -146,6 +161,7 @@ def open_sources(
                     f"{card.count} in {shards.CARD_NAME}; prepare the shards again"
                 )
             if dir_weight > 0:
+                check_codec(card, config, directory, name)
                 ids = (modalities.index("rgb"), modalities.index(name))
                 sources.append(PairSource(rgb, series, null_context, ids, offset))
                 weights.append(dir_weight * weight / sum(present.values()))

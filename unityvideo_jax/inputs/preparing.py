@@ -89,7 +89,7 @@ def prepare(
     )
     if repeated := {m for m in modalities if list(modalities).count(m) > 1}:
         raise UserError(f"--modalities: {', '.join(repeated)} given twice")
-    codecs = {name: registry.get(name).codec for name in modalities}
+    codecs = {name: registry.chosen_codec(name, source.codecs) for name in modalities}
     if not len(source.keys):
         raise UserError("--num_clips=0: nothing to prepare; give at least one clip")
     workdir = pathlib.Path(workdir)
@@ -105,7 +105,7 @@ def prepare(
         **{f"codec of {name}": codec.version for name, codec in codecs.items()},
     }
     clips = _Clips(source, modalities)
-    finished = _finished(workdir, settings, clips)
+    finished = _finished(workdir, settings, codecs, clips)
     # A series that was deleted, because a file of it is corrupt, is written again.
     have = (
         [m for m in finished.modalities if shards.series_path(workdir, m).is_dir()]
@@ -139,13 +139,17 @@ def prepare(
             rows = staging.rows(identities, names)
             report(str(text) for row in rows for text in row.values())
         for name in todo:
-            _pack(staging, workdir, name, clips, identities, shape, text_encoder)
+            _pack(staging, workdir, name, codecs[name], clips, identities, shape, text_encoder)
         null_path = shards.root_of(workdir) / shards.NULL_CONTEXT_NAME
         with shards.atomic_path(null_path) as temporary, open(temporary, "wb") as handle:
             np.save(handle, text_encoder([""])[0].astype(np.float16))
         known = finished.modalities if finished else ()
         order = [*known, *(name for name in todo if name not in known)]
         settings |= clips.settings()
+        versions = {
+            **(finished.codecs if finished else {}),
+            **{name: codecs[name].version for name in todo},
+        }
         card = shards.Card(
             count=len(clips.keys),
             num_frames=num_frames,
@@ -158,8 +162,12 @@ def prepare(
             text_length=text_encoder.length,
             text_dim=text_encoder.dim,
             modalities=tuple(order),
-            codecs={name: registry.get(name).codec.version for name in order},
-            settings={**(finished.settings if finished else {}), **settings},
+            codecs=versions,
+            settings={
+                **(finished.settings if finished else {}),
+                **settings,
+                **{f"codec of {name}": version for name, version in versions.items()},
+            },
         )
         shards.write_card(workdir, card)
         staging.remove()
@@ -217,15 +225,25 @@ def _digest(parts: Iterable[str]) -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:24]
 
 
-def _finished(workdir: pathlib.Path, settings: dict[str, Any], clips: _Clips) -> shards.Card | None:
+def _finished(
+    workdir: pathlib.Path,
+    settings: dict[str, Any],
+    codecs: Mapping[str, registry.Codec],
+    clips: _Clips,
+) -> shards.Card | None:
     if not (shards.root_of(workdir) / shards.CARD_NAME).exists():
         return None
     card = shards.read_card(workdir)
     aside = workdir / SET_ASIDE
     if aside.exists():
         clips.leave_out({fault["what"] for fault in strict_json.read_object(aside)["set_aside"]})
-    wanted = settings | clips.settings()
-    if changed := difference(card.settings, wanted, shared_only=True):
+    # Series that an earlier version of the same codec drew stay as they are.
+    settings = settings | {
+        f"codec of {name}": card.codecs[name]
+        for name, codec in codecs.items()
+        if name in card.codecs and registry.reads(codec, card.codecs[name])
+    }
+    if changed := difference(card.settings, settings | clips.settings(), shared_only=True):
         raise UserError(
             f"{workdir}: holds a finished dataset prepared with {changed}; give another --workdir, "
             "or the old value to add modalities"
@@ -337,12 +355,13 @@ def _pack(
     staging: Staging,
     workdir: pathlib.Path,
     name: str,
+    codec: registry.Codec,
     clips: _Clips,
     identities: Sequence[str],
     latent_shape: tuple[int, ...],
     text_encoder: TextEncoder,
 ) -> None:
-    side = shards.side_shapes(name)
+    side = {key: np.shape(v) for key, v in codec.default_side.items()}
     fields = ["latents", "text", "embedding", *(f"side/{key}" for key in side)]
     names = {field: f"{name}/{field}" for field in fields}
 

@@ -1,12 +1,13 @@
 """Where clips to encode come from: a common form, and procedural worlds."""
 
 import dataclasses
+import types
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import jax
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from unityvideo_jax import modalities as registry
 from unityvideo_jax.faults import Fault
@@ -38,11 +39,13 @@ class Source(Protocol):
       keys: one unique name per clip, in the order of the records.
       fps: frames per second of what `load` gives.
       faults: what is not in `keys` because it cannot be read.
+      codecs: variant of the codec that draws a modality, for those that do not have the default's.
     """
 
     keys: Sequence[str]
     fps: float
     faults: Sequence[Fault]
+    codecs: Mapping[str, str]
 
     def settings(self) -> dict[str, Any]:
         """What decides the content of all clips, as plain JSON; the keys are names of flags."""
@@ -74,10 +77,19 @@ class WorldsSource:
     Args:
       config: a `worlds.WorldConfig`.
       count: clips.
+      registry_prompt_rate: share of the worlds that ask as the registry does, see `asks_for_all`.
+      codecs: as `Source` has it.
     """
 
-    def __init__(self, config: Any, count: int):
-        self._config = config
+    def __init__(
+        self,
+        config: Any,
+        count: int,
+        registry_prompt_rate: float = 0.0,
+        codecs: Mapping[str, str] = types.MappingProxyType({}),
+    ):
+        self._config, self._rate = config, registry_prompt_rate
+        self.codecs = codecs
         self.faults: Sequence[Fault] = ()
         self.fps = float(config.fps)
         self.keys = [f"{config.split}-{config.seed}-{n:08d}" for n in range(count)]
@@ -87,8 +99,11 @@ class WorldsSource:
         """The world's own fields; frames and size are checked for every source alike."""
         from unityvideo_jax import worlds
 
-        names = ("split", "seed", "fps", "closeup")
-        return {n: getattr(self._config, n) for n in names} | {"worlds version": worlds.VERSION}
+        return {
+            **{name: getattr(self._config, name) for name in ("split", "seed", "fps", "closeup")},
+            "registry_prompt_rate": self._rate,
+            "worlds version": worlds.VERSION,
+        }
 
     def identity(self, key: str, modality: str) -> str:
         """The settings decide all but the number, which the key has."""
@@ -101,22 +116,58 @@ class WorldsSource:
         """Renders the clips and draws every modality by its codec."""
         from unityvideo_jax import worlds
 
-        scenes = worlds.sample_scenes(self._config, np.asarray(indices, np.int32))
+        index = np.asarray(indices, np.int32)
+        for_all = asks_for_all(self._config.seed, index, self._rate)
+        scenes = sample_worlds(self._config, index, for_all)
         descriptions = worlds.describe(self._config, scenes)
         clips = worlds.render(self._config, scenes)
         videos, sides = {}, {}
         for name in modalities:
-            codec = registry.get(name).codec
+            codec = registry.chosen_codec(name, self.codecs)
             if name not in self._encoders:
                 self._encoders[name] = jax.jit(jax.vmap(codec.encode))
             wanted = {key: clips[key] for key in codec.keys}
             videos[name], sides[name] = self._encoders[name](wanted)
-        texts = {name: [text_of(d, name) for d in descriptions] for name in modalities}
+        texts = {
+            name: [text_of(d, name, bool(a)) for d, a in zip(descriptions, for_all, strict=True)]
+            for name in modalities
+        }
         return ClipBatch(videos=videos, sides=sides, texts=texts)
 
 
-def text_of(description: Any, modality: str) -> str:
-    """The caption for rgb; else what the scene asks of the modality, or the registry's prompt."""
+def asks_for_all(seed: int, index: Int[np.ndarray, " n"], rate: float) -> Bool[np.ndarray, " n"]:
+    """Which worlds ask with the registry's prompts, hence for everything, instead of their own.
+
+    Users' clips come with the registry's prompts, which a scene's own never equal: a model that is
+    to understand them must have seen some.
+
+    Args:
+      seed, index: of the worlds; each world's draw depends on these alone.
+      rate: probability.
+    """
+    draws = [np.random.default_rng((seed, int(n), 1)).random() for n in index]
+    return np.asarray(draws) < rate
+
+
+def sample_worlds(
+    config: Any, index: Int[np.ndarray, " n"], for_all: Bool[np.ndarray, " n"]
+) -> Any:
+    """Scenes by number; those that ask with the registry's prompts have everything as truth."""
+    from unityvideo_jax import worlds
+
+    scenes = worlds.sample_scenes(config, index)
+    return worlds.ask_for_all(scenes, for_all) if for_all.any() else scenes
+
+
+def text_of(description: Any, modality: str, for_all: bool = False) -> str:
+    """The caption for rgb; else what the scene asks of the modality, or the registry's prompt.
+
+    Args:
+      description: of a clip.
+      modality: of the stream.
+      for_all: give the registry's prompt whatever the scene asks.
+    """
     if modality == "rgb":
         return description.caption
-    return description.prompts.get(modality) or registry.get(modality).prompt
+    own = None if for_all else description.prompts.get(modality)
+    return own or registry.get(modality).prompt

@@ -6,7 +6,18 @@ modality is one file of your own that calls `register` (see `tests/modalities/no
 
 import importlib
 
-from unityvideo_jax.modalities.base import Clip, Codec, Modality, Side, get, names, register
+from unityvideo_jax.modalities.base import (
+    Clip,
+    Codec,
+    Modality,
+    Side,
+    chosen_codec,
+    decode_alone,
+    get,
+    names,
+    reads,
+    register,
+)
 from unityvideo_jax.modalities.checks import check_clip
 
 # Their order is the order of `names()`, hence of the default `model.modalities`.
@@ -21,7 +32,10 @@ __all__ = [
     "Modality",
     "Side",
     "check_clip",
+    "chosen_codec",
+    "decode_alone",
     "get",
     "names",
+    "reads",
     "register",
 ]

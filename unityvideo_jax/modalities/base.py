@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
 
 from jaxtyping import Array, Float, Shaped
-from numpy import ndarray
+from numpy import asarray, ndarray
 
 from unityvideo_jax.errors import UserError
+from unityvideo_jax.modalities.depth_units import UNIT
 
 # A clip is a flat dict of unbatched arrays: ground truth, or what a decoder read from a video.
 Clip = Mapping[str, Shaped[Array, "..."] | Shaped[ndarray, "..."]]
@@ -19,6 +20,9 @@ Side = Mapping[str, Float[Array, "..."] | Float[ndarray, "..."]]
 @runtime_checkable
 class Codec(Protocol):
     """A reversible, versioned map between clip arrays and 3-channel video.
+
+    It may also have `earlier`, versions whose pictures `decode` reads as well, and `unit`, that of
+    the arrays which `decode` reads without a clip's own side record (see `decode_alone`).
 
     Attributes:
       keys: the clip arrays that `encode` reads.
@@ -64,6 +68,8 @@ class Modality:
       pixel_aligned: every pixel corresponds to an RGB pixel (UnityVideo sec. 3.4, stage 1).
       sampling_weight: relative draw frequency (public release); the data config may override it.
       codec: how its arrays become video and back.
+      variants: the codecs that a dataset may choose from by name, `codec` among them; empty where
+        there is only that one.
     """
 
     name: str
@@ -71,6 +77,23 @@ class Modality:
     pixel_aligned: bool
     sampling_weight: float
     codec: Codec
+    variants: Mapping[str, Codec] = dataclasses.field(default_factory=dict)
+
+    def codec_of(self, version: str | None, source: str) -> Codec:
+        """The codec that reads what one of this version drew; None is the default's.
+
+        Raises:
+          UserError: none of the modality's codecs does; starts with `source`.
+        """
+        codecs = [self.codec, *self.variants.values()]
+        for codec in codecs:
+            if version is None or reads(codec, version):
+                return codec
+        known = ", ".join(dict.fromkeys(codec.version for codec in codecs))
+        raise UserError(
+            f"{source}: {self.name} was drawn by codec {version!r}, this version reads {known}; "
+            "use the version of unityvideo_jax that made it, or make it again"
+        )
 
     def __post_init__(self):
         if not re.fullmatch(r"[a-z][a-z0-9_]*", self.name):
@@ -117,6 +140,39 @@ def get(name: str) -> Modality:
             "Import the module that registers it, or correct the name"
         )
     return _REGISTRY[name]
+
+
+def reads(codec: Codec, version: str) -> bool:
+    """Whether `decode` reads what the codec of this version drew."""
+    return version in (codec.version, *getattr(codec, "earlier", ()))
+
+
+def decode_alone(
+    codec: Codec, video: Float[Array, "t h w 3"] | Float[ndarray, "t h w 3"]
+) -> dict[str, ndarray]:
+    """Reads arrays from video that has no side record, with their `unit` if the codec has one."""
+    unit = getattr(codec, "unit", "")
+    return codec.decode(video, codec.default_side) | ({UNIT: asarray(unit)} if unit else {})
+
+
+def chosen_codec(name: str, choices: Mapping[str, str], where: str = "codec") -> Codec:
+    """The codec of a modality: the variant that `choices` names for it, or its default.
+
+    Args:
+      name: of the modality.
+      choices: variant by modality, such as {"depth": "metric"}.
+      where: the flag or key that chose, for messages.
+
+    Raises:
+      UserError: no such modality or variant.
+    """
+    modality = get(name)
+    if name not in choices:
+        return modality.codec
+    if choices[name] not in modality.variants:
+        known = ", ".join(modality.variants) or "none to choose from"
+        raise UserError(f"{where}={choices[name]!r}: no such codec of {name}; known: {known}")
+    return modality.variants[choices[name]]
 
 
 def names() -> tuple[str, ...]:

@@ -1,23 +1,81 @@
-"""Depth: metric depth as grey disparity."""
+"""Depth as grey, near is white: of unknown scale, or in metres."""
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.modalities import checks
 from unityvideo_jax.modalities.base import Clip, Modality, Side, register
+from unityvideo_jax.modalities.depth_units import unit_of
+from unityvideo_jax.units import RELATIVE
 
 # Share of the grey range between the sky (black) and the farthest surface, so that a VAE's error
 # does not turn a far wall into sky.
 SKY_GAP = 0.08
-# Bounds for video without a record: surfaces from 1 m to 50 m. Scores of such video align scale
-# and shift in disparity first, so these only have to be finite and ordered.
+# Bounds in 1/m to read relative depth with that has no record: what was sampled. They only have to
+# be finite and ordered, for the numbers then have no scale.
 DEFAULT_BOUNDS = (1.0 / 50.0, 1.0)
+# One of so many surface pixels at either end (and one more per frame) may be a stray, if it
+# lengthens the range by this share: one too near pixel must not darken all others.
+STRAYS, MARGIN = 1000, 1 / 4
+# Nearest and farthest depth in metres that the metric codec tells apart.
+METRIC_RANGE = (0.1, 100.0)
+
+Video = Float[Array, "t h w 3"] | Float[np.ndarray, "t h w 3"]
+
+
+def _draw(share: Float[Array, "t h w"], surface: Bool[Array, "t h w"]) -> Float[Array, "t h w 3"]:
+    """Grey video of a share of the range in [0, 1], black where there is no surface."""
+    grey = jnp.where(surface, SKY_GAP + (1.0 - SKY_GAP) * share, 0.0)
+    return jnp.broadcast_to((2.0 * grey - 1.0)[..., None], (*grey.shape, 3))
+
+
+def _read(video: Video) -> tuple[Float[np.ndarray, "t h w"], Bool[np.ndarray, "t h w"]]:
+    """The inverse of `_draw`: the share, and where grey is below half of `SKY_GAP`."""
+    # The mean of three channels averages a VAE's colour noise away.
+    grey = (np.clip(np.asarray(video, np.float32), -1.0, 1.0).mean(axis=-1) + 1.0) / 2.0
+    return np.clip((grey - SKY_GAP) / (1.0 - SKY_GAP), 0.0, 1.0), grey < SKY_GAP / 2
+
+
+def _bounds(
+    disparity: Float[Array, "t h w"], surface: Bool[Array, "t h w"]
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """Least and greatest disparity of the surfaces, strays apart; 1 and 1 if there are none.
+
+    Strays lie beyond the range of all pixels but one of `STRAYS` (and one more per frame) at either
+    end, by more than `MARGIN` of it.
+    """
+    ordered = jnp.sort(jnp.where(surface, disparity, jnp.inf).ravel())
+    count = surface.sum()
+    # Of few pixels none is a stray.
+    skipped = jnp.minimum(count // STRAYS + len(disparity), count // 64)
+    low = ordered[skipped]
+    high = ordered[jnp.maximum(count - 1 - skipped, 0)]
+    margin = MARGIN * (high - low)
+    # Disparity cannot fall below 0: four times as far is a stray in any case.
+    least = low - jnp.minimum(margin, (1.0 - MARGIN) * low)
+    near = surface & (disparity <= high + margin)
+    far = surface & (disparity >= least)
+    low = jnp.min(disparity, where=far, initial=jnp.inf)
+    high = jnp.max(disparity, where=near, initial=0.0)
+    return jnp.where(count > 0, low, 1.0), jnp.where(count > 0, high, 1.0)
+
+
+def _check(clip: Clip, source: str) -> np.ndarray:
+    depth = checks.array(clip, "depth", source)
+    checks.finite(depth, f"{source}: depth", allow_inf=True)
+    if (depth <= 0).any():
+        raise UserError(
+            f"{source}: depth has values <= 0 m (least {depth.min():g}); "
+            "set pixels without a surface to +inf"
+        )
+    return depth
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -27,15 +85,22 @@ class DepthCodec:
     One pair of bounds serves the whole clip, so that nothing flickers; near is white. Sky (+inf)
     is black, and the farthest surface lies `SKY_GAP` of the grey range above it. The grey level is
     linear in disparity: equal pixel errors are equal disparity errors, and the relative error of a
-    depth d is the disparity error times d.
+    depth d is the disparity error times d. Strays (`_bounds`) are drawn as the bound next to them.
 
-    Clip: depth f32[T, H, W], metres along the camera's z axis, > 0, +inf where nothing was hit.
-    Side: bounds f32[2], the least and the greatest finite disparity in 1/m (equal for constant
-    depth; (1, 1) if all is sky).
+    The picture says nothing of scale and offset in disparity, so a model that learned from it
+    estimates relative depth.
+
+    Clip: depth f32[T, H, W] along the camera's z axis, in metres or of unknown scale, > 0, +inf
+    where nothing was hit.
+    Side: bounds f32[2], the least and the greatest finite disparity, in 1/m if depth was in metres
+    (equal for constant depth; (1, 1) if all is sky).
     """
 
     keys: ClassVar[tuple[str, ...]] = ("depth",)
-    version: ClassVar[str] = "depth-disparity-1"
+    version: ClassVar[str] = "depth-disparity-2"
+    # Had strays inside its bounds.
+    earlier: ClassVar[tuple[str, ...]] = ("depth-disparity-1",)
+    unit: ClassVar[str] = RELATIVE
     # As a share of the clip's disparity range.
     error_floor: ClassVar[Mapping[str, float]] = {
         "disparity_share": 1e-6,
@@ -47,46 +112,98 @@ class DepthCodec:
         return {"bounds": np.asarray(DEFAULT_BOUNDS, np.float32)}
 
     def check(self, clip: Clip, source: str) -> None:
-        depth = checks.array(clip, "depth", source)
-        checks.finite(depth, f"{source}: depth", allow_inf=True)
-        if (depth <= 0).any():
-            raise UserError(
-                f"{source}: depth has values <= 0 m (least {depth.min():g}); "
-                "set pixels without a surface to +inf"
-            )
+        _check(clip, source)
 
     def encode(self, clip: Clip) -> tuple[Float[Array, "t h w 3"], dict[str, Float[Array, "..."]]]:
         depth = jnp.asarray(clip["depth"], jnp.float32)
         surface = jnp.isfinite(depth)
-        disparity = 1.0 / jnp.where(surface, depth, 1.0)
-        any_surface = surface.any()
-        low = jnp.where(any_surface, jnp.min(disparity, where=surface, initial=jnp.inf), 1.0)
-        high = jnp.where(any_surface, jnp.max(disparity, where=surface, initial=0.0), 1.0)
+        # Not nearer than 1e-30, whose inverse is still finite in float32.
+        disparity = 1.0 / jnp.where(surface, jnp.maximum(depth, 1e-30), 1.0)
+        low, high = _bounds(disparity, surface)
         span = high - low
         share = jnp.where(span > 0, (disparity - low) / jnp.where(span > 0, span, 1.0), 1.0)
-        grey = jnp.where(surface, SKY_GAP + (1.0 - SKY_GAP) * share, 0.0)
-        video = jnp.broadcast_to((2.0 * grey - 1.0)[..., None], (*depth.shape, 3))
-        return video, {"bounds": jnp.stack([low, high])}
+        return _draw(jnp.clip(share, 0.0, 1.0), surface), {"bounds": jnp.stack([low, high])}
 
-    def decode(
-        self, video: Float[Array, "t h w 3"] | Float[np.ndarray, "t h w 3"], side: Side, **_: Any
-    ) -> dict[str, np.ndarray]:
-        """Returns depth f32[T, H, W] in metres, +inf for grey below half of `SKY_GAP`."""
+    def decode(self, video: Video, side: Side, **_: Any) -> dict[str, np.ndarray]:
+        """Returns depth f32[T, H, W], +inf for grey below half of `SKY_GAP`.
+
+        In the unit of the clip whose side record it is; of no known scale with the default.
+        """
         low, high = np.asarray(side["bounds"], np.float32)
-        # The mean of three channels averages a VAE's colour noise away.
-        grey = (np.clip(np.asarray(video, np.float32), -1.0, 1.0).mean(axis=-1) + 1.0) / 2.0
-        share = np.clip((grey - SKY_GAP) / (1.0 - SKY_GAP), 0.0, 1.0)
+        share, sky = _read(video)
         disparity = np.maximum(low + (high - low) * share, 1e-6)
-        depth = np.where(grey < SKY_GAP / 2, np.inf, 1.0 / disparity)
-        return {"depth": depth.astype(np.float32)}
+        return {"depth": np.where(sky, np.inf, 1.0 / disparity).astype(np.float32)}
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MetricDepthCodec:
+    """The logarithm of depth between fixed bounds, grey in all three channels.
+
+    For clips in metres: equal greys are equal depths in every clip, so a model that learned from it
+    estimates metres. Near is white; sky (+inf) is black, and `METRIC_RANGE`[1] lies `SKY_GAP` of
+    the grey range above it. Equal pixel errors are equal relative errors. Surfaces outside of the
+    range are drawn as its end next to them.
+
+    Clip: depth f32[T, H, W] in metres along the camera's z axis, > 0, +inf where nothing was hit.
+    Side: bounds f32[2], always 1 / `METRIC_RANGE` in 1/m, the least first.
+    """
+
+    keys: ClassVar[tuple[str, ...]] = ("depth",)
+    version: ClassVar[str] = "depth-metric-log-1"
+    unit: ClassVar[str] = "m"
+    # |d - d*| / d* inside the range.
+    error_floor: ClassVar[Mapping[str, float]] = {
+        "relative": 1e-5,
+        "relative_8bit": (METRIC_RANGE[1] / METRIC_RANGE[0]) ** (0.5 / 255 / (1 - SKY_GAP))
+        - 1
+        + 1e-5,
+    }
+
+    @property
+    def default_side(self) -> Side:
+        near, far = METRIC_RANGE
+        return {"bounds": np.asarray([1.0 / far, 1.0 / near], np.float32)}
+
+    def check(self, clip: Clip, source: str) -> None:
+        depth = _check(clip, source)
+        near, far = METRIC_RANGE
+        surfaces = depth[np.isfinite(depth)]
+        if unit_of(clip) == RELATIVE:
+            raise UserError(
+                f"{source}: depth of unknown scale, which the metric codec cannot draw; choose the "
+                "codec 'relative' of depth, or give metres"
+            )
+        if surfaces.size and (surfaces.min() > far or surfaces.max() < near):
+            raise UserError(
+                f"{source}: depth is {surfaces.min():g} to {surfaces.max():g} m everywhere, "
+                f"outside the {near:g} to {far:g} m of the metric codec; state its unit if it is "
+                "not metres"
+            )
+
+    def encode(self, clip: Clip) -> tuple[Float[Array, "t h w 3"], dict[str, Float[Array, "..."]]]:
+        near, far = METRIC_RANGE
+        depth = jnp.asarray(clip["depth"], jnp.float32)
+        surface = jnp.isfinite(depth)
+        within = jnp.clip(jnp.where(surface, depth, far), near, far)
+        share = jnp.log(far / within) / math.log(far / near)
+        side = {key: jnp.asarray(value) for key, value in self.default_side.items()}
+        return _draw(share, surface), side
+
+    def decode(self, video: Video, side: Side, **_: Any) -> dict[str, np.ndarray]:
+        """Returns depth f32[T, H, W] in metres, +inf for grey below half of `SKY_GAP`."""
+        low, high = np.asarray(side["bounds"], np.float64)
+        share, sky = _read(video)
+        return {"depth": np.where(sky, np.inf, (low / high) ** share / low).astype(np.float32)}
+
+
+_RELATIVE = DepthCodec()
 DEPTH = register(
     Modality(
         name="depth",
         prompt="a depth map: the distance of every pixel from the camera, bright is near",
         pixel_aligned=True,
         sampling_weight=1 / 7,
-        codec=DepthCodec(),
+        codec=_RELATIVE,
+        variants={"relative": _RELATIVE, "metric": MetricDepthCodec()},
     )
 )

@@ -5,6 +5,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.ndimage
@@ -24,15 +25,19 @@ CORE = 0.012
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SegmentationCodec:
-    """Instance k takes the k-th colour of a fixed palette, in every frame of every clip.
+    """The k-th instance in the order of the picture takes the k-th colour of a fixed palette.
 
-    Clip: segments i32[T, H, W], 0 background, 1..26 instances in stable order. In `encode`, ids
+    The order is that of `picture_order`: numbers that say nothing which can be seen, such as the
+    slots of a renderer or the order of a detector, could not be predicted from the video. An
+    instance keeps its colour in every frame.
+
+    Clip: segments i32[T, H, W], 0 background, 1..26 instances in any order. In `encode`, ids
     beyond the palette are drawn as background; `check` refuses them.
-    Side: count f32[], the greatest id of the clip; 0 = not known.
+    Side: count f32[], instances in the clip; 0 = not known.
     """
 
     keys: ClassVar[tuple[str, ...]] = ("segments",)
-    version: ClassVar[str] = "segmentation-lattice-1"
+    version: ClassVar[str] = "segmentation-lattice-2"
     # Share of pixels that change their id; noise below REJECT in RGB distance changes none.
     error_floor: ClassVar[Mapping[str, float]] = {"pixel_share": 0.0, "pixel_share_8bit": 0.0}
 
@@ -51,9 +56,9 @@ class SegmentationCodec:
     def encode(self, clip: Clip) -> tuple[Float[Array, "t h w 3"], dict[str, Float[Array, "..."]]]:
         segments = jnp.asarray(clip["segments"], jnp.int32)
         known = (segments >= 0) & (segments <= CAPACITY)
-        segments = jnp.where(known, segments, 0)
-        video = jnp.asarray(instance_palette())[segments]
-        return video, {"count": segments.max().astype(jnp.float32)}
+        rank = picture_order(jnp.where(known, segments, 0))
+        video = jnp.asarray(instance_palette())[rank[jnp.where(known, segments, 0)]]
+        return video, {"count": rank.max().astype(jnp.float32)}
 
     def decode(
         self,
@@ -65,6 +70,8 @@ class SegmentationCodec:
         **_: Any,
     ) -> dict[str, np.ndarray]:
         """Returns segments i32[T, H, W]: the nearest colour, or background if none is near.
+
+        Instances are numbered in the order of their colours, that of the picture.
 
         Pixels that border an instance go to it also when blurred beyond the threshold.
 
@@ -94,6 +101,38 @@ class SegmentationCodec:
             index, distance = nearest_colour(frame, palette[candidates])
             segments[t] = _settle(candidates[index], distance <= reject, size // 2)
         return {"segments": segments}
+
+
+@jax.jit
+def picture_order(segments: Int[Array, "t h w"]) -> Int[Array, " n"]:
+    """The place of each id in an order that the picture shows; a function of the masks alone.
+
+    First those that appear first; of those that appear in the same frame, from left to right by
+    the centre of the mask there, then the larger first, then the one whose first pixel is higher.
+
+    Args:
+      segments: ids 0 (background) to `CAPACITY`.
+
+    Returns:
+      For every id 0 to `CAPACITY`, its place from 1; 0 for background and for ids not in the clip.
+    """
+    frames, height, width = segments.shape
+
+    def look(number: Int[Array, ""]) -> tuple[Array, ...]:
+        mask = segments == number
+        shown = mask.any(axis=(1, 2))
+        first = jnp.where(shown.any(), jnp.argmax(shown), frames)
+        mask = mask[jnp.minimum(first, frames - 1)]
+        columns = mask.sum(axis=0, dtype=jnp.float32)
+        area = columns.sum()
+        centre = (columns * jnp.arange(width)).sum() / jnp.maximum(area, 1.0)
+        # Masks do not overlap, so their first pixels differ and no tie is left.
+        return jnp.argmax(mask.reshape(height * width)), -area, centre, first
+
+    # One id at a time, to bound memory.
+    keys = jax.lax.map(look, jnp.arange(1, CAPACITY + 1))
+    place = jnp.argsort(jnp.lexsort(keys)) + 1
+    return jnp.concatenate([jnp.zeros(1, place.dtype), jnp.where(keys[-1] < frames, place, 0)])
 
 
 def _settle(

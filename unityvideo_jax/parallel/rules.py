@@ -145,16 +145,29 @@ def shardings(state: Any, rules: AxisRules, mesh: Mesh) -> Any:
 
 
 def like_parameters(tree: Any, params: Any, param_shardings: Any, mesh: Mesh) -> Any:
-    """Shardings of an optimiser state: whatever mirrors the parameters is laid out as they are."""
-    structure = jax.tree.structure(params)
+    """Shardings of an optimiser state: whatever mirrors a parameter is laid out as it is.
+
+    An array mirrors a parameter if its path ends with that of the parameter and the shapes agree,
+    so that states of some of the parameters are found too.
+    """
+    layouts = {
+        path: (x.shape, layout)
+        for (path, x), layout in zip(
+            jax.tree_util.tree_leaves_with_path(params),
+            jax.tree.leaves(param_shardings),
+            strict=True,
+        )
+    }
     replicated = NamedSharding(mesh, PartitionSpec())
 
-    def mirrors(node):
-        return jax.tree.structure(node) == structure
+    def of(path: tuple, x: Any) -> NamedSharding:
+        for start in range(len(path)):
+            shape, layout = layouts.get(path[start:], (None, replicated))
+            if shape == x.shape:
+                return layout
+        return replicated
 
-    return jax.tree.map(
-        lambda node: param_shardings if mirrors(node) else replicated, tree, is_leaf=mirrors
-    )
+    return jax.tree_util.tree_map_with_path(of, tree)
 
 
 def put_batch(batch: Mapping[str, Any], rules: AxisRules, mesh: Mesh) -> dict[str, jax.Array]:

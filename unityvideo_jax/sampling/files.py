@@ -3,22 +3,23 @@
 import dataclasses
 import os
 import pathlib
+import types
 from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
 from unityvideo_jax import media, modalities, provenance
 from unityvideo_jax.errors import UserError
-from unityvideo_jax.modalities.base import Side
+from unityvideo_jax.inputs import pictures
+from unityvideo_jax.inputs.crop import Crop, resize
+from unityvideo_jax.modalities.base import Codec, Side
 from unityvideo_jax.modalities.checks import check_clip
+from unityvideo_jax.modalities.depth_units import UNIT, unit_of
 from unityvideo_jax.npz import read_npz
 from unityvideo_jax.sampling.streams import RGB, TOKEN_PIXELS, Samples, check_size
-
-# Reads far enough for clips filmed at up to this rate, and not a whole film.
-MAX_SOURCE_FPS = 240.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -28,19 +29,14 @@ class Given:
     Attributes:
       video: f32 in [-1, 1].
       side: the codec's record if the file held ground truth, else None.
+      unit: of depth that the file held: "m", or "relative" where its scale is unknown.
       source: path, hash, rate and frames taken, as the result file records them.
     """
 
     video: Float[np.ndarray, "t h w 3"]
     side: Side | None
+    unit: str = ""
     source: dict[str, Any]
-
-
-def pick_frames(available: int, source_fps: float, fps: float) -> Int[np.ndarray, " n"]:
-    """Indices that bring a video down to `fps`; all frames if it is not faster than that."""
-    ratio = max(source_fps / fps, 1.0)
-    picks = np.round(np.arange(int((available - 1) / ratio + 1e-6) + 1) * ratio).astype(int)
-    return picks[picks < available]
 
 
 def read_given(
@@ -52,12 +48,16 @@ def read_given(
     width: int,
     fps: float,
     multiple: tuple[int, int] = (TOKEN_PIXELS, TOKEN_PIXELS),
+    depth_unit: str = "",
+    codecs: Mapping[str, Codec] = types.MappingProxyType({}),
 ) -> dict[str, Given]:
     """Reads every given stream at one size and length.
 
-    A video or an image folder is brought down to `fps`, scaled to cover the size, cropped in the
-    centre and cut to length. An npz holds ground truth under the clip's keys, which the modality's
-    codec encodes; it is not scaled, so it must have the size.
+    Frames of a video are taken by time at `fps`, those of an image folder one by one; they are
+    scaled to cover the size, cropped in the centre and cut to length. Pictures that hold numbers
+    (`inputs.pictures`) are too, by the nearest pixel, and are then encoded by the modality's codec.
+    An npz holds ground truth under the clip's keys, which is encoded likewise; it is not scaled, so
+    it must have the size.
 
     Args:
       paths: file or folder per modality.
@@ -66,6 +66,8 @@ def read_given(
       height, width: in pixels.
       fps: of the model.
       multiple: height and width of a token in pixels.
+      depth_unit: of stored depth whose unit no file states, as `inputs.pictures` says.
+      codecs: that draw arrays, by modality; the modality's own where there is none.
 
     Raises:
       UserError: names the path and what is wrong with it.
@@ -73,9 +75,15 @@ def read_given(
     check_size(num_frames or default_frames, height, width, multiple)
     limit = num_frames or default_frames
     loaded = {
-        name: _read_truth(name, path)
-        if pathlib.Path(path).suffix == ".npz"
-        else _read_video(path, limit, height, width, fps)
+        name: _read_stream(
+            name,
+            path,
+            limit,
+            (height, width),
+            fps,
+            codecs.get(name, modalities.get(name).codec),
+            depth_unit,
+        )
         for name, path in paths.items()
     }
     shortest = min((len(g.video) for g in loaded.values()), default=limit)
@@ -107,41 +115,61 @@ def read_first_frame(path: str, *, height: int, width: int) -> Given:
     Raises:
       UserError: nothing there, or nothing that decodes.
     """
-    return _read_video(path, 1, height, width, MAX_SOURCE_FPS)
+    video = media.read(path, numbers=[0], size=(height, width))
+    return _given(path, media.to_float(video.frames), None, frames=[0])
 
 
-def _read_video(path: str, limit: int, height: int, width: int, fps: float) -> Given:
-    frames, source_fps = media.read_video(path, int(limit * max(MAX_SOURCE_FPS / fps, 1.0)))
-    # Images carry no rate: every one of them is meant.
-    is_folder = pathlib.Path(path).is_dir()
-    picks = np.arange(len(frames)) if is_folder else pick_frames(len(frames), source_fps, fps)
-    picks = picks[:limit]
-    video = media.fit(frames[picks], height=height, width=width)
-    return Given(
-        video=media.to_float(video),
-        side=None,
-        source={
-            "path": path,
-            "sha256": provenance.file_hash(path),
-            "fps": source_fps,
-            "size": list(frames.shape[1:3]),
-            "frames": picks.tolist(),
-        },
+def _read_stream(
+    name: str,
+    path: str,
+    limit: int,
+    size: tuple[int, int],
+    fps: float,
+    codec: Codec,
+    depth_unit: str,
+) -> Given:
+    file = pathlib.Path(path)
+    if file.suffix == ".npz":
+        return _read_truth(file, codec, depth_unit)
+    if name != RGB and pictures.holds_numbers(name, file, depth_unit=depth_unit):
+        count = min(limit, media.video_info(file).num_frames)
+        arrays = pictures.read_arrays(name, file, range(count), depth_unit=depth_unit)
+        stored = next(iter(arrays.values())).shape[1:]
+        crop = Crop(source=stored, target=size)
+        arrays = {key: resize(key, array, crop) for key, array in arrays.items()}
+        return _encoded(codec, path, arrays, size=stored, frames=list(range(count)))
+    video = media.read(file, fps=fps, num_frames=limit, size=size)
+    return _given(
+        path,
+        media.to_float(video.frames),
+        None,
+        fps=video.fps,
+        size=video.stored_size,
+        frames=video.numbers.tolist(),
     )
 
 
-def _read_truth(name: str, path: str) -> Given:
-    codec = modalities.get(name).codec
-    if not pathlib.Path(path).is_file():
-        raise UserError(f"{path}: no such file; give a video, an image folder or an npz of truth")
-    clip = read_npz(path, ())
-    check_clip(codec, clip, path)
-    video, side = codec.encode({key: jnp.asarray(clip[key]) for key in codec.keys})
-    return Given(
-        video=np.asarray(video, np.float32),
-        side={key: np.asarray(value) for key, value in side.items()},
-        source={"path": path, "sha256": provenance.file_hash(path), "codec": codec.version},
-    )
+def _read_truth(file: pathlib.Path, codec: Codec, depth_unit: str) -> Given:
+    if not file.is_file():
+        raise UserError(f"{file}: no such file; give a video, an image folder or an npz of truth")
+    arrays = dict(read_npz(file, ()))
+    pictures.scaled_depth(arrays, file, depth_unit=depth_unit)
+    return _encoded(codec, str(file), arrays)
+
+
+def _encoded(codec: Codec, path: str, arrays: dict[str, np.ndarray], **source: Any) -> Given:
+    """Arrays of a modality as its codec draws them."""
+    check_clip(codec, arrays, path)
+    video, side = codec.encode({key: jnp.asarray(arrays[key]) for key in codec.keys})
+    record = {key: np.asarray(value) for key, value in side.items()}
+    given = _given(path, np.asarray(video, np.float32), record, codec=codec.version, **source)
+    unit = (unit_of(arrays) or "m") if "depth" in codec.keys else ""
+    return dataclasses.replace(given, unit=unit)
+
+
+def _given(path: str, video: np.ndarray, side: Side | None, **source: Any) -> Given:
+    digest = provenance.file_hash(path)
+    return Given(video=video, side=side, source={"path": path, "sha256": digest, **source})
 
 
 def write_samples(
@@ -152,11 +180,15 @@ def write_samples(
     fps: float,
     record: Mapping[str, Any],
     index: int = 0,
+    codecs: Mapping[str, Codec] = types.MappingProxyType({}),
+    units: Mapping[str, str] = types.MappingProxyType({}),
 ) -> list[str]:
     """Writes one sample: `<stream>.mp4`, `<modality>.npz`, `sheet.png` and, last, `sample.json`.
 
-    The npz holds decoded arrays under the clip's keys: metres, pixels, instance numbers. A stream
-    without a side record is decoded with the codec's default.
+    The npz holds decoded arrays under the clip's keys: depth, pixels, instance numbers. Depth has
+    its `unit` beside it, which `sample.json` repeats: "m" where the codec is metric or depth was
+    given in a known unit, else "relative". A stream without a side record is decoded with the
+    codec's default.
 
     Args:
       folder: made if missing.
@@ -165,6 +197,8 @@ def write_samples(
       fps: of the mp4 files.
       record: what `sample.json` says besides the files.
       index: which sample of the batch.
+      codecs: that read the videos, by modality; the modality's own where there is none.
+      units: of given depth; "m" where a side record comes without one.
 
     Returns:
       The names of the files.
@@ -172,6 +206,7 @@ def write_samples(
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     wanted, files, rows = record["request"]["wanted"], [], {}
+    written: dict[str, str] = {}
     for name in samples.streams:
         video = samples.videos[name][index]
         frames = media.to_uint8(video)
@@ -180,13 +215,21 @@ def write_samples(
         rows[f"{name} ({'sampled' if name in wanted else 'given'})"] = frames
         if name == RGB:
             continue
-        codec = modalities.get(name).codec
-        _save_npz(folder / f"{name}.npz", codec.decode(video, sides.get(name, codec.default_side)))
+        codec = codecs.get(name, modalities.get(name).codec)
+        if name in sides:
+            arrays = codec.decode(video, sides[name])
+            if "depth" in arrays:
+                arrays[UNIT] = np.asarray(units.get(name, "m"))
+        else:
+            arrays = modalities.decode_alone(codec, video)
+        if UNIT in arrays:
+            written[name] = str(arrays[UNIT])
+        _save_npz(folder / f"{name}.npz", arrays)
         files.append(f"{name}.npz")
     height = next(iter(rows.values())).shape[1]
     media.contact_sheet(rows, folder / "sheet.png", scale=max(1, 128 // height))
     files.append("sheet.png")
-    provenance.write_json(folder / "sample.json", {**record, "files": files})
+    provenance.write_json(folder / "sample.json", {**record, "units": written, "files": files})
     return [*files, "sample.json"]
 
 

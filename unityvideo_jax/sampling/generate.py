@@ -53,6 +53,16 @@ class SamplerConfig:
         sigmas = solvers.sigma_grid(self.steps, self.shift, self.grid)
         return solvers.solver_table(self.solver, sigmas)
 
+    def for_texts(
+        self,
+        context: Float[np.ndarray, "b s l d"],
+        null_context: Float[np.ndarray, "b s l d"],
+    ) -> "SamplerConfig":
+        """Without text guidance if there is no text to drop: its term is zero, its pass wasted."""
+        if np.array_equal(context, null_context):
+            return dataclasses.replace(self, text_guidance=1.0)
+        return self
+
     def passes(self, has_condition: bool) -> dict[str, float]:
         """Model passes of one evaluation and their weights; see `guidance.pass_weights`."""
         return pass_weights(self.text_guidance, self.condition_guidance, has_condition)

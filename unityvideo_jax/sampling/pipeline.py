@@ -1,7 +1,6 @@
 """Text encoder, VAE and model behind one call: prompts and videos in, videos out."""
 
 import contextlib
-import dataclasses
 import functools
 import os
 import types
@@ -133,6 +132,11 @@ class Pipeline:
     def sampler(self) -> SamplerConfig:
         """The run's own sampling settings."""
         return section(SamplerConfig, self.config, "sampling")
+
+    def codec(self, modality: str) -> modalities.Codec:
+        """The codec that drew a modality in the data that the model was trained on."""
+        choices = {"depth": self.config["data"].get("depth_codec", "relative")}
+        return modalities.chosen_codec(modality, choices, "config.data.depth_codec")
 
     def velocity(self, params: Any) -> Any:
         """The model as (latents, timestep, modality, context) -> velocity."""
@@ -279,9 +283,7 @@ class Pipeline:
             )
 
         context, null_context = self.contexts(streams, captions, modality_prompts)
-        if np.array_equal(context, null_context):
-            # Nothing to drop: the guidance term is zero, and its pass would be wasted.
-            sampler = dataclasses.replace(sampler, text_guidance=1.0)
+        sampler = sampler.for_texts(context, null_context)
         latents = self._given_latents(streams, videos, size, batch)
         if image is not None:
             latents = latents.at[:, 0, :1].set(self.encode(image, RGB))

@@ -23,7 +23,8 @@ class TrainingSheets:
 
     A sheet shows, for each record, RGB and modality as the VAE decodes them, and below each what
     the model makes of the other, and both of the text alone. Noise and records stay fixed, so
-    sheets of different steps compare.
+    sheets of different steps compare. Texts and guidance are those of `Pipeline`, and estimation
+    sees no caption, as `evaluate` scores it.
     """
 
     def __init__(
@@ -35,6 +36,7 @@ class TrainingSheets:
         null_text: Float[np.ndarray, "l d"],
         modalities: Sequence[str],
         sampler: SamplerConfig,
+        drops_prompts: bool = False,
         seed: int = 0,
         count: int = 2,
     ):
@@ -45,9 +47,12 @@ class TrainingSheets:
           vae: decodes the latents.
           batch: as the input pipeline yields it, with two streams: "latents" [B,2,t,h,w,C],
             "modality" [B,2], "context" [B,2,L,D].
-          null_text: embedding of "", which text guidance puts in place of the caption.
+          null_text: embedding of "", which text guidance puts in place of the caption, and which
+            estimation has for one.
           modalities: names by id.
           sampler: solver and guidance.
+          drops_prompts: whether text guidance drops the modality's prompt too, as it does for a run
+            with prompt dropout.
           seed: of the noise.
           count: records a sheet.
         """
@@ -59,13 +64,12 @@ class TrainingSheets:
             name: np.asarray(batch[name])[chosen].astype(dtype)
             for name, dtype in (("latents", "f4"), ("modality", "i4"), ("context", "f4"))
         }
-        null = self._batch["context"].copy()
-        null[:, 0] = null_text
-        self._null = null
+        self._null_text, self._drops_prompts = null_text, drops_prompts
+        self._sampler = sampler
         self._names = [modalities[i] for i in ids[chosen]]
         self._key = jax.random.key(seed)
 
-        def sample(params, latents, modality, context, null_context, key, wanted):
+        def sample(params, latents, modality, context, null_context, key, wanted, sampler):
             result = generate(
                 velocity(params),
                 given=latents,
@@ -82,8 +86,21 @@ class TrainingSheets:
                 result = jax.lax.with_sharding_constraint(result, jax.P())
             return result
 
-        self._sample = jax.jit(sample, static_argnames="wanted")
+        self._sample = jax.jit(sample, static_argnames=("wanted", "sampler"))
         self._vae = vae
+
+    def _contexts(
+        self, task: str
+    ) -> tuple[Float[np.ndarray, "n 2 l d"], Float[np.ndarray, "n 2 l d"]]:
+        """Embeddings of both streams' texts in a task, and what text guidance compares with."""
+        context = self._batch["context"].copy()
+        if task == "estimation":
+            context[:, 0] = self._null_text
+        null = context.copy()
+        null[:, 0] = self._null_text
+        if self._drops_prompts:
+            null[:, 1] = self._null_text
+        return context, null
 
     def _frames(
         self, latents: Float[Array, "n s lt lh lw c"] | Float[np.ndarray, "n s lt lh lw c"], s: int
@@ -102,14 +119,16 @@ class TrainingSheets:
         truth = [self._frames(batch["latents"], s) for s in (0, 1)]
         made = {}
         for place, (task, wanted) in enumerate(TASKS.items()):
+            context, null = self._contexts(task)
             result = self._sample(
                 params,
                 batch["latents"],
                 batch["modality"],
-                batch["context"],
-                self._null,
+                context,
+                null,
                 jax.random.fold_in(self._key, place),
                 wanted=wanted,
+                sampler=self._sampler.for_texts(context, null),
             )
             made[task] = {s: self._frames(result, s) for s in (0, 1) if wanted[s]}
         rows = []

@@ -1,4 +1,4 @@
-"""AdamW with warm-up, a schedule, and clipping by the global norm."""
+"""AdamW, or Muon for the blocks' matrices, with warm-up, a schedule and clipping by global norm."""
 
 import dataclasses
 from typing import Any
@@ -6,40 +6,56 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from optax import contrib
 
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.models.layers import is_kernel
 
+OPTIMIZERS = ("adamw", "muon")
 SCHEDULES = ("cosine", "constant")
 MOMENTS = ("float32", "bfloat16")
 # With 8 bits of mantissa, a moment that changes by less than 1/256 of itself stands still.
 _SLOWEST_BFLOAT16 = 0.99
+# Root mean square of AdamW's updates over the learning rate, as measured for large models (Liu et
+# al., "Muon is Scalable for LLM Training", arXiv 2502.16982): Muon's are scaled to it.
+_ADAMW_RMS = 0.2
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
     """The keys of `config.optimizer`.
 
+    With "muon", each layer's matrices in the blocks take the orthogonalised momentum of their
+    gradients as update, scaled to the root mean square of AdamW's; embeddings, heads, norms, biases
+    and modulation tables take AdamW's update. So one learning rate serves both, and one that suits
+    AdamW is a good start.
+
     Attributes:
+      name: "adamw" or "muon".
       learning_rate: peak (UnityVideo: 5e-5 at batch 32; public release: 1e-5).
       warmup_steps: linear warm-up from zero (public release: 200).
       schedule: after it, "constant" (public release) or "cosine" to a tenth of the peak.
-      b1, b2, eps, weight_decay: AdamW's; only matrices decay.
+      b1, b2, eps: AdamW's.
+      momentum: Muon's, with Nesterov's look ahead.
+      weight_decay: times the learning rate; only matrices decay.
       clip_norm: bound of the gradient's global norm (public release: 1.5).
       ema_decay: of the averaged parameters (public release: 0.9999); 0 keeps no average.
       accumulation: micro-batches a step.
-      moments: type that both moments are kept in; "bfloat16" saves 4 bytes a weight.
+      moments: type that AdamW's two moments and Muon's one are kept in; "bfloat16" halves their
+        bytes.
 
     Raises:
       UserError: a value out of range.
     """
 
     learning_rate: float
+    name: str = "adamw"
     warmup_steps: int = 200
     schedule: str = "constant"
     b1: float = 0.9
     b2: float = 0.95
     eps: float = 1e-8
+    momentum: float = 0.95
     weight_decay: float = 0.01
     clip_norm: float = 1.5
     ema_decay: float = 0.9999
@@ -50,20 +66,24 @@ class OptimizerConfig:
         for field in dataclasses.fields(self):
             if field.type is float:
                 object.__setattr__(self, field.name, float(getattr(self, field.name)))
+        if self.name not in OPTIMIZERS:
+            raise UserError(f"config.optimizer.name={self.name!r}: use one of {OPTIMIZERS}")
         if self.schedule not in SCHEDULES:
             raise UserError(f"config.optimizer.schedule={self.schedule!r}: use one of {SCHEDULES}")
         for name in ("learning_rate", "clip_norm", "eps"):
             if getattr(self, name) <= 0:
                 raise UserError(f"config.optimizer.{name}={getattr(self, name)}: must be positive")
-        for name in ("b1", "b2", "ema_decay"):
+        for name in ("b1", "b2", "momentum", "ema_decay"):
             if not 0 <= getattr(self, name) < 1:
                 raise UserError(f"config.optimizer.{name}={getattr(self, name)}: give 0 to below 1")
         if self.moments not in MOMENTS:
             raise UserError(f"config.optimizer.moments={self.moments!r}: use one of {MOMENTS}")
-        if self.moments == "bfloat16" and max(self.b1, self.b2) > _SLOWEST_BFLOAT16:
+        slowest = max(self.b1, self.b2, self.momentum)
+        if self.moments == "bfloat16" and slowest > _SLOWEST_BFLOAT16:
             raise UserError(
-                f"config.optimizer.moments='bfloat16' cannot follow b1={self.b1}, b2={self.b2}: "
-                f"set both to at most {_SLOWEST_BFLOAT16}, or moments to 'float32'"
+                f"config.optimizer.moments='bfloat16' cannot follow b1={self.b1}, b2={self.b2}, "
+                f"momentum={self.momentum}: set all to at most {_SLOWEST_BFLOAT16}, or moments to "
+                "'float32'"
             )
         if self.accumulation < 1 or self.warmup_steps < 0:
             raise UserError("config.optimizer: accumulation must be >= 1 and warmup_steps >= 0")
@@ -80,22 +100,56 @@ def make_schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
 
 
 def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
-    """Clipped AdamW; norms, biases and modulation tables do not decay."""
+    """The optimiser behind a clipping of the gradient by its global norm."""
+    rate = make_schedule(config, steps)
+    optimizer = _adamw(config, rate)
+    if config.name == "muon":
+        optimizer = optax.partition({"adamw": optimizer, "muon": _muon(config, rate)}, _algorithm)
+    if config.moments != "float32":
+        optimizer = _keep_moments_in(jnp.dtype(config.moments), optimizer)
+    return optax.chain(optax.clip_by_global_norm(config.clip_norm), optimizer)
+
+
+def _adamw(config: OptimizerConfig, rate: optax.Schedule) -> optax.GradientTransformation:
+    """AdamW; norms, biases and modulation tables do not decay."""
 
     def decays(params: Any) -> Any:
         return jax.tree_util.tree_map_with_path(lambda path, _: is_kernel(path), params)
 
-    adamw = optax.adamw(
-        make_schedule(config, steps),
+    return optax.adamw(
+        rate,
         b1=config.b1,
         b2=config.b2,
         eps=config.eps,
         weight_decay=config.weight_decay,
         mask=decays,
     )
-    if config.moments != "float32":
-        adamw = _keep_moments_in(jnp.dtype(config.moments), adamw)
-    return optax.chain(optax.clip_by_global_norm(config.clip_norm), adamw)
+
+
+def _algorithm(params: Any) -> Any:
+    """Which optimiser updates each parameter: Muon the matrices inside blocks."""
+
+    def of(path: tuple, _: Any) -> str:
+        in_blocks = any(getattr(key, "key", None) == "blocks" for key in path)
+        return "muon" if in_blocks and is_kernel(path) else "adamw"
+
+    return jax.tree_util.tree_map_with_path(of, params)
+
+
+def _muon(config: OptimizerConfig, rate: optax.Schedule) -> optax.GradientTransformation:
+    """Muon on kernels [..., in, out], each of the stacked matrices by itself."""
+
+    def matrices(params: Any) -> Any:
+        axes = contrib.MuonDimensionNumbers(reduction_axis=-2, output_axis=-1)
+        return jax.tree.map(lambda _: axes, params)
+
+    return contrib.muon(
+        rate,
+        beta=config.momentum,
+        weight_decay=config.weight_decay,
+        muon_weight_dimension_numbers=matrices,
+        consistent_rms=_ADAMW_RMS,
+    )
 
 
 def _keep_moments_in(

@@ -4,7 +4,7 @@ from unityvideo_jax.worlds.captions import Description, describe
 from unityvideo_jax.worlds.config import SPLITS, VERSION, WorldConfig
 from unityvideo_jax.worlds.render import render
 from unityvideo_jax.worlds.sampling import sample_scenes
-from unityvideo_jax.worlds.scene import Scene
+from unityvideo_jax.worlds.scene import Scene, ask_for_all
 
 __all__ = [
     "SPLITS",
@@ -12,6 +12,7 @@ __all__ = [
     "Description",
     "Scene",
     "WorldConfig",
+    "ask_for_all",
     "describe",
     "render",
     "sample_scenes",

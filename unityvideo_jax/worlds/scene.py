@@ -1,5 +1,9 @@
 """A Scene: everything that is random about a clip, as a pytree of small arrays."""
 
+import dataclasses
+
+import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from unityvideo_jax.worlds.pytree import pytree
@@ -116,3 +120,11 @@ class Scene:
     camera: CameraPath
     asked: Bool[Array, "*b n"]
     words: UInt32[Array, "*b"]
+
+
+def ask_for_all(scenes: Scene, chosen: Bool[np.ndarray, " b"]) -> Scene:
+    """Scenes of which the chosen ones ask for every actor and object, as a general prompt does.
+
+    `segments`, the ground truth of segmentation, follows what a scene asks for.
+    """
+    return dataclasses.replace(scenes, asked=scenes.asked | jnp.asarray(chosen)[:, None])

@@ -1,0 +1,163 @@
+"""Numbers that pictures hold: depth in 16-bit PNG, ids in masks and palettes.
+
+    <key>.depth/0000.png        one channel of 16 bits, or a TIFF of 32: numbers, not a drawing
+    <key>.depth.json            optional: {"unit": "mm", "scale": 1.0}
+    <key>.segmentation/0.png    one channel, or a palette: its values are instance ids
+
+A stored value times `scale` is depth in `unit`, one of `unityvideo_jax.units.NAMES`. The file
+beside the pictures (or beside an .npz) comes first, then the flag `--depth_unit`, then the default:
+integers are millimetres and floats metres, as RGB-D cameras and renderers write them. Zero is no
+surface. One channel of 8 bits is a drawing of depth, bright is near, unless a unit is stated.
+"""
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float, Int, Shaped
+
+from unityvideo_jax import media, units
+from unityvideo_jax.errors import UserError
+from unityvideo_jax.media.source import note
+from unityvideo_jax.modalities.depth_units import UNIT, in_metres
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Measure:
+    """A stored value times `scale` is depth in `unit`."""
+
+    unit: str
+    scale: float = 1.0
+
+    @property
+    def known(self) -> str:
+        """The unit of what `depth` returns: "m" or "relative"."""
+        return "m" if self.unit in units.METRES else units.RELATIVE
+
+    def depth(self, stored: Shaped[np.ndarray, "*s"], where: str) -> Float[np.ndarray, "*s"]:
+        """float32 metres, or the same up to a factor if the unit has no length; 0 becomes +inf."""
+        values = np.asarray(stored, np.float64) * self.scale
+        has_surface = values != 0
+        if self.unit == units.DISPARITY:
+            values = 1.0 / np.where(has_surface, values, 1.0)
+        elif self.unit != units.RELATIVE:
+            values = values * units.metres(self.unit, where)
+        return np.where(has_surface, values, np.inf).astype(np.float32)
+
+
+def side_file(path: pathlib.Path) -> pathlib.Path:
+    """Where the unit of a file or of a folder of pictures is stated."""
+    return path.parent / f"{path.name if path.is_dir() else path.stem}.json"
+
+
+def stated(path: pathlib.Path, flag: str = "") -> Measure | None:
+    """The unit that the file beside `path`, or else the flag, states; None if neither does.
+
+    Raises:
+      UserError: a file that is no such JSON, no such unit, or a scale that is not positive.
+    """
+    file = side_file(path)
+    if not file.exists():
+        return Measure(unit=units.parse(flag, "--depth_unit")) if flag else None
+    try:
+        record = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file}: not readable JSON ({error})") from error
+    if not isinstance(record, dict) or not {"unit"} <= set(record) <= {"unit", "scale"}:
+        raise UserError(f'{file}: write {{"unit": "mm"}}, or {{"unit": "m", "scale": 0.001}}')
+    scale = record.get("scale", 1.0)
+    is_number = isinstance(scale, int | float) and not isinstance(scale, bool)
+    if not is_number or not 0 < scale < float("inf"):
+        raise UserError(f"{file}: scale is {scale!r}; give a positive number")
+    return Measure(unit=units.parse(record["unit"], f"{file}: unit"), scale=float(scale))
+
+
+def holds_numbers(modality: str, path: pathlib.Path, *, depth_unit: str = "") -> bool:
+    """Whether pictures of a modality hold its numbers, rather than a drawing of them.
+
+    Args:
+      modality: any but rgb.
+      path: a video, an image, or a folder of images.
+      depth_unit: what the flag states; "" if it states nothing.
+
+    Raises:
+      UserError: the pictures hold numbers whose meaning is not known, or a drawing where a unit is
+        stated.
+    """
+    mode, bits = media.stored_kind(path)
+    is_single = mode in media.NUMBERS
+    if modality == "segmentation" and is_single:
+        return True
+    if modality == "depth":
+        if is_single and (bits > 8 or stated(path, depth_unit)):
+            return True
+        if not is_single and stated(path, depth_unit):
+            raise UserError(
+                f"{path}: colours, which hold no depth in a unit; give 16-bit PNG files or "
+                ".npz, or state no unit"
+            )
+        is_single = False
+    if bits > 8 or (is_single and mode != "P"):
+        raise UserError(
+            f"{path}: pictures of mode {mode} with {bits} bits, whose numbers have no meaning for "
+            f"{modality} that is known here; give its arrays as .npz"
+        )
+    return False
+
+
+def read_arrays(
+    modality: str,
+    path: pathlib.Path,
+    numbers: Sequence[int] | Int[np.ndarray, " t"] | None = None,
+    *,
+    depth_unit: str = "",
+) -> dict[str, Shaped[np.ndarray, "t h w"]]:
+    """The arrays of a modality whose pictures hold numbers: see `holds_numbers`.
+
+    Args:
+      modality: depth or segmentation.
+      path: an image, or a folder of images.
+      numbers: only these of them; None reads all.
+      depth_unit: what the flag states; "" if it states nothing.
+
+    Returns:
+      {"depth": f32, "unit": "m" or "relative"} or {"segments": i32}.
+
+    Raises:
+      UserError: pictures that are not alike, ids that are no integers, or an unknown unit.
+    """
+    values = media.read_numbers(path, numbers)
+    is_float = np.issubdtype(values.dtype, np.floating)
+    if modality == "segmentation":
+        if is_float:
+            raise UserError(f"{path}: ids in {values.dtype}; write them as integers")
+        return {"segments": values.astype(np.int32)}
+    measure = stated(path, depth_unit)
+    if measure is None:
+        measure = Measure(unit="m" if is_float else "mm")
+        note(
+            "unit of depth",
+            f"{path}: no unit is stated, so its {values.dtype} are taken as {measure.unit}, 0 as "
+            f"no surface; state it in {side_file(path).name} or by --depth_unit",
+        )
+    return {"depth": measure.depth(values, str(path)), UNIT: np.asarray(measure.known)}
+
+
+def scaled_depth(
+    arrays: dict[str, Shaped[np.ndarray, "..."]], path: pathlib.Path, *, depth_unit: str = ""
+) -> None:
+    """Brings depth that an .npz holds, if a unit is stated for it, to metres in place.
+
+    The .npz may state it itself, as `unit` beside `depth`; see `depth_units.in_metres`.
+
+    Raises:
+      UserError: as `stated` and `in_metres` do.
+    """
+    if "depth" not in arrays:
+        return
+    measure = stated(path, depth_unit)
+    if measure is not None and measure.scale != 1.0:
+        arrays["depth"] = np.asarray(arrays["depth"], np.float64) * measure.scale
+    arrays |= in_metres(arrays, str(path), measure.unit if measure else "")

@@ -73,6 +73,7 @@ def get_config() -> ml_collections.ConfigDict:
         width=128,
         fps=8.0,
         split="train",
+        closeup=0.3,
         repeats=16,
         text_encoder="words",
         text_length=104,

@@ -62,6 +62,7 @@ def get_config() -> ml_collections.ConfigDict:
         width=64,
         fps=8.0,
         split="train",
+        closeup=0.0,
         repeats=16,
         text_encoder="words",
         text_length=104,

@@ -50,7 +50,7 @@ TARGET = ("num_frames", "height", "width", "fps", "depth_unit")
 NOT_OF_CURATION = (
     "modalities", "num_clips", "num_frames", "height", "width", "fps", "depth_unit", "split",
     "seed", "vae", "text_encoder", "text_length", "chunk_size", "batch_size", "allow_faults",
-    "registry_prompt_rate", "depth_codec",
+    "registry_prompt_rate", "depth_codec", "closeup",
 )  # fmt: skip
 
 
@@ -79,8 +79,16 @@ def define_flags() -> None:
     flags.DEFINE_string("split", "train", "Which worlds or packed clips, such as validation.")
     flags.DEFINE_float(
         "registry_prompt_rate",
+        "closeup",
         0.5,
         "Share of worlds with the registry's modality prompts instead of the scene's own.",
+        lower_bound=0.0,
+        upper_bound=1.0,
+    )
+    flags.DEFINE_float(
+        "closeup",
+        0.0,
+        "Share of worlds with the camera close to a person.",
         lower_bound=0.0,
         upper_bound=1.0,
     )
@@ -124,6 +132,7 @@ def make_source(args: Any) -> Source:
         fps=args.fps or DEFAULT_FPS,
         split=args.split,
         seed=args.seed,
+        closeup=args.closeup,
     )
     count = args.num_clips or DEFAULT_WORLDS
     # Latents and texts in float16, by the autoencoders that compress most.

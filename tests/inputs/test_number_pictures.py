@@ -14,7 +14,8 @@ from unityvideo_jax.inputs.folder import FolderSource
 from unityvideo_jax.sampling import files
 
 MILLIMETRES = np.linspace(500, 8000, 5 * 32 * 64).reshape(5, 32, 64).astype(np.uint16)
-IDS = np.arange(5 * 32 * 64, dtype=np.uint8).reshape(5, 32, 64) // 16 % 5
+# From left to right, as the codec numbers instances that appear together.
+IDS = np.tile(np.arange(64, dtype=np.uint8) // 16, (5, 32, 1))
 TARGET = dict(num_frames=5, height=32, width=64)
 
 

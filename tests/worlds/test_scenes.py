@@ -46,6 +46,21 @@ def test_splits_and_seeds_share_no_scene(splits):
     assert len(np.unique(everything)) == len(everything)
 
 
+def test_close_cameras_leave_the_rest_of_a_scene_alone(splits):
+    config, far = splits["train"]
+    some = dataclasses.replace(config, closeup=0.5)
+    mixed = jax.device_get(worlds.sample_scenes(some, np.arange(COUNT)))
+    for name in ("actors", "things", "surroundings", "asked", "words"):
+        jax.tree.map(np.testing.assert_array_equal, getattr(far, name), getattr(mixed, name))
+    close = far.camera.distance != mixed.camera.distance
+    assert 0.3 < close.mean() < 0.7
+    # Whom the camera is close to fills about half of the frame's height or more.
+    assert np.median(mixed.camera.distance[close]) < 0.75 * np.median(far.camera.distance)
+    assert (splits["closeup"][1].camera.distance < 4.0).all()
+    with pytest.raises(UserError, match="closeup=2"):
+        worlds.WorldConfig(closeup=2)
+
+
 def test_animals_are_held_out(splits):
     for split, (_, scenes) in splits.items():
         kind = scenes.actors.kind

@@ -12,12 +12,12 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 from jaxtyping import Shaped
 
 from unityvideo_jax import modalities, worlds
 from unityvideo_jax.evaluation import workers
+from unityvideo_jax.evaluation.latent_pairs import drawing
 from unityvideo_jax.evaluation.metrics import METRICS
 from unityvideo_jax.evaluation.scores import ClipScore, aggregate
 from unityvideo_jax.evaluation.worlds_benchmark import clips, trivial_prediction
@@ -102,9 +102,7 @@ def _write_clips(
     batch_size: int,
     folder: pathlib.Path,
 ) -> None:
-    encoders = {
-        n: jax.jit(jax.vmap(lambda c, n=n: modalities.get(n).codec.encode(c)[0])) for n in names
-    }
+    encoders = {name: drawing(modalities.get(name).codec) for name in names}
     for batch in clips(world, range(num_clips), min(batch_size, num_clips)):
         videos = {n: encode(batch.clip) for n, encode in encoders.items()}
         arrays = {f"truth/{k}": np.asarray(v) for k, v in batch.clip.items()}

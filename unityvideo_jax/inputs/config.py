@@ -53,6 +53,7 @@ class DataConfig:
       height, width: pixels, divisible by 16 (with Wan 2.2's VAE by 32).
       fps: frames per second of rendered worlds.
       split: which worlds to render; shards carry their own.
+      closeup: share of rendered worlds whose camera is close to a person.
       repeats: steps that a batch of online worlds is used for; noise, timestep and task differ.
       depth_codec: how depth is drawn, 'relative' (each clip's own range, for any data) or 'metric'
         (fixed bounds in metres, for data in metres, such as worlds).
@@ -83,6 +84,7 @@ class DataConfig:
     width: int = 64
     fps: float | int = 8.0
     split: str = "train"
+    closeup: float | int = 0.0
     repeats: int = 1
     depth_codec: str = "relative"
     text_encoder: str = "words"
@@ -111,7 +113,7 @@ class DataConfig:
         check_frames(self.num_frames, "config.data.num_frames")
         check_size(self.height, "config.data.height")
         check_size(self.width, "config.data.width")
-        for name in ("caption_dropout", "prompt_dropout", "registry_prompt_rate"):
+        for name in ("caption_dropout", "prompt_dropout", "registry_prompt_rate", "closeup"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"config.data.{name}={getattr(self, name)}: give 0 to 1")
         if self.kind == "shards" and self.registry_prompt_rate:

@@ -94,6 +94,7 @@ class OnlineWorlds:
             fps=float(config.fps),
             split=config.split,
             seed=seed,
+            closeup=float(config.closeup),
         )
         self._encoder = encoder or load_encoder(config.vae, config.vae_dtype)
         self._texts = text_encoder or get_text_encoder(config.text_encoder, config.text_length)

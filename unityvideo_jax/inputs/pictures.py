@@ -140,7 +140,8 @@ def read_arrays(
         note(
             "unit of depth",
             f"{path}: no unit is stated, so its {values.dtype} are taken as {measure.unit}, 0 as "
-            f"no surface; state it in {side_file(path).name} or by --depth_unit",
+            f"no surface; state it in {side_file(path).name}, or by --depth_unit (evaluate: "
+            "--truth_unit, --prediction_unit)",
         )
     return {"depth": measure.depth(values, str(path)), UNIT: np.asarray(measure.known)}
 

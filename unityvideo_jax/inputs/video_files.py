@@ -18,10 +18,13 @@ from unityvideo_jax.faults import Fault
 from unityvideo_jax.inputs import pictures
 from unityvideo_jax.inputs.crop import Crop, hide_outside, is_sparse, resize
 from unityvideo_jax.inputs.sources import ClipBatch
+from unityvideo_jax.media.source import note
 from unityvideo_jax.modalities.depth_units import UNIT
 from unityvideo_jax.npz import read_npz
 
 ALLOW = "fix it, or pass --allow_faults to go on without what is faulty"
+# Clips whose rates differ by a larger share than this are said to.
+SAME_RATE = 0.01
 # What the arrays of a file take at most for each pixel of the video; numbers of people besides.
 MAX_PIXEL_BYTES = 64
 # What is true only between a frame and the one right after it.
@@ -168,6 +171,12 @@ class VideoFiles(abc.ABC):
                 f"{path}: {available} frames at {video.fps:g} fps are too few for --num_frames="
                 f"{self._num_frames}; use --num_frames={(available - 1) // 4 * 4 + 1} or less, or "
                 "move the clip away"
+            )
+        if abs(video.fps / self.fps - 1) > SAME_RATE:
+            note(
+                "rates differ",
+                f"{path}: {video.fps:g} fps beside {self.fps:g} of the first clip; --fps brings "
+                "all to one rate",
             )
         return video
 

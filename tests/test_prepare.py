@@ -261,9 +261,9 @@ def test_a_broken_chunk_is_made_again_or_named(tmp_path, monkeypatch, capsys):
     cut.write_bytes(cut.read_bytes()[:100])
     data = flipped.read_bytes()
     flipped.write_bytes(data[: len(data) // 2] + b"\xff\x00" + data[len(data) // 2 + 2 :])
-    with pytest.raises(UserError, match=rf"{flipped.name}: does not read.*delete it"):
+    with pytest.raises(UserError, match=rf"{flipped.name}: not a readable npz.*delete it"):
         stand_ins.prepare_noise(tmp_path, 10)
-    assert f"{cut.name}: does not read" in capsys.readouterr().out
+    assert f"{cut.name}: not a readable npz" in capsys.readouterr().out
     flipped.unlink()
     assert stand_ins.prepare_noise(tmp_path, 10).count == 10
 

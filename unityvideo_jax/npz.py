@@ -36,6 +36,7 @@ def read_npz(
     *,
     others: bool = True,
     limit: int = MAX_BYTES,
+    fix: str = "write it with np.savez",
 ) -> dict[str, Shaped[np.ndarray, "..."]]:
     """Arrays of an npz, read-only where they are not compressed: those stay in the file.
 
@@ -45,6 +46,7 @@ def read_npz(
       others: whether to read what else it holds.
       limit: bytes that its compressed arrays may take together; a quarter of this machine's memory
         bounds them too.
+      fix: what the message of a file that does not load ends with.
 
     Raises:
       UserError: the file does not load, is damaged, lacks one of `keys`, or takes too much.
@@ -75,9 +77,7 @@ def read_npz(
         *(OSError, ValueError, EOFError, MemoryError, RuntimeError, NotImplementedError),
         *(zipfile.BadZipFile, struct.error, zlib.error),
     ) as error:
-        raise UserError(
-            f"{path}: not a readable npz ({reason(error)}); write it with np.savez"
-        ) from error
+        raise UserError(f"{path}: not a readable npz ({reason(error)}); {fix}") from error
 
 
 def read_npy(path: str | os.PathLike, shape: tuple[int, ...]) -> Shaped[np.ndarray, "..."]:

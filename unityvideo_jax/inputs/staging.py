@@ -117,9 +117,10 @@ class Staging:
             write_json(self._folder / SETTINGS_NAME, self._settings)
         for path in self._chunks():
             try:
-                self._add(path, read_npz(path, ["identity"], others=False)["identity"])
+                found = read_npz(path, ["identity"], others=False, fix="its clips are done again")
+                self._add(path, found["identity"])
             except UserError as error:
-                print(f"{error}; its clips are done again", flush=True)
+                print(error, flush=True)
                 path.unlink()
 
     def _chunks(self) -> list[pathlib.Path]:
@@ -150,10 +151,8 @@ class Staging:
         for identity in identities:
             path, row = self._places[identity]
             if path != loaded:
-                try:
-                    loaded, arrays = path, read_npz(path, names, others=False)
-                except UserError as error:
-                    raise UserError(f"{error}; delete it and run the same command again") from error
+                fix = "delete it and run the same command again"
+                loaded, arrays = path, read_npz(path, names, others=False, fix=fix)
             yield {name: array[row] for name, array in arrays.items()}
 
     def remove_partial_series(self, modalities: Sequence[str]) -> None:

@@ -79,7 +79,6 @@ def define_flags() -> None:
     flags.DEFINE_string("split", "train", "Which worlds or packed clips, such as validation.")
     flags.DEFINE_float(
         "registry_prompt_rate",
-        "closeup",
         0.5,
         "Share of worlds with the registry's modality prompts instead of the scene's own.",
         lower_bound=0.0,
@@ -103,7 +102,7 @@ def define_flags() -> None:
     flags.DEFINE_string("vae", "", "Folder of a VAE, ours or Wan's. Default: the shipped one.")
     flags.DEFINE_string("text_encoder", "words", "'words', 'minilm' or 'umt5:FOLDER'.")
     flags.DEFINE_integer("text_length", LENGTH, "Tokens per text; longer texts are cut.")
-    flags.DEFINE_integer("chunk_size", 16, "Clips a staged file: what a kill can cost at most.")
+    flags.DEFINE_integer("chunk_size", 16, "Clips per staged file: what a kill can cost at most.")
     flags.DEFINE_integer("batch_size", 8, "Clips that one VAE call encodes.")
 
 

@@ -344,7 +344,7 @@ def test_the_program_prepares_a_folder_and_goes_on(tmp_path):
     # The latents are those of the fitted video.
     frames, _ = media.read_video(folder / "two.mp4")
     video = media.to_float(media.fit(frames[:5], height=16, width=16))
-    expected = load_encoder(str(vae))(video[None])[0]
+    expected = load_encoder(str(vae))(video[None], "rgb")[0]
     scale = np.abs(expected).max()
     np.testing.assert_allclose(
         shards.Series(tmp_path / "out", "rgb")[1]["latents"], expected, atol=2e-3 * scale

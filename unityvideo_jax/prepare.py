@@ -143,7 +143,10 @@ def make_source(args: Any) -> Source:
         "prepare fewer or smaller clips",
     )
     return WorldsSource(
-        config, count, args.registry_prompt_rate, codecs={"depth": args.depth_codec}
+        config,
+        count,
+        args.registry_prompt_rate,
+        codecs={"depth": args.depth_codec},
     )
 
 

@@ -27,7 +27,10 @@ LATENT, TEXT = (1, 2, 2, 4), (3, 5)
 
 def _shards(folder: pathlib.Path) -> pathlib.Path:
     """A finished dataset of three tiny clips with one series."""
-    side = {name: np.zeros(shape, np.float32) for name, shape in shards.side_shapes("rgb").items()}
+    side = {
+        name: np.zeros(shape, np.float32)
+        for name, shape in shards.side_shapes(registry.get("rgb").codec).items()
+    }
 
     def records():
         for n in range(3):
@@ -46,7 +49,7 @@ def _shards(folder: pathlib.Path) -> pathlib.Path:
         count=3,
         latent_shape=LATENT,
         embedding_shape=TEXT,
-        side_shapes=shards.side_shapes("rgb"),
+        side_shapes=shards.side_shapes(registry.get("rgb").codec),
     )
     card = shards.Card(
         count=3,

@@ -361,7 +361,7 @@ def _pack(
     latent_shape: tuple[int, ...],
     text_encoder: TextEncoder,
 ) -> None:
-    side = {key: np.shape(v) for key, v in codec.default_side.items()}
+    side = shards.side_shapes(codec)
     fields = ["latents", "text", "embedding", *(f"side/{key}" for key in side)]
     names = {field: f"{name}/{field}" for field in fields}
 

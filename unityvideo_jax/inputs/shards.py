@@ -253,10 +253,9 @@ def latent_features(
     return tfds.features.FeaturesDict(features)
 
 
-def side_shapes(modality: str) -> dict[str, tuple[int, ...]]:
-    """Shape of each number in the side record of a modality's codec."""
-    side = registry.get(modality).codec.default_side
-    return {name: np.shape(value) for name, value in side.items()}
+def side_shapes(codec: registry.Codec) -> dict[str, tuple[int, ...]]:
+    """Shape of each number in the side record of a codec."""
+    return {name: np.shape(value) for name, value in codec.default_side.items()}
 
 
 class Series:
@@ -278,8 +277,9 @@ class Series:
             "which writes this series anew"
         )
         card = read_card(directory)
+        codec = registry.get(modality).codec_of(card.codecs.get(modality), str(self.path))
         features = latent_features(
-            card.latent_shape, (card.text_length, card.text_dim), side_shapes(modality)
+            card.latent_shape, (card.text_length, card.text_dim), side_shapes(codec)
         )
         self._records = Records(self.path, DATASET, TFDS_SPLIT, features, mend)
 

@@ -25,10 +25,10 @@ from unityvideo_jax.npz import read_npz
 ALLOW = "fix it, or pass --allow_faults to go on without what is faulty"
 # Clips whose rates differ by a larger share than this are said to.
 SAME_RATE = 0.01
-# What the arrays of a file take at most for each pixel of the video; numbers of people besides.
-MAX_PIXEL_BYTES = 64
 # What is true only between a frame and the one right after it.
 TO_NEXT_FRAME = ("flow", "occluded")
+# What the arrays of a modality take at most for each pixel of the video; numbers of people besides.
+MAX_PIXEL_BYTES = 64
 
 
 class VideoFiles(abc.ABC):
@@ -193,9 +193,9 @@ class VideoFiles(abc.ABC):
             _check_size(file, modality, (found.height, found.width), rgb)
             return pictures.read_arrays(modality, file, numbers, depth_unit=self._depth_unit)
         keys = [key for key in self._codec(modality).keys if key != "rgb"]
-        size = rgb.num_frames * rgb.height * rgb.width
-        stored = read_npz(file, keys, limit=(1 << 20) + MAX_PIXEL_BYTES * size)
-        arrays = {name: stored[name] for name in keys}
+        limit = (1 << 20) + MAX_PIXEL_BYTES * rgb.num_frames * rgb.height * rgb.width
+        stored = read_npz(file, keys, limit=limit)
+        arrays = {key: stored[key] for key in keys}
         unit = {UNIT: stored[UNIT]} if UNIT in stored and "depth" in keys else {}
         for name, array in arrays.items():
             if array.ndim < 1:

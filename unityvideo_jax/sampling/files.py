@@ -152,7 +152,7 @@ def _read_stream(
 def _read_truth(file: pathlib.Path, codec: Codec, depth_unit: str) -> Given:
     if not file.is_file():
         raise UserError(f"{file}: no such file; give a video, an image folder or an npz of truth")
-    arrays = dict(read_npz(file, ()))
+    arrays = read_npz(file, ())
     pictures.scaled_depth(arrays, file, depth_unit=depth_unit)
     return _encoded(codec, str(file), arrays)
 

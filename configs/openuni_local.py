@@ -49,7 +49,7 @@ def get_config() -> ml_collections.ConfigDict:
         width=128,
         vae="",
         text_encoder="words",
-        text_length=48,
+        text_length=104,
         chunk_size=8,
         batch_size=4,
     )

@@ -125,8 +125,8 @@ def test_a_kill_while_packing_leaves_whole_series_alone(tmp_path, monkeypatch):
     stand_ins.prepare_noise(whole, 10)
     original = staging.Staging.rows
 
-    def rows(self, names):
-        for n, row in enumerate(original(self, names)):
+    def rows(self, identities, names):
+        for n, row in enumerate(original(self, identities, names)):
             if "flow/latents" in names and n == 5:
                 raise KeyboardInterrupt
             yield row
@@ -154,7 +154,6 @@ def test_a_kill_while_packing_leaves_whole_series_alone(tmp_path, monkeypatch):
         (dict(height=32), "--height=16, now --height=32"),
         (dict(num_frames=9), "--num_frames=5, now --num_frames=9"),
         (dict(salt=3), "--seed=0, now --seed=3"),
-        (dict(count=6), "--num_clips=10, now --num_clips=6"),
     ],
 )
 def test_other_settings_are_refused_and_nothing_is_touched(tmp_path, monkeypatch, change, message):
@@ -174,14 +173,18 @@ def _interrupt(self, indices, modalities):
     raise KeyboardInterrupt
 
 
-def test_an_unfinished_run_of_other_chunks_is_refused(tmp_path, monkeypatch):
+def test_an_unfinished_run_of_other_modalities_is_refused(tmp_path, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(stand_ins.NoiseSource, "load", _interrupt)
         stand_ins.prepare_noise(tmp_path, 10)
-    with pytest.raises(UserError, match="--chunk_size=4, now --chunk_size=5"):
-        stand_ins.prepare_noise(tmp_path, 10, chunk_size=5)
     with pytest.raises(UserError, match="--modalities=rgb,depth,flow, now --modalities=rgb"):
         stand_ins.prepare_noise(tmp_path, 10, modalities=("rgb",))
+
+
+def test_a_finished_dataset_of_other_clips_is_refused(tmp_path):
+    stand_ins.prepare_noise(tmp_path, 10)
+    with pytest.raises(UserError, match="--num_clips=10, now --num_clips=6"):
+        stand_ins.prepare_noise(tmp_path, 6)
 
 
 def test_a_finished_dataset_is_left_alone(tmp_path, capsys):
@@ -242,23 +245,26 @@ def test_a_folder_of_something_else_is_not_written_to(tmp_path):
 
 
 def test_two_runs_in_one_workdir_are_refused(tmp_path):
-    other = staging.Staging(tmp_path, {}, num_clips=1, chunk_size=1)
+    other = staging.Staging(tmp_path, {})
     with other.locked(), pytest.raises(UserError, match="another prepare is writing here"):
         stand_ins.prepare_noise(tmp_path, 2)
 
 
-def test_a_broken_chunk_is_named(tmp_path, monkeypatch):
-    def rows(self, names):
+def test_a_broken_chunk_is_made_again_or_named(tmp_path, monkeypatch, capsys):
+    def rows(self, identities, names):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(staging.Staging, "rows", rows)
         stand_ins.prepare_noise(tmp_path, 10)
-    chunk = sorted((shards.root_of(tmp_path) / staging.FOLDER).glob("chunk-*"))[1]
-    chunk.write_bytes(chunk.read_bytes()[:100])
-    with pytest.raises(UserError, match=rf"{chunk.name}: not a readable npz.*delete it"):
+    cut, flipped = sorted((shards.root_of(tmp_path) / staging.FOLDER).glob("chunk-*"))[1:]
+    cut.write_bytes(cut.read_bytes()[:100])
+    data = flipped.read_bytes()
+    flipped.write_bytes(data[: len(data) // 2] + b"\xff\x00" + data[len(data) // 2 + 2 :])
+    with pytest.raises(UserError, match=rf"{flipped.name}: not a readable npz.*delete it"):
         stand_ins.prepare_noise(tmp_path, 10)
-    chunk.unlink()
+    assert f"{cut.name}: not a readable npz" in capsys.readouterr().out
+    flipped.unlink()
     assert stand_ins.prepare_noise(tmp_path, 10).count == 10
 
 
@@ -338,14 +344,14 @@ def test_the_program_prepares_a_folder_and_goes_on(tmp_path):
     # The latents are those of the fitted video.
     frames, _ = media.read_video(folder / "two.mp4")
     video = media.to_float(media.fit(frames[:5], height=16, width=16))
-    expected = load_encoder(str(vae))(video[None])[0]
+    expected = load_encoder(str(vae))(video[None], "rgb")[0]
     scale = np.abs(expected).max()
     np.testing.assert_allclose(
         shards.Series(tmp_path / "out", "rgb")[1]["latents"], expected, atol=2e-3 * scale
     )
     result = _program(*flags, "--modalities=rgb,depth,flow")
     assert result.returncode == 2
-    assert "clip 'one' has no flow file" in result.stderr
+    assert "clip 'one': no flow file" in result.stderr
 
 
 @pytest.mark.slow

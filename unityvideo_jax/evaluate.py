@@ -34,6 +34,7 @@ from unityvideo_jax.evaluation.page import ClipEntry
 from unityvideo_jax.evaluation.run_rows import RunRows
 from unityvideo_jax.evaluation.video.fvd import ENOUGH_VIDEOS
 from unityvideo_jax.evaluation.video.table import VIDEO_PROTOCOLS
+from unityvideo_jax.faults import show
 from unityvideo_jax.sampling import solvers
 from unityvideo_jax.sampling.pipeline import Pipeline
 
@@ -121,6 +122,17 @@ def _common(clips: Sequence[scores.ClipScore], start: float) -> dict:
     }
 
 
+def _check_faults(faults: Sequence[str], clips: int, of: int, output: pathlib.Path) -> None:
+    """Lists faults; raises UserError for them unless --allow_faults is given."""
+    show(faults)
+    if faults and not _ALLOW_FAULTS.value:
+        raise UserError(
+            f"{len(faults)} faults in {clips} of {of} clips, listed above, such as {faults[0]}; "
+            f"fix them and run again (the other clips are kept in {output}/rows), or pass "
+            "--allow_faults to average without them"
+        )
+
+
 def _score_folder(output: pathlib.Path) -> None:
     if not _SYSTEM.value:
         raise UserError("--system is missing; name the system that made the predictions")
@@ -137,15 +149,8 @@ def _score_folder(output: pathlib.Path) -> None:
         prediction_unit=_PREDICTION_UNIT.value or "",
     )
     outcome = harness.run(config, _progress(start))
-    if outcome.faults and not _ALLOW_FAULTS.value:
-        for fault in outcome.faults:
-            print(f"fault: {fault}", flush=True)
-        raise UserError(
-            f"{len(outcome.faults)} faults in {outcome.counts['clips_with_faults']} of "
-            f"{len(outcome.rows)} clips, listed above, such as {outcome.faults[0]}; fix them and "
-            f"run again (the other clips are kept in {output}/rows), or pass --allow_faults to "
-            "average without them"
-        )
+    faulty = outcome.counts["clips_with_faults"]
+    _check_faults(outcome.faults, faulty, len(outcome.rows), output)
     clips = [row.score for row in outcome.rows]
     metrics = scores.aggregate(clips)
     videos = metrics.get("fvd/i3d_kinetics400/videos", ENOUGH_VIDEOS)
@@ -249,6 +254,7 @@ def _score_run(output: pathlib.Path) -> None:
     }
     rows = RunRows(folder=output / "rows", settings=provenance.plain(depends))
     results = worlds_benchmark.run(pipeline, config, sampler, _progress(start), draw, rows)
+    _check_faults(results.faults, len(results.faults), config.num_clips, output)
     scored = [name for name in pipeline.modalities if name in METRICS]
     record = {
         "benchmark": config.benchmark,
@@ -256,6 +262,7 @@ def _score_run(output: pathlib.Path) -> None:
         "metrics": results.metrics,
         "vae_round_trip": results.vae_round_trip,
         "trivial": results.trivial,
+        "faults": results.faults,
         **_common(results.clips, start),
         "protocols": PROTOCOLS,
         "settings": settings,
@@ -278,7 +285,7 @@ def _score_run(output: pathlib.Path) -> None:
                 if (output / f"{picture(i, m)}.png").exists()
             },
         )
-        for i, clip in enumerate(results.clips)
+        for i, clip in zip(results.numbers, results.clips, strict=True)
     ]
     report.write_report(output, record, entries)
 

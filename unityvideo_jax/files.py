@@ -18,6 +18,20 @@ RESERVED = frozenset("/\\:")
 DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 # Unicode categories of what cannot be seen, or changes the order or the lines of what is seen.
 UNSEEN = ("Cc", "Cf", "Cs", "Zl", "Zp")
+# Of these, what some scripts and emoji are joined by.
+JOINERS = "\u200c\u200d"
+
+
+# What is wrong with a name that `has_unprinted`, as the end of a sentence.
+UNPRINTED = "has bytes that are not UTF-8, or characters that are not printed"
+
+
+def has_unprinted(name: str) -> bool:
+    """Whether a name of a file holds control characters, line breaks or bytes that are not UTF-8.
+
+    It can be opened, but neither printed on one line nor written to a record.
+    """
+    return any(unicodedata.category(c) in UNSEEN and c not in JOINERS for c in name)
 
 
 def safe_name(name: Any, where: str) -> str:

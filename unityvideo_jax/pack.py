@@ -5,7 +5,9 @@ Command: python -m unityvideo_jax.pack --tars=OpenUni --subset=Koala36M --workdi
 
 The first reads OpenUni as it is published (data/openuni/README.md), the second what `python -m
 unityvideo_jax.unibench` wrote (data/unibench/README.md). The same command again goes on where a
-killed one stopped. `python -m unityvideo_jax.prepare --source=koala` makes latents of the clips.
+killed one stopped. Clips that lack something in the tars are set aside and listed. For a broken tar
+or a bad clip of a benchmark the status is 2, unless --allow_faults finishes without it. `python -m
+unityvideo_jax.prepare --source=koala` makes latents of the clips.
 """
 
 import pathlib
@@ -22,7 +24,7 @@ _TARS = flags.DEFINE_string("tars", None, "Root of OpenUni's published layout.")
 _SUBSET = flags.DEFINE_string("subset", "", "Which source of OpenUni, such as Koala36M.")
 _MODALITIES = flags.DEFINE_list("modalities", [], "What a clip must have. Default: all with tars.")
 _CAPTION = flags.DEFINE_string("caption_column", "", "Of the metadata. Default: a usual name.")
-_ALLOW_FAULTS = flags.DEFINE_bool("allow_faults", False, "Go on without what a broken tar lost.")
+_ALLOW_FAULTS = flags.DEFINE_bool("allow_faults", False, "Finish without what cannot be read.")
 _BENCHMARK = flags.DEFINE_string("benchmark", None, "Folder of a benchmark's clips.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "The TFDS data_dir to write.", required=True)
 
@@ -36,7 +38,9 @@ def main(argv: Sequence[str]) -> None:
         registry.get(name)
     workdir = pathlib.Path(_WORKDIR.value)
     if _BENCHMARK.value:
-        card = pack_benchmark(pathlib.Path(_BENCHMARK.value), workdir)
+        card = pack_benchmark(
+            pathlib.Path(_BENCHMARK.value), workdir, allow_faults=_ALLOW_FAULTS.value
+        )
     else:
         card = pack_openuni(
             pathlib.Path(_TARS.value),

@@ -8,7 +8,10 @@ Command: python -m unityvideo_jax.prepare --source=worlds --workdir=shards --num
              --workdir=openuni
 
 The last form curates raw videos first: `docs/curation.md`. The same command again goes on where a
-killed one stopped. With further --modalities it adds their series to a finished dataset.
+killed one stopped. A clip that cannot be read does not stop the others; at the end the faults are
+listed and the status is 2, unless --allow_faults finishes without such clips. With further
+--modalities it adds their series to a finished dataset.
+
 `unityvideo_jax/inputs/folder.py` describes FOLDER's files, `inputs/manifest.py` the CSV,
 `data/openuni/README.md` what `unityvideo_jax.pack` made of others' files, and
 `data/latents/README.md` what is written.
@@ -31,6 +34,7 @@ from unityvideo_jax.inputs.encode import load_encoder
 from unityvideo_jax.inputs.folder import FolderSource
 from unityvideo_jax.inputs.preparing import prepare
 from unityvideo_jax.inputs.sources import Source, WorldsSource
+from unityvideo_jax.models.text import LENGTH, get_text_encoder
 
 DEFAULT_WORLDS, DEFAULT_FPS = 64, 8.0
 # What shards record of where their clips came from.
@@ -59,7 +63,7 @@ def define_flags() -> None:
     flags.DEFINE_integer(
         "num_clips", None, f"Clips to write. Default: {DEFAULT_WORLDS} worlds, or all of a folder."
     )
-    flags.DEFINE_integer("num_frames", 17, "Frames a clip, 4n+1.")
+    flags.DEFINE_integer("num_frames", 17, "Frames per clip, 4n+1.")
     flags.DEFINE_integer("height", 64, "Pixels, a multiple of 16 (with Wan 2.2's VAE of 32).")
     flags.DEFINE_integer("width", 64, "Pixels, likewise.")
     flags.DEFINE_float(
@@ -75,7 +79,6 @@ def define_flags() -> None:
     flags.DEFINE_string("split", "train", "Which worlds or packed clips, such as validation.")
     flags.DEFINE_float(
         "registry_prompt_rate",
-        "closeup",
         0.5,
         "Share of worlds with the registry's modality prompts instead of the scene's own.",
         lower_bound=0.0,
@@ -88,14 +91,7 @@ def define_flags() -> None:
         lower_bound=0.0,
         upper_bound=1.0,
     )
-    flags.DEFINE_float(
-        "closeup",
-        0.0,
-        "Share of worlds with the camera close to a person.",
-        lower_bound=0.0,
-        upper_bound=1.0,
-    )
-    flags.DEFINE_bool("allow_faults", False, "Set bad rows of a CSV aside and go on without them.")
+    flags.DEFINE_bool("allow_faults", False, "Finish without clips that cannot be read.")
     flags.DEFINE_enum(
         "depth_codec",
         "relative",
@@ -105,8 +101,8 @@ def define_flags() -> None:
     flags.DEFINE_integer("seed", 0, "Seed of the worlds.")
     flags.DEFINE_string("vae", "", "Folder of a VAE, ours or Wan's. Default: the shipped one.")
     flags.DEFINE_string("text_encoder", "words", "'words', 'minilm' or 'umt5:FOLDER'.")
-    flags.DEFINE_integer("text_length", 48, "Tokens a text.")
-    flags.DEFINE_integer("chunk_size", 16, "Clips a staged file: what a kill can cost at most.")
+    flags.DEFINE_integer("text_length", LENGTH, "Tokens per text; longer texts are cut.")
+    flags.DEFINE_integer("chunk_size", 16, "Clips per staged file: what a kill can cost at most.")
     flags.DEFINE_integer("batch_size", 8, "Clips that one VAE call encodes.")
 
 
@@ -160,15 +156,24 @@ def _files(args: Any) -> Source:
     target["codecs"] = {"depth": args.depth_codec}
     source = pathlib.Path(args.source)
     if source.suffix.lower() == ".csv":
-        aside = pathlib.Path(args.workdir) / manifest.SET_ASIDE if args.allow_faults else None
         return manifest.ManifestSource(
-            source, args.modalities, num_clips=args.num_clips, set_aside=aside, **target
+            source,
+            args.modalities,
+            num_clips=args.num_clips,
+            allow_faults=args.allow_faults,
+            **target,
         )
     if clip_shards.find_card(source):
         return clip_shards.ClipShardsSource(
             source, args.modalities, split=args.split, num_clips=args.num_clips, **target
         )
-    return FolderSource(source, args.modalities, num_clips=args.num_clips, **target)
+    return FolderSource(
+        source,
+        args.modalities,
+        num_clips=args.num_clips,
+        allow_faults=args.allow_faults,
+        **target,
+    )
 
 
 def curate(args: Any) -> None:
@@ -213,7 +218,6 @@ def main(argv: Sequence[str]) -> None:
     check_size(args.width, "--width")
     for name in args.modalities:
         registry.get(name)
-    from unityvideo_jax.models.text import get_text_encoder
 
     start = time.monotonic()
     source = make_source(args)
@@ -229,6 +233,7 @@ def main(argv: Sequence[str]) -> None:
         chunk_size=args.chunk_size,
         batch_size=args.batch_size,
         extra_settings={"source": KINDS[type(source)]},
+        allow_faults=args.allow_faults,
     )
     print(
         f"{args.workdir}/latents: {card.count} clips of {', '.join(card.modalities)}, latents "

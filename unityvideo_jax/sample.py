@@ -221,6 +221,7 @@ def main(argv: Sequence[str]) -> None:
         text_encoder=_TEXT_ENCODER.value,
     )
     sampler = _sampler(pipeline.sampler)
+    pipeline.warn_of_cut(t for one in todo for t in (one.prompt, *one.modality_prompts.values()))
     # All inputs are read before the first sample is made, so that a bad one costs nothing.
     data = pipeline.config["data"]
     frames = _NUM_FRAMES.value or data["num_frames"]

@@ -65,11 +65,17 @@ def test_a_model_writes_what_transformers_pipeline_writes(job):
 
 
 def test_bad_files_and_folders_are_named(job, tmp_path):
-    for text in ("", "name,caption\na,b\n"):
+    for text, message in (
+        ("", "bad.csv: an empty table"),
+        ("name,caption\na,b\n", "unknown column 'name'; known: video, caption"),
+        ("video\na\n", "lacks the column caption"),
+        ("video,caption\na.mp4,b\na.mp4,c\n", "line 3: a second caption of 'a.mp4'"),
+        ("video,caption\na.mp4,b, c\n", "line 2: 3 fields where the header has 2"),
+    ):
         (tmp_path / "bad.csv").write_text(text)
-        with pytest.raises(UserError, match="needs columns video and caption"):
+        with pytest.raises(UserError, match=message):
             Captions(file=str(tmp_path / "bad.csv")).setup()
-    with pytest.raises(UserError, match="does not read"):
+    with pytest.raises(UserError, match=r"none\.csv: no such file"):
         Captions(file=str(tmp_path / "none.csv")).setup()
     with pytest.raises(UserError, match="does not load as AutoModelForImageTextToText"):
         Captions(weights=tiny_models.vitpose()).setup()

@@ -39,9 +39,7 @@ def _journal(path: pathlib.Path) -> object:
 READERS = {
     "latents/dataset.json": lambda path: shards.read_card(path.parent.parent),
     "openuni/clips.json": lambda path: clip_shards.find_card(path.parent.parent),
-    "latents/.staging/settings.json": lambda path: Staging(
-        path.parents[2], {}, num_clips=1, chunk_size=1
-    ).check(),
+    "latents/.staging/settings.json": lambda path: Staging(path.parents[2], {}).check(),
     "dataset_info.json": lambda path: Records(path.parent, "latents", "train", None, "fix it"),
     "clip/clip.json": _clip_json,
     "clip/sample.json": lambda path: folders.Clip(path=path.parent).streams,

@@ -36,8 +36,14 @@ class NoiseSource:
 
     def __init__(self, count, delay=0.0, salt=0):
         self.keys = [f"noise-{n:04d}" for n in range(count)]
-        self.fps, self.codecs = 8.0, {}
+        self.fps, self.codecs, self.faults = 8.0, {}, ()
         self._delay, self._salt = delay, salt
+
+    def identity(self, key, modality):
+        return f"{self._salt} {key}"
+
+    def texts(self, modalities):
+        return None
 
     def settings(self):
         return {"seed": self._salt}
@@ -75,6 +81,9 @@ class HashTexts:
     """A text's digest, repeated over a few tokens."""
 
     name, dim, length = "words", 8, 6
+
+    def count(self, text):
+        return len(text.split()) + 1
 
     def __call__(self, texts):
         rows = []

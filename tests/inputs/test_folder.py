@@ -150,11 +150,16 @@ def test_clips_of_other_rates_are_said(folder, capsys):
 
 
 def test_fingerprints_follow_the_files(folder):
-    first = FolderSource(folder, MODALITIES, **TARGET).settings()
-    assert first == FolderSource(folder, MODALITIES, **TARGET).settings()
+    def identities():
+        source = FolderSource(folder, MODALITIES, **TARGET)
+        return {(key, m): source.identity(key, m) for key in source.keys for m in MODALITIES}
+
+    first = identities()
+    assert first == identities() and len(set(first.values())) == 6
     np.savez(folder / "a.depth.npz", depth=np.ones((7, 32, 64), np.float32), extra=np.zeros(9))
-    second = FolderSource(folder, MODALITIES, **TARGET).settings()
-    assert [k for k in first if first[k] != second[k]] == ["files of depth"]
+    (folder / "b.txt").write_text("Another caption of b.")
+    second = identities()
+    assert [k for k in first if first[k] != second[k]] == [("a", "depth"), ("b", "rgb")]
 
 
 def _delete(folder, name):
@@ -171,8 +176,8 @@ def _empty(folder):
     "spoil, message",
     [
         (_empty, "no videos in it"),
-        (lambda f: _delete(f, "a.flow.npz"), r"clip 'a' has no flow file; add a.flow.npz.*--modal"),
-        (lambda f: _delete(f, "b.txt"), r"clip 'b' has no caption; add b.txt"),
+        (lambda f: _delete(f, "a.flow.npz"), r"clip 'a': no flow file; add a.flow.npz.*--modal"),
+        (lambda f: _delete(f, "b.txt"), r"clip 'b': no caption; add b.txt"),
         (lambda f: (f / "a.normals.npz").write_bytes(b""), "unknown modality 'normals'"),
         (lambda f: (f / "a.npz").write_bytes(b""), "name it <key>.<modality>.npz"),
         (lambda f: (f / "a.mov").write_bytes(b""), "are both rgb of a"),

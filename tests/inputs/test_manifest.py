@@ -1,5 +1,3 @@
-import json
-
 import numpy as np
 import pytest
 import stand_ins
@@ -52,19 +50,34 @@ def test_rows_become_clips(table):
         np.testing.assert_allclose(bounds[n], (disparity.min(), disparity.max()), rtol=1e-5)
 
 
-def test_settings_follow_the_files(table):
-    before = ManifestSource(table, MODALITIES, **TARGET).settings()
-    assert before == ManifestSource(table, MODALITIES, **TARGET).settings()
+def test_identities_follow_the_content(table):
+    def identities(modality):
+        source = ManifestSource(table, MODALITIES, **TARGET)
+        return [source.identity(key, modality) for key in source.keys]
+
+    rgb, depth = identities("rgb"), identities("depth")
     table.write_text(table.read_text().replace("Two.", "2."))
-    after = ManifestSource(table, MODALITIES, **TARGET).settings()
-    assert after["files of rgb"] != before["files of rgb"]
-    assert after["files of depth"] == before["files of depth"]
+    assert [a == b for a, b in zip(rgb, identities("rgb"), strict=True)] == [True, False, True]
+    assert identities("depth") == depth
+    # A row that is deleted changes the line numbers of those below, not what they hold.
+    lines = table.read_text().splitlines()
+    table.write_text("\n".join([lines[0], *lines[2:]]))
+    assert identities("depth") == depth[1:]
 
 
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("video,", "film,", "lacks the column video"),
+        ("video,", "film,", "unknown column 'film'; known: video, prompt"),
+        ("video,prompt,depth,raft", "prompt,depth,raft", "lacks the column video"),
+        ("raft,", "video,", "two columns are named 'video'"),
+        ("raft,", "rgb,", "two columns of one modality"),
+        ("Two.", "Two, too.", "line 3: 6 fields where the header has 5; quote"),
+        ("Two.", "", "line 3: no prompt"),
+        ("Two.", '"Two "2"."', "line 3: not CSV .*double a quote"),
+        ("Two.", '"Two.', "line 3: not CSV .*close every quote"),
+        (",", ";", "clips.csv: separated by semicolons"),
+        (",", "\t", "clips.csv: separated by tabs"),
         ("raft,", "", "lacks the column flow"),
         ("1.mp4,Two", "9.mp4,Two", "line 3: .*9.mp4: no such file of rgb"),
         ("1.npz", "", "line 3: no file of depth"),
@@ -86,12 +99,11 @@ def test_bad_rows_are_named(table, old, new, message):
 
 
 def test_bad_rows_can_be_set_aside(table):
-    aside = table.parent / "out" / "set_aside.json"
     table.write_text(table.read_text().replace("1.mp4,Two", "9.mp4,Two"))
-    source = ManifestSource(table, MODALITIES, set_aside=aside, **TARGET)
+    source = ManifestSource(table, MODALITIES, allow_faults=True, **TARGET)
     assert list(source.keys) == ["00000002-0", "00000004-2"]
-    (fault,) = json.loads(aside.read_text())["set_aside"]
-    assert fault["what"].endswith("line 3") and "no such file" in fault["reason"]
+    (fault,) = source.faults
+    assert fault.what.endswith("line 3") and "no such file" in fault.reason
     table.write_text("video,prompt,depth,raft\n,,,\n")
-    with pytest.raises(UserError, match="no good row"):
-        ManifestSource(table, MODALITIES, set_aside=aside, **TARGET)
+    with pytest.raises(UserError, match="line 2: no prompt"):
+        ManifestSource(table, MODALITIES, allow_faults=True, **TARGET)

@@ -33,6 +33,9 @@ class RandomTexts:
     dim: int = 12
     length: int = 7
 
+    def count(self, text):
+        return 1
+
     def __call__(self, texts):
         generators = [np.random.default_rng(list(text.encode())) for text in texts]
         rows = [generator.standard_normal((self.length, self.dim)) for generator in generators]

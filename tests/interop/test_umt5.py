@@ -154,6 +154,7 @@ def test_texts_as_wan_embeds_them(reference, folder, parity):
     expected = (expected * tokens.attention_mask[..., None]).numpy()
     used = tokens.attention_mask.sum(1).tolist()
     assert used[1] == 1 and used[3] == LENGTH and used[0] < LENGTH
+    assert [encoder.count(t) for t in texts[:3]] == used[:3] and encoder.count(texts[3]) > LENGTH
     out = encoder(texts)
     name = "UMT5 text to embeddings"
     parity(name, "diffusers WanPipeline's steps", out, expected, bound=RELATIVE_ERROR)

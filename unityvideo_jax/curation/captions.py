@@ -1,6 +1,5 @@
 """Captions: given ones, or what a multimodal model from a local folder writes."""
 
-import csv
 import dataclasses
 import functools
 import os
@@ -11,10 +10,12 @@ from typing import Any, ClassVar
 import numpy as np
 from PIL import Image
 
+from unityvideo_jax import text_files
 from unityvideo_jax.annotators import base
 from unityvideo_jax.curation.stage import Clip, Job, Stage
 from unityvideo_jax.errors import UserError
 
+COLUMNS = ("video", "caption")
 PROMPT = (
     "Describe this video in two or three plain sentences: who or what is in it, what they do, "
     "where, and how the camera moves. Do not mention frames or images."
@@ -53,16 +54,18 @@ class Captions(base.Loaded, Stage):
 
     @functools.cached_property
     def _given(self) -> Mapping[str, str]:
+        """Caption by video. UserError if the CSV has a row that is not one of a video."""
+        captions: dict[str, str] = {}
         if not self.file:
-            return {}
-        try:
-            with open(self.file, newline="", encoding="utf-8") as handle:
-                rows = list(csv.DictReader(handle))
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"config.captions.file={self.file}: does not read ({error})") from error
-        if not rows or not {"video", "caption"} <= set(rows[0]):
-            raise UserError(f"config.captions.file={self.file}: needs columns video and caption")
-        return {row["video"]: row["caption"].strip() for row in rows}
+            return captions
+        for row in text_files.read_table(self.file, required=COLUMNS, known=COLUMNS):
+            video = row.cells.get("video", "")
+            if fault := row.fault or (
+                f"a second caption of {video!r}" if video in captions else ""
+            ):
+                raise UserError(f"{self.file}, line {row.line}: {fault}; fix the row")
+            captions[video] = row.cells["caption"].strip()
+        return captions
 
     @functools.cached_property
     def network(self) -> tuple[Any, Any]:
@@ -89,7 +92,7 @@ class Captions(base.Loaded, Stage):
         if clip.video in self._given:
             return self._given[clip.video]
         path: pathlib.Path = job.video(clip).with_suffix(".txt")
-        return path.read_text(encoding="utf-8").strip() if path.exists() else ""
+        return text_files.read_text(path).strip() if path.exists() else ""
 
     def _write(self, clip: Clip) -> str:
         import torch

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import os
 import pathlib
 import re
 from collections.abc import Sequence
@@ -13,6 +14,8 @@ from jaxtyping import UInt8
 from unityvideo_jax import media
 from unityvideo_jax.curation.stage import Clip, Job, Stage
 from unityvideo_jax.errors import UserError
+from unityvideo_jax.faults import list_ignored, shown
+from unityvideo_jax.files import UNPRINTED, has_unprinted
 from unityvideo_jax.inputs.config import check_frames
 
 # What a probe can find fault with; the first three can be fixed and hence accepted.
@@ -30,8 +33,11 @@ def find(folder: str) -> list[Clip]:
     root = pathlib.Path(folder)
     if not root.is_dir():
         raise UserError(f"--source={folder}: no such folder")
-    paths = (p for p in root.rglob("*") if p.is_file() and media.is_video(p))
-    found = [_video(p.relative_to(root)) for p in paths]
+    files = [p.relative_to(root) for p in sorted(root.rglob("*")) if p.is_file()]
+    paths = [p for p in files if media.is_video(root / p)]
+    found = [_video(path) for path in paths]
+    others = [p for p in files if p not in {*paths} and p.suffix.lower() != ".txt"]
+    list_ignored(folder, [p for p in others if not p.name.startswith(".")])
     if not found:
         raise UserError(
             f"--source={folder}: no videos below it ({', '.join(media.VIDEO_SUFFIXES)})"
@@ -43,8 +49,12 @@ def _video(path: pathlib.Path) -> Clip:
     name = path.as_posix()
     # Two videos may share their stem; the digest of the path tells them apart.
     stem = re.sub(r"[^A-Za-z0-9]+", "_", path.stem)[:40].strip("_")
-    key = f"{stem}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
-    return Clip(key=key, video=name, source=path.parts[0] if len(path.parts) > 1 else "")
+    key = f"{stem}-{hashlib.sha256(os.fsencode(name)).hexdigest()[:8]}"
+    source = path.parts[0] if len(path.parts) > 1 else ""
+    clip = Clip(key=key, video=shown(name), source=shown(source))
+    if any(has_unprinted(part) for part in path.parts):
+        return clip.reject(Probe.name, f"its path {UNPRINTED}; rename it")
+    return clip
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -115,6 +115,7 @@ def encode_groups(
             height=encode.height,
             width=encode.width,
             keys=[clip.key for clip in members],
+            allow_faults=True,
         )
         cards[group] = prepare(
             folder,
@@ -128,6 +129,7 @@ def encode_groups(
             chunk_size=encode.chunk_size,
             batch_size=encode.batch_size,
             extra_settings={"source": "folder"},
+            allow_faults=True,
         )
     return cards
 

@@ -58,7 +58,8 @@ def run_job(
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UserError(f"{job.workdir}: another run is writing here") from None
-        accepted, rejected = {clip.key: clip for clip in found}, {}
+        accepted = {clip.key: clip for clip in found if not clip.rejected_by}
+        rejected = {clip.key: clip for clip in found if clip.rejected_by}
         for phase in plan:
             if phase.collective is not None:
                 made = list(phase.collective([accepted[key] for key in sorted(accepted)]))

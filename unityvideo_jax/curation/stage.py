@@ -10,7 +10,6 @@ import dataclasses
 import math
 import pathlib
 import time
-import traceback
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -19,6 +18,7 @@ from jaxtyping import UInt8
 
 from unityvideo_jax import media
 from unityvideo_jax.errors import UserError
+from unityvideo_jax.faults import reason_of
 from unityvideo_jax.files import safe_path
 
 Score = float | int | str | bool
@@ -250,13 +250,3 @@ def run(stages: Iterable[Stage], clip: Clip, job: Job) -> Outcome:
         outcome.seen[stage.name] = outcome.seen.get(stage.name, 0) + 1
         waiting.extend((place + 1, c) for c in reversed(made))
     return outcome
-
-
-def reason_of(error: Exception) -> str:
-    """An error as a reason of rejection: a user's in its words, ours with its place in the code."""
-    first = str(error).strip().splitlines()[0] if str(error).strip() else "no message"
-    if isinstance(error, UserError):
-        return first
-    frame = traceback.extract_tb(error.__traceback__)[-1]
-    where = f"{pathlib.Path(frame.filename).name}:{frame.lineno}"
-    return f"failed: {type(error).__name__}: {first} ({where})"

@@ -1,10 +1,11 @@
 """A folder of clips with truth, scaled and cropped to the size of a run."""
 
 import dataclasses
+import itertools
 import os
 import pathlib
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 from jaxtyping import Int
@@ -14,10 +15,12 @@ from unityvideo_jax.errors import UserError
 from unityvideo_jax.evaluation.folders import RGB, Clip, clips_of
 from unityvideo_jax.evaluation.frozen import verifier
 from unityvideo_jax.evaluation.metrics import METRICS
+from unityvideo_jax.faults import reason_of, shown
 from unityvideo_jax.inputs.crop import Crop, hide_outside, resize
 from unityvideo_jax.modalities.depth_units import UNIT
 
 PEOPLE = ("keypoints", "visibility")
+Result = TypeVar("Result")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -49,7 +52,8 @@ class FolderClips:
     that do not state it; "" if unknown.
 
     Attributes:
-      modalities: those whose truth every clip has.
+      modalities: those whose truth every clip has, less clips with faults.
+      faults: why a clip cannot be read, by its number; found as clips are read.
 
     Raises:
       UserError: no such folder, no clips in it, or no modality that all have.
@@ -68,12 +72,15 @@ class FolderClips:
         folder = pathlib.Path(folder)
         self._clips = list(clips_of(folder, "benchmark").values())
         self._verify = verifier(folder)
-        self.modalities = set.intersection(
-            *(
-                {s for s in c.streams if s != RGB and c.holds_numbers(s, truth_unit)}
-                for c in self._clips
+        self.faults: dict[int, str] = {}
+        streams = [
+            self._try(
+                i, lambda c: {s for s in c.streams if s != RGB and c.holds_numbers(s, truth_unit)}
             )
-        )
+            for i in range(len(self._clips))
+        ]
+        known = [found for found in streams if found is not None]
+        self.modalities = set.intersection(*known) if known else set()
         if not self.modalities:
             raise UserError(f"--benchmark={folder}: no modality that every clip has in numbers")
 
@@ -84,20 +91,31 @@ class FolderClips:
                 f"--num_clips={num_clips}: the benchmark has {len(self._clips)}; give that or less"
             )
 
+    def _try(self, index: int, read: Callable[[Clip], Result]) -> Result | None:
+        """What is read of a clip; None, and a fault, if it cannot be read."""
+        clip = self._clips[index]
+        try:
+            return None if index in self.faults else read(clip)
+        except Exception as error:
+            self.faults[index] = f"{shown(clip.name)}: {reason_of(error)}"
+            return None
+
     def checksums(self, index: int) -> dict[str, str]:
-        """SHA-256 of the files of a clip."""
-        return self._clips[index].checksums((*METRICS, RGB))
+        """SHA-256 of the files of a clip; empty for one with faults."""
+        return self._try(index, lambda clip: clip.checksums((*METRICS, RGB))) or {}
 
     def batches(self, indices: Sequence[int], batch_size: int) -> Iterator[Batch]:
         """Batches of these clips; the last is filled up with its last clip.
 
-        Raises:
-          UserError: a clip that is too short, inconsistent, or not the frozen one.
+        A clip that is damaged, too short, inconsistent, or not the frozen one is left out, and
+        named in `faults`.
         """
-        for first in range(0, len(indices), batch_size):
-            index = indices[first : first + batch_size]
+        read = ((i, self._try(i, self._arrays)) for i in indices)
+        good = ((i, arrays) for i, arrays in read if arrays is not None)
+        while pairs := list(itertools.islice(good, batch_size)):
+            index = [i for i, _ in pairs]
             chosen = [self._clips[i] for i in index]
-            rows = [self._arrays(clip) for clip in chosen]
+            rows = [arrays for _, arrays in pairs]
             units = [str(row.pop(UNIT, "")) for row in rows]
             rows += [rows[-1]] * (batch_size - len(rows))
             most = max(row["keypoints"].shape[1] for row in rows) if PEOPLE[0] in rows[0] else 0
@@ -119,6 +137,7 @@ class FolderClips:
 
     def _arrays(self, clip: Clip) -> dict[str, Any]:
         self._verify(clip)
+        _ = clip.record  # checked here, where a fault is this clip's
         frames, _ = clip.video(self._num_frames)
         if len(frames) < self._num_frames:
             raise UserError(

@@ -26,7 +26,7 @@ from unityvideo_jax import media, modalities, provenance, strict_json
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.evaluation.metric import Arrays
 from unityvideo_jax.evaluation.metrics import METRICS
-from unityvideo_jax.files import safe_name
+from unityvideo_jax.faults import list_ignored
 from unityvideo_jax.inputs import pictures
 from unityvideo_jax.npz import read_npz
 
@@ -195,6 +195,6 @@ def clips_of(folder: pathlib.Path, flag: str) -> dict[str, Clip]:
     }
     if not found:
         raise UserError(f"--{flag}={folder}: holds no clips; give one folder a clip")
-    for name in found:  # Rows and pictures are named after clips.
-        safe_name(name, f"--{flag}={folder}:")
+    others = [p.name for p in folder.iterdir() if p.is_file() and p.suffix != ".json"]
+    list_ignored(folder, sorted(name for name in others if not name.startswith(".")))
     return found

@@ -24,7 +24,8 @@ from unityvideo_jax.evaluation.metrics import METRICS
 from unityvideo_jax.evaluation.scores import ClipScore, merge
 from unityvideo_jax.evaluation.video import table
 from unityvideo_jax.evaluation.video.base import VideoMetric
-from unityvideo_jax.files import safe_path
+from unityvideo_jax.faults import FAILED, reason_of, shown
+from unityvideo_jax.files import name_fault, safe_path
 
 # Changes whenever the same files would give other rows.
 ROWS_VERSION = 4
@@ -190,6 +191,11 @@ def _checksums(truth: Clip, predicted: Clip | None) -> dict[str, str]:
     return sums
 
 
+def _faulty(clip: str, fault: str) -> Row:
+    """The row of a clip of which nothing can be read."""
+    return Row(clip=clip, score=ClipScore(), faults=[fault])
+
+
 class _Scorer:
     """Scores and draws single clips, unless an earlier run did so with equal inputs and settings.
 
@@ -213,18 +219,27 @@ class _Scorer:
         self.verify = verifier(config.benchmark)
 
     def __call__(self, name: str) -> tuple[Row, bool]:
-        """The row of a clip, which then also lies in the output, and whether it did before."""
+        """The row of a clip, which then also lies in the output, and whether it did before.
+
+        Rows with an unforeseen error are made again: its cause may have been outside the files.
+        """
+        if fault := name_fault(name):
+            return _faulty(shown(name), f"the name of its folder {fault}; rename it"), False
         truth, folder = Clip(path=self.config.benchmark / name), self.config.predictions / name
         predicted = Clip(path=folder) if folder.is_dir() else None
         path = safe_path(self.config.output, "rows", f"{name}.json", where="clip")
         safe_path(self.config.output, "pictures", name, where="clip")
-        checksums = _checksums(truth, predicted)
+        try:
+            checksums = _checksums(truth, predicted)
+        except Exception as error:
+            return _faulty(name, reason_of(error)), False
         fingerprint = provenance.config_hash({"inputs": checksums, "settings": self.settings})
         row = self._earlier(path)
         if row is not None and row.fingerprint == fingerprint:
             return row, True
         row = self.row(truth, predicted)
-        row.checksums, row.fingerprint = checksums, fingerprint
+        unforeseen = any(FAILED in fault for fault in row.faults)
+        row.checksums, row.fingerprint = checksums, "" if unforeseen else fingerprint
         provenance.write_json(path, row.to_json())
         return row, False
 
@@ -270,8 +285,8 @@ class _Scorer:
             start = time.monotonic()
             try:
                 parts.append(job())
-            except UserError as error:
-                row.faults.append(f"{stream}: {error}")
+            except Exception as error:
+                row.faults.append(f"{stream}: {reason_of(error)}")
             row.seconds[stream] = round(time.monotonic() - start, 3)
         row.score = merge(parts)
         return row

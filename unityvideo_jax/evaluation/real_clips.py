@@ -16,12 +16,14 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from unityvideo_jax import media, provenance, strict_json
+from unityvideo_jax import media, provenance, strict_json, text_files
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.evaluation.folders import Clip
 from unityvideo_jax.evaluation.metrics import METRICS
-from unityvideo_jax.files import name_fault
+from unityvideo_jax.faults import list_ignored, reason_of
+from unityvideo_jax.files import safe_path
 from unityvideo_jax.inputs.crop import Crop, hide_outside, resize
+from unityvideo_jax.inputs.listing import scan
 from unityvideo_jax.modalities.depth_units import UNIT
 from unityvideo_jax.npz import read_npz
 
@@ -57,34 +59,40 @@ def build(
     target = target or Target()
     if not source.is_dir():
         raise UserError(f"--real={source}: no such folder")
-    videos = sorted(
-        p
-        for p in source.iterdir()
-        if not p.name.startswith(".") and (p.is_dir() or media.is_video(p))
-    )
-    hashes = {path: provenance.file_hash(path) for path in videos if "." not in _key(path)}
+    listing = scan(source)
+    list_ignored(source, listing.ignored)
+    aside = {fault.what: fault.reason for fault in listing.faults} | listing.spoiled
+    # A clip of a subfolder, `train/b`, becomes a folder of one name.
+    names = {
+        path: key.replace("/", "-")
+        for (key, modality), path in listing.files.items()
+        if modality == "rgb" and key not in listing.spoiled
+    }
+    hashes: dict[pathlib.Path, str] = {}
+    for path in names:
+        try:
+            hashes[path] = provenance.file_hash(path)
+        except OSError as error:
+            aside[str(path.relative_to(source))] = f"does not open ({error.strerror})"
     chosen: dict[str, str] = {}
-    aside: dict[str, str] = {}
     twice: dict[str, pathlib.Path] = {}
-    for path in sorted(hashes, key=lambda p: (hashes[p], p.name)):
+    for path in sorted(hashes, key=lambda p: (hashes[p], p)):
         if len(chosen) == num_clips:
             break
+        name, shown = names[path], str(path.relative_to(source))
         if (same := twice.setdefault(hashes[path], path)) != path:
-            aside[path.name] = f"the same file as {same.name}"
+            aside[shown] = f"the same file as {same.relative_to(source)}"
             continue
-        if fault := name_fault(_key(path)):
-            aside[path.name] = f"its name {fault}"
-            continue
-        if _key(path) in chosen:
-            aside[path.name] = f"another file is named {_key(path)} too; rename one"
+        if name in chosen:
+            aside[shown] = f"another clip is named {name} too; rename one"
             continue
         try:
-            if not (workdir / _key(path)).exists():
-                _write(path, workdir, target)
-        except UserError as error:
-            aside[path.name] = str(error)
+            if not safe_path(workdir, name, where=f"{path}:").exists():
+                _write(path, name, workdir, target)
+        except Exception as error:
+            aside[shown] = reason_of(error)
         else:
-            chosen[_key(path)] = hashes[path]
+            chosen[name] = hashes[path]
     if not chosen:
         raise UserError(f"--real={source}: no usable video in it: {json.dumps(aside)}")
     card = {
@@ -139,7 +147,7 @@ def _key(path: pathlib.Path) -> str:
     return path.name if path.is_dir() else path.stem
 
 
-def _write(path: pathlib.Path, workdir: pathlib.Path, target: Target) -> None:
+def _write(path: pathlib.Path, name: str, workdir: pathlib.Path, target: Target) -> None:
     """One clip: RGB and whatever annotations it has, scaled and cropped together."""
     frames, fps = media.read_video(path, target.num_frames)
     if len(frames) < target.num_frames:
@@ -163,7 +171,7 @@ def _write(path: pathlib.Path, workdir: pathlib.Path, target: Target) -> None:
         streams[modality] = {k: resize(k, v, crop) for k, v in arrays.items()}
         hide_outside(streams[modality], (target.height, target.width))
         streams[modality] |= unit
-    temporary = workdir / f".{_key(path)}.part"
+    temporary = workdir / f".{name}.part"
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     rgb = media.fit(frames, height=target.height, width=target.width)
@@ -171,6 +179,6 @@ def _write(path: pathlib.Path, workdir: pathlib.Path, target: Target) -> None:
     for modality, arrays in streams.items():
         np.savez_compressed(temporary / f"{modality}.npz", **arrays)
     text = path.with_name(f"{_key(path)}.txt")
-    caption = text.read_text(encoding="utf-8").strip() if text.exists() else ""
+    caption = text_files.read_text(text).strip() if text.exists() else ""
     provenance.write_json(temporary / "clip.json", {"caption": caption, "fps": fps})
-    temporary.rename(workdir / _key(path))
+    temporary.rename(workdir / name)

@@ -88,13 +88,19 @@ class BenchmarkConfig:
 
 @dataclasses.dataclass(kw_only=True)
 class Results:
-    """Metrics of the model and of the two references, by key, and each clip's own scores of the
-    model."""
+    """Attributes:
+    metrics, vae_round_trip, trivial: of the model and of the two references, by key.
+    clips: each clip's own scores of the model.
+    numbers: of these clips in the benchmark.
+    faults: clips of a folder that could not be read, and why.
+    """
 
     metrics: dict[str, float | int]
     vae_round_trip: dict[str, float | int]
     trivial: dict[str, float | int]
     clips: list[ClipScore]
+    numbers: list[int]
+    faults: list[str] = dataclasses.field(default_factory=list)
 
 
 def trivial_prediction(modality: str, truth: Arrays) -> dict[str, np.ndarray]:
@@ -182,6 +188,11 @@ class _Clips:
         """Of a clip's files; worlds have none."""
         return self._folder.checksums(index) if self._folder else {}
 
+    @property
+    def faults(self) -> list[str]:
+        """Clips that could not be read, and why; worlds have none."""
+        return [fault for _, fault in sorted(self._folder.faults.items())] if self._folder else []
+
     def batches(self, indices: Sequence[int]) -> Iterator[Batch]:
         """Batches of these clips."""
         if self._folder:
@@ -234,9 +245,12 @@ def run(
                 rows.write(i, sums[i], row)
         done |= found
         progress(len(done), config.num_clips)
-    results = _results([done[i] for i in range(config.num_clips)], wanted, config)
+    faults = benchmark.faults
+    if not done:
+        raise UserError(f"{faults[0]} ({len(faults)} of {config.num_clips} clips have faults)")
+    results = _results(dict(sorted(done.items())), wanted, config)
     if config.gap:
-        first = range(min(config.gap.clips, config.num_clips))
+        first = sorted(done)[: config.gap.clips]
         if len(first) < 2:
             print("condition gap: left out, it compares at least 2 clips", flush=True)
         else:
@@ -244,7 +258,7 @@ def run(
             results.metrics |= condition_gap.measure(
                 pipeline.velocity, pipeline.params, pairs, batches, config.gap
             )
-    return results
+    return dataclasses.replace(results, faults=faults)
 
 
 def _score_batch(
@@ -287,9 +301,10 @@ def _score_batch(
 
 
 def _results(
-    rows: Sequence[RunRow], modality_names: Sequence[str], config: BenchmarkConfig
+    by_number: Mapping[int, RunRow], modality_names: Sequence[str], config: BenchmarkConfig
 ) -> Results:
     """All numbers over the rows of all clips."""
+    rows = list(by_number.values())
     numbers: tuple[dict[str, float | int], ...] = ({}, {}, {})
     for name in modality_names:
         systems = list(zip(*(row.scores[name] for row in rows if name in row.scores), strict=True))
@@ -306,7 +321,7 @@ def _results(
     metrics, round_trip, trivial = numbers
     if config.heldout:
         loss = HeldoutLoss(config.heldout)
-        for i, row in enumerate(rows):
+        for i, row in by_number.items():
             for name, errors in row.heldout.items():
                 loss.update(name, np.asarray([errors], np.float32), f"clip {i}")
         metrics |= loss.compute()
@@ -315,6 +330,7 @@ def _results(
         vae_round_trip=round_trip,
         trivial=trivial,
         clips=[merge([parts[0] for parts in row.scores.values()]) for row in rows],
+        numbers=list(by_number),
     )
 
 

@@ -246,6 +246,13 @@ class ClipShardsSource(VideoFiles):
             "packed as": hashlib.sha256(content.encode()).hexdigest()[:12],
         }
 
+    def identity(self, key: str, modality: str) -> str:
+        """The settings decide all but which clip it is."""
+        return key
+
+    def texts(self, modalities: Sequence[str]) -> None:
+        """They lie in the records, beside the videos."""
+
     def record(self, key: str, modality: str) -> ClipFile:
         """A clip's record.
 

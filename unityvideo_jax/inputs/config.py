@@ -89,7 +89,7 @@ class DataConfig:
     repeats: int = 1
     depth_codec: str = "relative"
     text_encoder: str = "words"
-    text_length: int = 48
+    text_length: int = 104
     vae: str = ""
     vae_dtype: str = "float32"
     num_workers: int = 0

@@ -17,7 +17,7 @@ from unityvideo_jax.inputs.encode import LatentEncoder, load_encoder
 from unityvideo_jax.inputs.mixing import Mixture
 from unityvideo_jax.inputs.pipeline import rows_per_process
 from unityvideo_jax.inputs.sources import asks_for_all, sample_worlds, text_of
-from unityvideo_jax.models.text import TextEncoder, get_text_encoder
+from unityvideo_jax.models.text import CutTexts, TextEncoder, get_text_encoder
 
 
 def group_size(rows: int, modalities: int, limit: int = 16) -> int:
@@ -99,6 +99,8 @@ class OnlineWorlds:
         self._encoder = encoder or load_encoder(config.vae, config.vae_dtype)
         self._texts = text_encoder or get_text_encoder(config.text_encoder, config.text_length)
         self._null = self._texts([""])[0]
+        # Asked about the first batch alone: its captions are of all kinds.
+        self._warn_of_cut = CutTexts(self._texts, f"config.data.text_length={self._texts.length}")
         branches = tuple(name for name in modalities if name != "rgb")
         self._branch = np.asarray([branches.index(name) for name in self._names], np.int32)
         # Seeds decide what is in a scene, not how it is drawn: one compilation serves them all.
@@ -177,13 +179,15 @@ class OnlineWorlds:
     def _context(
         self, descriptions: Sequence[Any], chosen: np.ndarray, index: np.ndarray
     ) -> Float[np.ndarray, "b 2 l d"]:
-        captions = self._texts([text_of(d, "rgb") for d in descriptions])
-        prompts = self._texts(
-            [
-                text_of(d, self._names[m], bool(a))
-                for d, m, a in zip(descriptions, chosen, self._for_all(index), strict=True)
-            ]
-        )
+        texts = [text_of(d, "rgb") for d in descriptions]
+        asked = [
+            text_of(d, self._names[m], bool(a))
+            for d, m, a in zip(descriptions, chosen, self._for_all(index), strict=True)
+        ]
+        if self._warn_of_cut:
+            self._warn_of_cut([*texts, *asked])
+            self._warn_of_cut = None
+        captions, prompts = self._texts(texts), self._texts(asked)
         context = np.stack([captions, prompts], axis=1).astype(np.float32)
         rates = (self._config.caption_dropout, self._config.prompt_dropout)
         # One generator a world: what is dropped depends on its index, not on the batch around it.

@@ -11,20 +11,19 @@ do not correspond. Not seen, and therefore found from the data: paths inside the
 known by its file's stem), and the columns of the CSV (the one whose values name the clips).
 """
 
-import csv
 import dataclasses
 import json
 import pathlib
 import re
 import shutil
-import sys
 import tarfile
 import zlib
 from collections import Counter
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 
-from unityvideo_jax import media, strict_json
+from unityvideo_jax import media, strict_json, text_files
 from unityvideo_jax.errors import UserError
+from unityvideo_jax.faults import Fault, list_ignored, shown
 from unityvideo_jax.files import name_fault, safe_path
 from unityvideo_jax.inputs.shards import atomic_path, write_json
 
@@ -45,20 +44,6 @@ HEADERS = (
     *(tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE),
 )
 MAX_HEADER = 1 << 20
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Fault:
-    """What was set aside: a tar, a file in it or a clip, and why."""
-
-    what: str
-    reason: str
-
-
-def write_faults(path: pathlib.Path, faults: Sequence[Fault]) -> None:
-    """Keeps what was set aside, {"set_aside": [{what, reason}, ...]}."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, {"set_aside": [vars(fault) for fault in faults]})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -160,6 +145,7 @@ def unpack(
     folder.mkdir(parents=True, exist_ok=True)
     files: dict[str, str] = {}
     faults: list[Fault] = []
+    hidden = []
     try:
         with tarfile.open(tar, "r|*", tarinfo=_Header) as stream:
             for member in stream:
@@ -168,11 +154,14 @@ def unpack(
                 # Not even skipped: `tarfile` would count to the end of what is claimed.
                 if size > free:
                     raise tarfile.ReadError(f"a file of {size} bytes, the disk has {free} left")
-                if member.isdir() or base.startswith("."):
+                if member.isdir():
+                    continue
+                if base.startswith("."):
+                    hidden.append(member.name)
                     continue
                 key = clip_key(base, modality)
                 if reason := _member_fault(member, files, key):
-                    faults.append(Fault(what=f"{tar}: {member.name}", reason=reason))
+                    faults.append(Fault(what=f"{tar}: {shown(member.name)}", reason=reason))
                     continue
                 with atomic_path(folder / base) as temporary, open(temporary, "wb") as out:
                     source = stream.extractfile(member)
@@ -187,6 +176,7 @@ def unpack(
                 "download it again",
             )
         )
+    list_ignored(tar, hidden)
     record = {"state": state, "files": files, "faults": [vars(f) for f in faults]}
     write_json(receipt, record)
     return {key: folder / name for key, name in files.items()}, faults
@@ -221,15 +211,6 @@ class Described:
     metadata: str
 
 
-def _rows(table: pathlib.Path) -> Iterator[dict[str, str]]:
-    csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
-    try:
-        with open(table, encoding="utf-8-sig", newline="") as handle:
-            yield from csv.DictReader(handle)
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{table}: not a UTF-8 CSV ({error}); write it again") from error
-
-
 def _named(value: object) -> str:
     """The clip that a cell may name; cells of long text name none."""
     if not isinstance(value, str) or len(value) > 1024:
@@ -239,8 +220,8 @@ def _named(value: object) -> str:
 
 def describe(
     tables: Sequence[pathlib.Path], keys: Sequence[str], caption_column: str = ""
-) -> dict[str, Described]:
-    """What the metadata says of these clips.
+) -> tuple[dict[str, Described], list[Fault]]:
+    """What the metadata says of these clips, and the rows that were set aside.
 
     Args:
       tables: CSV files with a header.
@@ -253,12 +234,13 @@ def describe(
     if not tables:
         raise UserError("no metadata/*.csv beside the tars; download it, since it has the captions")
     wanted, found = set(keys), {}
+    faults: list[Fault] = []
     for table in tables:
         hits: Counter[str] = Counter()
         columns: list[str] = []
-        for row in _rows(table):
-            columns = columns or [c for c in row if c]
-            hits.update(c for c in columns if _named(row[c]) in wanted)
+        for row in text_files.read_table(table):
+            columns = columns or list(row.columns)
+            hits.update(c for c, cell in row.cells.items() if _named(cell) in wanted)
         if not hits:
             continue
         (key_column, _), *_ = hits.most_common(1)
@@ -269,18 +251,24 @@ def describe(
                 f"{table}: no caption column among {', '.join(columns)}; name it by "
                 "--caption_column"
             )
-        for row in _rows(table):
-            if (key := _named(row[key_column])) in wanted and key not in found:
-                found[key] = Described(
-                    caption=(row[names[0]] or "").strip(),
-                    metadata=json.dumps({c: row[c] for c in columns}, ensure_ascii=False),
+        for row in text_files.read_table(table):
+            where = f"{table}, line {row.line}"
+            if row.fault:
+                faults.append(Fault(what=where, reason=row.fault))
+            elif (key := _named(row.cells[key_column])) in wanted:
+                one = Described(
+                    caption=row.cells[names[0]].strip(),
+                    metadata=json.dumps(row.cells, ensure_ascii=False),
                 )
+                if found.setdefault(key, one) != one:
+                    reason = f"a second row of clip {key}; the first is kept"
+                    faults.append(Fault(what=where, reason=reason))
     if not found:
         raise UserError(
             f"{', '.join(map(str, tables))}: no column names any of the {len(wanted)} clips, such "
             f"as {min(wanted, default='')!r}; is it the metadata of these tars?"
         )
-    return found
+    return found, faults
 
 
 def join(

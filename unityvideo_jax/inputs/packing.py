@@ -4,15 +4,17 @@ import dataclasses
 import json
 import pathlib
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from unityvideo_jax import media
 from unityvideo_jax.errors import UserError
-from unityvideo_jax.files import safe_path
+from unityvideo_jax.faults import Fault, refuse, show, shown, write_faults
+from unityvideo_jax.files import name_fault, safe_path
 from unityvideo_jax.inputs import clip_shards, openuni_tars
 from unityvideo_jax.inputs.clip_shards import ClipCard, ClipFile
-from unityvideo_jax.inputs.openuni_tars import Described, Fault
+from unityvideo_jax.inputs.openuni_tars import Described
 
 UNPACKED = ".unpacked"
 SET_ASIDE = "set_aside.json"
@@ -150,50 +152,55 @@ def pack_openuni(
                 + ", or pass --allow_faults to go on with what is whole"
             )
         everything = sorted(set().union(*files.values()))
-        described = openuni_tars.describe(part.tables, everything, caption_column)
+        described, bad_rows = openuni_tars.describe(part.tables, everything, caption_column)
         whole, wrong = openuni_tars.join(files, described)
-        faults += wrong
+        faults += [*bad_rows, *wrong]
         splits[part.split] = Clips(keys=whole, files=files, described=described)
-    openuni_tars.write_faults(workdir / "openuni" / SET_ASIDE, faults)
+    write_faults(workdir / "openuni" / SET_ASIDE, faults)
+    show(faults)
     print(f"set aside: {len(faults)}, see {workdir / 'openuni' / SET_ASIDE}", flush=True)
     card = write(workdir, "openuni", subset, splits, **settings, set_aside=len(faults))
     shutil.rmtree(staging)
     return card
 
 
-def pack_benchmark(benchmark: pathlib.Path, workdir: pathlib.Path) -> ClipCard:
+def pack_benchmark(
+    benchmark: pathlib.Path, workdir: pathlib.Path, *, allow_faults: bool = False
+) -> ClipCard:
     """A benchmark's folder of clips, as `evaluate --benchmark` reads it, as TFDS records.
 
     Args:
       benchmark: what `python -m unityvideo_jax.unibench` wrote.
       workdir: the TFDS data_dir.
+      allow_faults: leave out clips that are damaged or lack a stream that most clips have, and list
+        them in `<workdir>/unibench/set_aside.json`.
 
     Raises:
-      UserError: no clips, clips of different streams, or a workdir that holds something else.
+      UserError: no clips, clips with faults, or a workdir that holds something else.
     """
-    from unityvideo_jax.evaluation.folders import RGB, clips_of
-    from unityvideo_jax.evaluation.metrics import METRICS
+    from unityvideo_jax.evaluation.folders import clips_of
 
-    clips = clips_of(benchmark, "source")
-    settings = {"clips": sorted(clips)}
+    found = clips_of(benchmark, "benchmark")
+    settings = {"clips": sorted(found)}
     if finished := _finished(workdir, "unibench", benchmark.name, settings):
         return finished
-    streams = {
-        name: [s for s in (RGB, *METRICS) if clip.source(s) is not None]
-        for name, clip in clips.items()
-    }
-    first = next(iter(streams))
-    for name, found in streams.items():
-        if found != streams[first] or RGB not in found:
-            raise UserError(
-                f"{benchmark / name}: has {', '.join(found) or 'nothing'}, but {first} has "
-                f"{', '.join(streams[first])}; every clip of a dataset has the same streams, rgb "
-                "among them"
-            )
-    records = {name: clip.record for name, clip in clips.items()}
+    streams = Counter(_streams(clip) for clip in found.values()).most_common(1)[0][0]
+    clips, records, faults = {}, {}, []
+    for name, clip in found.items():
+        try:
+            records[name] = _checked(clip, streams)
+            clips[name] = clip
+        except UserError as error:
+            faults.append(Fault(what=shown(name), reason=str(error)))
+    if faults and not (allow_faults and clips):
+        refuse(faults, len(found), "fix or move it away, or pass --allow_faults to leave it out")
+    if faults:
+        show(faults)
+        write_faults(workdir / "unibench" / SET_ASIDE, faults)
+        print(f"set aside: {len(faults)}, see {workdir / 'unibench' / SET_ASIDE}", flush=True)
     packed = Clips(
         keys=sorted(clips),
-        files={s: {n: clips[n].source(s) for n in clips} for s in streams[first]},
+        files={s: {n: clip.source(s) for n, clip in clips.items()} for s in streams},
         described={
             name: Described(caption=record.get("caption", ""), metadata=json.dumps(record))
             for name, record in records.items()
@@ -205,6 +212,34 @@ def pack_benchmark(benchmark: pathlib.Path, workdir: pathlib.Path) -> ClipCard:
         },
     )
     return write(workdir, "unibench", benchmark.name, {"test": packed}, **settings)
+
+
+def _streams(clip: Any) -> tuple[str, ...]:
+    """The streams that a clip of a benchmark has, rgb first."""
+    from unityvideo_jax.evaluation.metrics import METRICS
+
+    return tuple(s for s in ("rgb", *METRICS) if clip.source(s) is not None)
+
+
+def _checked(clip: Any, streams: Sequence[str]) -> dict[str, Any]:
+    """The record of a clip whose files all read; UserError otherwise."""
+    from unityvideo_jax.evaluation.metrics import METRICS
+    from unityvideo_jax.npz import read_npz
+
+    if fault := name_fault(clip.name):
+        raise UserError(f"its name {fault}; rename it")
+    if _streams(clip) != tuple(streams) or "rgb" not in streams:
+        raise UserError(
+            f"has {', '.join(_streams(clip)) or 'nothing'}, but most clips have "
+            f"{', '.join(streams)}; every clip has the same streams, rgb among them"
+        )
+    files = {stream: clip.source(stream) for stream in streams}
+    for stream, path in files.items():
+        if path.suffix == ".npz":
+            read_npz(path, METRICS[stream].keys if stream in METRICS else (stream,))
+    if reason := openuni_tars.mismatch(files):
+        raise UserError(reason)
+    return clip.record
 
 
 def _shape(info: media.VideoInfo) -> dict[str, Any]:

@@ -1,21 +1,27 @@
 """Clips to latent shards: render or read, draw, encode, stage in chunks, pack."""
 
+import hashlib
 import math
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from unityvideo_jax import capacity
+from unityvideo_jax import capacity, strict_json
 from unityvideo_jax import modalities as registry
 from unityvideo_jax.errors import UserError
+from unityvideo_jax.faults import Fault, reason_of, refuse, show, write_faults
 from unityvideo_jax.inputs import shards, values
 from unityvideo_jax.inputs.config import PATCH, check_frames, check_size
 from unityvideo_jax.inputs.encode import LatentEncoder
 from unityvideo_jax.inputs.sources import ClipBatch, Source
 from unityvideo_jax.inputs.staging import Progress, Staging, difference
-from unityvideo_jax.models.text import TextEncoder
+from unityvideo_jax.models.text import CutTexts, TextEncoder
+
+SET_ASIDE = "set_aside.json"
+# If so many clips have faults and none can be read, something is wrong with all of them.
+HOPELESS = 32
 
 # A pixel of a video in [-1, 1]: three numbers in float32.
 PIXEL_BYTES = 12
@@ -34,11 +40,13 @@ def prepare(
     chunk_size: int = 16,
     batch_size: int = 8,
     extra_settings: dict[str, Any] | None = None,
+    allow_faults: bool = False,
 ) -> shards.Card:
     """Writes latent shards, going on where an earlier run of the same settings was killed.
 
     A finished dataset gains the modalities that it lacks, also those whose folder was deleted; one
-    that lacks nothing is left alone.
+    that lacks nothing is left alone. A clip that cannot be read does not stop the others: they are
+    encoded and kept, so that the same command goes on once the clip is fixed or moved away.
 
     Args:
       source: clips, all of num_frames x height x width.
@@ -47,15 +55,18 @@ def prepare(
       workdir: the shards go to `<workdir>/latents/`.
       modalities: series to write, 'rgb' among them.
       num_frames, height, width: 4n+1 and multiples of 16 (with Wan 2.2's VAE of 32).
-      chunk_size: clips a staged file, hence what a kill can cost.
+      chunk_size: clips per staged file, hence what a kill can cost.
       batch_size: clips that one VAE call encodes.
       extra_settings: further values that must agree on a resume, such as the flags' own.
+      allow_faults: finish without the clips that cannot be read and list them in
+        `<workdir>/set_aside.json`.
 
     Returns:
       The card of the finished dataset.
 
     Raises:
-      UserError: bad sizes or modalities, a workdir of other settings, or one in use.
+      UserError: bad sizes or modalities, a workdir of other settings, one in use, or, without
+        allow_faults and after all other clips, clips that cannot be read.
     """
     check_frames(num_frames, "--num_frames")
     check_size(height, "--height")
@@ -85,7 +96,6 @@ def prepare(
     settings = {
         **(extra_settings or {}),
         **source.settings(),
-        "num_clips": len(source.keys),
         "num_frames": num_frames,
         "height": height,
         "width": width,
@@ -94,7 +104,8 @@ def prepare(
         "text_length": text_encoder.length,
         **{f"codec of {name}": codec.version for name, codec in codecs.items()},
     }
-    finished = _finished(workdir, settings, codecs)
+    clips = _Clips(source, modalities)
+    finished = _finished(workdir, settings, codecs, clips)
     # A series that was deleted, because a file of it is corrupt, is written again.
     have = (
         [m for m in finished.modalities if shards.series_path(workdir, m).is_dir()]
@@ -104,12 +115,7 @@ def prepare(
     todo = [name for name in modalities if name not in have]
     if not finished and "rgb" not in todo:
         raise UserError("--modalities lacks rgb, which every sample contains; add it")
-    staging = Staging(
-        workdir,
-        {**settings, "modalities": todo, "chunk_size": chunk_size, "batch_size": batch_size},
-        num_clips=len(source.keys),
-        chunk_size=chunk_size,
-    )
+    staging = Staging(workdir, {**settings, "modalities": todo, "batch_size": batch_size})
     if finished and not todo:
         print(f"{workdir}: complete already, {finished.count} clips of {', '.join(have)}")
         staging.remove()
@@ -117,21 +123,35 @@ def prepare(
     with staging.locked():
         staging.check()
         staging.begin()
-        _stage(staging, source, encoder, text_encoder, todo, batch_size)
+        report = CutTexts(text_encoder, f"--text_length={text_encoder.length}")
+        if texts := source.texts(todo):
+            report(text for name in todo for text in texts[name])
+        for chunk in _chunks(staging, clips, todo, chunk_size):
+            _stage(staging, clips, encoder, text_encoder, todo, chunk, batch_size)
+            hopeless = not len(staging) and len(clips.faults) >= HOPELESS
+            if hopeless and not allow_faults:
+                break
+        _check_faults(clips, workdir, allow_faults and not finished)
         staging.remove_partial_series(todo)
+        identities = clips.identities(todo)
+        if not texts:
+            names = [f"{name}/text" for name in todo]
+            rows = staging.rows(identities, names)
+            report(str(text) for row in rows for text in row.values())
         for name in todo:
-            _pack(staging, workdir, name, codecs[name], source, shape, text_encoder)
+            _pack(staging, workdir, name, codecs[name], clips, identities, shape, text_encoder)
         null_path = shards.root_of(workdir) / shards.NULL_CONTEXT_NAME
         with shards.atomic_path(null_path) as temporary, open(temporary, "wb") as handle:
             np.save(handle, text_encoder([""])[0].astype(np.float16))
         known = finished.modalities if finished else ()
         order = [*known, *(name for name in todo if name not in known)]
+        settings |= clips.settings()
         versions = {
             **(finished.codecs if finished else {}),
             **{name: codecs[name].version for name in todo},
         }
         card = shards.Card(
-            count=len(source.keys),
+            count=len(clips.keys),
             num_frames=num_frames,
             height=height,
             width=width,
@@ -154,19 +174,76 @@ def prepare(
     return card
 
 
+class _Clips:
+    """The clips of a source, less those that turn out to have faults.
+
+    Attributes:
+      source: where they come from.
+      numbers: of the clips that are left, by key, in order.
+      faults: of the others, and of what the source left out.
+    """
+
+    def __init__(self, source: Source, modalities: Sequence[str]):
+        self.source, self._modalities = source, tuple(modalities)
+        self.numbers = {key: number for number, key in enumerate(source.keys)}
+        self.faults = list(source.faults)
+        self._identities: dict[tuple[str, str], str] = {}
+
+    @property
+    def keys(self) -> list[str]:
+        return list(self.numbers)
+
+    def leave_out(self, names: Collection[str]) -> None:
+        """Of what an earlier run set aside, nothing counts any more."""
+        self.numbers = {key: n for key, n in self.numbers.items() if key not in names}
+        self.faults = [fault for fault in self.faults if fault.what not in names]
+
+    def set_aside(self, key: str, reason: str) -> None:
+        del self.numbers[key]
+        self.faults.append(Fault(what=key, reason=reason))
+
+    def identity(self, key: str, modality: str) -> str:
+        entry = (key, modality)
+        if entry not in self._identities:
+            self._identities[entry] = self.source.identity(key, modality)
+        return self._identities[entry]
+
+    def identities(self, modalities: Sequence[str]) -> list[str]:
+        """What a staged row is known by: one per clip."""
+        return [_digest(self.identity(key, m) for m in modalities) for key in self.keys]
+
+    def settings(self) -> dict[str, Any]:
+        """How many clips there are, and a digest of them per modality."""
+        files = {
+            f"clips of {m}": _digest(self.identity(key, m) for key in self.keys)
+            for m in self._modalities
+        }
+        return {"num_clips": len(self.keys), **files}
+
+
+def _digest(parts: Iterable[str]) -> str:
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:24]
+
+
 def _finished(
-    workdir: pathlib.Path, settings: dict[str, Any], codecs: Mapping[str, registry.Codec]
+    workdir: pathlib.Path,
+    settings: dict[str, Any],
+    codecs: Mapping[str, registry.Codec],
+    clips: _Clips,
 ) -> shards.Card | None:
     if not (shards.root_of(workdir) / shards.CARD_NAME).exists():
         return None
     card = shards.read_card(workdir)
+    aside = workdir / SET_ASIDE
+    if aside.exists():
+        clips.leave_out({fault["what"] for fault in strict_json.read_object(aside)["set_aside"]})
     # Series that an earlier version of the same codec drew stay as they are.
     settings = settings | {
         f"codec of {name}": card.codecs[name]
         for name, codec in codecs.items()
         if name in card.codecs and registry.reads(codec, card.codecs[name])
     }
-    if changed := difference(card.settings, settings, shared_only=True):
+    if changed := difference(card.settings, settings | clips.settings(), shared_only=True):
         raise UserError(
             f"{workdir}: holds a finished dataset prepared with {changed}; give another --workdir, "
             "or the old value to add modalities"
@@ -174,57 +251,107 @@ def _finished(
     return card
 
 
-def _stage(
-    staging: Staging,
-    source: Source,
-    encoder: LatentEncoder,
-    text_encoder: TextEncoder,
-    modalities: Sequence[str],
-    batch_size: int,
-) -> None:
-    missing = staging.missing()
-    total = len(source.keys)
-    progress = Progress("encode", total, done=total - sum(map(len, missing)), compiles=True)
-    for chunk in missing:
-        batches = [
-            _encode(
-                source, encoder, text_encoder, modalities, chunk[n : n + batch_size], batch_size
-            )
-            for n in range(0, len(chunk), batch_size)
-        ]
-        staging.write(
-            chunk, {name: np.concatenate([b[name] for b in batches]) for name in batches[0]}
+def _check_faults(clips: _Clips, workdir: pathlib.Path, allowed: bool) -> None:
+    """Writes what was set aside if that is allowed; otherwise raises UserError."""
+    if not clips.faults:
+        return
+    total = len(clips.keys) + len(clips.faults)
+    if not allowed or not clips.keys:
+        refuse(
+            clips.faults,
+            total,
+            "fix or move away what is faulty and give the same command again, which keeps the "
+            "finished clips, or pass --allow_faults to finish without",
         )
+    show(clips.faults)
+    write_faults(workdir / SET_ASIDE, clips.faults)
+    print(f"set aside {len(clips.faults)} of {total}, see {workdir / SET_ASIDE}", flush=True)
+
+
+def _chunks(
+    staging: Staging, clips: _Clips, modalities: Sequence[str], chunk_size: int
+) -> Iterator[dict[str, str]]:
+    """The clips that are not staged yet in chunks, identity by key; prints what is done of all."""
+    total = len(clips.keys)
+    pairs = zip(clips.keys, clips.identities(modalities), strict=True)
+    missing = [(key, identity) for key, identity in pairs if identity not in staging]
+    progress = Progress("encode", total, done=total - len(missing), compiles=True)
+    for first in range(0, len(missing), chunk_size):
+        chunk = dict(missing[first : first + chunk_size])
+        yield chunk
         progress.advance(len(chunk))
 
 
-def _encode(
-    source: Source,
+def _stage(
+    staging: Staging,
+    clips: _Clips,
     encoder: LatentEncoder,
     text_encoder: TextEncoder,
     modalities: Sequence[str],
-    numbers: range,
+    chunk: Mapping[str, str],
+    batch_size: int,
+) -> None:
+    """Encodes and stores those of a chunk's clips that can be read."""
+    keys = list(chunk)
+    batches = [
+        _encode(clips, encoder, text_encoder, modalities, keys[n : n + batch_size], batch_size)
+        for n in range(0, len(keys), batch_size)
+    ]
+    if whole := [batch for batch in batches if batch]:
+        arrays = {name: np.concatenate([b[name] for b in whole]) for name in whole[0]}
+        identities = [chunk[key] for key in arrays.pop("key").tolist()]
+        staging.write({"identity": np.asarray(identities), **arrays})
+
+
+def _load(
+    clips: _Clips, keys: Sequence[str], modalities: Sequence[str], batch_size: int
+) -> tuple[list[str], ClipBatch | None]:
+    """The clips of these that can be read, and a full batch of them; the others are set aside."""
+    # A short batch repeats its last clip, so that nothing compiles for another shape.
+    numbers = [clips.numbers[key] for key in keys]
+    padded = [*numbers, *numbers[-1:] * (batch_size - len(numbers))]
+    try:
+        return list(keys), clips.source.load(padded, modalities) if keys else None
+    except Exception as error:
+        if len(keys) == 1:
+            clips.set_aside(keys[0], reason_of(error))
+            return [], None
+        failed = error
+    good = [key for key in keys if _load(clips, [key], modalities, batch_size)[0]]
+    if len(good) == len(keys):
+        raise failed
+    return _load(clips, good, modalities, batch_size)
+
+
+def _encode(
+    clips: _Clips,
+    encoder: LatentEncoder,
+    text_encoder: TextEncoder,
+    modalities: Sequence[str],
+    keys: Sequence[str],
     batch_size: int,
 ) -> dict[str, np.ndarray]:
-    # A short last batch repeats its last clip, so that nothing compiles for another shape.
-    padded = [*numbers, *[numbers[-1]] * (batch_size - len(numbers))]
-    batch: ClipBatch = source.load(padded, modalities)
-    count = len(numbers)
-    arrays: dict[str, np.ndarray] = {"key": np.asarray([source.keys[n] for n in numbers])}
+    """Arrays to stage of the clips that can be read; empty if none can."""
+    keys, batch = _load(clips, keys, modalities, batch_size)
+    if batch is None:
+        return {}
+    arrays: dict[str, np.ndarray] = {"key": np.asarray(keys)}
+    faults: dict[str, str] = {}
     for name in modalities:
-        latents = np.asarray(encoder(batch.videos[name], name), np.float32)[:count].astype(
-            np.float16
-        )
-        for key, one in zip(arrays["key"], latents, strict=True):
+        latents = np.asarray(encoder(batch.videos[name], name), np.float32)[: len(keys)]
+        arrays[f"{name}/latents"] = latents = latents.astype(np.float16)
+        for key, one in zip(keys, latents, strict=True):
             if fault := values.fault(one, values.LARGEST_LATENT):
-                raise UserError(f"clip {key}: the latents of {name} hold {fault}; check --vae")
-        texts = list(batch.texts[name])[:count]
-        arrays[f"{name}/latents"] = latents
+                faults.setdefault(key, f"the latents of {name} hold {fault}; check it and --vae")
+        texts = list(batch.texts[name])[: len(keys)]
         arrays[f"{name}/text"] = np.asarray(texts)
         arrays[f"{name}/embedding"] = text_encoder(texts).astype(np.float16)
         for key, value in batch.sides[name].items():
-            arrays[f"{name}/side/{key}"] = np.asarray(value, np.float32)[:count]
-    return arrays
+            arrays[f"{name}/side/{key}"] = np.asarray(value, np.float32)[: len(keys)]
+    for key, fault in faults.items():
+        clips.set_aside(key, fault)
+    good = np.array([key not in faults for key in keys])
+    return {name: array[good] for name, array in arrays.items()} if good.any() else {}
 
 
 def _pack(
@@ -232,7 +359,8 @@ def _pack(
     workdir: pathlib.Path,
     name: str,
     codec: registry.Codec,
-    source: Source,
+    clips: _Clips,
+    identities: Sequence[str],
     latent_shape: tuple[int, ...],
     text_encoder: TextEncoder,
 ) -> None:
@@ -241,9 +369,10 @@ def _pack(
     names = {field: f"{name}/{field}" for field in fields}
 
     def records() -> Iterator[dict[str, Any]]:
-        for row in staging.rows(["key", *names.values()]):
+        rows = staging.rows(identities, list(names.values()))
+        for key, row in zip(clips.keys, rows, strict=True):
             record: dict[str, Any] = {
-                "key": str(row["key"]),
+                "key": key,
                 "latents": row[names["latents"]],
                 "text": str(row[names["text"]]),
                 "embedding": row[names["embedding"]],
@@ -253,13 +382,13 @@ def _pack(
             yield record
             progress.advance(1)
 
-    progress = Progress(f"pack {name}", len(source.keys))
+    progress = Progress(f"pack {name}", len(identities))
     # TFDS leaves a series alone that is there already: it was renamed whole before a kill.
     shards.write_series(
         workdir,
         name,
         records,
-        count=len(source.keys),
+        count=len(identities),
         latent_shape=latent_shape,
         embedding_shape=(text_encoder.length, text_encoder.dim),
         side_shapes=side,

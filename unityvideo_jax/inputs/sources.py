@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from unityvideo_jax import modalities as registry
+from unityvideo_jax.faults import Fault
 
 Video = Float[Array, "b t h w 3"] | Float[np.ndarray, "b t h w 3"]
 SideBatch = Mapping[str, Float[Array, "b ..."] | Float[np.ndarray, "b ..."]]
@@ -35,21 +36,38 @@ class Source(Protocol):
     """A countable set of clips.
 
     Attributes:
-      keys: one unique name a clip, in the order of the records.
+      keys: one unique name per clip, in the order of the records.
       fps: frames per second of what `load` gives.
+      faults: what is not in `keys` because it cannot be read.
       codecs: variant of the codec that draws a modality, for those that do not have the default's.
     """
 
     keys: Sequence[str]
     fps: float
+    faults: Sequence[Fault]
     codecs: Mapping[str, str]
 
     def settings(self) -> dict[str, Any]:
-        """What decides the content, as plain JSON; the keys are names of flags."""
+        """What decides the content of all clips, as plain JSON; the keys are names of flags."""
+        ...
+
+    def identity(self, key: str, modality: str) -> str:
+        """What decides the content of one clip's modality beside the settings.
+
+        Equal identities mean equal content, so that finished work is used again.
+        """
+        ...
+
+    def texts(self, modalities: Sequence[str]) -> Mapping[str, Sequence[str]] | None:
+        """The text of every clip by modality; None if only `load` knows them."""
         ...
 
     def load(self, indices: Sequence[int], modalities: Sequence[str]) -> ClipBatch:
-        """Clips by number. Any batch size, but each new one may compile anew."""
+        """Clips by number. Any batch size, but each new one may compile anew.
+
+        Raises:
+          UserError: a clip cannot be read; names it.
+        """
         ...
 
 
@@ -72,6 +90,7 @@ class WorldsSource:
     ):
         self._config, self._rate = config, registry_prompt_rate
         self.codecs = codecs
+        self.faults: Sequence[Fault] = ()
         self.fps = float(config.fps)
         self.keys = [f"{config.split}-{config.seed}-{n:08d}" for n in range(count)]
         self._encoders: dict[str, Any] = {}
@@ -85,6 +104,13 @@ class WorldsSource:
             "registry_prompt_rate": self._rate,
             "worlds version": worlds.VERSION,
         }
+
+    def identity(self, key: str, modality: str) -> str:
+        """The settings decide all but the number, which the key has."""
+        return key
+
+    def texts(self, modalities: Sequence[str]) -> None:
+        """Known once a scene is sampled."""
 
     def load(self, indices: Sequence[int], modalities: Sequence[str]) -> ClipBatch:
         """Renders the clips and draws every modality by its codec."""

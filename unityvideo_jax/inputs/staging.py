@@ -1,4 +1,4 @@
-"""Resumable work in chunks: every finished chunk is one whole file, every half one is nothing."""
+"""Resumable work in chunks: a finished chunk is one whole file, a half one counts for nothing."""
 
 import contextlib
 import fcntl
@@ -49,27 +49,22 @@ def _show(name: str, value: Any) -> str:
 
 
 class Staging:
-    """The chunk files of one unfinished preparation, in `<workdir>/latents/.staging/`.
+    """The clips that one unfinished preparation has finished, in `<workdir>/latents/.staging/`.
+
+    A clip is known by its identity, so the same command goes on after clips were added, replaced or
+    moved away.
 
     Args:
       workdir: prepare's --workdir.
-      settings: everything that decides the content; a resumed run must bring the same.
-      num_clips: in all.
-      chunk_size: clips a file.
+      settings: everything that decides the content of all clips; a resumed run must bring the same.
     """
 
-    def __init__(
-        self,
-        workdir: pathlib.Path,
-        settings: Mapping[str, Any],
-        *,
-        num_clips: int,
-        chunk_size: int,
-    ):
+    def __init__(self, workdir: pathlib.Path, settings: Mapping[str, Any]):
         self._workdir = workdir
         self._folder = root_of(workdir) / FOLDER
         self._settings = dict(settings)
-        self._num_clips, self._chunk_size = num_clips, chunk_size
+        # Chunk file and row of each staged clip, by identity.
+        self._places: dict[str, tuple[pathlib.Path, int]] = {}
 
     def check(self) -> bool:
         """Whether an unfinished preparation of the same settings is there. Writes nothing.
@@ -116,40 +111,49 @@ class Staging:
             yield
 
     def begin(self) -> None:
-        """Records the settings; call after `check`, before the first `write`."""
+        """Records the settings and finds what is staged; call after `check`."""
         self._folder.mkdir(parents=True, exist_ok=True)
         if not (self._folder / SETTINGS_NAME).exists():
             write_json(self._folder / SETTINGS_NAME, self._settings)
+        for path in self._chunks():
+            try:
+                found = read_npz(path, ["identity"], others=False, fix="its clips are done again")
+                self._add(path, found["identity"])
+            except UserError as error:
+                print(error, flush=True)
+                path.unlink()
 
-    def chunks(self) -> list[range]:
-        """Clip numbers of every chunk."""
-        size = self._chunk_size
-        return [range(n, min(n + size, self._num_clips)) for n in range(0, self._num_clips, size)]
+    def _chunks(self) -> list[pathlib.Path]:
+        return sorted(self._folder.glob("chunk-*.npz"))
 
-    def missing(self) -> list[range]:
-        """The chunks that have no file yet."""
-        return [chunk for chunk in self.chunks() if not self._path(chunk).exists()]
+    def _add(self, path: pathlib.Path, identities: np.ndarray) -> None:
+        self._places |= {name: (path, row) for row, name in enumerate(identities.tolist())}
 
-    def _path(self, chunk: range) -> pathlib.Path:
-        return self._folder / f"chunk-{chunk.start:08d}.npz"
+    def __len__(self) -> int:
+        return len(self._places)
 
-    def write(self, chunk: range, arrays: Mapping[str, np.ndarray]) -> None:
-        """Stores a chunk: arrays whose first axis runs over its clips."""
-        if wrong := [name for name, array in arrays.items() if len(array) != len(chunk)]:
-            raise ValueError(f"{wrong} do not have {len(chunk)} rows")
-        with atomic_path(self._path(chunk)) as temporary, open(temporary, "wb") as handle:
+    def __contains__(self, identity: str) -> bool:
+        return identity in self._places
+
+    def write(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Stores a chunk: arrays whose first axis runs over its clips, "identity" among them."""
+        if len({len(array) for array in arrays.values()}) != 1:
+            raise ValueError(f"{list(arrays)} do not have equally many rows")
+        last = max((int(path.stem.partition("-")[2]) for path in self._chunks()), default=-1)
+        path = self._folder / f"chunk-{last + 1:08d}.npz"
+        with atomic_path(path) as temporary, open(temporary, "wb") as handle:
             np.savez(handle, **arrays)
+        self._add(path, arrays["identity"])
 
-    def rows(self, names: Sequence[str]) -> Iterator[dict[str, Any]]:
-        """All clips in order, one chunk in memory at a time, only the arrays asked for."""
-        for chunk in self.chunks():
-            path = self._path(chunk)
-            fix = "delete it and run the same command again"
-            arrays = read_npz(path, names, others=False, fix=fix)
-            if short := [n for n, a in arrays.items() if a.shape[:1] != (len(chunk),)]:
-                raise UserError(f"{path}: {short[0]} does not hold {len(chunk)} clips; {fix}")
-            for row in range(len(chunk)):
-                yield {name: array[row] for name, array in arrays.items()}
+    def rows(self, identities: Sequence[str], names: Sequence[str]) -> Iterator[dict[str, Any]]:
+        """These arrays of these clips in order, one chunk in memory at a time."""
+        loaded, arrays = None, {}
+        for identity in identities:
+            path, row = self._places[identity]
+            if path != loaded:
+                fix = "delete it and run the same command again"
+                loaded, arrays = path, read_npz(path, names, others=False, fix=fix)
+            yield {name: array[row] for name, array in arrays.items()}
 
     def remove_partial_series(self, modalities: Sequence[str]) -> None:
         """Deletes what a killed TFDS builder left: folders that it had not renamed yet."""

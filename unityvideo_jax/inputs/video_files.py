@@ -1,6 +1,8 @@
 """Clips whose modalities are files, whoever lists them: how the files of one clip are read."""
 
 import abc
+import hashlib
+import json
 import pathlib
 import types
 from collections.abc import Mapping, Sequence
@@ -12,6 +14,7 @@ import numpy as np
 from unityvideo_jax import media
 from unityvideo_jax import modalities as registry
 from unityvideo_jax.errors import UserError
+from unityvideo_jax.faults import Fault
 from unityvideo_jax.inputs import pictures
 from unityvideo_jax.inputs.crop import Crop, hide_outside, is_sparse, resize
 from unityvideo_jax.inputs.sources import ClipBatch
@@ -19,6 +22,7 @@ from unityvideo_jax.media.source import note
 from unityvideo_jax.modalities.depth_units import UNIT
 from unityvideo_jax.npz import read_npz
 
+ALLOW = "fix it, or pass --allow_faults to go on without what is faulty"
 # Clips whose rates differ by a larger share than this are said to.
 SAME_RATE = 0.01
 # What is true only between a frame and the one right after it.
@@ -33,11 +37,12 @@ class VideoFiles(abc.ABC):
     A subclass says which clips there are and where their files and texts lie.
 
     Attributes:
-      keys, fps, codecs: as `sources.Source` has them.
+      keys, fps, codecs, faults: as `sources.Source` has them.
     """
 
     keys: Sequence[str]
     fps: float
+    faults: Sequence[Fault] = ()
     # Whether modalities given as pictures are drawn by others than our codecs. No numbers are read
     # from such pictures, so they are scaled like RGB, as the public release does, and flow may
     # lack the last frame, which has no next one.
@@ -72,9 +77,38 @@ class VideoFiles(abc.ABC):
         unit = {"depth_unit": self._depth_unit} if self._depth_unit else {}
         return {"fps": self._target_fps, **unit}
 
-    @abc.abstractmethod
     def settings(self) -> dict[str, Any]:
-        """What decides the content, as `sources.Source` has it."""
+        """What decides the content of all clips, as `sources.Source` has it."""
+        return self._target()
+
+    def identity(self, key: str, modality: str) -> str:
+        """Name, text, and the names, sizes and times of the files, as `sources.Source` has it."""
+        return self._identity(key, key, modality)
+
+    def _identity(self, name: str, key: str, modality: str) -> str:
+        path = self._file(key, modality)
+        beside = pictures.side_file(path)
+        try:
+            files = sorted(path.iterdir()) if path.is_dir() else [path]
+            files += [beside] * beside.exists()
+            stats = [(f.name, (stat := f.stat()).st_size, int(stat.st_mtime)) for f in files]
+        except OSError as error:
+            raise UserError(f"{error.filename}: cannot be opened ({error.strerror})") from error
+        text = json.dumps([name, self._text(key, modality), stats])
+        return hashlib.sha256(text.encode()).hexdigest()[:24]
+
+    def texts(self, modalities: Sequence[str]) -> Mapping[str, Sequence[str]] | None:
+        """The text of every clip by modality, as `sources.Source` has it."""
+        return {m: [self._text(key, m) for key in self.keys] for m in modalities}
+
+    def _rate(self) -> float:
+        """Frames per second of the first video that can be read."""
+        for key in self.keys:
+            try:
+                return media.video_info(self._file(key, "rgb")).fps
+            except UserError as error:
+                first = error
+        raise first
 
     @abc.abstractmethod
     def _file(self, key: str, modality: str) -> pathlib.Path:

@@ -207,6 +207,10 @@ class UMT5TextEncoder:
         """To how many tokens a text of so many is padded."""
         return min(*(size for size in (*SIZES, self.length) if size >= count), self.length)
 
+    def count(self, text: str) -> int:
+        """Tokens that the text has, the end token included."""
+        return len(self.tokenizer(clean(text))["input_ids"])
+
     def __call__(self, texts: Sequence[str]) -> Float[np.ndarray, "n length dim"]:
         """Embeds texts, cleaned as Wan cleans them; "" gives the end token's embedding alone."""
         tokens = [

@@ -64,7 +64,7 @@ class DiTConfig:
     patch_size: Sequence[int] = (1, 2, 2)
     freq_dim: int = 256
     text_dim: int = 256
-    text_len: int = 48
+    text_len: int = 104
     eps: float | int = 1e-6
     modalities: Sequence[str] = DEFAULT_MODALITIES
     switcher: str = "adaln"

@@ -28,9 +28,12 @@ class WordPiece:
 
     def __call__(self, text: str, length: int) -> list[int]:
         """Token ids with [CLS] and [SEP], at most `length` of them."""
-        pieces = [piece for word in split_words(text) for piece in self._pieces(word)]
-        ids = [self.vocabulary[piece] for piece in pieces[: length - 2]]
+        ids = [self.vocabulary[piece] for piece in self.pieces(text)[: length - 2]]
         return [self.vocabulary["[CLS]"], *ids, self.vocabulary["[SEP]"]]
+
+    def pieces(self, text: str) -> list[str]:
+        """All pieces of a text."""
+        return [piece for word in split_words(text) for piece in self._pieces(word)]
 
     def _pieces(self, word: str) -> list[str]:
         pieces, start = [], 0
@@ -106,6 +109,10 @@ class MiniLM:
             rows = [i for i, t in enumerate(tokens) if len(t) == count]
             out[rows, :count] = self.hidden_states(np.asarray([tokens[i] for i in rows]))
         return out
+
+    def count(self, text: str) -> int:
+        """Tokens that the text has, [CLS] and [SEP] included."""
+        return len(self.tokenizer.pieces(text)) + 2
 
     def hidden_states(self, ids: np.ndarray) -> Float[np.ndarray, "n l dim"]:
         """The last layer's output for equally long token sequences [n, l]."""

@@ -9,7 +9,8 @@ import functools
 import hashlib
 import importlib.resources
 import string
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -32,6 +33,8 @@ UMT5_MEND = (
     "sample, evaluate), FOLDER being a download of Wan with its tokenizer"
 )
 END = "\x03"  # the word that ends every text
+# Tokens per text: the longest caption of a procedural world has 99 of 'words'.
+LENGTH = 104
 
 
 @runtime_checkable
@@ -40,8 +43,8 @@ class TextEncoder(Protocol):
 
     Attributes:
       name: what shards and configs record.
-      dim: numbers a token.
-      length: tokens a text, padding included.
+      dim: numbers per token.
+      length: tokens per text, padding included.
     """
 
     @property
@@ -57,14 +60,45 @@ class TextEncoder(Protocol):
         """Embeds texts; longer ones are cut. Pure: the same text always gives the same numbers."""
         ...
 
+    def count(self, text: str) -> int:
+        """Tokens that the text has, the marks at its ends included; those past `length` are cut."""
+        ...
 
-def get_text_encoder(name: str = "words", length: int = 48) -> TextEncoder:
+
+class CutTexts:
+    """Warns in one line of texts that are longer than their encoder takes, the first time only.
+
+    Args:
+      encoder: that cuts them.
+      limit: its length as the user sets it, such as "--text_length=104".
+    """
+
+    def __init__(self, encoder: TextEncoder, limit: str):
+        self._encoder, self._limit, self._done = encoder, limit, False
+
+    def __call__(self, texts: Iterable[str]) -> None:
+        """Counts these texts and warns if one is cut; does nothing after a warning."""
+        if self._done:
+            return
+        counts = [self._encoder.count(text) for text in texts]
+        long = [count for count in counts if count > self._encoder.length]
+        if long:
+            self._done = True
+            print(
+                f"warning: {len(long)} of {len(counts)} texts are longer than {self._limit} tokens "
+                f"and are cut there; the longest has {max(long)}",
+                file=sys.stderr,
+                flush=True,
+            )
+
+
+def get_text_encoder(name: str = "words", length: int = LENGTH) -> TextEncoder:
     """The encoder of this name.
 
     Args:
       name: 'words' (ships, 256 numbers a token), 'minilm' (384; the extra `minilm`), or
         'umt5:FOLDER', Wan's own (4096; the extra `interop`), FOLDER being a download of Wan.
-      length: tokens a text, at least 2.
+      length: tokens per text, at least 2.
 
     Raises:
       UserError: unknown or unavailable name, a package missing, or a length out of range.
@@ -132,7 +166,7 @@ def stems(word: str) -> list[str]:
 # eq=False: two encoders are the same if they are one object; arrays do not compare as fields do.
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class WordsEncoder:
-    """The default: a vector a word from a table that ships, its spelling, and where it stands.
+    """The default: one vector per word from a table that ships, its spelling, and where it stands.
 
     A token is 144 numbers of meaning, 40 of spelling, 48 of the words before and 24 of its place,
     scaled to unit mean square over the 256.
@@ -170,8 +204,11 @@ class WordsEncoder:
             out[i, : len(tokens)] = tokens
         return out
 
+    def count(self, text: str) -> int:
+        return len(_words(text)) + 1
+
     def _tokens(self, text: str) -> Float[np.ndarray, "tokens dim"]:
-        words = [w for w in split_words(text) if w not in SKIPPED][: self.length - 1]
+        words = _words(text)[: self.length - 1]
         meaning, spelling = zip(*(_embed_word(self, w) for w in [*words, END]), strict=True)
         meaning, spelling = np.stack(meaning), np.stack(spelling)
         vectors = np.concatenate([meaning, spelling], axis=1) @ _context_projection()
@@ -186,6 +223,10 @@ class WordsEncoder:
         }
         scale = np.sqrt(self.dim / sum(w**2 for w in WEIGHTS.values()))
         return np.concatenate([WEIGHTS[k] * scale * v for k, v in parts.items()], axis=1)
+
+
+def _words(text: str) -> list[str]:
+    return [word for word in split_words(text) if word not in SKIPPED]
 
 
 @functools.lru_cache(maxsize=65536)

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Shaped
 from unityvideo_jax import modalities
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.models.dit import DiT, DiTConfig
-from unityvideo_jax.models.text import TextEncoder, get_text_encoder
+from unityvideo_jax.models.text import CutTexts, TextEncoder, get_text_encoder
 from unityvideo_jax.models.wan_vae import STREAMED_PIXELS, WanVAE
 from unityvideo_jax.parallel.fit import check_sampling
 from unityvideo_jax.sampling import arrays
@@ -35,6 +35,8 @@ class Pipeline:
       config: the run's configuration (keys model, data, sampling).
       step: training step of the weights.
       modalities: names that the model knows, RGB first.
+      warn_of_cut: given texts, warns once if some are longer than the model reads; every call
+        gives it its own.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class Pipeline:
         self.model_config = section(DiTConfig, config, "model")
         self.modalities = tuple(self.model_config.modalities)
         self.text_encoder = text_encoder
+        self.warn_of_cut = CutTexts(text_encoder, f"config.data.text_length={text_encoder.length}")
         self._graph = nnx.graphdef(nnx.eval_shape(lambda: DiT(self.model_config, rngs=nnx.Rngs(0))))
         self.params = params
         self.vae = vae
@@ -200,6 +203,7 @@ class Pipeline:
             null_texts.append([""] * batch if drops_prompts else prompts)
         # Each distinct text is embedded once.
         distinct = sorted({t for row in texts + null_texts for t in row})
+        self.warn_of_cut(distinct)
         table = dict(zip(distinct, self.text_encoder(distinct), strict=True))
 
         def stack(rows):

@@ -4,11 +4,13 @@ import dataclasses
 import json
 import os
 import pathlib
-import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from unityvideo_jax import text_files
 from unityvideo_jax.errors import UserError
+from unityvideo_jax.files import safe_name
 from unityvideo_jax.sampling.streams import RGB
 
 MODES = ("joint", "control", "estimation")
@@ -31,7 +33,7 @@ class Request:
     """One sample to make.
 
     Attributes:
-      name: folder of its outputs.
+      name: folder of its outputs, "" for the output folder itself; else as `safe_name` allows.
       given: path of the file or folder of each given stream.
       wanted: streams to sample.
       first_frame: path of the image that the sampled RGB starts with; "" for none.
@@ -114,8 +116,10 @@ def build(
         for key in prompts:
             if key not in streams:
                 raise UserError(f"{where}: modality_prompt for {key!r}, which is no stream here")
-    if name and not re.fullmatch(r"[\w.-]+", name):
-        raise UserError(f"{where}: name {name!r} becomes a folder; use letters, digits, _, . and -")
+    for text in (prompt, *prompts.values()):
+        text_files.check_text(text, f"{where}: prompt {text[:40]!a}")
+    if name:
+        safe_name(name, f"{where}: name")
     return Request(
         name=name,
         given=given,
@@ -139,35 +143,35 @@ def parse_pairs(pairs: Sequence[str], where: str) -> dict[str, str]:
 
 
 def read_batch_file(path: str | os.PathLike, default_seed: int) -> list[Request]:
-    """Requests of a JSONL file: one object a line with keys of `KEYS`, all optional but the task.
+    """Requests of a JSONL file: per line an object with keys of `KEYS`, all optional but the task.
 
     "modality" and "wanted" are a name or a list of names, "given" maps names to paths (relative
     ones to the batch file's folder, as are "input" and "first_frame"), "modality_prompt" is a text
     or maps names to texts. Without a "seed" a request takes the default seed plus its place,
-    without a "name" its place.
+    without a "name" its place. A name becomes a folder, so it must be one on any system, and names
+    that differ in case or in how accents are composed alone count as equal.
 
     Raises:
-      UserError: unreadable file, no request, bad JSON, unknown key or a wrong type; names the line.
+      UserError: unreadable file, no request, bad JSON, unknown key, a wrong type, or a name that is
+        no folder's or there twice; names the line.
     """
     path = pathlib.Path(path)
     if not path.is_file():
         raise UserError(f"{path}: no such batch file; give a JSONL file")
-    requests = []
-    for number, line in enumerate(path.read_text().splitlines(), start=1):
-        if not line.strip():
-            continue
-        where = f"{path} line {number}"
-        try:
-            entry = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise UserError(f"{where}: not JSON ({error.msg} at {error.pos}); mend it") from error
-        requests.append(_from_entry(entry, where, path.parent, len(requests), default_seed))
+    requests: list[Request] = []
+    places: dict[str, str] = {}
+    for where, entry in text_files.read_json_lines(path):
+        request = _from_entry(entry, where, path.parent, len(requests), default_seed)
+        folder = unicodedata.normalize("NFC", request.name).casefold()
+        if earlier := places.get(folder):
+            raise UserError(
+                f"{where}: its name {request.name!r} is the folder of {earlier} too (case does not "
+                "count); give each its own name"
+            )
+        places[folder] = where
+        requests.append(request)
     if not requests:
-        raise UserError(f"{path}: holds no request; write one JSON object a line")
-    names = [r.name for r in requests]
-    twice = sorted({n for n in names if names.count(n) > 1})
-    if twice:
-        raise UserError(f"{path}: two requests are named {twice[0]!r}; give each its own name")
+        raise UserError(f"{path}: holds no request; write one JSON object per line")
     return requests
 
 

@@ -25,7 +25,9 @@ from absl import flags
 from unityvideo_jax import cli
 from unityvideo_jax.errors import UserError
 
-_OUTPUT = flags.DEFINE_string("output", "out", "Folder for everything that the demo makes.")
+_OUTPUT = cli.define_path(
+    "output", "out", "Folder for everything that the demo makes.", writes="folder"
+)
 _CLIPS = flags.DEFINE_integer(
     "clips", 48, "Procedural clips to render and train on.", lower_bound=8
 )

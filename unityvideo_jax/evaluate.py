@@ -37,8 +37,8 @@ from unityvideo_jax.evaluation.video.table import VIDEO_PROTOCOLS
 from unityvideo_jax.sampling import solvers
 from unityvideo_jax.sampling.pipeline import Pipeline
 
-_OUTPUT = flags.DEFINE_string("output", None, "Folder of the results.", required=True)
-_BENCHMARK = flags.DEFINE_string(
+_OUTPUT = cli.define_path("output", None, "Folder of the results.", writes="folder", required=True)
+_BENCHMARK = cli.define_path(
     "benchmark",
     "worlds_validation",
     f"A folder of clips; with --workdir also one of {', '.join(worlds_benchmark.BENCHMARKS)}.",
@@ -48,9 +48,9 @@ _BOOTSTRAP = flags.DEFINE_integer(
 )
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of the intervals and the sampler (clip i: seed + i).")
 
-_PREDICTIONS = flags.DEFINE_string("predictions", None, "Folder of a system's predictions.")
+_PREDICTIONS = cli.define_path("predictions", None, "Folder of a system's predictions.")
 _SYSTEM = flags.DEFINE_string("system", None, "Name of the system that made the predictions.")
-_WEIGHTS = flags.DEFINE_string("weights", None, "Folder of the networks of video metrics.")
+_WEIGHTS = cli.define_path("weights", None, "Folder of the networks of video metrics.")
 _ALLOW_FAULTS = flags.DEFINE_bool(
     "allow_faults", False, "Give averages although some clips are missing or faulty."
 )
@@ -64,9 +64,9 @@ _PREDICTION_UNIT = flags.DEFINE_enum(
     "prediction_unit", None, units.NAMES, "The same of predicted depth."
 )
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "Workdir of the training run.")
+_WORKDIR = cli.define_path("workdir", None, "Workdir of the training run.")
 _STEP = flags.DEFINE_integer("checkpoint_step", None, "Which checkpoint; the latest if left out.")
-_VAE = flags.DEFINE_string("vae", None, "Folder of the VAE, instead of config.data.vae.")
+_VAE = cli.define_path("vae", None, "Folder of the VAE, instead of config.data.vae.")
 _TEXT_ENCODER = flags.DEFINE_string(
     "text_encoder", None, "Text encoder, instead of config.data.text_encoder."
 )
@@ -91,7 +91,6 @@ def main(argv: Sequence[str]) -> None:
     """Scores what the flags name and writes the report."""
     del argv
     output = pathlib.Path(_OUTPUT.value)
-    cli.check_folder("output", output)
     if bool(_WORKDIR.value) == bool(_PREDICTIONS.value):
         raise UserError("give --workdir to score a run, or --predictions to score a folder")
     if _WORKDIR.value:

@@ -345,7 +345,9 @@ def _card(
 def define_flags() -> None:
     """Called by the program alone, so that importing this module claims no flag names."""
     config_flags.DEFINE_config_file("config", None, "The configuration file.")
-    flags.DEFINE_string("output", None, "Folder for the weights; must not hold any yet.")
+    cli.define_path(
+        "output", None, "Folder for the weights; must not hold any yet.", writes="folder"
+    )
 
 
 def main(argv: Sequence[str]) -> None:
@@ -353,7 +355,7 @@ def main(argv: Sequence[str]) -> None:
     del argv
     if flags.FLAGS.config is None or flags.FLAGS.output is None:
         raise UserError("give --config=configs/vae_worlds.py and --output=FOLDER")
-    config, output = flags.FLAGS.config, pathlib.Path(flags.FLAGS.output)
+    config, output = cli.read_config(flags.FLAGS.config), pathlib.Path(flags.FLAGS.output)
     model = check(config, output)
     output.mkdir(parents=True, exist_ok=True)
     vae, took = train(config, model)

@@ -15,7 +15,7 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-from unityvideo_jax import media
+from unityvideo_jax import media, paths
 from unityvideo_jax import modalities as registry
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.inputs.openuni_tars import FOLDERS, Fault, mismatch, write_faults
@@ -97,7 +97,7 @@ class ManifestSource(VideoFiles):
         return rows
 
     def _path(self, row: dict[str, str], modality: str) -> pathlib.Path:
-        return self._table.parent / pathlib.Path(row[modality]).expanduser()
+        return self._table.parent / paths.expand(row[modality])
 
     def _reason(self, row: dict[str, str]) -> str | None:
         """What is wrong with a row that its files' headers show; None if nothing is."""

@@ -21,7 +21,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
-from unityvideo_jax import strict_json
+from unityvideo_jax import paths, strict_json
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.interop.tensors import TensorFiles
 from unityvideo_jax.models.text import UMT5_MEND as MEND
@@ -241,7 +241,7 @@ def load_text_encoder(directory: str | os.PathLike, length: int = 512) -> UMT5Te
     Raises:
       UserError: the folder or a file of it is missing or faulty, or the extra `interop` is.
     """
-    directory = pathlib.Path(directory).expanduser()
+    directory = pathlib.Path(paths.expand(os.fspath(directory)))
     if not directory.is_dir():
         raise UserError(f"text encoder 'umt5:{directory}': no such folder; {MEND}")
     tokenizer = load_tokenizer(

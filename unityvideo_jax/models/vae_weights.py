@@ -19,7 +19,7 @@ import safetensors
 import safetensors.numpy
 from flax import nnx
 
-from unityvideo_jax import strict_json
+from unityvideo_jax import paths, strict_json
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.models.wan_vae import VAEConfig, WanVAE
 
@@ -125,7 +125,7 @@ def find_vae(directory: str | os.PathLike | None = None) -> pathlib.Path:
     """
     if not directory:
         return SHIPPED
-    path = pathlib.Path(directory).expanduser()
+    path = pathlib.Path(paths.expand(os.fspath(directory)))
     if path.is_file():
         return path
     if (path / "vae" / CONFIG_FILE).is_file():

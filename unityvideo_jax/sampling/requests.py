@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from unityvideo_jax import paths
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.sampling.streams import RGB
 
@@ -190,7 +191,7 @@ def _from_entry(entry: Any, where: str, folder: pathlib.Path, place: int, seed: 
             raise UserError(f"{where}: {key} has the wrong type: {json.dumps(value)}")
     for key in ("input", "first_frame"):
         if entry.get(key):
-            entry[key] = str(folder / entry[key])
+            entry[key] = str(folder / paths.expand(entry[key]))
     if "given" in entry:
-        entry["given"] = {k: str(folder / v) for k, v in entry["given"].items()}
+        entry["given"] = {k: str(folder / paths.expand(v)) for k, v in entry["given"].items()}
     return build(where=where, **entry)

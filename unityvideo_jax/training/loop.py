@@ -3,9 +3,8 @@
 import contextlib
 import dataclasses
 import pathlib
-import signal
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -14,6 +13,7 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
+from unityvideo_jax import disk, signals
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.flow_matching import ObjectiveConfig
 from unityvideo_jax.models.dit import DiTConfig, model_flops
@@ -22,7 +22,7 @@ from unityvideo_jax.parallel.mesh import MeshConfig, make_mesh
 from unityvideo_jax.parallel.rules import AxisRules, num_parts, put_batch
 from unityvideo_jax.sections import section
 from unityvideo_jax.training import state as state_lib
-from unityvideo_jax.training.checkpoints import Checkpointer, start_from
+from unityvideo_jax.training.checkpoints import Checkpointer, last_whole, start_from
 from unityvideo_jax.training.curriculum import Stage, stage_at, stages
 from unityvideo_jax.training.goodput import Goodput, goodput_line
 from unityvideo_jax.training.metrics import Averages, MetricWriter, Speed, progress_line
@@ -77,20 +77,6 @@ class TrainConfig:
                 raise UserError(f"config.train.{name}={getattr(self, name)}: must be at least 1")
 
 
-@contextlib.contextmanager
-def _stop_on_sigterm() -> Iterator[list[int]]:
-    """A list that fills when SIGTERM (or Ctrl-C) asks the run to save and leave."""
-    received: list[int] = []
-    handlers = {}
-    for number in (signal.SIGTERM, signal.SIGINT):
-        handlers[number] = signal.signal(number, lambda n, _: received.append(n))
-    try:
-        yield received
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-
-
 def _check_divides(train: TrainConfig, accumulation: int, mesh: Mesh) -> None:
     parts = num_parts(("slice", "data", "fsdp"), mesh) * accumulation
     if train.batch_size % parts:
@@ -133,7 +119,7 @@ def train(
       UserError: a config that cannot run, a damaged checkpoint, or a step that is not finite.
     """
     mesh = make_mesh(section(MeshConfig, config, "mesh"), devices)
-    with jax.set_mesh(mesh):
+    with jax.set_mesh(mesh), disk.explained(workdir, lambda: last_whole(workdir)):
         profile = profile or ProfileConfig()
         return _train(config, workdir, build_iterator, make_sampler, log, mesh, profile)
 
@@ -228,53 +214,57 @@ def _train(config, workdir, build_iterator, make_sampler, log, mesh: Mesh, profi
 
     step, pending, position = start, None, saved
     dispatched: tuple[int, Any] = (start, None)
-    try:
-        with _stop_on_sigterm() as asked, hosts.stops_without_peers():
-            stop = False
-            if start < run.steps:
-                following = read()
-                latents = following[0]["latents"]
-                compiled = profiler.compile(step_fn, state, put(following[0]), key)
-                tokens = int(np.prod(latents.shape[1:5])) // int(np.prod(model.patch_size))
-                flops = 3 * model_flops(model, tuple(latents.shape[2:5]), latents.shape[1])
-                speed = Speed(flops * run.batch_size, tokens * run.batch_size, step)
-            while step < run.steps and not (stop := vote(bool(asked))):
-                with profiler.step(step + 1, state):
-                    batch, position = following
-                    on_device = put(batch)
-                    with jax.transfer_guard("disallow"):
-                        state, metrics = compiled(state, on_device, key)
-                    goodput.dispatched(metrics)
-                    step += 1
-                    dispatched = (step, metrics)
+    with (
+        checkpointer,
+        writer or contextlib.nullcontext(),
+        contextlib.closing(goodput),
+        contextlib.closing(profiler),
+        signals.asks_to_stop("training saves after this step and ends") as asked,
+        hosts.stops_without_peers(),
+    ):
+        stop = False
+        if start < run.steps:
+            following = read()
+            latents = following[0]["latents"]
+            compiled = profiler.compile(step_fn, state, put(following[0]), key)
+            tokens = int(np.prod(latents.shape[1:5])) // int(np.prod(model.patch_size))
+            flops = 3 * model_flops(model, tuple(latents.shape[2:5]), latents.shape[1])
+            speed = Speed(flops * run.batch_size, tokens * run.batch_size, step)
+        while step < run.steps and not (stop := vote(bool(asked))):
+            with profiler.step(step + 1, state):
+                batch, position = following
+                on_device = put(batch)
+                with jax.transfer_guard("disallow"):
+                    state, metrics = compiled(state, on_device, key)
+                goodput.dispatched(metrics)
+                step += 1
+                dispatched = (step, metrics)
+                checkpointer.check()
+                if pending is not None:
+                    finish(*pending)
+                pending = (step, np.asarray(batch["index"]), metrics)
+                if step < run.steps:
+                    following = read()
+                if step % run.checkpoint_every == 0 or step == run.steps:
+                    finish(*pending)
+                    pending = None
+                    save(state, position)
+                if sampler and (step % run.sample_every == 0 or step in (1, run.steps)):
                     if pending is not None:
                         finish(*pending)
-                    pending = (step, np.asarray(batch["index"]), metrics)
-                    if step < run.steps:
-                        following = read()
-                    if step % run.checkpoint_every == 0 or step == run.steps:
-                        finish(*pending)
                         pending = None
-                        save(state, position)
-                    if sampler and (step % run.sample_every == 0 or step in (1, run.steps)):
-                        if pending is not None:
-                            finish(*pending)
-                            pending = None
-                        with goodput.phase("sampling"):
-                            sampler(state.best, step, workdir / "samples" / f"step_{step:07d}.png")
-                        speed.start(step)
-            if pending is not None:
-                finish(*pending)
-            if stop and step > start and checkpointer.latest() != step:
-                save(state, position)
-                by = f"signal {asked[0]}" if asked else "a signal to another process"
-                log(f"stopped by {by} at step {step}; saved; run it again to go on")
-    finally:
-        profiler.close()
-        goodput.close()
+                    with goodput.phase("sampling"):
+                        sampler(state.best, step, workdir / "samples" / f"step_{step:07d}.png")
+                    speed.start(step)
+        if pending is not None:
+            finish(*pending)
+        if stop and step > start and checkpointer.latest() != step:
+            save(state, position)
+            with goodput.phase("checkpoint"):
+                checkpointer.wait()
+            by = f"signal {asked[0]}" if asked else "a signal to another process"
+            log(f"stopped by {by} at step {step}; saved; run it again to go on")
         with goodput.phase("checkpoint"):
-            checkpointer.close()
-        if writer is not None:
-            writer.close()
+            checkpointer.wait()
     log(goodput_line(goodput.shares()))
     return step

@@ -1,11 +1,12 @@
 """Numbers of a run: JSONL, TensorBoard and a line on the screen."""
 
+import contextlib
 import json
 import os
 import pathlib
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Self
 
 import jax
 
@@ -35,20 +36,25 @@ class Averages:
 class MetricWriter:
     """Appends to `metrics.jsonl` and TensorBoard files in the workdir.
 
+    Nothing is written by another thread, so whoever writes also learns of a disk that is full. As
+    a context it closes both.
+
     Args:
       workdir: of the run.
       resumed_step: records of later steps, which a killed run left, are dropped.
     """
 
     def __init__(self, workdir: str | os.PathLike, resumed_step: int):
-        from tensorboardX import SummaryWriter
+        from tensorboardX.event_file_writer import EventsWriter
 
         self._path = pathlib.Path(workdir) / "metrics.jsonl"
         self._trim(resumed_step)
         self._file = self._path.open("a")
-        self._board = SummaryWriter(
-            str(pathlib.Path(workdir) / "tensorboard"), purge_step=resumed_step + 1
-        )
+        board = pathlib.Path(workdir) / "tensorboard"
+        board.mkdir(exist_ok=True)
+        self._board = EventsWriter(str(board / "events"))
+        # TensorBoard drops what an earlier file has of later steps.
+        self._event(resumed_step + 1, session_log={"status": "START"})
 
     def _trim(self, step: int) -> None:
         if not self._path.exists():
@@ -69,13 +75,23 @@ class MetricWriter:
         """Writes one record; it is on disk when this returns."""
         self._file.write(json.dumps({"step": step, **values}) + "\n")
         self._file.flush()
-        for name, value in values.items():
-            self._board.add_scalar(name, value, step)
+        scalars = [{"tag": name, "simple_value": value} for name, value in values.items()]
+        self._event(step, summary={"value": scalars})
 
-    def close(self) -> None:
-        """Closes both."""
-        self._file.close()
-        self._board.close()
+    def _event(self, step: int, **what: Any) -> None:
+        from tensorboardX.proto.event_pb2 import Event
+
+        self._board.write_event(Event(wall_time=time.time(), step=step, **what))
+        self._board.flush()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: Any) -> None:
+        for file in (self._file, self._board):
+            # What a full disk did not take is tried again on closing.
+            with contextlib.nullcontext() if kind is None else contextlib.suppress(OSError):
+                file.close()
 
 
 class Speed:

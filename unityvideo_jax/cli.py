@@ -11,7 +11,7 @@ import jax
 import ml_collections
 from absl import app, flags, logging
 
-from unityvideo_jax import disk, paths, signals
+from unityvideo_jax import disk, paths, seeds, signals
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.escape import Terminal
 
@@ -83,6 +83,11 @@ def define_path(
       options: as absl's, such as required.
     """
     return flags.DEFINE(_PathParser(writes), name, default, help, **options)
+
+
+def define_seed(name: str, help: str) -> flags.FlagHolder:
+    """A flag whose value is a seed, 0 by default."""
+    return flags.DEFINE_integer(name, 0, help, lower_bound=0, upper_bound=seeds.COUNT - 1)
 
 
 def _outputs() -> list[tuple[flags.Flag, str]]:

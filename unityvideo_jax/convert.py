@@ -26,6 +26,7 @@ from unityvideo_jax.errors import UserError
 from unityvideo_jax.interop import orbax_arrays, shards, wan, wan_keys
 from unityvideo_jax.interop.journal import Journal, fingerprint
 from unityvideo_jax.models.dit import DiTConfig
+from unityvideo_jax.paths import is_part
 from unityvideo_jax.sections import section
 from unityvideo_jax.training import checkpoints
 from unityvideo_jax.training.workdir import open_workdir
@@ -159,7 +160,8 @@ def convert_out(
         "max_shard_bytes": max_shard_bytes,
     }
     journal = Journal(out / STAGING / "journal.json", identity)
-    if journal.is_fresh and out.exists() and any(out.iterdir()):
+    there = out.iterdir() if out.exists() else ()
+    if journal.is_fresh and any(p.name != STAGING and not is_part(p) for p in there):
         raise UserError(f"--workdir={workdir}: is not empty; name a new folder")
     journal.save()
     wan.write(

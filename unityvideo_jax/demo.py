@@ -11,7 +11,6 @@ import dataclasses
 import html
 import importlib.util
 import json
-import os
 import pathlib
 import shlex
 import signal
@@ -24,6 +23,7 @@ from absl import flags
 
 from unityvideo_jax import cli
 from unityvideo_jax.errors import UserError
+from unityvideo_jax.paths import atomic_path
 
 _OUTPUT = cli.define_path(
     "output", "out", "Folder for everything that the demo makes.", writes="folder"
@@ -104,9 +104,8 @@ class Demo:
             f"<h2>Steps</h2><table>{rows}</table><h2>Pictures</h2>{figures}<h2>Scores</h2>{scores}"
         )
         path = self.output / "report.html"
-        temporary = path.with_suffix(".part")
-        temporary.write_text(page)
-        os.replace(temporary, path)
+        with atomic_path(path) as temporary:
+            temporary.write_text(page)
         return path
 
     def _figure(self, path: pathlib.Path) -> str:

@@ -46,7 +46,7 @@ _BENCHMARK = cli.define_path(
 _BOOTSTRAP = flags.DEFINE_integer(
     "bootstrap", 1000, "Draws for the intervals.", lower_bound=10, upper_bound=100_000
 )
-_SEED = flags.DEFINE_integer("seed", 0, "Seed of the intervals and the sampler (clip i: seed + i).")
+_SEED = cli.define_seed("seed", "Seed of the intervals and the sampler (clip i: seed + i).")
 
 _PREDICTIONS = cli.define_path("predictions", None, "Folder of a system's predictions.")
 _SYSTEM = flags.DEFINE_string("system", None, "Name of the system that made the predictions.")
@@ -73,7 +73,7 @@ _TEXT_ENCODER = flags.DEFINE_string(
 _EMA = flags.DEFINE_bool("ema", True, "Use the averaged weights.")
 _NUM_CLIPS = flags.DEFINE_integer("num_clips", 16, "How many clips.", lower_bound=1)
 _BATCH = flags.DEFINE_integer("batch_size", 4, "Clips at once on each device.", lower_bound=1)
-_WORLDS_SEED = flags.DEFINE_integer("worlds_seed", 0, "Seed of the scenes.")
+_WORLDS_SEED = cli.define_seed("worlds_seed", "Seed of the scenes.")
 _CAPTIONS = flags.DEFINE_bool("captions", False, "Give the model the clips' captions.")
 _TIMESTEPS = flags.DEFINE_integer(
     "heldout_timesteps", 8, "Timesteps of the held-out loss, a multiple of 4; 0 leaves it out."

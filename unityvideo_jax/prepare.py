@@ -104,7 +104,7 @@ def define_flags() -> None:
         list(registry.get("depth").variants),
         "How depth is drawn: in each clip's own range, or in metres, for data in metres.",
     )
-    flags.DEFINE_integer("seed", 0, "Seed of the worlds.")
+    cli.define_seed("seed", "Seed of the worlds.")
     cli.define_path("vae", "", "Folder of a VAE, ours or Wan's. Default: the shipped one.")
     flags.DEFINE_string("text_encoder", "words", "'words', 'minilm' or 'umt5:FOLDER'.")
     flags.DEFINE_integer("text_length", 48, "Tokens a text.")

@@ -58,7 +58,7 @@ _TEXT = flags.DEFINE_float("text_guidance", None, "Guidance scale of the text; 1
 _CONDITION = flags.DEFINE_float("condition_guidance", None, "The same for given streams.")
 _SHIFT = flags.DEFINE_float("shift", None, "Timestep shift.")
 _GRID = flags.DEFINE_enum("grid", None, solvers.GRIDS, "Grid of noise levels.")
-_SEED = flags.DEFINE_integer("seed", 0, "Seed; request n of a batch file takes seed + n.")
+_SEED = cli.define_seed("seed", "Seed; request n of a batch file takes seed + n.")
 _NUM_FRAMES = flags.DEFINE_integer("num_frames", None, "Frames, 4n+1.", lower_bound=1)
 _HEIGHT = flags.DEFINE_integer(
     "height", None, "Pixels, a multiple of 16 (Wan 2.2: 32).", lower_bound=1

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from absl import flags
 from ml_collections import config_flags
 
-from unityvideo_jax import cli, disk
+from unityvideo_jax import cli, disk, seeds
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.parallel import hosts
 from unityvideo_jax.parallel.mesh import MeshConfig, make_mesh
@@ -50,7 +50,7 @@ def build_iterator(
 
     data = as_data_config(data)
     # Each stage shuffles and draws on its own.
-    seed = config.seed + 1000 * stage.index + seed_offset
+    seed = seeds.after(config.seed, 1000 * stage.index + seed_offset)
     common = dict(
         batch_size=config.train.batch_size,
         seed=seed,
@@ -116,6 +116,7 @@ def check(config) -> None:
     }
     needed = ("seed", "data", "curriculum", *classes)
     check_keys(config, (*needed, "init_from"), "config.", needed)
+    seeds.check(config.seed, "config.seed")
     for name, cls in classes.items():
         section(cls, config, name)
     weighted = config.objective.get("modality_loss_weights", {})

@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 import numpy as np
 from jaxtyping import UInt8
 
-from unityvideo_jax import media
+from unityvideo_jax import disk, media
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.files import safe_path
 
@@ -226,6 +226,9 @@ def run(stages: Iterable[Stage], clip: Clip, job: Job) -> Outcome:
 
     A rejected clip skips the stages that follow. A clip whose stage fails is rejected by it, the
     error is the reason; whatever the stage made before is dropped.
+
+    Raises:
+      UserError: the disk refuses, which is no fault of the clip.
     """
     outcome = Outcome()
     waiting = [(0, clip)]
@@ -244,6 +247,7 @@ def run(stages: Iterable[Stage], clip: Clip, job: Job) -> Outcome:
         try:
             made = list(stage(current, job))
         except Exception as error:
+            disk.raise_if_refused(error, job.workdir)
             made = [current.reject(stage.name, reason_of(error))]
         took = time.perf_counter() - begun
         outcome.seconds[stage.name] = outcome.seconds.get(stage.name, 0.0) + took

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from unityvideo_jax import media, provenance, strict_json
+from unityvideo_jax import disk, media, provenance, strict_json
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.evaluation.folders import Clip
 from unityvideo_jax.evaluation.metrics import METRICS
@@ -82,6 +82,7 @@ def build(
             if not (workdir / _key(path)).exists():
                 _write(path, workdir, target)
         except UserError as error:
+            disk.raise_if_refused(error, workdir)
             aside[path.name] = str(error)
         else:
             chosen[_key(path)] = hashes[path]

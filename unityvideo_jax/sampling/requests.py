@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from unityvideo_jax import paths
+from unityvideo_jax import paths, seeds
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.sampling.streams import RGB
 
@@ -178,7 +178,7 @@ def _from_entry(entry: Any, where: str, folder: pathlib.Path, place: int, seed: 
     unknown = sorted(set(entry) - set(KEYS))
     if unknown:
         raise UserError(f"{where}: unknown key {unknown[0]!r}; known: {', '.join(KEYS)}")
-    entry = {"name": f"{place:04d}", "seed": seed + place} | entry
+    entry = {"name": f"{place:04d}", "seed": seeds.after(seed, place)} | entry
     for key in ("modality", "wanted"):
         if isinstance(entry.get(key), str):
             entry[key] = [entry[key]]
@@ -189,6 +189,7 @@ def _from_entry(entry: Any, where: str, folder: pathlib.Path, place: int, seed: 
         inner = isinstance(value, list | dict) and not all(isinstance(t, str) for t in texts)
         if not isinstance(value, kind) or isinstance(value, bool) or inner:
             raise UserError(f"{where}: {key} has the wrong type: {json.dumps(value)}")
+    seeds.check(entry["seed"], f"{where}: seed")
     for key in ("input", "first_frame"):
         if entry.get(key):
             entry[key] = str(folder / paths.expand(entry[key]))

@@ -6,7 +6,7 @@ import logging
 import os
 import pathlib
 import shutil
-from typing import Any, Self
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -45,7 +45,7 @@ class Checkpointer:
         self._manager = _manager(self._path, options)
         self._saving: int | None = None
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Checkpointer":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: Any) -> None:
@@ -75,11 +75,13 @@ class Checkpointer:
         try:
             self._manager.wait_until_finished()
         except Exception as error:
-            for half in self._path.glob(f"{step}.*"):
-                shutil.rmtree(half, ignore_errors=True)
-            disk.raise_if_refused(error, self._path)
-            reason = (str(error).strip().splitlines() or [repr(error)])[0][:200]
-            raise UserError(f"{self._path / str(step)}: was not saved ({reason})") from error
+            try:
+                disk.raise_if_refused(error, self._path)
+                reason = (str(error).strip().splitlines() or [repr(error)])[0][:200]
+                raise UserError(f"{self._path / str(step)}: was not saved ({reason})") from error
+            finally:
+                for half in self._path.glob(f"{step}.*"):
+                    shutil.rmtree(half, ignore_errors=True)
 
     def save(self, state: TrainState, inputs: dict[str, Any], config: Any) -> None:
         """Starts saving; the caller may donate `state` as soon as this returns.
@@ -153,6 +155,7 @@ def _guarded(path: pathlib.Path, read: Any) -> Any:
     try:
         return read()
     except (ValueError, OSError, KeyError, TypeError) as error:
+        disk.raise_if_refused(error, path)
         reason = str(error).strip().splitlines()
         raise UserError(
             f"{path}: the checkpoint does not load ({reason[0][:200] if reason else error!r}); "

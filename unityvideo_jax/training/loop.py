@@ -13,7 +13,7 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
-from unityvideo_jax import disk, signals
+from unityvideo_jax import disk, seeds, signals
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.flow_matching import ObjectiveConfig
 from unityvideo_jax.models.dit import DiTConfig, model_flops
@@ -164,7 +164,7 @@ def _train(config, workdir, build_iterator, make_sampler, log, mesh: Mesh, profi
 
     # --- Step --------------------------------------------------------------------------------
     step_fn = jit_train_step(graphdef, layout, model, objective, optim, optimizer)
-    key = jax.random.key(config.seed + 1)
+    key = jax.random.key(seeds.after(config.seed, 1))
 
     # --- Loop: dispatch step n, then read the metrics of step n - 1 --------------------------
     profiler = Profiler(profile, workdir, start, run.steps, log)

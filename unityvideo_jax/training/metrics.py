@@ -6,11 +6,12 @@ import os
 import pathlib
 import time
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any
 
 import jax
 
 from unityvideo_jax.parallel.chips import chip_of
+from unityvideo_jax.paths import atomic_path
 
 
 class Averages:
@@ -67,9 +68,8 @@ class MetricWriter:
                 continue  # the half line of a kill
             if record["step"] <= step:
                 kept.append(line)
-        temporary = self._path.with_suffix(".part")
-        temporary.write_text("".join(f"{line}\n" for line in kept))
-        os.replace(temporary, self._path)
+        with atomic_path(self._path) as temporary:
+            temporary.write_text("".join(f"{line}\n" for line in kept))
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Writes one record; it is on disk when this returns."""
@@ -84,7 +84,7 @@ class MetricWriter:
         self._board.write_event(Event(wall_time=time.time(), step=step, **what))
         self._board.flush()
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "MetricWriter":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: Any) -> None:

@@ -12,6 +12,7 @@ import ml_collections
 
 from unityvideo_jax import provenance
 from unityvideo_jax.errors import UserError
+from unityvideo_jax.paths import is_part
 
 CONFIG = "config.json"
 # What may change when a run goes on: how it reports, how far it goes, and where it runs.
@@ -44,7 +45,8 @@ def open_workdir(
     path = pathlib.Path(path)
     if path.exists() and not path.is_dir():
         raise UserError(f"--workdir={path}: a file of that name exists; name a folder")
-    strangers = [f.name for f in path.iterdir() if f.name != ".lock"] if path.exists() else []
+    there = path.iterdir() if path.exists() else ()
+    strangers = [f.name for f in there if f.name != ".lock" and not is_part(f)]
     if strangers and not (path / CONFIG).exists():
         raise UserError(
             f"--workdir={path}: holds {sorted(strangers)[0]!r} but no {CONFIG}, so it is not a "

@@ -7,6 +7,8 @@ import time
 
 import pytest
 
+from unityvideo_jax import signals
+
 BUSY = """
 import hashlib
 from unityvideo_jax import signals
@@ -31,7 +33,9 @@ def test_a_signal_is_heard_at_once_and_obeyed(number, code, says):
     time.sleep(0.2)
     for part in says:
         process.send_signal(number)
+        process.send_signal(number)  # the same one, passed on by a script
         assert part in process.stderr.readline()
+        time.sleep(2 * signals.ECHO)
     process.send_signal(number)
     _, errors = process.communicate(timeout=30)
     assert errors.splitlines() == [f"error: ended by {number.name}; what is on disk is whole"]
@@ -39,8 +43,6 @@ def test_a_signal_is_heard_at_once_and_obeyed(number, code, says):
 
 
 def test_handlers_are_put_back():
-    from unityvideo_jax import signals
-
     before = [signal.getsignal(number) for number in signals.HEARD]
     with signals.asks_to_stop("nothing happens") as asked:
         signal.raise_signal(signal.SIGTERM)

@@ -10,9 +10,13 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 
 HEARD = (signal.SIGTERM, signal.SIGINT)
+# Seconds in which further signals are the same one: a terminal sends Ctrl-C to a script and to the
+# program that it started, to which the script passes it on.
+ECHO = 0.25
 
 
 @contextlib.contextmanager
@@ -58,10 +62,15 @@ def asks_to_stop(what: str) -> Iterator[list[int]]:
       what: says what happens next, as in "SIGTERM heard: WHAT; a second signal ends it at once".
     """
     received: list[int] = []
+    first = 0.0
 
     def react(number: int) -> None:
+        nonlocal first
         if received:
-            end(number)
+            if time.monotonic() - first > ECHO:
+                end(number)
+            return
+        first = time.monotonic()
         received.append(number)
         name = signal.Signals(number).name
         print(f"{name} heard: {what}; a second signal ends it at once", file=sys.stderr, flush=True)

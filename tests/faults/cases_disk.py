@@ -228,12 +228,11 @@ def ended(process: subprocess.Popen, status: int, *says: str) -> None:
 
 def _signal(number: signal.Signals, moment: str, times: int, folder: pathlib.Path) -> None:
     process = start(folder / "run", "--seconds=0.2", steps=100_000, checkpoint_every=100_000)
-    # The next thing after the line about the model is the compilation of its step.
-    wait_for(process, {"compiling": "model: ", "training": "step 2/"}[moment])
-    time.sleep(1.0 if moment == "compiling" else 0.0)
+    wait_for(process, {"compiling": "compiling the step", "training": "step 2/"}[moment])
+    time.sleep(0.3 if moment == "compiling" else 0.0)
     for _ in range(times):
         process.send_signal(number)
-        time.sleep(0.05)
+        time.sleep(0.5)
     heard = f"{number.name} heard"
     if times > 1:
         ended(process, 128 + number, heard, f"ended by {number.name}")

@@ -226,6 +226,7 @@ def _train(config, workdir, build_iterator, make_sampler, log, mesh: Mesh, profi
         if start < run.steps:
             following = read()
             latents = following[0]["latents"]
+            log("compiling the step")
             compiled = profiler.compile(step_fn, state, put(following[0]), key)
             tokens = int(np.prod(latents.shape[1:5])) // int(np.prod(model.patch_size))
             flops = 3 * model_flops(model, tuple(latents.shape[2:5]), latents.shape[1])

@@ -105,7 +105,9 @@ def atomic_path(path: pathlib.Path, *, shared: bool = False) -> Iterator[pathlib
         with open(temporary, "rb+") as handle:
             os.fsync(handle.fileno())
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
+        if isinstance(error, OSError) and error.errno and error.filename is None:
+            error.filename = os.fspath(path)  # a full disk does not say which file it was
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise

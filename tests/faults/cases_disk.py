@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tests.faults import machine
-from tests.faults.harness import ROOT, Case, run_program
+from tests.faults.harness import ROOT, Case, Hang, run_program
 from tests.faults.made_stages_of_disk import Refused
 from unityvideo_jax import disk
 from unityvideo_jax.curation import runner
@@ -220,7 +220,11 @@ def wait_for(process: subprocess.Popen, begins: str) -> None:
 
 def ended(process: subprocess.Popen, status: int, *says: str) -> None:
     """Waits; asserts the status, and that standard error is one line for each of `says`."""
-    _, errors = process.communicate(timeout=60)
+    try:
+        _, errors = process.communicate(timeout=60)
+    except subprocess.TimeoutExpired as error:
+        process.kill()
+        raise Hang("the program did not end within a minute") from error
     assert process.returncode == status, (process.returncode, errors)
     lines = errors.splitlines()
     assert len(lines) == len(says) and all(map(str.__contains__, lines, says)), errors

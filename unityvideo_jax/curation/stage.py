@@ -247,7 +247,6 @@ def run(stages: Iterable[Stage], clip: Clip, job: Job) -> Outcome:
         try:
             made = list(stage(current, job))
         except Exception as error:
-            disk.raise_if_refused(error, job.workdir)
             made = [current.reject(stage.name, reason_of(error))]
         took = time.perf_counter() - begun
         outcome.seconds[stage.name] = outcome.seconds.get(stage.name, 0.0) + took
@@ -257,7 +256,12 @@ def run(stages: Iterable[Stage], clip: Clip, job: Job) -> Outcome:
 
 
 def reason_of(error: Exception) -> str:
-    """An error as a reason of rejection: a user's in its words, ours with its place in the code."""
+    """An error as a reason of rejection: a user's in its words, ours with its place in the code.
+
+    Raises:
+      UserError: the disk refused, which is no reason to reject anything.
+    """
+    disk.raise_if_refused(error)
     first = str(error).strip().splitlines()[0] if str(error).strip() else "no message"
     if isinstance(error, UserError):
         return first

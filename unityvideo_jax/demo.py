@@ -21,7 +21,7 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from unityvideo_jax import cli
+from unityvideo_jax import cli, signals
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.paths import atomic_path
 
@@ -62,12 +62,22 @@ class Demo:
         shown = shlex.join(["python", *command[1:]])
         print(f"\n[{len(self.steps) + 1}/{self.total}] {title}\n$ {shown}", flush=True)
         start, began = time.monotonic(), time.time()
-        process = subprocess.Popen(command)
-        while process.poll() is None:
-            time.sleep(0.2)
-            if stop_after is not None and stop_after.exists():
-                process.send_signal(signal.SIGTERM)
-                stop_after = None
+        received: list[int] = []
+
+        def forward(number: int) -> None:
+            received.append(number)
+            process.send_signal(number)
+
+        # A group of its own, so that a terminal's Ctrl-C comes once, through `forward`.
+        process = subprocess.Popen(command, process_group=0)
+        with signals.heard(forward):
+            while process.poll() is None:
+                time.sleep(0.2)
+                if stop_after is not None and stop_after.exists():
+                    process.send_signal(signal.SIGTERM)
+                    stop_after = None
+        if received:
+            signals.end(received[0])
         if process.returncode:
             raise UserError(f"step {title!r} failed with status {process.returncode}; see above")
         made = [p for p in self.output.rglob("*.png") if p.stat().st_mtime >= began]

@@ -10,12 +10,13 @@ import sys
 from unittest import mock
 
 import jax
+import ml_collections
 import numpy as np
 
 from tests.faults import machine
 from tests.faults.cases_disk import save, tiny_run
 from tests.faults.harness import ROOT, Case, run_program
-from unityvideo_jax import paths, seeds
+from unityvideo_jax import cli, paths, seeds
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.sampling import requests
 from unityvideo_jax.training import checkpoints
@@ -102,6 +103,21 @@ def _expands(folder: pathlib.Path) -> None:
         assert paths.expand(path) == path
 
 
+def _config(folder: pathlib.Path) -> None:
+    """What lies in a config file or in --config.key=value."""
+    config = ml_collections.ConfigDict(
+        {"data": {"vae": "~/vae", "dirs": ("~/a", "b"), "kind": "shards"}, "init_from": "~/run"}
+    )
+    with mock.patch.dict(os.environ, HOME=str(folder)):
+        config = cli.read_config(config.lock())
+    assert config.data.to_dict() == {
+        "vae": f"{folder}/vae",
+        "dirs": (f"{folder}/a", "b"),
+        "kind": "shards",
+    }
+    assert config.init_from == f"{folder}/run"
+
+
 def _no_home(folder: pathlib.Path) -> None:
     without = {name: value for name, value in os.environ.items() if name != "HOME"}
     with (
@@ -141,7 +157,7 @@ def _train(name: str, folder: pathlib.Path) -> None:
     *_, step = checkpoints.load_for_inference(workdir)
     assert step == 4
     exported = folder / f"out {name}"
-    run_program("convert", f"--from={workdir}", "--to=unityvideo", f"--workdir={exported}")
+    run_program("convert", f"--from={workdir}", "--to=diffusers", f"--workdir={exported}")
     assert list(exported.glob("*.safetensors"))
 
 
@@ -210,7 +226,7 @@ def _reads_read_only(folder: pathlib.Path) -> None:
         machine.make_read_only(mount)
         assert checkpoints.load_for_inference(mount / "run")[2] == 2
         out = folder / "out"
-        run_program("convert", f"--from={mount}/run", "--to=unityvideo", f"--workdir={out}")
+        run_program("convert", f"--from={mount}/run", "--to=diffusers", f"--workdir={out}")
 
 
 OUTPUTS = {
@@ -265,6 +281,7 @@ CASES = [
         for name in (*NAMES[:4], "/".join(["long" * 50] * 15))
     ),
     Case(kind=KIND, name="home", act=_expands),
+    Case(kind=KIND, name="home_in_config", act=_config),
     Case(kind=KIND, name="no_home", act=_no_home, says=("~/x", "HOME is not set")),
     *(
         Case(

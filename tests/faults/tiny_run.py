@@ -35,6 +35,7 @@ def main(argv) -> None:
     """Trains."""
     del argv
     config, workdir = tiny_config(**json.loads(_TRAIN.value)), pathlib.Path(_WORKDIR.value)
+    config.model.freq_dim = 256  # as Wan's, so that it can be exported
     with open_workdir(workdir, config):
         loop.train(config, workdir, Slow, log=lambda line: print(line, flush=True))
 

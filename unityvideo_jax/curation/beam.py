@@ -21,7 +21,7 @@ import shutil
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 
-from unityvideo_jax import provenance, strict_json
+from unityvideo_jax import provenance, signals, strict_json
 from unityvideo_jax.curation import stage
 from unityvideo_jax.curation.journal import clips_of, is_whole, line
 from unityvideo_jax.curation.phases import Phase
@@ -206,6 +206,7 @@ class _Child:
 
 
 def _serve(connection, chain: tuple[Stage, ...], job: Job) -> None:
+    signals.leave_with_parent()
     try:
         stage.set_up(chain)
     except UserError as error:

@@ -38,7 +38,7 @@ def test_a_signal_is_heard_at_once_and_obeyed(number, code, says):
         time.sleep(2 * signals.ECHO)
     process.send_signal(number)
     _, errors = process.communicate(timeout=30)
-    assert errors.splitlines() == [f"error: ended by {number.name}; what is on disk is whole"]
+    assert errors.splitlines() == [f"error: {number.name} heard, ended at once; files are whole"]
     assert process.returncode == 128 + number
 
 

@@ -48,7 +48,7 @@ def heard(react: Callable[[int], None]) -> Iterator[None]:
 def end(number: int) -> None:
     """Ends this process and its workers now, with one line and the exit status 128 + number."""
     name = signal.Signals(number).name
-    print(f"error: ended by {name}; what is on disk is whole", file=sys.stderr, flush=True)
+    print(f"error: {name} heard, ended at once; files are whole", file=sys.stderr, flush=True)
     for child in multiprocessing.active_children():
         child.kill()
     os._exit(128 + number)

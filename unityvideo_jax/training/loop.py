@@ -219,10 +219,8 @@ def _train(config, workdir, build_iterator, make_sampler, log, mesh: Mesh, profi
         writer or contextlib.nullcontext(),
         contextlib.closing(goodput),
         contextlib.closing(profiler),
-        signals.asks_to_stop("training saves after this step and ends") as asked,
         hosts.stops_without_peers(),
     ):
-        stop = False
         if start < run.steps:
             following = read()
             latents = following[0]["latents"]
@@ -231,41 +229,44 @@ def _train(config, workdir, build_iterator, make_sampler, log, mesh: Mesh, profi
             tokens = int(np.prod(latents.shape[1:5])) // int(np.prod(model.patch_size))
             flops = 3 * model_flops(model, tuple(latents.shape[2:5]), latents.shape[1])
             speed = Speed(flops * run.batch_size, tokens * run.batch_size, step)
-        while step < run.steps and not (stop := vote(bool(asked))):
-            with profiler.step(step + 1, state):
-                batch, position = following
-                on_device = put(batch)
-                with jax.transfer_guard("disallow"):
-                    state, metrics = compiled(state, on_device, key)
-                goodput.dispatched(metrics)
-                step += 1
-                dispatched = (step, metrics)
-                checkpointer.check()
-                if pending is not None:
-                    finish(*pending)
-                pending = (step, np.asarray(batch["index"]), metrics)
-                if step < run.steps:
-                    following = read()
-                if step % run.checkpoint_every == 0 or step == run.steps:
-                    finish(*pending)
-                    pending = None
-                    save(state, position)
-                if sampler and (step % run.sample_every == 0 or step in (1, run.steps)):
+        # Before this there is nothing to save, and a signal ends the process at once.
+        with signals.asks_to_stop("training saves after this step and ends") as asked:
+            stop = False
+            while step < run.steps and not (stop := vote(bool(asked))):
+                with profiler.step(step + 1, state):
+                    batch, position = following
+                    on_device = put(batch)
+                    with jax.transfer_guard("disallow"):
+                        state, metrics = compiled(state, on_device, key)
+                    goodput.dispatched(metrics)
+                    step += 1
+                    dispatched = (step, metrics)
+                    checkpointer.check()
                     if pending is not None:
                         finish(*pending)
+                    pending = (step, np.asarray(batch["index"]), metrics)
+                    if step < run.steps:
+                        following = read()
+                    if step % run.checkpoint_every == 0 or step == run.steps:
+                        finish(*pending)
                         pending = None
-                    with goodput.phase("sampling"):
-                        sampler(state.best, step, workdir / "samples" / f"step_{step:07d}.png")
-                    speed.start(step)
-        if pending is not None:
-            finish(*pending)
-        if stop and step > start and checkpointer.latest() != step:
-            save(state, position)
+                        save(state, position)
+                    if sampler and (step % run.sample_every == 0 or step in (1, run.steps)):
+                        if pending is not None:
+                            finish(*pending)
+                            pending = None
+                        with goodput.phase("sampling"):
+                            sampler(state.best, step, workdir / "samples" / f"step_{step:07d}.png")
+                        speed.start(step)
+            if pending is not None:
+                finish(*pending)
+            if stop and step > start and checkpointer.latest() != step:
+                save(state, position)
+                with goodput.phase("checkpoint"):
+                    checkpointer.wait()
+                by = f"signal {asked[0]}" if asked else "a signal to another process"
+                log(f"stopped by {by} at step {step}; saved; run it again to go on")
             with goodput.phase("checkpoint"):
                 checkpointer.wait()
-            by = f"signal {asked[0]}" if asked else "a signal to another process"
-            log(f"stopped by {by} at step {step}; saved; run it again to go on")
-        with goodput.phase("checkpoint"):
-            checkpointer.wait()
     log(goodput_line(goodput.shares()))
     return step

@@ -77,16 +77,8 @@ def define_flags() -> None:
     flags.DEFINE_string("split", "train", "Which worlds or packed clips, such as validation.")
     flags.DEFINE_float(
         "registry_prompt_rate",
-        "closeup",
         0.5,
         "Share of worlds with the registry's modality prompts instead of the scene's own.",
-        lower_bound=0.0,
-        upper_bound=1.0,
-    )
-    flags.DEFINE_float(
-        "closeup",
-        0.0,
-        "Share of worlds with the camera close to a person.",
         lower_bound=0.0,
         upper_bound=1.0,
     )

@@ -2,26 +2,30 @@
 
 import importlib
 import os
-import pathlib
 import re
 import sys
 from collections.abc import Callable, Sequence
+from typing import Any, Literal
 
 import jax
+import ml_collections
 from absl import app, flags, logging
 
+from unityvideo_jax import disk, paths, seeds, signals
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.escape import Terminal
 
-CACHE = pathlib.Path("~/.cache/unityvideo_jax/compiled")
+CACHE = "~/.cache/unityvideo_jax/compiled"
 
 
 def run(main: Callable[[Sequence[str]], None]) -> None:
-    """Runs an absl program; a `UserError` prints as `error: ...` and exits with status 2.
+    """Runs an absl program; what a user can fix prints as `error: ...` and exits with status 2.
 
-    Modules named by `--plugins` are imported first, so that what they register is known.
-    What JAX compiles is kept in `CACHE`, or where JAX_COMPILATION_CACHE_DIR says, so that the next
-    program starts faster.
+    That is a `UserError`, or whatever comes from a disk that is full, read-only, broken or not
+    ours. SIGTERM and Ctrl-C end the program at once with status 143 and 130; training saves first.
+    Paths that the program writes are tried before `main` is called. Modules named by `--plugins`
+    are imported first, so that what they register is known. What JAX compiles is kept in `CACHE`,
+    or where JAX_COMPILATION_CACHE_DIR says, so that the next program starts faster.
     """
 
     def guarded(argv: Sequence[str]) -> None:
@@ -31,18 +35,104 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
             _leave(f"unexpected argument {argv[1]!r}; give options as --name=value")
         if not flags.FLAGS["verbosity"].present:
             logging.set_verbosity(logging.WARNING)
-        if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-            jax.config.update("jax_compilation_cache_dir", str(CACHE.expanduser()))
+        outputs = _outputs()
+        where = outputs[0][0].value if outputs else None
         try:
-            for name in flags.FLAGS.plugins:
-                _import(name)
-            main(argv)
+            with signals.heard(signals.end), disk.explained(where):
+                _keep_compiled()
+                for flag, kind in outputs:
+                    paths.check_output(f"--{flag.name}={flag.value}", flag.value, kind)
+                for name in flags.FLAGS.plugins:
+                    _import(name)
+                main(argv)
         except UserError as error:
             _leave(str(error))
 
+    try:
+        os.getcwd()
+    except OSError:
+        _leave("the current folder was deleted; change to another one")
     flags.DEFINE_list("plugins", [], "Modules of your own to import, which register modalities.")
     flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS["plugins"])
     app.run(guarded, flags_parser=_parse)
+
+
+class _PathParser(flags.ArgumentParser):
+    """Expands a path; `writes` says whether the program writes it, and as what."""
+
+    def __init__(self, writes: Literal["folder", "file"] | None):
+        self.writes = writes
+
+    def parse(self, argument: str) -> str:
+        return paths.expand(argument)
+
+
+def define_path(
+    name: str,
+    default: str | None,
+    help: str,
+    *,
+    writes: Literal["folder", "file"] | None = None,
+    **options: Any,
+) -> flags.FlagHolder:
+    """A flag whose value is a path: `~` is expanded, and what is written is tried beforehand.
+
+    Args:
+      name, default, help: as absl's.
+      writes: what the program makes of the path; None if it only reads it.
+      options: as absl's, such as required.
+    """
+    return flags.DEFINE(_PathParser(writes), name, default, help, **options)
+
+
+def define_seed(name: str, help: str) -> flags.FlagHolder:
+    """A flag whose value is a seed, 0 by default."""
+    return flags.DEFINE_integer(name, 0, help, lower_bound=0, upper_bound=seeds.COUNT - 1)
+
+
+def _outputs() -> list[tuple[flags.Flag, str]]:
+    every = [flags.FLAGS[name] for name in flags.FLAGS]
+    return [
+        (flag, flag.parser.writes)
+        for flag in every
+        if isinstance(flag.parser, _PathParser) and flag.parser.writes and flag.value is not None
+    ]
+
+
+def read_config(value: ml_collections.ConfigDict | None) -> ml_collections.ConfigDict | None:
+    """The value of a --config flag with its references resolved and `~` in its paths expanded.
+
+    Raises:
+      UserError: the file did not load.
+    """
+    try:
+        # A file that failed to load raises at the first look inside.
+        config = value and value.copy_and_resolve_references()
+    except OSError as error:
+        raise UserError(f"--config: {error}") from error
+    if config is not None:
+        with config.unlocked():
+            _expand_within(config)
+    return config
+
+
+def _expand_within(tree: ml_collections.ConfigDict) -> None:
+    for key, value in tree.items():
+        if isinstance(value, ml_collections.ConfigDict):
+            _expand_within(value)
+        elif isinstance(value, str) and value.startswith("~"):
+            tree[key] = paths.expand(value)
+        elif isinstance(value, tuple) and any(isinstance(v, str) for v in value):
+            tree[key] = tuple(paths.expand(v) if isinstance(v, str) else v for v in value)
+
+
+def _keep_compiled() -> None:
+    """Sets JAX's cache of compiled programs, if this user has a home."""
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        try:
+            jax.config.update("jax_compilation_cache_dir", paths.expand(CACHE))
+        except UserError:
+            print("nothing compiled is kept: the home folder is not known", flush=True)
 
 
 def _import(name: str) -> None:
@@ -54,13 +144,6 @@ def _import(name: str) -> None:
         ) from error
 
 
-def check_folder(flag: str, path: str | os.PathLike) -> None:
-    """Raises UserError if a program's folder to write cannot be one."""
-    for part in (pathlib.Path(path), *pathlib.Path(path).parents):
-        if part.exists() and not part.is_dir():
-            raise UserError(f"--{flag}={path}: {part} is a file; name a folder")
-
-
 def _leave(message: str) -> None:
     print(f"error: {' '.join(message.split())}", file=sys.stderr)
     sys.exit(2)
@@ -69,7 +152,9 @@ def _leave(message: str) -> None:
 def _parse(argv: Sequence[str]) -> Sequence[str]:
     """Parses flags; one that does not exist, also inside --config, is one line with its nearest."""
     try:
-        return flags.FLAGS(argv)
+        return flags.FLAGS([_expanded(argument) for argument in argv])
+    except UserError as error:
+        _leave(str(error))
     except flags.Error as error:
         missing = re.findall(r"Flag (--\w+) must have a value other than None", str(error))
         _leave(f"give {' and '.join(missing)}; see --help" if missing else str(error))
@@ -77,3 +162,9 @@ def _parse(argv: Sequence[str]) -> Sequence[str]:
         # What ml_collections raises for an override of a key that the config lacks.
         key = str(error.args[0]).replace("\\n", ". ").replace("\\", "").replace("'", "")
         _leave(f"--config: no such key {key}")
+
+
+def _expanded(argument: str) -> str:
+    """--config=PATH with `~` expanded: ml_collections parses that flag itself."""
+    name, equals, path = argument.partition("=")
+    return name + equals + paths.expand(path) if name.lstrip("-") == "config" else argument

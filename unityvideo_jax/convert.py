@@ -26,6 +26,7 @@ from unityvideo_jax.errors import UserError
 from unityvideo_jax.interop import orbax_arrays, shards, wan, wan_keys
 from unityvideo_jax.interop.journal import Journal, fingerprint
 from unityvideo_jax.models.dit import DiTConfig
+from unityvideo_jax.paths import is_part
 from unityvideo_jax.sections import section
 from unityvideo_jax.training import checkpoints
 from unityvideo_jax.training.workdir import open_workdir
@@ -159,7 +160,8 @@ def convert_out(
         "max_shard_bytes": max_shard_bytes,
     }
     journal = Journal(out / STAGING / "journal.json", identity)
-    if journal.is_fresh and out.exists() and any(out.iterdir()):
+    there = out.iterdir() if out.exists() else ()
+    if journal.is_fresh and any(p.name != STAGING and not is_part(p) for p in there):
         raise UserError(f"--workdir={workdir}: is not empty; name a new folder")
     journal.save()
     wan.write(
@@ -198,9 +200,9 @@ def _give_back_freed_memory() -> None:
 
 def define_flags() -> None:
     """Called by the program alone, so that importing this module claims no flag names."""
-    flags.DEFINE_string("from", None, "Safetensors file or folder; a run's workdir to export.")
+    cli.define_path("from", None, "Safetensors file or folder; a run's workdir to export.")
     flags.DEFINE_enum("to", None, ("orbax", *wan_keys.LAYOUTS), "What to write.")
-    flags.DEFINE_string("workdir", None, "Folder to write to.")
+    cli.define_path("workdir", None, "Folder to write to.", writes="folder")
     config_flags.DEFINE_config_file(
         "config", None, "With --to=orbax: the experiment whose model takes the weights."
     )
@@ -234,11 +236,7 @@ def main(argv: Sequence[str]) -> None:
             log=log,
         )
         return
-    try:
-        # A file that failed to load raises at the first look inside.
-        config = args.config and args.config.copy_and_resolve_references()
-    except OSError as error:
-        raise UserError(f"--config: {error}") from error
+    config = cli.read_config(args.config)
     if config is None:
         raise UserError("--to=orbax needs --config=configs/NAME.py: the model takes its sizes")
     convert_in(source, workdir, config, log)

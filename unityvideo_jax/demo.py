@@ -11,7 +11,6 @@ import dataclasses
 import html
 import importlib.util
 import json
-import os
 import pathlib
 import shlex
 import signal
@@ -22,10 +21,13 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from unityvideo_jax import cli
+from unityvideo_jax import cli, signals
 from unityvideo_jax.errors import UserError
+from unityvideo_jax.paths import atomic_path
 
-_OUTPUT = flags.DEFINE_string("output", "out", "Folder for everything that the demo makes.")
+_OUTPUT = cli.define_path(
+    "output", "out", "Folder for everything that the demo makes.", writes="folder"
+)
 _CLIPS = flags.DEFINE_integer(
     "clips", 48, "Procedural clips to render and train on.", lower_bound=8
 )
@@ -60,12 +62,22 @@ class Demo:
         shown = shlex.join(["python", *command[1:]])
         print(f"\n[{len(self.steps) + 1}/{self.total}] {title}\n$ {shown}", flush=True)
         start, began = time.monotonic(), time.time()
-        process = subprocess.Popen(command)
-        while process.poll() is None:
-            time.sleep(0.2)
-            if stop_after is not None and stop_after.exists():
-                process.send_signal(signal.SIGTERM)
-                stop_after = None
+        received: list[int] = []
+
+        def forward(number: int) -> None:
+            received.append(number)
+            process.send_signal(number)
+
+        # A group of its own, so that a terminal's Ctrl-C comes once, through `forward`.
+        process = subprocess.Popen(command, process_group=0)
+        with signals.heard(forward):
+            while process.poll() is None:
+                time.sleep(0.2)
+                if stop_after is not None and stop_after.exists():
+                    process.send_signal(signal.SIGTERM)
+                    stop_after = None
+        if received:
+            signals.end(received[0])
         if process.returncode:
             raise UserError(f"step {title!r} failed with status {process.returncode}; see above")
         made = [p for p in self.output.rglob("*.png") if p.stat().st_mtime >= began]
@@ -102,9 +114,8 @@ class Demo:
             f"<h2>Steps</h2><table>{rows}</table><h2>Pictures</h2>{figures}<h2>Scores</h2>{scores}"
         )
         path = self.output / "report.html"
-        temporary = path.with_suffix(".part")
-        temporary.write_text(page)
-        os.replace(temporary, path)
+        with atomic_path(path) as temporary:
+            temporary.write_text(page)
         return path
 
     def _figure(self, path: pathlib.Path) -> str:

@@ -38,8 +38,8 @@ from unityvideo_jax.faults import show
 from unityvideo_jax.sampling import solvers
 from unityvideo_jax.sampling.pipeline import Pipeline
 
-_OUTPUT = flags.DEFINE_string("output", None, "Folder of the results.", required=True)
-_BENCHMARK = flags.DEFINE_string(
+_OUTPUT = cli.define_path("output", None, "Folder of the results.", writes="folder", required=True)
+_BENCHMARK = cli.define_path(
     "benchmark",
     "worlds_validation",
     f"A folder of clips; with --workdir also one of {', '.join(worlds_benchmark.BENCHMARKS)}.",
@@ -47,11 +47,11 @@ _BENCHMARK = flags.DEFINE_string(
 _BOOTSTRAP = flags.DEFINE_integer(
     "bootstrap", 1000, "Draws for the intervals.", lower_bound=10, upper_bound=100_000
 )
-_SEED = flags.DEFINE_integer("seed", 0, "Seed of the intervals and the sampler (clip i: seed + i).")
+_SEED = cli.define_seed("seed", "Seed of the intervals and the sampler (clip i: seed + i).")
 
-_PREDICTIONS = flags.DEFINE_string("predictions", None, "Folder of a system's predictions.")
+_PREDICTIONS = cli.define_path("predictions", None, "Folder of a system's predictions.")
 _SYSTEM = flags.DEFINE_string("system", None, "Name of the system that made the predictions.")
-_WEIGHTS = flags.DEFINE_string("weights", None, "Folder of the networks of video metrics.")
+_WEIGHTS = cli.define_path("weights", None, "Folder of the networks of video metrics.")
 _ALLOW_FAULTS = flags.DEFINE_bool(
     "allow_faults", False, "Give averages although some clips are missing or faulty."
 )
@@ -65,16 +65,16 @@ _PREDICTION_UNIT = flags.DEFINE_enum(
     "prediction_unit", None, units.NAMES, "The same of predicted depth."
 )
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "Workdir of the training run.")
+_WORKDIR = cli.define_path("workdir", None, "Workdir of the training run.")
 _STEP = flags.DEFINE_integer("checkpoint_step", None, "Which checkpoint; the latest if left out.")
-_VAE = flags.DEFINE_string("vae", None, "Folder of the VAE, instead of config.data.vae.")
+_VAE = cli.define_path("vae", None, "Folder of the VAE, instead of config.data.vae.")
 _TEXT_ENCODER = flags.DEFINE_string(
     "text_encoder", None, "Text encoder, instead of config.data.text_encoder."
 )
 _EMA = flags.DEFINE_bool("ema", True, "Use the averaged weights.")
 _NUM_CLIPS = flags.DEFINE_integer("num_clips", 16, "How many clips.", lower_bound=1)
 _BATCH = flags.DEFINE_integer("batch_size", 4, "Clips at once on each device.", lower_bound=1)
-_WORLDS_SEED = flags.DEFINE_integer("worlds_seed", 0, "Seed of the scenes.")
+_WORLDS_SEED = cli.define_seed("worlds_seed", "Seed of the scenes.")
 _CAPTIONS = flags.DEFINE_bool("captions", False, "Give the model the clips' captions.")
 _TIMESTEPS = flags.DEFINE_integer(
     "heldout_timesteps", 8, "Timesteps of the held-out loss, a multiple of 4; 0 leaves it out."
@@ -92,7 +92,6 @@ def main(argv: Sequence[str]) -> None:
     """Scores what the flags name and writes the report."""
     del argv
     output = pathlib.Path(_OUTPUT.value)
-    cli.check_folder("output", output)
     if bool(_WORKDIR.value) == bool(_PREDICTIONS.value):
         raise UserError("give --workdir to score a run, or --predictions to score a folder")
     if _WORKDIR.value:

@@ -11,7 +11,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from unityvideo_jax import escape, provenance
+from unityvideo_jax import disk, escape, provenance
 from unityvideo_jax.errors import UserError
 
 # Faults, or names of ignored files, that are printed; the others are counted.
@@ -32,7 +32,12 @@ class Fault:
 
 
 def reason_of(error: Exception) -> str:
-    """One line for an error: a user's in its own words, ours with its place in the code."""
+    """One line for an error: a user's in its own words, ours with its place in the code.
+
+    Raises:
+      UserError: the disk refused, which is no fault of any item.
+    """
+    disk.raise_if_refused(error)
     first = str(error).strip().splitlines()[0] if str(error).strip() else "no message"
     if isinstance(error, UserError):
         return first

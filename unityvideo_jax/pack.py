@@ -20,13 +20,15 @@ from unityvideo_jax import modalities as registry
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.inputs.packing import pack_benchmark, pack_openuni
 
-_TARS = flags.DEFINE_string("tars", None, "Root of OpenUni's published layout.")
+_TARS = cli.define_path("tars", None, "Root of OpenUni's published layout.")
 _SUBSET = flags.DEFINE_string("subset", "", "Which source of OpenUni, such as Koala36M.")
 _MODALITIES = flags.DEFINE_list("modalities", [], "What a clip must have. Default: all with tars.")
 _CAPTION = flags.DEFINE_string("caption_column", "", "Of the metadata. Default: a usual name.")
 _ALLOW_FAULTS = flags.DEFINE_bool("allow_faults", False, "Finish without what cannot be read.")
-_BENCHMARK = flags.DEFINE_string("benchmark", None, "Folder of a benchmark's clips.")
-_WORKDIR = flags.DEFINE_string("workdir", None, "The TFDS data_dir to write.", required=True)
+_BENCHMARK = cli.define_path("benchmark", None, "Folder of a benchmark's clips.")
+_WORKDIR = cli.define_path(
+    "workdir", None, "The TFDS data_dir to write.", writes="folder", required=True
+)
 
 
 def main(argv: Sequence[str]) -> None:

@@ -78,11 +78,7 @@ def parse_mesh(text: str, slices: int):
 
 def _load_config() -> Any:
     args = flags.FLAGS
-    try:
-        # A file that failed to load raises at the first look inside.
-        config = args.config and args.config.copy_and_resolve_references()
-    except OSError as error:
-        raise UserError(f"--config: {error}") from error
+    config = cli.read_config(args.config)
     if config is None:
         raise UserError("give --config=configs/NAME.py")
     if args.program == "sampling" and args.mesh:

@@ -57,8 +57,10 @@ NOT_OF_CURATION = (
 def define_flags() -> None:
     """Called by the program alone, so that importing this module claims no flag names."""
     config_flags.DEFINE_config_file("config", None, "Of a curation; --source holds raw videos.")
-    flags.DEFINE_string("source", None, "'worlds', a folder of videos, a CSV, or packed clips.")
-    flags.DEFINE_string("workdir", None, "Where to write; shards go to WORKDIR/latents.")
+    cli.define_path("source", None, "'worlds', a folder of videos, a CSV, or packed clips.")
+    cli.define_path(
+        "workdir", None, "Where to write; shards go to WORKDIR/latents.", writes="folder"
+    )
     flags.DEFINE_list("modalities", list(registry.BUILT_IN), "Series to write, rgb among them.")
     flags.DEFINE_integer(
         "num_clips", None, f"Clips to write. Default: {DEFAULT_WORLDS} worlds, or all of a folder."
@@ -98,8 +100,8 @@ def define_flags() -> None:
         list(registry.get("depth").variants),
         "How depth is drawn: in each clip's own range, or in metres, for data in metres.",
     )
-    flags.DEFINE_integer("seed", 0, "Seed of the worlds.")
-    flags.DEFINE_string("vae", "", "Folder of a VAE, ours or Wan's. Default: the shipped one.")
+    cli.define_seed("seed", "Seed of the worlds.")
+    cli.define_path("vae", "", "Folder of a VAE, ours or Wan's. Default: the shipped one.")
     flags.DEFINE_string("text_encoder", "words", "'words', 'minilm' or 'umt5:FOLDER'.")
     flags.DEFINE_integer("text_length", LENGTH, "Tokens per text; longer texts are cut.")
     flags.DEFINE_integer("chunk_size", 16, "Clips per staged file: what a kill can cost at most.")
@@ -191,7 +193,7 @@ def curate(args: Any) -> None:
             "--source (a folder of videos) and --workdir"
         )
     start = time.monotonic()
-    cards = program.curate(args.config, source=args.source, workdir=args.workdir)
+    cards = program.curate(cli.read_config(args.config), source=args.source, workdir=args.workdir)
     for group, card in cards.items():
         print(
             f"{pathlib.Path(args.workdir) / group / 'latents'}: {card.count} clips of "
@@ -208,7 +210,6 @@ def main(argv: Sequence[str]) -> None:
     for name in ("source", "workdir"):
         if not getattr(args, name):
             raise UserError(f"--{name} is missing; see --help")
-    cli.check_folder("workdir", args.workdir)
     if args.config is not None:
         curate(args)
         return

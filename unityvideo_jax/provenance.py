@@ -13,6 +13,7 @@ import jax
 import numpy as np
 
 import unityvideo_jax
+from unityvideo_jax.paths import atomic_path
 
 PACKAGES = ("jax", "jaxlib", "flax", "numpy", "orbax-checkpoint")
 
@@ -88,8 +89,5 @@ def write_json(path: str | os.PathLike, record: Any) -> None:
 
     NaN and infinity are refused: JSON has neither.
     """
-    path = pathlib.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.part")
-    temporary.write_text(json.dumps(plain(record), indent=2, allow_nan=False) + "\n")
-    os.replace(temporary, path)
+    with atomic_path(pathlib.Path(path)) as temporary:
+        temporary.write_text(json.dumps(plain(record), indent=2, allow_nan=False) + "\n")

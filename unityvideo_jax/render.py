@@ -19,10 +19,10 @@ _FIRST = flags.DEFINE_integer("first", 0, "Index of the first clip.", lower_boun
 _HEIGHT = flags.DEFINE_integer("height", 96, "Pixels, a multiple of 16.", lower_bound=16)
 _WIDTH = flags.DEFINE_integer("width", 96, "Pixels, a multiple of 16.", lower_bound=16)
 _NUM_FRAMES = flags.DEFINE_integer("num_frames", 17, "Frames a clip, 4n+1.", lower_bound=1)
-_SEED = flags.DEFINE_integer("seed", 0, "Seed of the worlds.")
+_SEED = cli.define_seed("seed", "Seed of the worlds.")
 _CLOSEUP = flags.DEFINE_float("closeup", 0.0, "Share of clips with the camera near a person.")
 _COLUMNS = flags.DEFINE_integer("columns", 3, "Frames shown of each clip.", lower_bound=1)
-_OUTPUT = flags.DEFINE_string("output", "worlds.png", "The PNG to write.")
+_OUTPUT = cli.define_path("output", "worlds.png", "The PNG to write.", writes="file")
 
 
 def _encoder(name: str):

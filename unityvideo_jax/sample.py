@@ -24,7 +24,7 @@ from typing import Any
 import jax
 from absl import flags
 
-from unityvideo_jax import capacity, cli, modalities, provenance, units
+from unityvideo_jax import capacity, cli, modalities, paths, provenance, units
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.files import safe_path
 from unityvideo_jax.sampling import files, requests, solvers
@@ -32,33 +32,33 @@ from unityvideo_jax.sampling.generate import SamplerConfig
 from unityvideo_jax.sampling.pipeline import Pipeline
 from unityvideo_jax.sampling.streams import PIXEL_BYTES, RGB, check_size, stream_order
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "Workdir of the training run.", required=True)
+_WORKDIR = cli.define_path("workdir", None, "Workdir of the training run.", required=True)
 _STEP = flags.DEFINE_integer("checkpoint_step", None, "Which checkpoint; the latest if left out.")
-_VAE = flags.DEFINE_string("vae", None, "Folder of the VAE, instead of config.data.vae.")
+_VAE = cli.define_path("vae", None, "Folder of the VAE, instead of config.data.vae.")
 _TEXT_ENCODER = flags.DEFINE_string(
     "text_encoder", None, "Text encoder, instead of config.data.text_encoder."
 )
 _EMA = flags.DEFINE_bool("ema", True, "Use the averaged weights.")
 _MODE = flags.DEFINE_string("mode", "", f"One of {', '.join(requests.MODES)}.")
 _MODALITY = flags.DEFINE_list("modality", [], "Modality of the mode, or several (a,b).")
-_INPUT = flags.DEFINE_string("input", "", "Video, image folder, or npz of truth, of the mode.")
+_INPUT = cli.define_path("input", "", "Video, image folder, or npz of truth, of the mode.")
 _GIVEN = flags.DEFINE_list("given", [], "Instead of a mode: given streams, modality=path.")
 _WANTED = flags.DEFINE_list("wanted", [], "Instead of a mode: streams to sample.")
-_FIRST_FRAME = flags.DEFINE_string(
+_FIRST_FRAME = cli.define_path(
     "first_frame", "", "Image that the sampled RGB starts with; for models that learned it."
 )
 _PROMPT = flags.DEFINE_string("prompt", "", "Caption of the RGB video.")
 _MODALITY_PROMPT = flags.DEFINE_multi_string(
     "modality_prompt", [], "Replaces the modality's own prompt; with several, modality=text each."
 )
-_BATCH_FILE = flags.DEFINE_string("batch_file", "", "JSONL of requests instead of the flags above.")
+_BATCH_FILE = cli.define_path("batch_file", "", "JSONL of requests instead of the flags above.")
 _STEPS = flags.DEFINE_integer("steps", None, "Solver steps.")
 _SOLVER = flags.DEFINE_enum("solver", None, solvers.SOLVERS, "ODE solver.")
 _TEXT = flags.DEFINE_float("text_guidance", None, "Guidance scale of the text; 1 is off.")
 _CONDITION = flags.DEFINE_float("condition_guidance", None, "The same for given streams.")
 _SHIFT = flags.DEFINE_float("shift", None, "Timestep shift.")
 _GRID = flags.DEFINE_enum("grid", None, solvers.GRIDS, "Grid of noise levels.")
-_SEED = flags.DEFINE_integer("seed", 0, "Seed; request n of a batch file takes seed + n.")
+_SEED = cli.define_seed("seed", "Seed; request n of a batch file takes seed + n.")
 _NUM_FRAMES = flags.DEFINE_integer("num_frames", None, "Frames, 4n+1.", lower_bound=1)
 _HEIGHT = flags.DEFINE_integer(
     "height", None, "Pixels, a multiple of 16 (Wan 2.2: 32).", lower_bound=1
@@ -77,7 +77,7 @@ _DEPTH_UNIT = flags.DEFINE_enum(
     "Unit of given depth without a .json beside it. Default: metres in .npz and floats, "
     "millimetres in 16-bit pictures.",
 )
-_OUTPUT = flags.DEFINE_string("output", None, "Folder of the results.", required=True)
+_OUTPUT = cli.define_path("output", None, "Folder of the results.", writes="folder", required=True)
 _PROFILE = flags.DEFINE_bool("profile", False, "Trace each request for XProf, beside its results.")
 
 TASK_FLAGS = (
@@ -100,7 +100,10 @@ def _requests() -> list[requests.Request]:
             mode=_MODE.value,
             modality=_MODALITY.value,
             input=_INPUT.value,
-            given=requests.parse_pairs(_GIVEN.value, "--given"),
+            given={
+                name: paths.expand(path)
+                for name, path in requests.parse_pairs(_GIVEN.value, "--given").items()
+            },
             wanted=_WANTED.value,
             first_frame=_FIRST_FRAME.value,
             prompt=_PROMPT.value,
@@ -208,7 +211,6 @@ def main(argv: Sequence[str]) -> None:
     del argv
     todo = _requests()
     output = pathlib.Path(_OUTPUT.value)
-    cli.check_folder("output", output)
     for request in todo:
         if request.name:
             safe_path(output, request.name, where="request")

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from absl import flags
 from ml_collections import config_flags
 
-from unityvideo_jax import cli
+from unityvideo_jax import cli, disk, seeds
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.parallel import hosts
 from unityvideo_jax.parallel.mesh import MeshConfig, make_mesh
@@ -21,7 +21,7 @@ from unityvideo_jax.sections import check_keys, section
 from unityvideo_jax.training.workdir import open_workdir
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment.", lock_config=True)
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.")
+_WORKDIR = cli.define_path("workdir", None, "Folder of the run.", writes="folder")
 _PROFILE_STEPS = flags.DEFINE_string(
     "profile_steps", "", "Trace steps A to B - 1 for XProf, as A:B, into WORKDIR/profile."
 )
@@ -44,7 +44,7 @@ def build_iterator(
 
     data = as_data_config(data)
     # Each stage shuffles and draws on its own.
-    seed = config.seed + 1000 * stage.index + seed_offset
+    seed = seeds.after(config.seed, 1000 * stage.index + seed_offset)
     common = dict(
         batch_size=config.train.batch_size,
         seed=seed,
@@ -99,8 +99,7 @@ def check(config) -> None:
     classes = {name: cls for name, cls in SECTIONS.items() if name != "data"}
     needed = ("seed", "data", "curriculum", *classes)
     check_keys(config, (*needed, "init_from"), "config.", needed)
-    if type(config.seed) is not int:
-        raise UserError(f"config.seed={config.seed!r}: give a whole number")
+    seeds.check(config.seed, "config.seed")
     for name, cls in classes.items():
         section(cls, config, name)
     weighted = config.objective.get("modality_loss_weights", {})
@@ -124,11 +123,7 @@ def main(argv: Sequence[str]) -> None:
     from unityvideo_jax.training import loop
     from unityvideo_jax.training.profiling import ProfileConfig
 
-    try:
-        # A file that failed to load raises at the first look inside.
-        config = _CONFIG.value and _CONFIG.value.copy_and_resolve_references()
-    except OSError as error:
-        raise UserError(f"--config: {error}") from error
+    config = cli.read_config(_CONFIG.value)
     if config is None or _WORKDIR.value is None:
         raise UserError("give both --config=configs/NAME.py and --workdir=FOLDER")
     check(config)
@@ -148,7 +143,7 @@ def main(argv: Sequence[str]) -> None:
     with hosts.leaves_at_once():
         mesh = make_mesh(section(MeshConfig, config, "mesh"))
         check_training(config, latent_shape(config)[:3], mesh)
-    with hosts.leaves_at_once(), hosts.first_only(opened):
+    with hosts.leaves_at_once(), disk.explained(workdir), hosts.first_only(opened):
         share = hosts.feed_share(mesh)
         loop.train(
             config,

@@ -9,7 +9,6 @@ Worlds are rendered on the accelerator while it trains; nothing is read. `--outp
 import dataclasses
 import datetime
 import math
-import os
 import pathlib
 import shlex
 import sys
@@ -27,13 +26,14 @@ from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array, Float, Int, Key, Shaped
 from ml_collections import config_flags
 
-from unityvideo_jax import cli, escape, media, modalities, worlds
+from unityvideo_jax import cli, escape, media, modalities, seeds, worlds
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.evaluation import ceiling
 from unityvideo_jax.models.vae_weights import WEIGHTS_FILE, load_vae, save_vae
 from unityvideo_jax.models.wan_vae import VAEConfig, WanVAE
 from unityvideo_jax.parallel import fit
 from unityvideo_jax.parallel.mesh import MeshConfig, make_mesh
+from unityvideo_jax.paths import atomic_path
 from unityvideo_jax.sampling.streams import PIXEL_BYTES
 from unityvideo_jax.sections import section
 from unityvideo_jax.training import vae_report, vae_step
@@ -75,6 +75,7 @@ def check(config: ml_collections.ConfigDict, output: pathlib.Path) -> VAEConfig:
     """
     if (output / WEIGHTS_FILE).exists():
         raise UserError(f"{output}: holds {WEIGHTS_FILE} already; give another --output")
+    seeds.check(config.seed, "config.seed")
     try:
         model = VAEConfig(**config.model)
     except TypeError as error:
@@ -346,15 +347,16 @@ def _card(
             ceiling.table(measured),
         ]
     lines += ["", "`reconstructions.png` shows two of the clips, original above reconstruction."]
-    temporary = path.with_name(f".{path.name}.part")
-    temporary.write_text("\n".join(lines) + "\n")
-    os.replace(temporary, path)
+    with atomic_path(path) as temporary:
+        temporary.write_text("\n".join(lines) + "\n")
 
 
 def define_flags() -> None:
     """Called by the program alone, so that importing this module claims no flag names."""
     config_flags.DEFINE_config_file("config", None, "The configuration file.")
-    flags.DEFINE_string("output", None, "Folder for the weights; must not hold any yet.")
+    cli.define_path(
+        "output", None, "Folder for the weights; must not hold any yet.", writes="folder"
+    )
 
 
 def main(argv: Sequence[str]) -> None:
@@ -362,7 +364,7 @@ def main(argv: Sequence[str]) -> None:
     del argv
     if flags.FLAGS.config is None or flags.FLAGS.output is None:
         raise UserError("give --config=configs/vae_worlds.py and --output=FOLDER")
-    config, output = flags.FLAGS.config, pathlib.Path(flags.FLAGS.output)
+    config, output = cli.read_config(flags.FLAGS.config), pathlib.Path(flags.FLAGS.output)
     model = check(config, output)
     output.mkdir(parents=True, exist_ok=True)
     vae, took = train(config, model)

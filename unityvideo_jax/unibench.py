@@ -20,11 +20,13 @@ from unityvideo_jax.evaluation import real_clips, unibench
 from unityvideo_jax.evaluation.folders import Clip
 from unityvideo_jax.evaluation.unibench import Size
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder to write, a folder a clip.", required=True)
+_WORKDIR = cli.define_path(
+    "workdir", None, "Folder to write, a folder per clip.", writes="folder", required=True
+)
 _FIRST = flags.DEFINE_integer("first", 0, "First clip of this share.", lower_bound=0)
 _NUM_CLIPS = flags.DEFINE_integer("num_clips", None, "Clips of this share.", lower_bound=1)
 _SMALL = flags.DEFINE_bool("small", False, "Render at the size of the quick check.")
-_REAL = flags.DEFINE_string("real", None, "Folder of real videos to choose from instead.")
+_REAL = cli.define_path("real", None, "Folder of real videos to choose from instead.")
 _FREEZE = flags.DEFINE_bool("freeze", False, "Record the clips as the frozen ones of this version.")
 
 

@@ -71,19 +71,31 @@ def judge(case: Case, folder: pathlib.Path) -> tuple[Outcome, str]:
     return (Outcome.SILENT if case.says else Outcome.HANDLED), ""
 
 
-def run_program(module: str, *arguments: str, seconds: float = 120.0) -> str:
-    """Runs `python -m unityvideo_jax.MODULE`; returns its standard output.
+def run_program(
+    module: str,
+    *arguments: str,
+    seconds: float = 120.0,
+    package: str = "unityvideo_jax",
+    folder: pathlib.Path | None = None,
+) -> str:
+    """Runs `python -m PACKAGE.MODULE`, in `folder` if given; returns its standard output.
 
     Raises:
       UserError: it ended with status 2 and one line of error; the message is that line.
       Hang: it did not end within `seconds`.
       RuntimeError: any other end, such as a traceback.
     """
-    command = [sys.executable, "-m", f"unityvideo_jax.{module}", *arguments]
+    command = [sys.executable, "-m", f"{package}.{module}", *arguments]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     try:
         done = subprocess.run(
-            command, capture_output=True, text=True, timeout=seconds, env=environment, check=False
+            command,
+            capture_output=True,
+            text=True,
+            timeout=seconds,
+            env=environment,
+            cwd=folder,
+            check=False,
         )
     except subprocess.TimeoutExpired as error:
         raise Hang(f"{module} ran longer than {seconds:.0f} s") from error

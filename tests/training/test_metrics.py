@@ -1,8 +1,30 @@
+import struct
 import time
 
 import pytest
+from tensorboardX.proto.event_pb2 import Event, SessionLog
 
-from unityvideo_jax.training.metrics import Speed
+from unityvideo_jax.training.metrics import MetricWriter, Speed
+
+
+def _events(path):
+    data, events = path.read_bytes(), []
+    while data:  # length, its checksum, the event, its checksum
+        (length,) = struct.unpack("<Q", data[:8])
+        events.append(Event.FromString(data[12 : 12 + length]))
+        data = data[16 + length :]
+    return events
+
+
+def test_tensorboard_shows_what_was_written_and_drops_what_a_kill_left(tmp_path):
+    with MetricWriter(tmp_path, 4) as writer:
+        writer.write(5, {"loss": 0.5, "loss/task/joint": 0.25})
+        # On disk already: no thread holds anything back.
+        (path,) = (tmp_path / "tensorboard").iterdir()
+        _, started, values = _events(path)
+    assert (started.step, started.session_log.status) == (5, SessionLog.START)
+    found = {value.tag: value.simple_value for value in values.summary.value}
+    assert (values.step, found) == (5, {"loss": 0.5, "loss/task/joint": 0.25})
 
 
 def test_speed_counts_the_steps_done_in_each_interval_and_no_other(monkeypatch):

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import os
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
@@ -12,6 +11,7 @@ from unityvideo_jax import modalities
 from unityvideo_jax.annotators import ANNOTATORS, base
 from unityvideo_jax.curation.stage import Clip, Job, Stage
 from unityvideo_jax.errors import UserError
+from unityvideo_jax.paths import atomic_path
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -68,10 +68,8 @@ class Annotate(base.Loaded, Stage):
         path = job.file(clip, f".{self.name}.npz")
         colour = {"rgb": clip.frames} if "rgb" in modalities.get(self.name).codec.keys else {}
         modalities.check_clip(modalities.get(self.name).codec, {**arrays, **colour}, path.name)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-        with open(temporary, "wb") as handle:
+        with atomic_path(path, shared=True) as temporary, open(temporary, "wb") as handle:
             np.savez_compressed(handle, **arrays)
-        os.replace(temporary, path)
         return [clip.change(modalities=(*clip.modalities, self.name))]
 
 

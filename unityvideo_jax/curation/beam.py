@@ -21,14 +21,15 @@ import shutil
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 
-from unityvideo_jax import provenance, strict_json
+from unityvideo_jax import provenance, signals, strict_json
 from unityvideo_jax.curation import stage
 from unityvideo_jax.curation.journal import clips_of, is_whole, line
 from unityvideo_jax.curation.phases import Phase
 from unityvideo_jax.curation.runner import FOLDER
 from unityvideo_jax.curation.stage import Clip, Job, Outcome, Stage
 from unityvideo_jax.errors import UserError
-from unityvideo_jax.inputs.shards import atomic_path, write_json
+from unityvideo_jax.inputs.shards import write_json
+from unityvideo_jax.paths import atomic_path
 
 ERROR_NAME = "error.json"
 
@@ -147,7 +148,7 @@ def run_apart(chain: tuple[Stage, ...], clip: Clip, job: Job, seconds: float) ->
     """As `stage.run`, in a child process that the clip may crash or block.
 
     Raises:
-      UserError: a stage cannot be set up.
+      UserError: a stage cannot be set up, or the disk refuses.
     """
     child = getattr(_children, "child", None)
     if child is None or (child.chain, child.job) != (chain, job):
@@ -188,11 +189,19 @@ class _Child:
             raise error
 
     def run(self, clip: Clip, seconds: float) -> Outcome:
-        """Raises EOFError or OSError if the process dies, TimeoutError if it takes too long."""
+        """What `stage.run` makes of a clip, or the UserError that it raises.
+
+        Raises:
+          EOFError, OSError: the process died.
+          TimeoutError: it takes too long.
+        """
         self._connection.send(clip)
         if not self._connection.poll(seconds):
             raise TimeoutError
-        return self._connection.recv()
+        found = self._connection.recv()
+        if isinstance(found, UserError):
+            raise found
+        return found
 
     def stop(self) -> None:
         """Ends the process, whatever it is at."""
@@ -202,6 +211,7 @@ class _Child:
 
 
 def _serve(connection, chain: tuple[Stage, ...], job: Job) -> None:
+    signals.leave_with_parent()
     try:
         stage.set_up(chain)
     except UserError as error:
@@ -211,4 +221,9 @@ def _serve(connection, chain: tuple[Stage, ...], job: Job) -> None:
     # The worker is gone when its end closes.
     with contextlib.suppress(EOFError, BrokenPipeError):
         while True:
-            connection.send(stage.run(chain, connection.recv(), job))
+            clip = connection.recv()
+            try:
+                made = stage.run(chain, clip, job)
+            except UserError as error:
+                made = error
+            connection.send(made)

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import os
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
@@ -14,6 +13,7 @@ from unityvideo_jax import text_files
 from unityvideo_jax.annotators import base
 from unityvideo_jax.curation.stage import Clip, Job, Stage
 from unityvideo_jax.errors import UserError
+from unityvideo_jax.paths import atomic_path
 
 COLUMNS = ("video", "caption")
 PROMPT = (
@@ -83,9 +83,8 @@ class Captions(base.Loaded, Stage):
                 return [clip.reject(self.name, "no caption")]
             clip = clip.note(self.name, "no caption given and no model configured: empty")
         path = job.file(clip, ".txt")
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-        temporary.write_text(caption + "\n", encoding="utf-8")
-        os.replace(temporary, path)
+        with atomic_path(path, shared=True) as temporary:
+            temporary.write_text(caption + "\n", encoding="utf-8")
         return [clip.change(caption=caption)]
 
     def _find(self, clip: Clip, job: Job) -> str:

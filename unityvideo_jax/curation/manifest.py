@@ -11,6 +11,7 @@ import numpy as np
 
 from unityvideo_jax import provenance
 from unityvideo_jax.curation.stage import Clip, Collective, Stage
+from unityvideo_jax.paths import atomic_path
 
 MANIFEST, STATISTICS = "manifest.jsonl", "statistics.json"
 # Scores that are names or numbers of something, not measurements.
@@ -20,12 +21,10 @@ NOT_MEASURED = ("phash", "scene", "scenes")
 def write(workdir: str | os.PathLike, clips: Sequence[Clip]) -> pathlib.Path:
     """Writes `manifest.jsonl`: one row a clip in order of keys, the rejected ones too."""
     path = pathlib.Path(workdir) / MANIFEST
-    temporary = path.with_name(f".{path.name}.part")
-    with open(temporary, "w") as handle:
+    with atomic_path(path) as temporary, open(temporary, "w") as handle:
         for clip in sorted(clips, key=lambda c: c.key):
             row = {"accepted": not clip.rejected_by, **clip.row()}
             handle.write(json.dumps(row, ensure_ascii=False) + "\n")
-    os.replace(temporary, path)
     return path
 
 

@@ -1,7 +1,6 @@
 """What was made of the videos, for people: a page with counts and a contact sheet of every clip."""
 
 import html
-import os
 import pathlib
 import urllib.parse
 from collections.abc import Mapping, Sequence
@@ -14,6 +13,7 @@ from unityvideo_jax import media, modalities
 from unityvideo_jax.curation.stage import Clip, Job
 from unityvideo_jax.files import safe_path
 from unityvideo_jax.npz import read_npz
+from unityvideo_jax.paths import atomic_path
 
 COLUMNS, TILE = 6, 176  # frames a row of a sheet, and their greatest width in pixels
 SHEETS = "sheets"
@@ -80,15 +80,14 @@ def write(
         *(_figure(clip, job) for clip in rejected[:max_clips]),
     ]
     path = pathlib.Path(job.workdir) / "index.html"
-    temporary = path.with_name(".index.html.part")
-    temporary.write_text(
-        "<!doctype html><html lang='en'><meta charset='utf-8'><title>Curation</title>"
-        f"<style>{STYLE}</style><body>{''.join(parts)}</body></html>\n",
-        encoding="utf-8",
-        # Names of files may hold bytes that are no text.
-        errors="backslashreplace",
-    )
-    os.replace(temporary, path)
+    with atomic_path(path) as temporary:
+        temporary.write_text(
+            "<!doctype html><html lang='en'><meta charset='utf-8'><title>Curation</title>"
+            f"<style>{STYLE}</style><body>{''.join(parts)}</body></html>\n",
+            encoding="utf-8",
+            # Names of files may hold bytes that are no text.
+            errors="backslashreplace",
+        )
     return path
 
 

@@ -7,6 +7,7 @@ import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
 
+from unityvideo_jax import signals
 from unityvideo_jax.curation import cutting, phases, stage
 from unityvideo_jax.curation.journal import Journal, clips_of
 from unityvideo_jax.curation.stage import Clip, Collective, Job, Outcome, Stage
@@ -178,6 +179,7 @@ def _pool(
 
 def _setup(chain: tuple[Stage, ...], job: Job) -> None:
     global _worker
+    signals.leave_with_parent()
     _worker = chain, job, None
     try:
         stage.set_up(chain)

@@ -226,6 +226,9 @@ def run(stages: Iterable[Stage], clip: Clip, job: Job) -> Outcome:
 
     A rejected clip skips the stages that follow. A clip whose stage fails is rejected by it, the
     error is the reason; whatever the stage made before is dropped.
+
+    Raises:
+      UserError: the disk refuses, which is no fault of the clip.
     """
     outcome = Outcome()
     waiting = [(0, clip)]

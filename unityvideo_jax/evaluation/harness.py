@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import unityvideo_jax
-from unityvideo_jax import media, provenance, strict_json
+from unityvideo_jax import disk, media, provenance, strict_json
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.evaluation import controllability, pictures, workers
 from unityvideo_jax.evaluation.folders import RGB, Clip, clips_of
@@ -265,6 +265,7 @@ class _Scorer:
             self.verify(truth)
             _ = truth.record
         except UserError as error:
+            disk.raise_if_refused(error, truth.path)
             row.faults.append(f"benchmark: {error}")
             return row
         try:

@@ -7,6 +7,7 @@ from typing import Any
 
 from unityvideo_jax import escape, provenance
 from unityvideo_jax.evaluation import page, reported
+from unityvideo_jax.paths import atomic_path
 
 # How the columns of the table are titled, in order; a results record may lack some.
 COLUMNS = {
@@ -153,7 +154,6 @@ def write_report(
     )
     provenance.write_json(folder / "results.json", record)
     for name, content in (("results.md", text), ("results.html", html)):
-        temporary = folder / f".{name}.part"
         # Names of files may hold bytes that are no text.
-        temporary.write_text(content, encoding="utf-8", errors="backslashreplace")
-        os.replace(temporary, folder / name)
+        with atomic_path(folder / name) as temporary:
+            temporary.write_text(content, encoding="utf-8", errors="backslashreplace")

@@ -2,9 +2,7 @@
 
 import functools
 import multiprocessing
-import os
 import queue
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -12,6 +10,7 @@ from typing import Any, TypeVar
 
 import jax
 
+from unityvideo_jax import signals
 from unityvideo_jax.errors import UserError
 
 Result = TypeVar("Result")
@@ -72,15 +71,10 @@ _made: Callable[[], Callable[[str], Any]]
 def _start(make: Callable[[], Callable[[str], Any]]) -> None:
     """Prepares a process: no accelerator, and no life beyond its parent's."""
     global _made
-    threading.Thread(target=_leave_with_parent, daemon=True).start()
+    signals.leave_with_parent()
     jax.config.update("jax_platforms", "cpu")
     # Made by the first call, whose error then reaches the parent.
     _made = functools.cache(make)
-
-
-def _leave_with_parent() -> None:
-    multiprocessing.parent_process().join()
-    os._exit(1)
 
 
 def _call(name: str) -> Any:

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from unityvideo_jax import capacity, modalities, worlds
+from unityvideo_jax import capacity, modalities, seeds, worlds
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.evaluation import condition_gap
 from unityvideo_jax.evaluation.condition_gap import ConditionGapConfig
@@ -283,7 +283,7 @@ def _score_batch(
                 name: [p.get(name, modalities.get(name).prompt) for p in batch.prompts]
             },
             sampler=sampler,
-            seed=[config.seed + int(i) for i in batch.index],
+            seed=[seeds.after(config.seed, int(i)) for i in batch.index],
         )
         round_trip = pipeline.decode(
             pipeline.encode(np.asarray(scorer.encode(batch.clip)), name), name

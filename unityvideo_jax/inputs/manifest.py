@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from unityvideo_jax import modalities as registry
-from unityvideo_jax import text_files
+from unityvideo_jax import paths, text_files
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.faults import Fault, refuse
 from unityvideo_jax.inputs.openuni_tars import FOLDERS, mismatch
@@ -88,7 +88,7 @@ class ManifestSource(VideoFiles):
             yield row.line, cells, row.fault
 
     def _path(self, row: dict[str, str], modality: str) -> pathlib.Path:
-        return self._table.parent / pathlib.Path(row[modality]).expanduser()
+        return self._table.parent / paths.expand(row[modality])
 
     def _reason(self, row: dict[str, str]) -> str | None:
         """What is wrong with a row that its files' headers show; None if nothing is."""

@@ -21,11 +21,12 @@ import zlib
 from collections import Counter
 from collections.abc import Container, Mapping, Sequence
 
-from unityvideo_jax import media, strict_json, text_files
+from unityvideo_jax import disk, media, strict_json, text_files
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.faults import Fault, list_ignored, shown
 from unityvideo_jax.files import name_fault, safe_path
-from unityvideo_jax.inputs.shards import atomic_path, write_json
+from unityvideo_jax.inputs.shards import write_json
+from unityvideo_jax.paths import atomic_path
 
 FOLDERS = {
     "rgb": "rgb",
@@ -136,6 +137,9 @@ def unpack(
 
     Returns:
       Clip -> file, and what was set aside. A truncated tar yields the files before its break.
+
+    Raises:
+      UserError: the disk refuses to give the tar or to take its files.
     """
     receipt = folder / f"{tar.name}.json"
     stat = tar.stat()
@@ -169,6 +173,7 @@ def unpack(
                         out.write(block)
                 files[key] = base
     except TAR_ERRORS as error:
+        disk.raise_if_refused(error, folder)
         faults.append(
             Fault(
                 what=str(tar),
@@ -307,6 +312,7 @@ def mismatch(files: Mapping[str, pathlib.Path]) -> str | None:
             try:
                 lengths[modality] = media.video_info(path).num_frames
             except UserError as error:
+                disk.raise_if_refused(error, path)
                 return f"{modality}: {error}"
     for modality, length in lengths.items():
         missing = lengths.get("rgb", length) - length

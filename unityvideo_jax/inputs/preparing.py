@@ -18,6 +18,7 @@ from unityvideo_jax.inputs.encode import LatentEncoder
 from unityvideo_jax.inputs.sources import ClipBatch, Source
 from unityvideo_jax.inputs.staging import Progress, Staging, difference
 from unityvideo_jax.models.text import CutTexts, TextEncoder
+from unityvideo_jax.paths import atomic_path
 
 SET_ASIDE = "set_aside.json"
 # If so many clips have faults and none can be read, something is wrong with all of them.
@@ -141,7 +142,7 @@ def prepare(
         for name in todo:
             _pack(staging, workdir, name, codecs[name], clips, identities, shape, text_encoder)
         null_path = shards.root_of(workdir) / shards.NULL_CONTEXT_NAME
-        with shards.atomic_path(null_path) as temporary, open(temporary, "wb") as handle:
+        with atomic_path(null_path) as temporary, open(temporary, "wb") as handle:
             np.save(handle, text_encoder([""])[0].astype(np.float16))
         known = finished.modalities if finished else ()
         order = [*known, *(name for name in todo if name not in known)]

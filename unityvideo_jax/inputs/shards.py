@@ -29,6 +29,7 @@ from unityvideo_jax.files import safe_name
 from unityvideo_jax.inputs import values
 from unityvideo_jax.inputs.records import Records
 from unityvideo_jax.npz import read_npy
+from unityvideo_jax.paths import atomic_path
 
 FORMAT = 1
 VERSION = "1.0.0"
@@ -90,16 +91,6 @@ def root_of(directory: str | os.PathLike) -> pathlib.Path:
 def series_path(directory: str | os.PathLike, modality: str) -> pathlib.Path:
     """The folder of one modality's files."""
     return root_of(directory) / modality / VERSION
-
-
-@contextlib.contextmanager
-def atomic_path(path: pathlib.Path) -> Iterator[pathlib.Path]:
-    """A temporary path that becomes `path` when the block ends without an error."""
-    temporary = path.with_name(f".{path.name}.part")
-    yield temporary
-    with open(temporary, "rb+") as handle:
-        os.fsync(handle.fileno())
-    os.replace(temporary, path)
 
 
 def write_json(path: pathlib.Path, content: Mapping[str, Any]) -> None:

@@ -14,8 +14,9 @@ import numpy as np
 
 from unityvideo_jax import strict_json
 from unityvideo_jax.errors import UserError
-from unityvideo_jax.inputs.shards import CARD_NAME, atomic_path, root_of, write_json
+from unityvideo_jax.inputs.shards import CARD_NAME, root_of, write_json
 from unityvideo_jax.npz import read_npz
+from unityvideo_jax.paths import atomic_path, is_part
 
 FOLDER = ".staging"
 SETTINGS_NAME = "settings.json"
@@ -76,7 +77,8 @@ class Staging:
         if not path.exists():
             root = root_of(self._workdir)
             ours = {FOLDER, f"{FOLDER}.lock"}
-            strangers = [p for p in root.iterdir() if p.name not in ours] if root.exists() else []
+            there = root.iterdir() if root.exists() else ()
+            strangers = [p for p in there if p.name not in ours and not is_part(p)]
             if strangers and not (root / CARD_NAME).exists():
                 raise UserError(
                     f"{root}: holds {strangers[0].name}, which no finished or unfinished "

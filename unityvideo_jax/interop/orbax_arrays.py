@@ -18,6 +18,7 @@ import orbax.checkpoint as ocp
 import tensorstore as ts
 from absl import logging
 
+from unityvideo_jax import disk, paths
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.interop.wan_keys import Weight
 
@@ -36,7 +37,7 @@ def create(folder: pathlib.Path, weights: Mapping[str, Weight], config: Any) -> 
       weights: shapes by dotted path.
       config: JSON-able, kept beside the weights.
     """
-    temporary = folder.with_name(f".{folder.name}.part").absolute()
+    temporary = paths.without_patterns(folder.parent) / f".{folder.name}{paths.PART}"
     shutil.rmtree(temporary, ignore_errors=True)
     frame: dict[str, Any] = {}
     for name in weights:
@@ -103,7 +104,7 @@ def open_arrays(step: pathlib.Path, item: str = PARAMS) -> dict[str, ts.TensorSt
     """
     folder = (step / item).absolute()
     try:
-        tree = ocp.PyTreeCheckpointHandler().metadata(folder).tree
+        tree = ocp.PyTreeCheckpointHandler().metadata(paths.without_patterns(folder)).tree
         names = _names(tree)
         if (folder / "manifest.ocdbt").exists():
             base = {"driver": "file", "path": f"{folder}/"}
@@ -119,6 +120,7 @@ def open_arrays(step: pathlib.Path, item: str = PARAMS) -> dict[str, ts.TensorSt
         opened = {name: ts.open(spec, open=True) for name, spec in specs.items()}
         return {name: future.result() for name, future in opened.items()}
     except (ValueError, OSError, KeyError) as error:
+        disk.raise_if_refused(error, folder)
         reason = str(error).splitlines()[0][:200]
         raise UserError(f"{folder}: the checkpoint does not open ({reason}); restore it") from error
 

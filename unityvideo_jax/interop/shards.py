@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Shaped
 
 from unityvideo_jax.errors import UserError
+from unityvideo_jax.paths import atomic_path
 
 TYPES = {
     "F32": np.dtype(np.float32),
@@ -195,8 +196,7 @@ def write_shard(
         offset = end
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)  # tensors start at a multiple of eight bytes
-    temporary = folder / f".{shard.name}.part"
-    with temporary.open("wb") as stream:
+    with atomic_path(folder / shard.name) as temporary, temporary.open("wb") as stream:
         stream.write(struct.pack("<Q", len(text)) + text)
         for name in shard.shapes:
             with np.errstate(over="ignore"):  # what overflows is caught by name below
@@ -204,7 +204,6 @@ def write_shard(
             if not np.isfinite(tensor).all():
                 raise UserError(f"{name} is not finite as {storage}: keep it in float32")
             stream.write(tensor.view(np.uint8).data)
-    os.replace(temporary, folder / shard.name)
 
 
 def write_index(folder: pathlib.Path, stem: str, shards: list[Shard], itemsize: int) -> None:
@@ -216,6 +215,5 @@ def write_index(folder: pathlib.Path, stem: str, shards: list[Shard], itemsize: 
         "metadata": {"total_size": size * itemsize},
         "weight_map": {name: shard.name for shard in shards for name in shard.shapes},
     }
-    temporary = folder / f".{stem}.index.part"
-    temporary.write_text(json.dumps(index, indent=2) + "\n")
-    os.replace(temporary, folder / f"{stem}{INDEX_SUFFIX}")
+    with atomic_path(folder / f"{stem}{INDEX_SUFFIX}") as temporary:
+        temporary.write_text(json.dumps(index, indent=2) + "\n")

@@ -21,7 +21,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
-from unityvideo_jax import strict_json
+from unityvideo_jax import paths, strict_json
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.interop.tensors import TensorFiles
 from unityvideo_jax.models.text import UMT5_MEND as MEND
@@ -245,6 +245,7 @@ def load_text_encoder(directory: str | os.PathLike, length: int = 512) -> UMT5Te
     Raises:
       UserError: the folder or a file of it is missing or faulty, or the extra `interop` is.
     """
+    directory = pathlib.Path(paths.expand(os.fspath(directory)))
     tokens, weights = find_umt5(directory)
     tokenizer, model = load_tokenizer(tokens), load_umt5(weights)
     if len(tokenizer) > model.config.vocab_size:

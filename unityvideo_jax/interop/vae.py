@@ -16,6 +16,7 @@ from unityvideo_jax import strict_json
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.interop.tensors import TensorFiles
 from unityvideo_jax.models.wan_vae import WAN_2_1, WAN_2_2, VAEConfig, WanVAE
+from unityvideo_jax.paths import atomic_path
 
 DIFFUSERS, ORIGINAL = "diffusers", "original"
 CLASS_NAME = "AutoencoderKLWan"
@@ -235,6 +236,5 @@ def _blank(shape: tuple[int, ...]) -> Float[np.ndarray, "..."]:
 
 
 def _replace(path: pathlib.Path, content: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.part")
-    temporary.write_bytes(content)
-    os.replace(temporary, path)
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(content)

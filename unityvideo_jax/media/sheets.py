@@ -8,6 +8,8 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw
 
+from unityvideo_jax.paths import atomic_path
+
 
 def contact_sheet(
     rows: Mapping[str, UInt8[np.ndarray, "t h w 3"]] | Sequence[tuple[str, np.ndarray]],
@@ -44,8 +46,5 @@ def contact_sheet(
         draw.text((2, top + 1), label, fill="black")
         sheet.paste(Image.fromarray(strip), (0, top + label_height))
         top += strip.shape[0] + label_height
-    path = pathlib.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.part")
-    sheet.save(temporary, format="PNG")
-    os.replace(temporary, path)
+    with atomic_path(pathlib.Path(path)) as temporary:
+        sheet.save(temporary, format="PNG")

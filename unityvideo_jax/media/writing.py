@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from unityvideo_jax.errors import UserError
+from unityvideo_jax.paths import atomic_path
 
 # Frames per second are written as a fraction with at most this denominator, as 30000/1001 is.
 DENOMINATOR = 1001
@@ -88,10 +89,11 @@ def _encode(
     rate = fractions.Fraction(fps).limit_denominator(DENOMINATOR) if 0 < fps < 1e6 else 0
     if not rate or not len(frames):
         raise UserError(f"{path}: {len(frames)} frames at {fps:g} per second; give at least one")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     # The format is named, since the temporary name does not end in it.
-    with av.open(os.path.abspath(temporary), "w", format=container_format) as container:
+    with (
+        atomic_path(path, shared=True) as temporary,
+        av.open(os.path.abspath(temporary), "w", format=container_format) as container,
+    ):
         stream = container.add_stream(codec, rate=rate)
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = pixels
@@ -106,7 +108,6 @@ def _encode(
                 )
             container.mux(stream.encode(picture))
         container.mux(stream.encode())
-    os.replace(temporary, path)
 
 
 def _tag(context: Any) -> None:

@@ -19,9 +19,10 @@ import safetensors
 import safetensors.numpy
 from flax import nnx
 
-from unityvideo_jax import strict_json
+from unityvideo_jax import paths, strict_json
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.models.wan_vae import VAEConfig, WanVAE
+from unityvideo_jax.paths import atomic_path
 
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
@@ -68,19 +69,19 @@ def save_vae(
         if not np.isfinite(arrays[name]).all():
             raise UserError(f"weight {name} is not finite as {storage}: the training diverged.")
     directory.mkdir(parents=True, exist_ok=True)
-    paths = {name: directory / name for name in (WEIGHTS_FILE, CONFIG_FILE)}
+    files = {name: directory / name for name in (WEIGHTS_FILE, CONFIG_FILE)}
     architecture = "wan_vae_2.2" if vae.config.residual else "wan_vae_2.1"
     config = {"architecture": architecture, **dataclasses.asdict(vae.config)}
     config["modality_statistics"] = {n: (m, s) for n, m, s in vae.config.modality_statistics}
-    _replace(paths[WEIGHTS_FILE], safetensors.numpy.save(arrays, metadata={"format": "np"}))
-    _replace(paths[CONFIG_FILE], (json.dumps(config, indent=2) + "\n").encode())
-    return paths
+    # The weights last: a folder that has them is whole.
+    _replace(files[CONFIG_FILE], (json.dumps(config, indent=2) + "\n").encode())
+    _replace(files[WEIGHTS_FILE], safetensors.numpy.save(arrays, metadata={"format": "np"}))
+    return files
 
 
 def _replace(path: pathlib.Path, content: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.part")
-    temporary.write_bytes(content)
-    os.replace(temporary, path)
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(content)
 
 
 def load_vae(directory: str | os.PathLike | None = None, *, dtype: str = "float32") -> WanVAE:
@@ -125,7 +126,7 @@ def find_vae(directory: str | os.PathLike | None = None) -> pathlib.Path:
     """
     if not directory:
         return SHIPPED
-    path = pathlib.Path(directory).expanduser()
+    path = pathlib.Path(paths.expand(os.fspath(directory)))
     if path.is_file():
         return path
     if (path / "vae" / CONFIG_FILE).is_file():

@@ -19,6 +19,7 @@ from unityvideo_jax.modalities.base import Codec, Side
 from unityvideo_jax.modalities.checks import check_clip
 from unityvideo_jax.modalities.depth_units import UNIT, unit_of
 from unityvideo_jax.npz import read_npz
+from unityvideo_jax.paths import atomic_path
 from unityvideo_jax.sampling.streams import RGB, TOKEN_PIXELS, Samples, check_size
 
 
@@ -234,7 +235,5 @@ def write_samples(
 
 
 def _save_npz(path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
-    temporary = path.with_name(f".{path.name}.part")
-    with temporary.open("wb") as stream:
+    with atomic_path(path) as temporary, temporary.open("wb") as stream:
         np.savez_compressed(stream, **{k: np.asarray(v) for k, v in arrays.items()})
-    os.replace(temporary, path)

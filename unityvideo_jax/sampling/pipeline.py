@@ -13,7 +13,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Shaped
 
-from unityvideo_jax import modalities
+from unityvideo_jax import modalities, seeds
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.models.dit import DiT, DiTConfig
 from unityvideo_jax.models.text import CutTexts, TextEncoder, get_text_encoder
@@ -337,6 +337,8 @@ class Pipeline:
 
 def _keys(seed: int | Sequence[int], batch: int) -> Array:
     """One key a sample, from one seed and its place or from a seed of its own."""
+    for one in np.atleast_1d(seed).tolist():
+        seeds.check(one, "seed")
     if isinstance(seed, int | np.integer):
         return jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(int(seed)), jnp.arange(batch))
     if len(seed) != batch:

@@ -8,7 +8,7 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from unityvideo_jax import text_files
+from unityvideo_jax import paths, seeds, text_files
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.files import safe_name
 from unityvideo_jax.sampling.streams import RGB
@@ -181,7 +181,7 @@ def _from_entry(entry: Any, where: str, folder: pathlib.Path, place: int, seed: 
     unknown = sorted(set(entry) - set(KEYS))
     if unknown:
         raise UserError(f"{where}: unknown key {unknown[0]!r}; known: {', '.join(KEYS)}")
-    entry = {"name": f"{place:04d}", "seed": seed + place} | entry
+    entry = {"name": f"{place:04d}", "seed": seeds.after(seed, place)} | entry
     for key in ("modality", "wanted"):
         if isinstance(entry.get(key), str):
             entry[key] = [entry[key]]
@@ -192,9 +192,10 @@ def _from_entry(entry: Any, where: str, folder: pathlib.Path, place: int, seed: 
         inner = isinstance(value, list | dict) and not all(isinstance(t, str) for t in texts)
         if not isinstance(value, kind) or isinstance(value, bool) or inner:
             raise UserError(f"{where}: {key} has the wrong type: {json.dumps(value)}")
+    seeds.check(entry["seed"], f"{where}: seed")
     for key in ("input", "first_frame"):
         if entry.get(key):
-            entry[key] = str(folder / entry[key])
+            entry[key] = str(folder / paths.expand(entry[key]))
     if "given" in entry:
-        entry["given"] = {k: str(folder / v) for k, v in entry["given"].items()}
+        entry["given"] = {k: str(folder / paths.expand(v)) for k, v in entry["given"].items()}
     return build(where=where, **entry)

@@ -2,8 +2,10 @@
 
 import contextlib
 import dataclasses
+import logging
 import os
 import pathlib
+import shutil
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,6 +16,7 @@ import orbax.checkpoint as ocp
 from flax import nnx
 from jax.sharding import SingleDeviceSharding
 
+from unityvideo_jax import disk, paths
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.models.dit import DiT, DiTConfig
 from unityvideo_jax.sections import section
@@ -21,10 +24,15 @@ from unityvideo_jax.training import workdir as workdir_lib
 from unityvideo_jax.training.state import TrainState, abstract_state
 
 FOLDER = workdir_lib.CHECKPOINTS
+# Orbax logs the traceback of whatever it raises; here that becomes one line.
+logging.getLogger("absl").addFilter(lambda r: not (r.exc_info and "orbax" in r.pathname))
 
 
 class Checkpointer:
     """Saves asynchronously and keeps the last `keep`; a checkpoint appears only when it is whole.
+
+    As a context it waits on leaving for what is being saved, and raises what became of that unless
+    the block has failed itself.
 
     Args:
       workdir: of the run.
@@ -33,12 +41,49 @@ class Checkpointer:
 
     def __init__(self, workdir: str | os.PathLike, keep: int):
         self._path = pathlib.Path(workdir).absolute() / FOLDER
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=True)
-        self._manager = ocp.CheckpointManager(self._path, options=options)
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=keep, enable_async_checkpointing=True, cleanup_tmp_directories=True
+        )
+        self._manager = _manager(self._path, options)
+        self._saving: int | None = None
+
+    def __enter__(self) -> "Checkpointer":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: Any) -> None:
+        with contextlib.nullcontext() if kind is None else contextlib.suppress(Exception):
+            self.wait()
+        with contextlib.suppress(Exception):  # what is being saved has been waited for
+            self._manager.close()
 
     def latest(self) -> int | None:
         """The newest whole checkpoint's step."""
         return self._manager.latest_step()
+
+    def check(self) -> None:
+        """Raises what became of a save that has ended by now; cheap enough for every step.
+
+        Raises:
+          UserError: it failed.
+        """
+        if self._saving is not None and not self._manager.is_saving_in_progress():
+            self.wait()
+
+    def wait(self) -> None:
+        """Waits for what is being saved; raises as `check`."""
+        step, self._saving = self._saving, None
+        if step is None:
+            return
+        try:
+            self._manager.wait_until_finished()
+        except Exception as error:
+            try:
+                disk.raise_if_refused(error, self._path)
+                reason = (str(error).strip().splitlines() or [repr(error)])[0][:200]
+                raise UserError(f"{self._path / str(step)}: was not saved ({reason})") from error
+            finally:
+                for half in self._path.glob(f"{step}.*"):
+                    shutil.rmtree(half, ignore_errors=True)
 
     def save(self, state: TrainState, inputs: dict[str, Any], config: Any) -> None:
         """Starts saving; the caller may donate `state` as soon as this returns.
@@ -50,7 +95,9 @@ class Checkpointer:
         """
         items = {name: ocp.args.StandardSave(tree) for name, tree in _items(state).items()}
         items |= {"inputs": ocp.args.JsonSave(inputs), "config": ocp.args.JsonSave(config)}
-        self._manager.save(int(state.step), args=ocp.args.Composite(**items))
+        self.wait()
+        self._saving = int(state.step)
+        self._manager.save(self._saving, args=ocp.args.Composite(**items))
 
     def restore(self, like: TrainState, step: int) -> tuple[TrainState, dict[str, Any]]:
         """The state and input position saved at `step`, laid out as `like` is.
@@ -88,10 +135,21 @@ class Checkpointer:
                 f"({error!r}); remove {self._path / str(step)} to go on from the checkpoint before"
             ) from error
 
-    def close(self) -> None:
-        """Waits for what is being saved."""
-        self._manager.wait_until_finished()
-        self._manager.close()
+
+def last_whole(workdir: str | os.PathLike) -> str:
+    """Which checkpoint of a run is the newest whole one, in words, from the names alone."""
+    folder = pathlib.Path(workdir) / FOLDER
+    whole = [int(p.name) for p in folder.glob("[0-9]*") if p.name.isdigit()]
+    if not whole:
+        return "no checkpoint was saved yet"
+    return f"the last whole checkpoint is {folder / str(max(whole))}"
+
+
+def _manager(folder: pathlib.Path, options: Any = None) -> ocp.CheckpointManager:
+    """Orbax's manager of a run's folder of checkpoints, whatever the path holds."""
+    return ocp.CheckpointManager(
+        paths.without_patterns(folder.parent) / folder.name, options=options
+    )
 
 
 def _items(state: TrainState) -> dict[str, Any]:
@@ -112,6 +170,7 @@ def _guarded(path: pathlib.Path, read: Any) -> Any:
     try:
         return read()
     except (ValueError, OSError, KeyError, TypeError) as error:
+        disk.raise_if_refused(error, path)
         reason = str(error).strip().splitlines()
         raise UserError(
             f"{path}: the checkpoint does not load ({reason[0][:200] if reason else error!r}); "
@@ -131,6 +190,7 @@ def find(
     Raises:
       UserError: no run, or no such checkpoint.
     """
+    workdir = paths.expand(os.fspath(workdir))
     config = workdir_lib.read_config(workdir)
     folder = pathlib.Path(workdir).absolute() / FOLDER
     steps = workdir_lib.checkpoint_steps(workdir)
@@ -154,7 +214,7 @@ def _restore_weights(folder: pathlib.Path, target: Any, use_ema: bool) -> Any:
     """
     item = weights_item(folder, use_ema)
     args = ocp.args.Composite(**{item: ocp.args.StandardRestore(nnx.to_pure_dict(target))})
-    with ocp.CheckpointManager(folder.parent) as manager:
+    with _manager(folder.parent) as manager:
         found = _guarded(folder, lambda: manager.restore(int(folder.name), args=args))
     return _refill(target, found[item])
 

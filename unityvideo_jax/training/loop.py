@@ -3,9 +3,8 @@
 import contextlib
 import dataclasses
 import pathlib
-import signal
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -14,6 +13,7 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
+from unityvideo_jax import disk, seeds, signals
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.flow_matching import ObjectiveConfig
 from unityvideo_jax.models.dit import DiTConfig, model_flops
@@ -23,7 +23,7 @@ from unityvideo_jax.parallel.rules import AxisRules, num_parts, put_batch
 from unityvideo_jax.sections import section
 from unityvideo_jax.training import state as state_lib
 from unityvideo_jax.training.batches import BuildIterator, Inputs, not_finite
-from unityvideo_jax.training.checkpoints import Checkpointer, start_from
+from unityvideo_jax.training.checkpoints import Checkpointer, last_whole, start_from
 from unityvideo_jax.training.config import TrainConfig
 from unityvideo_jax.training.curriculum import stages
 from unityvideo_jax.training.goodput import Goodput, goodput_line
@@ -36,20 +36,6 @@ from unityvideo_jax.training.workdir import read_config
 
 # (graphdef, modalities) -> writes a contact sheet of parameters: (params, step, path).
 Sampler = Callable[[Any, int, pathlib.Path], None]
-
-
-@contextlib.contextmanager
-def _stop_on_sigterm() -> Iterator[list[int]]:
-    """A list that fills when SIGTERM (or Ctrl-C) asks the run to save and leave."""
-    received: list[int] = []
-    handlers = {}
-    for number in (signal.SIGTERM, signal.SIGINT):
-        handlers[number] = signal.signal(number, lambda n, _: received.append(n))
-    try:
-        yield received
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
 
 
 def _check_divides(train: TrainConfig, accumulation: int, mesh: Mesh) -> None:
@@ -94,7 +80,7 @@ def train(
       UserError: a config that cannot run, a damaged checkpoint, or a step that is not finite.
     """
     mesh = make_mesh(section(MeshConfig, config, "mesh"), devices)
-    with jax.set_mesh(mesh):
+    with jax.set_mesh(mesh), disk.explained(workdir, lambda: last_whole(workdir)):
         profile = profile or ProfileConfig()
         return _train(config, workdir, build_iterator, make_sampler, log, mesh, profile)
 
@@ -144,7 +130,7 @@ def _train(config, workdir, build_iterator, make_sampler, log, mesh: Mesh, profi
 
     # --- Step --------------------------------------------------------------------------------
     step_fn = jit_train_step(graphdef, layout, model, objective, optim, optimizer)
-    key = jax.random.key(config.seed + 1)
+    key = jax.random.key(seeds.after(config.seed, 1))
 
     # --- Loop: dispatch step n, then read the metrics of step n - 1 --------------------------
     profiler = Profiler(profile, workdir, start, run.steps, log)
@@ -193,29 +179,37 @@ def _train(config, workdir, build_iterator, make_sampler, log, mesh: Mesh, profi
 
     step, pending, position = start, None, saved
     dispatched: tuple[int, Any] = (start, None)
-    try:
-        with _stop_on_sigterm() as asked, hosts.stops_without_peers():
+    with (
+        checkpointer,
+        writer or contextlib.nullcontext(),
+        contextlib.closing(goodput),
+        contextlib.closing(profiler),
+        hosts.stops_without_peers(),
+    ):
+        if start < run.steps:
+            following = read()
+            latents = following[0]["latents"]
+            log("compiling the step")
+            first = put(following[0])
+            compiled = profiler.compile(step_fn, state, first, key)
+            if run.check_every:
+                check = IntegrityCheck(
+                    graphdef,
+                    layout,
+                    mesh,
+                    objective,
+                    modalities=model.modalities,
+                    step=start,
+                    probe=first,
+                    parts=optim.accumulation,
+                )
+            del first
+            tokens = int(np.prod(latents.shape[1:5])) // int(np.prod(model.patch_size))
+            flops = 3 * model_flops(model, tuple(latents.shape[2:5]), latents.shape[1])
+            speed = Speed(flops * run.batch_size, tokens * run.batch_size, step)
+        # Before this there is nothing to save, and a signal ends the process at once.
+        with signals.asks_to_stop("training saves after this step and ends") as asked:
             stop = False
-            if start < run.steps:
-                following = read()
-                latents = following[0]["latents"]
-                first = put(following[0])
-                compiled = profiler.compile(step_fn, state, first, key)
-                if run.check_every:
-                    check = IntegrityCheck(
-                        graphdef,
-                        layout,
-                        mesh,
-                        objective,
-                        modalities=model.modalities,
-                        step=start,
-                        probe=first,
-                        parts=optim.accumulation,
-                    )
-                del first
-                tokens = int(np.prod(latents.shape[1:5])) // int(np.prod(model.patch_size))
-                flops = 3 * model_flops(model, tuple(latents.shape[2:5]), latents.shape[1])
-                speed = Speed(flops * run.batch_size, tokens * run.batch_size, step)
             while step < run.steps and not (stop := vote(bool(asked))):
                 with profiler.step(step + 1, state):
                     batch, position = following
@@ -225,6 +219,7 @@ def _train(config, workdir, build_iterator, make_sampler, log, mesh: Mesh, profi
                     goodput.dispatched(metrics)
                     step += 1
                     dispatched = (step, metrics)
+                    checkpointer.check()
                     if pending is not None:
                         finish(*pending)
                     pending = (step, np.asarray(batch["index"]), metrics)
@@ -251,14 +246,11 @@ def _train(config, workdir, build_iterator, make_sampler, log, mesh: Mesh, profi
                 finish(*pending)
             if stop and step > start and checkpointer.latest() != step:
                 save(state, position)
+                with goodput.phase("checkpoint"):
+                    checkpointer.wait()
                 by = f"signal {asked[0]}" if asked else "a signal to another process"
                 log(f"stopped by {by} at step {step}; saved; run it again to go on")
-    finally:
-        profiler.close()
-        goodput.close()
-        with goodput.phase("checkpoint"):
-            checkpointer.close()
-        if writer is not None:
-            writer.close()
+            with goodput.phase("checkpoint"):
+                checkpointer.wait()
     log(goodput_line(goodput.shares()))
     return step

@@ -1,5 +1,6 @@
 """Numbers of a run: JSONL, TensorBoard and a line on the screen."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -11,6 +12,7 @@ import jax
 
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.parallel.chips import chip_of
+from unityvideo_jax.paths import atomic_path
 
 
 class Averages:
@@ -48,6 +50,9 @@ class Averages:
 class MetricWriter:
     """Appends to `metrics.jsonl` and TensorBoard files in the workdir.
 
+    Nothing is written by another thread, so whoever writes also learns of a disk that is full. As
+    a context it closes both.
+
     Args:
       workdir: of the run.
       resumed_step: records of later steps, which a killed run left, are dropped.
@@ -60,14 +65,16 @@ class MetricWriter:
         resumed_step: int,
         log: Callable[[str], None] = print,
     ):
-        from tensorboardX import SummaryWriter
+        from tensorboardX.event_file_writer import EventsWriter
 
         self._path = pathlib.Path(workdir) / "metrics.jsonl"
         self._trim(resumed_step, log)
         self._file = self._path.open("a")
-        self._board = SummaryWriter(
-            str(pathlib.Path(workdir) / "tensorboard"), purge_step=resumed_step + 1
-        )
+        board = pathlib.Path(workdir) / "tensorboard"
+        board.mkdir(exist_ok=True)
+        self._board = EventsWriter(str(board / "events"))
+        # TensorBoard drops what an earlier file has of later steps.
+        self._event(resumed_step + 1, session_log={"status": "START"})
 
     def _trim(self, step: int, log: Callable[[str], None]) -> None:
         if not self._path.exists():
@@ -81,29 +88,38 @@ class MetricWriter:
         steps = [_step_of(line) for line in lines]
         if damaged := steps.count(None):
             aside = self._path.with_name("metrics.damaged.jsonl")
-            aside.write_bytes(whole)
+            with atomic_path(aside) as temporary:
+                temporary.write_bytes(whole)
             log(f"{self._path}: {damaged} of {len(lines)} lines do not read; left out, see {aside}")
-        temporary = self._path.with_suffix(".part")
-        temporary.write_bytes(
-            b"".join(
-                line.rstrip(b"\r\n") + b"\n"
-                for line, found in zip(lines, steps, strict=True)
-                if found is not None and found <= step
-            )
+        kept = (
+            line.rstrip(b"\r\n") + b"\n"
+            for line, found in zip(lines, steps, strict=True)
+            if found is not None and found <= step
         )
-        os.replace(temporary, self._path)
+        with atomic_path(self._path) as temporary:
+            temporary.write_bytes(b"".join(kept))
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Writes one record; it is on disk when this returns."""
         self._file.write(json.dumps({"step": step, **values}) + "\n")
         self._file.flush()
-        for name, value in values.items():
-            self._board.add_scalar(name, value, step)
+        scalars = [{"tag": name, "simple_value": value} for name, value in values.items()]
+        self._event(step, summary={"value": scalars})
 
-    def close(self) -> None:
-        """Closes both."""
-        self._file.close()
-        self._board.close()
+    def _event(self, step: int, **what: Any) -> None:
+        from tensorboardX.proto.event_pb2 import Event
+
+        self._board.write_event(Event(wall_time=time.time(), step=step, **what))
+        self._board.flush()
+
+    def __enter__(self) -> "MetricWriter":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: Any) -> None:
+        for file in (self._file, self._board):
+            # What a full disk did not take is tried again on closing.
+            with contextlib.nullcontext() if kind is None else contextlib.suppress(OSError):
+                file.close()
 
 
 def _step_of(line: bytes) -> int | None:

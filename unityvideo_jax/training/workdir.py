@@ -14,6 +14,7 @@ import ml_collections
 
 from unityvideo_jax import provenance
 from unityvideo_jax.errors import UserError
+from unityvideo_jax.paths import is_part
 from unityvideo_jax.training import resume
 
 CONFIG = "config.json"
@@ -47,7 +48,8 @@ def open_workdir(
     if path.exists() and not path.is_dir():
         raise UserError(f"--workdir={path}: a file of that name exists; name a folder")
     steps = checkpoint_steps(path)
-    strangers = [f.name for f in path.iterdir() if f.name != ".lock"] if path.exists() else []
+    there = path.iterdir() if path.exists() else ()
+    strangers = [f.name for f in there if f.name != ".lock" and not is_part(f)]
     if strangers and not steps and not (path / CONFIG).exists():
         raise UserError(
             f"--workdir={path}: holds {sorted(strangers)[0]!r} but no {CONFIG}, so it is not a "

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from unityvideo_jax import capacity
+from unityvideo_jax import capacity, seeds
 from unityvideo_jax.errors import UserError
 
 # A scene's numbers depend on its split's place here: new splits come last.
@@ -59,8 +59,7 @@ class WorldConfig:
             raise UserError(f"fps={self.fps}: must be greater than 0")
         if not 0 <= self.closeup <= 1:
             raise UserError(f"closeup={self.closeup}: is a share of the clips, in [0, 1]")
-        if not 0 <= self.seed < 2**32:
-            raise UserError(f"seed={self.seed}: must be in [0, 2^32)")
+        seeds.check(self.seed, "seed")
 
     @property
     def duration(self) -> float:

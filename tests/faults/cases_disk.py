@@ -113,7 +113,7 @@ def _tar(folder: pathlib.Path) -> None:
 def _staging(folder: pathlib.Path) -> None:
     (folder / "latents").mkdir()
     (folder / "latents" / ".dataset.json.part").write_text("{")
-    staging = Staging(folder, {"seed": 0}, num_clips=2, chunk_size=2)
+    staging = Staging(folder, {"seed": 0})
     assert not staging.check()
 
 

@@ -28,7 +28,7 @@ from unityvideo_jax.interop.journal import Journal, fingerprint
 from unityvideo_jax.models.dit import DiTConfig
 from unityvideo_jax.paths import is_part
 from unityvideo_jax.sections import section
-from unityvideo_jax.training import checkpoints
+from unityvideo_jax.training import checkpoints, manifest
 from unityvideo_jax.training.workdir import open_workdir
 
 STAGING = ".convert"
@@ -71,6 +71,8 @@ def convert_in(source: str, workdir: str, config, log=print) -> None:
     model = section(DiTConfig, config, "model")
     checkpoint = wan.open_checkpoint(source, model)
     tensors = checkpoint.tensors
+    if checkpoint.prefix:
+        log(f"all names begin with {checkpoint.prefix!r}, which is left out")
     log(
         table(
             {
@@ -87,10 +89,12 @@ def convert_in(source: str, workdir: str, config, log=print) -> None:
     target = pathlib.Path(workdir) / checkpoints.FOLDER
     if target.exists():
         raise UserError(f"--workdir={workdir}: has {target.name} already; name a new folder")
+    identity = {"files": fingerprint(checkpoint.files), "model": config.model}
+    begun = Journal(pathlib.Path(workdir) / STAGING / "journal.json", identity)
+    wan.check_values(checkpoint, done=tuple(begun.done))  # before anything is written
     with open_workdir(workdir, config) as folder:
         staging = folder / STAGING
         staged = staging / checkpoints.FOLDER
-        identity = {"files": fingerprint(checkpoint.files), "model": config.model}
         journal = Journal(staging / "journal.json", identity)
         if journal.is_fresh or not staged.exists():
             shutil.rmtree(staging, ignore_errors=True)
@@ -106,6 +110,11 @@ def convert_in(source: str, workdir: str, config, log=print) -> None:
             done=tuple(journal.done),
             finished=_progress(journal, len(checkpoint.files), log),
         )
+        manifest.write(
+            staged / str(orbax_arrays.STEP),
+            [orbax_arrays.PARAMS],
+            {orbax_arrays.CONFIG: provenance.plain(config)},
+        )
         os.replace(staged, target)
         shutil.rmtree(staging)
     log(f"{checkpoint.layout} weights are in {workdir}; train with --config.init_from={workdir}")
@@ -117,6 +126,7 @@ def convert_out(
     layout: str,
     *,
     step: int | None = None,
+    fallback: bool = False,
     use_ema: bool = True,
     storage: str = "float32",
     max_shard_bytes: int = wan.MAX_SHARD_BYTES,
@@ -128,7 +138,7 @@ def convert_out(
       source: workdir of the run, or of a conversion.
       workdir: folder to write to; may exist only with an unfinished conversion of the same.
       layout: one of `wan_keys.LAYOUTS`.
-      step, use_ema: which weights.
+      step, fallback, use_ema: which weights.
       storage: type of the tensors.
       max_shard_bytes: of one file.
       log: takes lines.
@@ -136,9 +146,10 @@ def convert_out(
     Raises:
       UserError: no such run, or a model that the layout cannot hold.
     """
-    config, folder = checkpoints.find(source, step)
+    config, folder = checkpoints.find(source, step, fallback)
     model = DiTConfig(**config.model.to_dict())
     item = checkpoints.weights_item(folder, use_ema)
+    checkpoints.verify_item(folder, item)  # all of it, before anything is written
     arrays = orbax_arrays.open_arrays(folder, item)
     mapped = wan_keys.entries(model, layout)
     lost = wan.left_over(model, layout)
@@ -207,6 +218,9 @@ def define_flags() -> None:
         "config", None, "With --to=orbax: the experiment whose model takes the weights."
     )
     flags.DEFINE_integer("checkpoint_step", None, "Checkpoint to export; the latest if unset.")
+    flags.DEFINE_bool(
+        "fallback", False, "If the checkpoint is damaged, export the newest whole one before it."
+    )
     flags.DEFINE_bool("ema", True, "Export the averaged weights.")
     flags.DEFINE_enum("storage", "float32", sorted(shards.STORAGE), "Type of the export.")
     flags.DEFINE_float("shard_gb", 5.0, "Largest exported file.", lower_bound=1e-6)
@@ -230,6 +244,7 @@ def main(argv: Sequence[str]) -> None:
             workdir,
             args.to,
             step=args.checkpoint_step,
+            fallback=args.fallback,
             use_ema=args.ema,
             storage=args.storage,
             max_shard_bytes=int(args.shard_gb * 10**9),

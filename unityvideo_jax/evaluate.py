@@ -71,6 +71,9 @@ _VAE = cli.define_path("vae", None, "Folder of the VAE, instead of config.data.v
 _TEXT_ENCODER = flags.DEFINE_string(
     "text_encoder", None, "Text encoder, instead of config.data.text_encoder."
 )
+_FALLBACK = flags.DEFINE_bool(
+    "fallback", False, "If the checkpoint is damaged, take the newest whole one before it."
+)
 _EMA = flags.DEFINE_bool("ema", True, "Use the averaged weights.")
 _NUM_CLIPS = flags.DEFINE_integer("num_clips", 16, "How many clips.", lower_bound=1)
 _BATCH = flags.DEFINE_integer("batch_size", 4, "Clips at once on each device.", lower_bound=1)
@@ -216,6 +219,7 @@ def _score_run(output: pathlib.Path) -> None:
         _WORKDIR.value,
         step=_STEP.value,
         use_ema=_EMA.value,
+        fallback=_FALLBACK.value,
         vae=_VAE.value,
         text_encoder=_TEXT_ENCODER.value,
     )

@@ -38,6 +38,9 @@ _VAE = cli.define_path("vae", None, "Folder of the VAE, instead of config.data.v
 _TEXT_ENCODER = flags.DEFINE_string(
     "text_encoder", None, "Text encoder, instead of config.data.text_encoder."
 )
+_FALLBACK = flags.DEFINE_bool(
+    "fallback", False, "If the checkpoint is damaged, take the newest whole one before it."
+)
 _EMA = flags.DEFINE_bool("ema", True, "Use the averaged weights.")
 _MODE = flags.DEFINE_string("mode", "", f"One of {', '.join(requests.MODES)}.")
 _MODALITY = flags.DEFINE_list("modality", [], "Modality of the mode, or several (a,b).")
@@ -219,6 +222,7 @@ def main(argv: Sequence[str]) -> None:
         _WORKDIR.value,
         step=_STEP.value,
         use_ema=_EMA.value,
+        fallback=_FALLBACK.value,
         vae=_VAE.value,
         text_encoder=_TEXT_ENCODER.value,
     )

@@ -28,6 +28,9 @@ _PROFILE_STEPS = flags.DEFINE_string(
 _PROFILE_MEMORY = flags.DEFINE_integer(
     "profile_memory", 0, "Write live device memory before this step; 0 is never.", lower_bound=0
 )
+_FALLBACK = flags.DEFINE_bool(
+    "fallback", False, "If the checkpoint is damaged, go on from the newest whole one before it."
+)
 _DUMP_HLO = flags.DEFINE_bool("dump_hlo", False, "Write the compiled step into WORKDIR/profile.")
 
 
@@ -152,6 +155,7 @@ def main(argv: Sequence[str]) -> None:
             lambda graphdef: make_sampler(config, graphdef),
             log=log,
             profile=profile,
+            fallback=_FALLBACK.value,
         )
 
 

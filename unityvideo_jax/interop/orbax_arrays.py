@@ -6,20 +6,23 @@ checkpoint's frame here and TensorStore the arrays in it. `CheckpointManager` re
 like any other, onto any sharding.
 """
 
+import itertools
+import json
 import math
 import os
 import pathlib
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import tensorstore as ts
 from absl import logging
 
 from unityvideo_jax import disk, paths
-from unityvideo_jax.errors import UserError
+from unityvideo_jax.errors import UserError, reason
 from unityvideo_jax.interop.wan_keys import Weight
 
 PARAMS = "params"
@@ -97,15 +100,20 @@ def open_arrays(step: pathlib.Path, item: str = PARAMS) -> dict[str, ts.TensorSt
 
     Args:
       step: folder of the checkpoint.
-      item: "params" or "ema".
+      item: "params", "ema" or "optimizer".
 
     Raises:
       UserError: no such checkpoint, or a damaged one.
     """
     folder = (step / item).absolute()
     try:
+        for file in folder.glob("array_metadatas/*"):  # which Orbax reads too, when it restores
+            for row in json.loads(file.read_text()).get("array_metadatas", []):
+                keys = ("param_name", "write_shape", "chunk_shape")
+                [len(row["array_metadata"][key]) for key in keys]
         tree = ocp.PyTreeCheckpointHandler().metadata(paths.without_patterns(folder)).tree
-        names = _names(tree)
+        leaves = jax.tree_util.tree_leaves_with_path(tree)
+        names = [jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in leaves]
         if (folder / "manifest.ocdbt").exists():
             base = {"driver": "file", "path": f"{folder}/"}
             specs = {
@@ -119,17 +127,24 @@ def open_arrays(step: pathlib.Path, item: str = PARAMS) -> dict[str, ts.TensorSt
             specs = {name: _spec(folder / name) for name in names}
         opened = {name: ts.open(spec, open=True) for name, spec in specs.items()}
         return {name: future.result() for name, future in opened.items()}
-    except (ValueError, OSError, KeyError) as error:
+    except Exception as error:  # whatever the storage libraries raise for damaged files
         disk.raise_if_refused(error, folder)
-        reason = str(error).splitlines()[0][:200]
-        raise UserError(f"{folder}: the checkpoint does not open ({reason}); restore it") from error
+        raise UserError(f"{folder}: does not open ({reason(error)})") from error
 
 
-def _names(tree: Mapping[str, Any], prefix: str = "") -> list[str]:
-    names = []
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            names += _names(value, f"{prefix}{key}.")
-        else:
-            names.append(f"{prefix}{key}")
-    return names
+def chunks(array: ts.TensorStore) -> Iterator[tuple[tuple[int, ...], np.ndarray]]:
+    """An array's stored chunks, one in memory at a time, each with where it begins.
+
+    Raises:
+      UserError: a chunk that is missing or does not decompress.
+    """
+    sizes = array.chunk_layout.read_chunk.shape or ()  # None of an array without axes
+    steps = (range(0, whole, size) for whole, size in zip(array.shape, sizes, strict=True))
+    for origin in itertools.product(*steps):
+        ends = (min(o + size, n) for o, size, n in zip(origin, sizes, array.shape, strict=True))
+        place = tuple(slice(o, end) for o, end in zip(origin, ends, strict=True))
+        try:
+            yield origin, array[place].read().result()
+        except Exception as error:  # likewise
+            disk.raise_if_refused(error)
+            raise UserError(f"does not read ({reason(error)})") from error

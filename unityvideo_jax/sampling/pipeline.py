@@ -81,6 +81,7 @@ class Pipeline:
         *,
         step: int | None = None,
         use_ema: bool = True,
+        fallback: bool = False,
         vae: str | None = None,
         text_encoder: str | None = None,
     ) -> "Pipeline":
@@ -90,6 +91,7 @@ class Pipeline:
           workdir: of `unityvideo_jax.train`.
           step: which checkpoint; None is the latest.
           use_ema: averaged weights rather than those of the last step.
+          fallback: take the newest whole checkpoint before it if it is damaged.
           vae, text_encoder: where they are now; None is where config.data says.
 
         Raises:
@@ -100,7 +102,9 @@ class Pipeline:
         from unityvideo_jax.models.vae_weights import load_vae
         from unityvideo_jax.training.checkpoints import load_for_inference
 
-        config, params, step = load_for_inference(workdir, step=step, use_ema=use_ema)
+        config, params, step = load_for_inference(
+            workdir, step=step, use_ema=use_ema, fallback=fallback
+        )
         config = config.to_dict() if hasattr(config, "to_dict") else config
         data = config["data"]
         where = f"{workdir}: config.data."

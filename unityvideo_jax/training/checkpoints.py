@@ -1,13 +1,19 @@
-"""Checkpoints: parameters, average, optimiser and input position, saved together by Orbax."""
+"""Checkpoints: parameters, average, optimiser and input position, saved together by Orbax.
+
+Each is saved with digests of all that it holds, and compared with them whenever it is read.
+"""
 
 import contextlib
 import dataclasses
+import functools
 import logging
 import os
 import pathlib
 import shutil
-from collections.abc import Iterator
-from typing import Any
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -17,13 +23,18 @@ from flax import nnx
 from jax.sharding import SingleDeviceSharding
 
 from unityvideo_jax import disk, paths
-from unityvideo_jax.errors import UserError
+from unityvideo_jax.errors import UserError, reason
 from unityvideo_jax.models.dit import DiT, DiTConfig
+from unityvideo_jax.parallel import hosts
 from unityvideo_jax.sections import section
+from unityvideo_jax.training import manifest as manifest_lib
 from unityvideo_jax.training import workdir as workdir_lib
 from unityvideo_jax.training.state import TrainState, abstract_state
 
 FOLDER = workdir_lib.CHECKPOINTS
+# Where `Checkpointer.fall_back` moves checkpoints that a run does not go on from.
+ASIDE = "set_aside"
+Read = TypeVar("Read")
 # Orbax logs the traceback of whatever it raises; here that becomes one line.
 logging.getLogger("absl").addFilter(lambda r: not (r.exc_info and "orbax" in r.pathname))
 
@@ -79,8 +90,9 @@ class Checkpointer:
         except Exception as error:
             try:
                 disk.raise_if_refused(error, self._path)
-                reason = (str(error).strip().splitlines() or [repr(error)])[0][:200]
-                raise UserError(f"{self._path / str(step)}: was not saved ({reason})") from error
+                raise UserError(
+                    f"{self._path / str(step)}: was not saved ({reason(error)})"
+                ) from error
             finally:
                 for half in self._path.glob(f"{step}.*"):
                     shutil.rmtree(half, ignore_errors=True)
@@ -93,11 +105,36 @@ class Checkpointer:
           inputs: JSON-able position of the input pipeline after that step.
           config: the run's configuration, kept beside the weights.
         """
-        items = {name: ocp.args.StandardSave(tree) for name, tree in _items(state).items()}
-        items |= {"inputs": ocp.args.JsonSave(inputs), "config": ocp.args.JsonSave(config)}
+        trees, records = _items(state), {"inputs": inputs, "config": config}
+        items = {name: ocp.args.StandardSave(tree) for name, tree in trees.items()}
+        items |= {name: ocp.args.JsonSave(record) for name, record in records.items()}
+        items[manifest_lib.ITEM] = ocp.args.JsonSave(manifest_lib.make(trees, records))
         self.wait()
         self._saving = int(state.step)
         self._manager.save(self._saving, args=ocp.args.Composite(**items))
+
+    def fall_back(self, log: Callable[[str], None]) -> None:
+        """Moves checkpoints that are newer than the newest whole one out of the way.
+
+        Args:
+          log: takes a line for each.
+
+        Raises:
+          UserError: none is whole.
+        """
+        with hosts.first_only(self._set_aside(log)):
+            self._manager.reload()
+
+    @contextlib.contextmanager
+    def _set_aside(self, log: Callable[[str], None]) -> Iterator[None]:
+        steps = sorted(self._manager.all_steps())
+        whole = _fall_back(self._path, steps, log) if steps else 0
+        for step in (step for step in steps if step > whole):
+            target = self._path.parent / ASIDE / f"{step}_{time.time_ns()}"
+            target.parent.mkdir(exist_ok=True)
+            os.replace(self._path / str(step), target)
+            log(f"step {step} is moved to {target}")
+        yield
 
     def restore(self, like: TrainState, step: int) -> tuple[TrainState, dict[str, Any]]:
         """The state and input position saved at `step`, laid out as `like` is.
@@ -105,15 +142,26 @@ class Checkpointer:
         Raises:
           UserError: the checkpoint is damaged, or holds weights alone.
         """
-        if not (self._path / str(step) / "optimizer").is_dir():
+        folder = self._path / str(step)
+        manifest = _guarded(folder, lambda: manifest_lib.read(folder))
+        trees = _items(like)
+        if "optimizer" not in manifest_lib.items(folder, manifest):
             raise UserError(
                 f"{self._path.parent}: holds converted weights, which a run starts from and does "
                 f"not go on from; set config.init_from={self._path.parent} and name another "
                 "--workdir"
             )
-        items = {name: ocp.args.StandardRestore(tree) for name, tree in _items(like).items()}
-        args = ocp.args.Composite(**items, inputs=ocp.args.JsonRestore())
-        found = _guarded(self._path / str(step), lambda: self._manager.restore(step, args=args))
+
+        def read() -> Any:
+            manifest_lib.require(folder, (*trees, "inputs", "config"))
+            manifest_lib.check_records(folder, manifest)
+            items = {name: ocp.args.StandardRestore(tree) for name, tree in trees.items()}
+            args = ocp.args.Composite(**items, inputs=ocp.args.JsonRestore())
+            found = self._manager.restore(step, args=args)
+            manifest_lib.check_arrays(folder, manifest, {name: found[name] for name in trees})
+            return found
+
+        found = _guarded(folder, read)
         state = TrainState(
             step=jax.device_put(jax.numpy.int32(step), like.step.sharding),
             params=_refill(like.params, found.params),
@@ -166,26 +214,82 @@ def _refill(state: Any, values: dict) -> Any:
     return jax.tree.unflatten(jax.tree.structure(state), jax.tree.leaves(values))
 
 
-def _guarded(path: pathlib.Path, read: Any) -> Any:
+def _guarded(folder: pathlib.Path, read: Callable[[], Read]) -> Read:
+    """What `read` returns; a checkpoint that is damaged is one line that says what to do.
+
+    Raises:
+      UserError: names what is damaged, and the newest earlier checkpoint that is whole.
+    """
+    _hide_abandoned_reads()
     try:
         return read()
-    except (ValueError, OSError, KeyError, TypeError) as error:
-        disk.raise_if_refused(error, path)
-        reason = str(error).strip().splitlines()
+    except (MemoryError, jax.errors.JaxRuntimeError):
+        raise
+    except manifest_lib.DamagedError as error:
+        fault = str(error)
+    except Exception as error:  # whatever the storage libraries raise for damaged files
+        disk.raise_if_refused(error, folder)
+        fault = f"{folder}: does not load ({reason(error)})"
+    if not hosts.is_first():
+        raise UserError(f"{fault}; the first process's error says what to do")
+    # Reading it once more from disk says which array it was, and whether it is damage at all.
+    try:
+        manifest_lib.verify(folder)
+    except manifest_lib.DamagedError as error:
+        fault = str(error)
+    else:
         raise UserError(
-            f"{path}: the checkpoint does not load ({reason[0][:200] if reason else error!r}); "
-            "remove that folder to go on from the one before, or restore it from a copy"
-        ) from error
+            f"{fault}; its files are whole: check that config.model is what it was saved with"
+        )
+    whole = manifest_lib.newest_whole(folder.parent, before=int(folder.name))
+    advice = (
+        "no earlier checkpoint is whole; restore it from a copy"
+        if whole is None
+        else f"the checkpoint of step {whole} is whole: pass --fallback to take it, or restore "
+        "this one from a copy"
+    )
+    raise UserError(f"{fault}; {advice}")
+
+
+@functools.cache
+def _hide_abandoned_reads() -> None:
+    """Hides what reads that Orbax leaves behind print, from other threads, when one has failed."""
+    logging.getLogger("asyncio").disabled = True
+    hook = sys.unraisablehook
+
+    def others(unraisable: Any) -> None:
+        trace = unraisable.exc_traceback
+        while trace is not None:
+            if any(name in trace.tb_frame.f_code.co_filename for name in ("orbax", "asyncio")):
+                return
+            trace = trace.tb_next
+        hook(unraisable)
+
+    sys.unraisablehook = others
+
+
+def _fall_back(folder: pathlib.Path, steps: Sequence[int], log: Callable[[str], None]) -> int:
+    """The newest of these steps whose checkpoint is whole; says which are not, and why."""
+    for step in sorted(steps, reverse=True):
+        try:
+            manifest_lib.verify(folder / str(step))
+        except manifest_lib.DamagedError as error:
+            log(f"{error}; trying the checkpoint before it")
+        else:
+            log(f"the checkpoint of step {step} is whole")
+            return step
+    raise UserError(f"{folder}: none of the checkpoints {sorted(steps)} is whole; restore a copy")
 
 
 def find(
-    workdir: str | os.PathLike, step: int | None = None
+    workdir: str | os.PathLike, step: int | None = None, fallback: bool = False
 ) -> tuple[ml_collections.ConfigDict, pathlib.Path]:
     """Configuration of a run, and the folder of one of its checkpoints (its name is the step).
 
     Args:
       workdir: of the run.
       step: of the checkpoint; None is the latest.
+      fallback: reads it all first, and takes the newest earlier one that is whole if it is not.
 
     Raises:
       UserError: no run, or no such checkpoint.
@@ -199,12 +303,33 @@ def find(
     step = steps[-1] if step is None else step
     if step not in steps:
         raise UserError(f"{folder}: no checkpoint of step {step}; there are {steps}")
+    if fallback:
+        step = _fall_back(folder, [s for s in steps if s <= step], _say)
     return config, folder / str(step)
 
 
+def _say(line: str) -> None:
+    if hosts.is_first():
+        print(line, flush=True)
+
+
 def weights_item(folder: pathlib.Path, use_ema: bool) -> str:
-    """Item of a checkpoint's weights: "ema" if asked for and there, as it is not if converted."""
-    return "ema" if use_ema and (folder / "ema").is_dir() else "params"
+    """Item of a checkpoint's weights: "ema" if asked for and saved, as it is not if converted.
+
+    Raises:
+      UserError: a damaged manifest.
+    """
+    saved = _guarded(folder, lambda: manifest_lib.items(folder, manifest_lib.read(folder)))
+    return "ema" if use_ema and "ema" in saved else "params"
+
+
+def verify_item(folder: pathlib.Path, item: str) -> None:
+    """Reads one item from disk and compares it with its digests.
+
+    Raises:
+      UserError: it is damaged.
+    """
+    _guarded(folder, lambda: manifest_lib.verify(folder, (item, "config")))
 
 
 def _restore_weights(folder: pathlib.Path, target: Any, use_ema: bool) -> Any:
@@ -213,10 +338,18 @@ def _restore_weights(folder: pathlib.Path, target: Any, use_ema: bool) -> Any:
     Only what is asked for is read: neither the other copy nor the optimiser's state.
     """
     item = weights_item(folder, use_ema)
-    args = ocp.args.Composite(**{item: ocp.args.StandardRestore(nnx.to_pure_dict(target))})
-    with _manager(folder.parent) as manager:
-        found = _guarded(folder, lambda: manager.restore(int(folder.name), args=args))
-    return _refill(target, found[item])
+
+    def read() -> Any:
+        manifest = manifest_lib.read(folder)
+        manifest_lib.require(folder, (item,))
+        manifest_lib.check_records(folder, manifest)
+        args = ocp.args.Composite(**{item: ocp.args.StandardRestore(nnx.to_pure_dict(target))})
+        with _manager(folder.parent) as manager:
+            found = manager.restore(int(folder.name), args=args)[item]
+        manifest_lib.check_arrays(folder, manifest, {item: found})
+        return found
+
+    return _refill(target, _guarded(folder, read))
 
 
 def _abstract(model: DiTConfig) -> Any:
@@ -224,7 +357,10 @@ def _abstract(model: DiTConfig) -> Any:
 
 
 def load_for_inference(
-    workdir: str | os.PathLike, step: int | None = None, use_ema: bool = True
+    workdir: str | os.PathLike,
+    step: int | None = None,
+    use_ema: bool = True,
+    fallback: bool = False,
 ) -> tuple[ml_collections.ConfigDict, Any, int]:
     """Configuration, parameters and step of a run, onto the first device.
 
@@ -232,11 +368,12 @@ def load_for_inference(
       workdir: of the run, or of a conversion.
       step: of the checkpoint; None is the latest.
       use_ema: the averaged parameters, if there are any, rather than those of the last step.
+      fallback: as `find` takes it.
 
     Raises:
       UserError: no run, no such checkpoint, or a damaged one.
     """
-    config, folder = find(workdir, step)
+    config, folder = find(workdir, step, fallback)
     device = SingleDeviceSharding(jax.local_devices()[0])
     target = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device),
@@ -245,7 +382,9 @@ def load_for_inference(
     return config, _restore_weights(folder, target, use_ema), int(folder.name)
 
 
-def start_from(state: TrainState, model: DiTConfig, source: str | os.PathLike) -> TrainState:
+def start_from(
+    state: TrainState, model: DiTConfig, source: str | os.PathLike, fallback: bool = False
+) -> TrainState:
     """A fresh state with the weights of a conversion, or the averaged ones of another run.
 
     Args:
@@ -253,11 +392,12 @@ def start_from(state: TrainState, model: DiTConfig, source: str | os.PathLike) -
         hold both.
       model: of `state`.
       source: workdir of the conversion or run.
+      fallback: as `find` takes it.
 
     Raises:
       UserError: no checkpoint there, or one of another model.
     """
-    config, folder = find(source)
+    config, folder = find(source, fallback=fallback)
     theirs = dict(nnx.to_flat_state(_abstract(section(DiTConfig, config, "model"))))
     ours = dict(nnx.to_flat_state(_abstract(model)))
     for path in sorted({*theirs, *ours}):

@@ -64,6 +64,7 @@ def train(
     log: Callable[[str], None] = print,
     devices: Sequence[jax.Device] | None = None,
     profile: ProfileConfig | None = None,
+    fallback: bool = False,
 ) -> int:
     """Trains from the latest checkpoint of `workdir`, or from the start, and returns the step.
 
@@ -75,6 +76,8 @@ def train(
       log: takes progress lines.
       devices: to train on; all of them by default.
       profile: what to record beside the metrics; None is nothing.
+      fallback: read the latest checkpoint first, and go on from the newest whole one if it is
+        damaged.
 
     Raises:
       UserError: a config that cannot run, a damaged checkpoint, or a step that is not finite.
@@ -82,10 +85,12 @@ def train(
     mesh = make_mesh(section(MeshConfig, config, "mesh"), devices)
     with jax.set_mesh(mesh), disk.explained(workdir, lambda: last_whole(workdir)):
         profile = profile or ProfileConfig()
-        return _train(config, workdir, build_iterator, make_sampler, log, mesh, profile)
+        return _train(config, workdir, build_iterator, make_sampler, log, mesh, profile, fallback)
 
 
-def _train(config, workdir, build_iterator, make_sampler, log, mesh: Mesh, profile) -> int:
+def _train(
+    config, workdir, build_iterator, make_sampler, log, mesh: Mesh, profile, fallback
+) -> int:
     # --- Configuration -----------------------------------------------------------------------
     goodput = Goodput()
     model = section(DiTConfig, config, "model")
@@ -99,6 +104,8 @@ def _train(config, workdir, build_iterator, make_sampler, log, mesh: Mesh, profi
 
     # --- Input, first of all: data that does not fit must not cost the making of a model -----
     checkpointer = Checkpointer(workdir, run.keep)
+    if fallback:
+        checkpointer.fall_back(log)
     resumed = checkpointer.latest()
     start = resumed or 0
     inputs, averages = Inputs(plan, build_iterator, start), Averages()
@@ -124,7 +131,7 @@ def _train(config, workdir, build_iterator, make_sampler, log, mesh: Mesh, profi
         if resumed >= run.steps:
             log(f"config.train.steps={run.steps} are done; set more of them to go on")
     elif source := config.get("init_from"):
-        state = start_from(state, model, source)
+        state = start_from(state, model, source, fallback)
         log(f"starts from the weights of {source}")
     sampler = make_sampler(graphdef) if make_sampler and run.sample_every else None
 

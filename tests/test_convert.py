@@ -144,6 +144,7 @@ def test_a_killed_conversion_goes_on(pretrained, tmp_path, monkeypatch):
         return read(tensor)
 
     monkeypatch.setattr(shards.StoredTensor, "read", counted)
+    monkeypatch.setattr(wan, "check_values", lambda *_, **__: None)  # reads the same files first
     limit = 25
     with pytest.raises(KeyboardInterrupt):
         convert.convert_in(str(pretrained), str(tmp_path / "run"), run_config(), lambda line: None)

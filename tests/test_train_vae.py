@@ -166,6 +166,7 @@ def test_the_program_trains_measures_and_writes(config, tmp_path, capsys):
     found = train_vae.finish(config, vae, took, output)
     assert sorted(p.name for p in output.iterdir()) == [
         "README.md",
+        "SHA256SUMS",
         "config.json",
         "model.safetensors",
         "reconstructions.png",

@@ -218,12 +218,21 @@ def test_faulty_files_are_named(small, tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"not_shipped.*weights are missing.*train_vae"):
         load_vae()
 
+    shutil.copytree(good, tmp_path / "flipped")
+    weights = tmp_path / "flipped" / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    with pytest.raises(UserError, match=r"model\.safetensors: damaged or changed.*SHA256SUMS"):
+        load_vae(tmp_path / "flipped")
+
+    (good / "SHA256SUMS").unlink()  # as in a folder that others wrote
     faults = {
         "truncated": lambda d: (d / "model.safetensors").write_bytes(
             (good / "model.safetensors").read_bytes()[:-100]
         ),
         "not an autoencoder's configuration": lambda d: (d / "config.json").write_text("{"),
-        "does not match": lambda d: (d / "config.json").write_text(
+        "does not fit": lambda d: (d / "config.json").write_text(
             (good / "config.json").read_text().replace('"base_dim": 4', '"base_dim": 8')
         ),
         r"lacks .* and \d+ more": lambda d: (d / "config.json").write_text(

@@ -11,11 +11,13 @@ import os
 import pathlib
 import struct
 from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import ml_dtypes
 import numpy as np
 from jaxtyping import Shaped
 
+from unityvideo_jax import strict_json
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.paths import atomic_path
 
@@ -23,6 +25,23 @@ TYPES = {
     "F32": np.dtype(np.float32),
     "F16": np.dtype(np.float16),
     "BF16": np.dtype(ml_dtypes.bfloat16),
+}
+# Bits of every type that the format has; only those in `TYPES` are weights that are read.
+SIZES = {
+    **{"BOOL": 8, "U8": 8, "I8": 8, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "F4": 4},
+    **{"F6_E2M3": 6, "F6_E3M2": 6, "I16": 16, "U16": 16, "F16": 16, "BF16": 16},
+    **{"F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8, "I32": 32, "U32": 32, "F32": 32},
+    **{"C64": 64, "I64": 64, "U64": 64, "F64": 64},
+}
+LONGEST_HEADER = 100_000_000  # bytes; the format's own limit
+FINITE_BLOCK = 2**22
+# How other files begin that are given as weights.
+MARKS = {
+    b"GGUF": "a GGUF file (quantised)",
+    b"PK\x03\x04": "a zip archive such as PyTorch's .pth",
+    b"\x80\x02": "a pickle such as PyTorch's older .pth",
+    b"version ": "a pointer of Git LFS to the weights (run `git lfs pull`)",
+    b"<": "a web page",
 }
 STORAGE = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 INDEX_SUFFIX = ".safetensors.index.json"
@@ -34,17 +53,54 @@ SUBFOLDER = "transformer"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StoredTensor:
-    """A tensor's place in a file; `start` counts bytes from the file's beginning."""
+    """A tensor's place in a file; `start` counts bytes from the file's beginning.
+
+    Attributes:
+      name: in the file.
+      kind: its type as the file names it, a key of `SIZES`.
+    """
 
     file: pathlib.Path
+    name: str
     shape: tuple[int, ...]
-    dtype: np.dtype
+    kind: str
     start: int
 
     def read(self) -> Shaped[np.ndarray, "..."]:
-        """The tensor in its stored type."""
-        flat = np.fromfile(self.file, self.dtype, math.prod(self.shape), offset=self.start)
+        """The tensor in its stored type.
+
+        Raises:
+          UserError: it is no 16- or 32-bit float, or not finite.
+        """
+        if self.kind not in TYPES:
+            raise UserError(f"{self.file}: {not_float(self)}")
+        count = math.prod(self.shape)
+        flat = np.fromfile(self.file, TYPES[self.kind], count, offset=self.start)
+        if flat.size != count:
+            raise UserError(f"{self.file}: {self.name} ends early: truncated; copy it again")
+        check_finite(self.file, self.name, flat)
         return flat.reshape(self.shape)
+
+
+def not_float(tensor: Any) -> str:
+    """What is wrong with a tensor (of this module or of `pickles`) of another type."""
+    return (
+        f"{tensor.name} is of type {tensor.kind}, and {', '.join(TYPES)} are read: get the "
+        "checkpoint that is not quantised"
+    )
+
+
+def check_finite(file: pathlib.Path, name: str, values: Shaped[np.ndarray, "..."]) -> None:
+    """Raises UserError if a weight is NaN or infinite; takes little memory beside it."""
+    flat = values.reshape(-1)
+    for start in range(0, flat.size, FINITE_BLOCK):
+        bad = ~np.isfinite(flat[start : start + FINITE_BLOCK])
+        if bad.any():
+            place = start + int(bad.argmax())
+            raise UserError(
+                f"{file}: {name} is {flat[place]} at element {place} of {flat.size}: the weights "
+                "are damaged, or their training diverged; copy them again"
+            )
 
 
 def find_files(path: str | os.PathLike) -> list[pathlib.Path]:
@@ -94,47 +150,93 @@ def read_headers(files: Iterable[pathlib.Path]) -> dict[str, StoredTensor]:
     """All tensors of some files by name, in the order in which they lie.
 
     Raises:
-      UserError: a truncated or damaged file, a type that is no 16- or 32-bit float, a name twice.
+      UserError: a file that is truncated, damaged or of another format, or a name twice.
     """
     tensors: dict[str, StoredTensor] = {}
     for file in files:
-        for name, tensor in _header(file):
-            if name in tensors:
-                raise UserError(f"{name} is in both {tensors[name].file} and {file}; remove one")
-            tensors[name] = tensor
+        for tensor in _header(file):
+            if tensor.name in tensors:
+                other = tensors[tensor.name].file
+                raise UserError(f"{tensor.name} is in both {other} and {file}; remove one")
+            tensors[tensor.name] = tensor
     return tensors
 
 
-def _header(file: pathlib.Path) -> list[tuple[str, StoredTensor]]:
+def _header(file: pathlib.Path) -> list[StoredTensor]:
+    """The tensors of one file, which must fill it without gaps, as the format demands."""
     size = file.stat().st_size
-    try:
-        with file.open("rb") as stream:
-            (length,) = struct.unpack("<Q", stream.read(8))
-            if length > size:
-                raise ValueError("the header is longer than the file")
-            header = json.loads(stream.read(length))
-        header.pop("__metadata__", None)
-        found = sorted(header.items(), key=lambda item: item[1]["data_offsets"])
-        ends = [8 + length + info["data_offsets"][1] for _, info in found]
-    except (struct.error, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{file}: truncated, or no safetensors file ({error}); copy it") from error
-    if max(ends, default=size) != size:
-        raise UserError(f"{file}: {size} bytes long, not {max(ends)}: truncated; copy it again")
-    tensors = []
-    for name, info in found:
-        if info["dtype"] not in TYPES:
+    with file.open("rb") as stream:
+        begin = stream.read(8)
+        length = int.from_bytes(begin, "little")
+        if size < 8 or length > min(size - 8, LONGEST_HEADER):
+            for mark, what in MARKS.items():
+                if begin.startswith(mark):
+                    raise UserError(f"{file}: is {what}; give a safetensors file")
             raise UserError(
-                f"{file}: {name} is of type {info['dtype']}; {', '.join(TYPES)} are read: get the "
-                "checkpoint that is not quantised"
+                f"{file}: truncated, or no safetensors file: it is {size:,} bytes long and its "
+                f"header claims {length:,}; copy it again"
             )
-        tensor = StoredTensor(
-            file=file,
-            shape=tuple(info["shape"]),
-            dtype=TYPES[info["dtype"]],
-            start=8 + length + info["data_offsets"][0],
+        text = stream.read(length)
+    where, fix = f"{file}: truncated, or no safetensors file: its header", "copy it again"
+    header = strict_json.as_object(strict_json.parse(text, where, fix), where, fix)
+    header.pop("__metadata__", None)
+    places = {name: _place(file, name, info) for name, info in header.items()}
+    tensors, end = [], 0
+    for name in sorted(header, key=places.get):
+        info, (start, after) = header[name], places[name]
+        if start != end:
+            what = "overlaps the tensor before it" if start < end else "leaves a gap before it"
+            raise UserError(f"{file}: {name} {what} (starts at {start}, not {end}); copy it again")
+        if 8 + length + after > size:
+            raise UserError(
+                f"{file}: {name} ends at byte {8 + length + after:,}, and the file at {size:,}: "
+                "truncated; copy it again"
+            )
+        tensors.append(
+            StoredTensor(
+                file=file,
+                name=name,
+                shape=tuple(info["shape"]),
+                kind=info["dtype"],
+                start=8 + length + start,
+            )
         )
-        tensors.append((name, tensor))
+        end = after
+    if 8 + length + end != size:
+        raise UserError(
+            f"{file}: {size - 8 - length - end:,} bytes after the last tensor belong to none; copy "
+            "it again"
+        )
     return tensors
+
+
+def _place(file: pathlib.Path, name: str, info: Any) -> tuple[int, int]:
+    """First byte and end of a tensor, as its header has them, if shape and type agree."""
+
+    def whole(values: Any, count: int | None = None) -> bool:
+        right = isinstance(values, list) and (count is None or len(values) == count)
+        return right and all(type(value) is int and value >= 0 for value in values)
+
+    info = info if isinstance(info, dict) else {}
+    shape, offsets, kind = (info.get(key) for key in ("shape", "data_offsets", "dtype"))
+    faults = {
+        "dtype": not isinstance(kind, str),
+        "shape": not whole(shape),
+        "data_offsets": not whole(offsets, 2),
+    }
+    if wrong := [key for key, fault in faults.items() if fault]:
+        raise UserError(
+            f"{file}: the header of {name} has no right {' and '.join(wrong)}; copy it again"
+        )
+    if kind not in SIZES:
+        raise UserError(f"{file}: {name} is of type {kind}, which is unknown; copy it again")
+    bits = math.prod(shape) * SIZES[kind]
+    if bits != 8 * (offsets[1] - offsets[0]):
+        raise UserError(
+            f"{file}: {name} is {kind}{shape}, {bits / 8:,.0f} bytes, and its offsets hold "
+            f"{offsets[1] - offsets[0]:,}; copy it again"
+        )
+    return offsets[0], offsets[1]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

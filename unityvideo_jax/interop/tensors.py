@@ -7,8 +7,9 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 from jaxtyping import Shaped
 
+from unityvideo_jax import checksums
 from unityvideo_jax.errors import UserError
-from unityvideo_jax.interop import pickles, shards
+from unityvideo_jax.interop import identify, pickles, shards
 
 
 class TensorFiles(Mapping[str, np.ndarray]):
@@ -18,15 +19,17 @@ class TensorFiles(Mapping[str, np.ndarray]):
       path: of the file or folder, for messages.
 
     Raises:
-      UserError: no such file, a shard of its index is missing, or a file is truncated.
+      UserError: no such file, a shard of its index is missing, or a file is damaged. Reading a
+        tensor raises it for weights that are not finite.
     """
 
     def __init__(self, path: str | os.PathLike) -> None:
         self.path = pathlib.Path(path)
-        if pickle := _only_pickle(self.path):
-            self._tensors = pickles.read_pickle(pickle)
-        else:
-            self._tensors = shards.read_headers(shards.find_files(self.path))
+        pickle = _only_pickle(self.path)
+        files = [pickle] if pickle else shards.find_files(self.path)
+        for file in files:
+            checksums.check(file)
+        self._tensors = pickles.read_pickle(pickle) if pickle else shards.read_headers(files)
 
     def __getitem__(self, name: str) -> Shaped[np.ndarray, "..."]:
         return self._tensors[name].read()
@@ -41,15 +44,21 @@ class TensorFiles(Mapping[str, np.ndarray]):
         """Shape of a tensor, from its file's header alone."""
         return self._tensors[name].shape
 
-    def dtype(self, name: str) -> np.dtype:
-        """Stored type of a tensor, from its file's header alone."""
-        return self._tensors[name].dtype
+    def kind(self, name: str) -> str:
+        """Stored type of a tensor as safetensors names it ("F32"), from its file's header alone."""
+        return self._tensors[name].kind
 
-    def check(self, expected: Mapping[str, tuple[int, ...]], ignored: tuple[str, ...] = ()) -> None:
-        """Raises UserError unless exactly these tensors are there, in these shapes.
+    def check(
+        self,
+        expected: Mapping[str, tuple[int, ...]],
+        what: str,
+        ignored: tuple[str, ...] = (),
+    ) -> None:
+        """Raises UserError unless exactly these tensors are there, as floats of these shapes.
 
         Args:
           expected: shapes by name.
+          what: these weights are, as `identify` calls them.
           ignored: starts of names that may be there besides.
         """
         unknown = {name for name in set(self) - set(expected) if not name.startswith(ignored)}
@@ -60,12 +69,25 @@ class TensorFiles(Mapping[str, np.ndarray]):
             for name, shape in expected.items()
             if name in self and self.shape(name) != shape
         ]
+        there = [self._tensors[name] for name in expected if name in self]
+        faults += [shards.not_float(tensor) for tensor in there if tensor.kind not in shards.TYPES]
         if faults:
+            self.refuse_others(what)
             more = f" and {len(faults) - 3} more" if len(faults) > 3 else ""
             raise UserError(
-                f"{self.path}: does not fit the configuration: {'; '.join(faults[:3])}{more}; "
-                "keep the config.json that came with these weights beside them."
+                f"{self.path}: does not fit its configuration: {'; '.join(faults[:3])}{more}; "
+                "keep the config.json that came with these weights beside them"
             )
+
+    def refuse_others(self, what: str) -> None:
+        """Raises UserError, with what they are, if these are known to be other weights.
+
+        Args:
+          what: they should be.
+        """
+        found = identify.describe(self._tensors)
+        if found not in (None, what):
+            raise UserError(f"{self.path}: is {found}; give the weights of {what}")
 
 
 def _only_pickle(path: pathlib.Path) -> pathlib.Path | None:

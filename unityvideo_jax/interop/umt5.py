@@ -23,6 +23,7 @@ from jaxtyping import Array, Float
 
 from unityvideo_jax import paths, strict_json
 from unityvideo_jax.errors import UserError
+from unityvideo_jax.interop import identify
 from unityvideo_jax.interop.tensors import TensorFiles
 from unityvideo_jax.models.text import UMT5_MEND as MEND
 from unityvideo_jax.models.umt5 import UMT5, UMT5Config
@@ -98,13 +99,14 @@ def load_umt5(directory: str | os.PathLike, dtype: str | None = None) -> UMT5:
     names = tensor_names(config.num_layers, original)
     if dtype is None:
         embedding = names["embedding"]
-        stored = tensors.dtype(embedding) if embedding in tensors else None
-        dtype = "float32" if stored == np.float32 else "bfloat16"
+        stored = tensors.kind(embedding) if embedding in tensors else None
+        dtype = "float32" if stored == "F32" else "bfloat16"
     # No initial weights are drawn: shapes come from an abstract module.
     graph, state = nnx.split(nnx.eval_shape(lambda: UMT5(config, rngs=nnx.Rngs(0), dtype=dtype)))
     flat = {".".join(map(str, path)): (path, leaf) for path, leaf in nnx.to_flat_state(state)}
     tensors.check(
         {names[ours]: _turned(ours, leaf.get_value().shape) for ours, (_, leaf) in flat.items()},
+        identify.T5,
         IGNORED,
     )
     loaded = {}
@@ -123,7 +125,9 @@ def _turned(ours: str, shape: tuple[int, ...]) -> tuple[int, ...]:
 def _measure(tensors: TensorFiles, original: bool) -> UMT5Config:
     """Sizes as the weights have them, and UMT5-XXL's distance and epsilon, which they do not."""
     names = tensor_names(1, original)
-    if missing := [name for name in names.values() if name not in tensors]:
+    missing = [name for name in names.values() if name not in tensors]
+    if missing:
+        tensors.refuse_others(identify.T5)
         raise UserError(f"{tensors.path}: no UMT5, it lacks {missing[0]}; copy it again")
     shapes = {ours: tensors.shape(name) for ours, name in names.items()}
     vocab_size, dim = shapes["embedding"]

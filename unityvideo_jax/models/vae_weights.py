@@ -10,17 +10,17 @@ import dataclasses
 import json
 import os
 import pathlib
-from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import safetensors
 import safetensors.numpy
 from flax import nnx
 
-from unityvideo_jax import paths, strict_json
+from unityvideo_jax import checksums, paths, strict_json
 from unityvideo_jax.errors import UserError
+from unityvideo_jax.interop import identify
+from unityvideo_jax.interop.tensors import TensorFiles
 from unityvideo_jax.models.wan_vae import VAEConfig, WanVAE
 from unityvideo_jax.paths import atomic_path
 
@@ -74,8 +74,13 @@ def save_vae(
     config = {"architecture": architecture, **dataclasses.asdict(vae.config)}
     config["modality_statistics"] = {n: (m, s) for n, m, s in vae.config.modality_statistics}
     # The weights last: a folder that has them is whole.
-    _replace(files[CONFIG_FILE], (json.dumps(config, indent=2) + "\n").encode())
-    _replace(files[WEIGHTS_FILE], safetensors.numpy.save(arrays, metadata={"format": "np"}))
+    contents = {
+        CONFIG_FILE: (json.dumps(config, indent=2) + "\n").encode(),
+        WEIGHTS_FILE: safetensors.numpy.save(arrays, metadata={"format": "np"}),
+    }
+    files[checksums.SUMS] = checksums.write_sums(directory, contents)
+    for name, content in contents.items():
+        _replace(files[name], content)
     return files
 
 
@@ -101,11 +106,13 @@ def load_vae(directory: str | os.PathLike | None = None, *, dtype: str = "float3
 
         return load_wan_vae(source, dtype=dtype)
     config = _read_config(source / CONFIG_FILE)
-    tensors = _read_tensors(source / WEIGHTS_FILE)
+    if not (source / WEIGHTS_FILE).exists():
+        raise UserError(f"{source / WEIGHTS_FILE}: the autoencoder's weights are missing; {MEND}.")
+    tensors = TensorFiles(source / WEIGHTS_FILE)
     # No initial weights are drawn: shapes come from an abstract module.
     vae = nnx.eval_shape(lambda: WanVAE(config, rngs=nnx.Rngs(0), dtype=dtype))
     graph, state = nnx.split(vae)
-    _check_tensors(source / WEIGHTS_FILE, flatten(state), tensors)
+    tensors.check({name: leaf.shape for name, leaf in flatten(state).items()}, identify.VAE)
     loaded = {
         path: leaf.replace(jnp.asarray(tensors[".".join(map(str, path))], jnp.float32))
         for path, leaf in nnx.to_flat_state(state)
@@ -168,40 +175,10 @@ def _is_foreign(source: pathlib.Path) -> bool:
 def _read_config(path: pathlib.Path) -> VAEConfig:
     if not path.exists():
         raise UserError(f"{path}: the autoencoder's weights are missing; {MEND}.")
+    checksums.check(path)
     try:
         values = strict_json.read_object(path)
         values.pop("architecture", None)
         return VAEConfig(**values)
     except (ValueError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: not an autoencoder's configuration ({error}); {MEND}.") from error
-
-
-def _read_tensors(path: pathlib.Path) -> dict[str, np.ndarray]:
-    if not path.exists():
-        raise UserError(f"{path}: the autoencoder's weights are missing; {MEND}.")
-    try:
-        return safetensors.numpy.load_file(path)
-    except (safetensors.SafetensorError, OSError, ValueError, KeyError) as error:
-        raise UserError(
-            f"{path}: truncated, or not a safetensors file ({error}); copy it again, or {MEND}."
-        ) from error
-
-
-def _check_tensors(
-    path: pathlib.Path, expected: Mapping[str, object], tensors: Mapping[str, np.ndarray]
-) -> None:
-    missing = sorted(set(expected) - set(tensors))
-    unknown = sorted(set(tensors) - set(expected))
-    wrong = [
-        f"{name} is {tensors[name].shape}, not {expected[name].shape}"
-        for name in sorted(set(expected) & set(tensors))
-        if tensors[name].shape != expected[name].shape
-    ]
-    if missing or unknown or wrong:
-        faults = [f"lacks {name}" for name in missing]
-        faults += [f"has unknown {name}" for name in unknown] + wrong
-        raise UserError(
-            f"{path}: does not match {CONFIG_FILE} beside it: {'; '.join(faults[:3])}"
-            f"{f' and {len(faults) - 3} more' if len(faults) > 3 else ''}; "
-            "put the two files of one autoencoder together."
-        )

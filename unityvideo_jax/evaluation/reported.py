@@ -7,6 +7,8 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+from unityvideo_jax import checksums
+
 DATA = pathlib.Path(__file__).resolve().parent.parent / "assets" / "paper_results.json"
 STATUS = "reported, not measured here"
 
@@ -36,7 +38,12 @@ class Comparison:
 
 @functools.cache
 def load() -> dict[str, Any]:
-    """The data file: source, how its metrics map to ours, and the entries."""
+    """The data file: source, how its metrics map to ours, and the entries.
+
+    Raises:
+      UserError: a damaged file.
+    """
+    checksums.check(DATA, "reinstall unityvideo_jax")
     return json.loads(DATA.read_text())
 
 

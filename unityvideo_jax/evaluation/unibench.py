@@ -24,7 +24,7 @@ import jax
 import numpy as np
 from jaxtyping import Shaped, UInt8
 
-from unityvideo_jax import media, modalities, provenance, worlds
+from unityvideo_jax import checksums, media, modalities, provenance, worlds
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.evaluation.folders import Clip
 
@@ -165,7 +165,12 @@ def distance(a: str, b: str) -> int:
 
 
 def frozen() -> dict[str, dict]:
-    """What is frozen of every clip: {"scene": hash, "signatures": {size's name: signature}}."""
+    """What is frozen of every clip: {"scene": hash, "signatures": {size's name: signature}}.
+
+    Raises:
+      UserError: a damaged file.
+    """
+    checksums.check(FROZEN, "reinstall unityvideo_jax")
     return json.loads(FROZEN.read_text())["clips"]
 
 
@@ -252,6 +257,7 @@ def freeze(names: Sequence[str], size: Size, say: Callable[[str], None]) -> None
     FROZEN.parent.mkdir(parents=True, exist_ok=True)
     record = {"version": VERSION, "seed": SEED, "clips": dict(sorted(known.items()))}
     provenance.write_json(FROZEN, record)
+    checksums.write_sums(FROZEN.parent, {FROZEN.name: FROZEN.read_bytes()})
 
 
 def verify_clip(clip: Clip, known: Mapping[str, dict]) -> None:

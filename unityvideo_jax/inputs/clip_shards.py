@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from unityvideo_jax import media, strict_json
+from unityvideo_jax import checksums, media, strict_json
 from unityvideo_jax import modalities as registry
 from unityvideo_jax.errors import UserError, reason
 from unityvideo_jax.inputs import shards
@@ -136,7 +136,7 @@ def write_series(
 def write_card(directory: str | os.PathLike, card: ClipCard) -> None:
     """Writes `clips.json`, which declares the dataset complete."""
     path = pathlib.Path(directory) / card.dataset / CARD_NAME
-    shards.write_json(path, dataclasses.asdict(card))
+    shards.write_json(path, checksums.sealed(dataclasses.asdict(card)))
 
 
 def find_card(directory: str | os.PathLike) -> ClipCard | None:
@@ -151,6 +151,7 @@ def find_card(directory: str | os.PathLike) -> ClipCard | None:
     if len(found) > 1:
         raise UserError(f"{directory}: holds {found[0]} and {found[1]}; keep them in two folders")
     content = strict_json.read_object(found[0], "pack the clips again")
+    content = checksums.unsealed(found[0], content, "restore it, or pack the clips again")
     try:
         content["modalities"] = tuple(content["modalities"])
         return ClipCard(**content)

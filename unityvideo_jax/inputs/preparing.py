@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from unityvideo_jax import capacity, strict_json
+from unityvideo_jax import capacity, provenance, strict_json
 from unityvideo_jax import modalities as registry
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.faults import Fault, reason_of, refuse, show, write_faults
@@ -169,6 +169,7 @@ def prepare(
                 **settings,
                 **{f"codec of {name}": version for name, version in versions.items()},
             },
+            null_context_sha256=provenance.file_hash(null_path),
         )
         shards.write_card(workdir, card)
         staging.remove()

@@ -22,8 +22,8 @@ import numpy as np
 from absl import logging
 from jaxtyping import Float
 
+from unityvideo_jax import checksums, provenance, strict_json
 from unityvideo_jax import modalities as registry
-from unityvideo_jax import strict_json
 from unityvideo_jax.errors import UserError, reason
 from unityvideo_jax.files import safe_name
 from unityvideo_jax.inputs import values
@@ -52,6 +52,7 @@ class Card:
       modalities: the series that exist, 'rgb' first.
       codecs: codec version of each modality.
       settings: everything that decides the content, as prepare compares it.
+      null_context, null_context_sha256: file of the empty text's embedding, and its checksum.
     """
 
     format: int = FORMAT
@@ -69,6 +70,7 @@ class Card:
     codecs: dict[str, str]
     settings: dict[str, Any]
     null_context: str = NULL_CONTEXT_NAME
+    null_context_sha256: str = ""
 
     def __post_init__(self):
         sizes = (self.count, self.num_frames, self.height, self.width)
@@ -101,7 +103,7 @@ def write_json(path: pathlib.Path, content: Mapping[str, Any]) -> None:
 
 def write_card(directory: str | os.PathLike, card: Card) -> None:
     """Writes `dataset.json`, which declares the shards complete."""
-    write_json(root_of(directory) / CARD_NAME, dataclasses.asdict(card))
+    write_json(root_of(directory) / CARD_NAME, checksums.sealed(dataclasses.asdict(card)))
 
 
 def read_card(directory: str | os.PathLike) -> Card:
@@ -123,6 +125,7 @@ def read_card(directory: str | os.PathLike) -> Card:
             f"{path}: format {content.get('format')}, this version reads {FORMAT}; prepare the "
             "shards again"
         )
+    content = checksums.unsealed(path, content, "restore it, or prepare the shards again")
     try:
         content["latent_shape"] = tuple(content["latent_shape"])
         content["modalities"] = tuple(content["modalities"])
@@ -310,7 +313,11 @@ class Series:
 
 
 def read_null_context(directory: str | os.PathLike) -> Float[np.ndarray, "l d"]:
-    """The embedding of the empty text that the folder was prepared with."""
+    """The embedding of the empty text that the folder was prepared with.
+
+    Raises:
+      UserError: as `read_card`; or the file is missing or damaged.
+    """
     card = read_card(directory)
     path = root_of(directory) / card.null_context
     try:
@@ -319,4 +326,9 @@ def read_null_context(directory: str | os.PathLike) -> Float[np.ndarray, "l d"]:
         raise UserError(f"{error}; prepare the shards again") from error
     if fault := values.fault(null, values.LARGEST_EMBEDDING):
         raise UserError(f"{path}: holds {fault}; prepare the shards again")
+    if card.null_context_sha256 not in ("", provenance.file_hash(path)):
+        raise UserError(
+            f"{path}: damaged or changed: its SHA-256 is not the one in {CARD_NAME}; prepare the "
+            "shards again"
+        )
     return null.astype(np.float32)

@@ -12,6 +12,7 @@ import re
 import numpy as np
 import safetensors.numpy
 
+from unityvideo_jax import checksums
 from unityvideo_jax.models.minilm import find_package, load_minilm
 
 DIM = 144
@@ -75,10 +76,14 @@ def build(directory: pathlib.Path) -> None:
         "vectors": np.round(y / steps).astype(np.int8),
         "steps": steps.astype(np.float32),
     }
-    (directory / ".words.part").write_text("\n".join([*words, *glosses]) + "\n")
-    os.replace(directory / ".words.part", directory / "words.txt")
-    safetensors.numpy.save_file(tensors, directory / ".vectors.part")
-    os.replace(directory / ".vectors.part", directory / "vectors.safetensors")
+    contents = {
+        "words.txt": ("\n".join([*words, *glosses]) + "\n").encode(),
+        "vectors.safetensors": safetensors.numpy.save(tensors),
+    }
+    checksums.write_sums(directory, contents)
+    for name, content in contents.items():
+        (directory / ".part").write_bytes(content)
+        os.replace(directory / ".part", directory / name)
     print(f"{len(words) + len(glosses)} words, {y.shape[1]} dimensions, in {directory}")
 
 

@@ -65,6 +65,22 @@ def test_a_system_that_fails_is_said_and_others_go_on(tmp_path):
     assert [row[0] for row in table(done.stdout)][-1] == "text, 8 prompts of 20 tokens"
 
 
+def test_the_chart_and_the_page_show_the_same_numbers(tmp_path):
+    chart = load("chart")
+    rows = chart.read(chart.FOLDER / "speed.csv")
+    page = table((chart.FOLDER / "README.md").read_text(), 9)
+    page += table((chart.FOLDER / "README.md").read_text(), 7)
+    cells = {cell for row in page for cell in row}
+    assert len(rows) > 5
+    assert [row for row in rows if not {row["ours"], row["peer"]} <= cells] == []
+    chart.draw(rows, tmp_path / "speed.svg")
+    drawn = (tmp_path / "speed.svg").read_text()
+    kept = (chart.FOLDER / "speed.svg").read_text()
+    for row in rows:
+        for label in (row["what"], f"{row['ours']} s", f"{row['peer']} s"):
+            assert f">{label}<" in drawn and f">{label}<" in kept, label
+
+
 def test_input_is_timed_beside_what_a_step_takes(capsys):
     size = ["--latents=2,2,2,4", "--text=6,8", "--clips=8", "--batch=2", "--takes=10"]
     load("inputs").main([*size, "--workers=0", "--threads=1,2", "--seconds=0.1"])

@@ -50,7 +50,7 @@ def _estimate(
     return closed_form.estimate(step, chip_of(kind), rates_of(kind))
 
 
-# benchmarks/README.md, "The training step beside diffusers" and "Several GPUs": bfloat16 moments.
+# benchmarks/LOG.md, "The training step beside diffusers" and "Several GPUs": bfloat16 moments.
 # Those of H100s, and those with an average of the weights, are of the code before norms had
 # kernels of their own.
 NO_EMA = {"keep_ema": False}

@@ -10,7 +10,7 @@ from unityvideo_jax.errors import UserError
 from unityvideo_jax.parallel.chips import CHIPS, chip_of
 
 # Fused element-wise kernels and the scan's copies reach this part of the copy bandwidth. Fitted to
-# the step times of benchmarks/README.md, "The training step beside diffusers".
+# the step times of benchmarks/LOG.md, "The training step beside diffusers".
 ELEMENTWISE_SHARE = 0.65
 
 
@@ -43,7 +43,7 @@ class Rates:
     source: str
 
 
-# benchmarks/README.md, "Attention kernels alone": at 40,560 tokens, FlashAttention's kernels on
+# benchmarks/LOG.md, "Attention kernels alone": at 40,560 tokens, FlashAttention's kernels on
 # Hopper; cuDNN 9.19 elsewhere, by its rates on the H200. Matrix products of 8192 in a JAX chain
 # (706 TFLOP/s on an H200) and copies were measured on machines of these kinds, by no benchmark
 # here. Nor by any were the links, for which an all-reduce's bus bandwidth stands in; the network is
@@ -62,7 +62,7 @@ _H200 = Rates(
     links=_LINKS,
     network=5e10,
     domain=8,
-    # On two and four H200 the 10B took longer by about all of it (benchmarks/README.md).
+    # On two and four H200 the 10B took longer by about all of it (benchmarks/LOG.md).
     overlap=False,
     slack=_SLACK,
     source=_SOURCE,

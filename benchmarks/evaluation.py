@@ -181,7 +181,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     date = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
     size = f"{args.num_frames}x{args.height}x{args.width}"
     print(f"{date}, {os.cpu_count()} CPU cores, jax {jax.__version__}, {size}\n")
-    titles = ("clips", "processes", "clips/s", "CPU s a clip", f"GB a process, {few} clips")
+    titles = ("clips", "processes", "clips/s", "CPU s per clip", f"GB per process, {few} clips")
     print(f"| {' | '.join(titles)} | GB, all clips | again, s |")
     print("| ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
     print(
@@ -192,7 +192,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     seconds: collections.Counter[str] = collections.Counter()
     for row in rows:
         seconds.update(row["seconds"])
-    print("| modality | seconds a clip |\n| --- | ---: |")
+    print("| modality | seconds per clip |\n| --- | ---: |")
     for stream, total in seconds.items():
         print(f"| {stream} | {total / len(rows):.1f} |")
     print(f"\nresults.html: {page / 1e6:.1f} MB", flush=True)

@@ -169,7 +169,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     half = 4 * int(np.prod(args.latents))
     text = 4 * int(np.prod(args.text))
     print(f"a sample: {half / 1e6:.2f} MB of latents, {text / 1e6:.2f} MB of text\n")
-    columns = ["workers", "threads", "samples/s", "latents MB/s", "CPU ms a sample"]
+    columns = ["workers", "threads", "samples/s", "latents MB/s", "CPU ms per sample"]
     columns += ["x the step", f"cores for {AIM} x"] if args.takes else []
     print(f"| {' | '.join(columns)} |\n|{' ---: |' * len(columns)}")
     with tempfile.TemporaryDirectory() as folder:

@@ -149,7 +149,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     for size in sorted(SIZES, key=lambda name: math.prod(SIZES[name])):
         lines += [
             f"\n### {size}\n",
-            "| on | model | mesh | keeps | batch | GiB a device | step s |",
+            "| on | model | mesh | keeps | batch | GiB per device | step s |",
         ]
         lines[-1] += " model share | fits |"
         lines.append("| --- | --- | --- | --- | ---: | ---: | ---: | ---: | --- |")

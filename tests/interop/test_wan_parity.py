@@ -127,7 +127,7 @@ def test_clean_frames_are_timesteps_of_tokens(reference, folder, frames, parity)
     expected = channels_last(run_torch(reference, latents, per_token, context))
     clean = jnp.asarray(noisy[:, None, :, 0, 0] == 0)
     ours = run_ours(model, latents, context, clean=clean)
-    parity("DiT, a timestep a token (2.2)", LIBRARY, ours, expected, bound=1e-5)
+    parity("DiT, a timestep per token (2.2)", LIBRARY, ours, expected, bound=1e-5)
     if frames:
         plain = run_ours(model, latents, context)
         assert relative_error(plain, expected) > 1e-2

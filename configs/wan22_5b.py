@@ -100,7 +100,7 @@ def get_config() -> ml_collections.ConfigDict:
         moments="float32",
     )
 
-    config.mesh = dict(data=1, fsdp=-1, context=1, tensor=1)
+    config.mesh = dict(slice=1, data=1, fsdp=-1, context=1, tensor=1)
 
     config.train = dict(
         steps=56_000,

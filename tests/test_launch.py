@@ -1,11 +1,13 @@
 """The launch files: checked by shellcheck and by schemas, and run with what they call replaced."""
 
 import copy
+import dataclasses
 import json
 import math
 import os
 import pathlib
 import re
+import runpy
 import shutil
 import signal
 import subprocess
@@ -16,6 +18,8 @@ import jsonschema
 import kubernetes_validate
 import pytest
 import yaml
+
+from unityvideo_jax.parallel.mesh import MeshConfig
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 LAUNCH = ROOT / "launch"
@@ -75,6 +79,13 @@ def test_the_schema_refuses(where, value):
     part[last] = value
     with pytest.raises((jsonschema.ValidationError, kubernetes_validate.ValidationError)):
         _check(jobset)
+
+
+def test_every_preset_takes_the_flags_that_the_planner_prints():
+    for path in (ROOT / "configs").glob("*.py"):
+        config = runpy.run_path(str(path))["get_config"]()
+        if "mesh" in config:
+            assert set(config.mesh) == {f.name for f in dataclasses.fields(MeshConfig)}, path
 
 
 def test_jobset_asks_for_whole_slices():

@@ -2,11 +2,9 @@
 
 import ast
 import pathlib
-import re
 import subprocess
 import sys
 
-import markdown_it
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -88,42 +86,3 @@ def test_every_config_names_its_command():
         doc = ast.get_docstring(ast.parse(path.read_text()))
         assert doc, path
         assert "Command:" in doc, path
-
-
-def _places(page):
-    """Targets of a page's links and pictures, and names of the repository's pages in code."""
-    for block in markdown_it.MarkdownIt().enable("table").parse(page.read_text()):
-        for token in block.children or ():
-            if target := token.attrGet("href") or token.attrGet("src"):
-                yield target
-            named = re.fullmatch(r"(\w+)/[\w./-]+\.md", token.content)
-            if token.type == "code_inline" and named and (ROOT / named[1]).is_dir():
-                yield f"/{token.content}"
-
-
-def _anchors(page):
-    """What GitHub calls the headings of a page."""
-    tokens = markdown_it.MarkdownIt().parse(page.read_text())
-    titles = [tokens[i + 1].content for i, t in enumerate(tokens) if t.type == "heading_open"]
-    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
-
-
-def test_links_of_all_pages_lead_somewhere():
-    listed = subprocess.run(
-        ["git", "ls-files", "*.md"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    pages = [ROOT / name for name in listed.stdout.splitlines()]
-    pages = pages or [*ROOT.glob("*.md"), *ROOT.glob("[a-z]*/**/*.md")]  # outside a checkout
-    assert len(pages) > 15
-    broken = []
-    for page in pages:
-        for place in _places(page):
-            if re.match(r"[a-z]+:", place):
-                continue
-            name, _, anchor = place.partition("#")
-            # Names in code are written as seen from the root.
-            target = ROOT / name[1:] if name.startswith("/") else page.parent / name
-            target = target if name else page
-            if not target.exists() or (anchor and anchor not in _anchors(target)):
-                broken.append(f"{page.relative_to(ROOT)}: {place}")
-    assert broken == []

@@ -15,6 +15,9 @@ from unityvideo_jax import disk, paths, seeds, signals
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.escape import Terminal
 
+# Flags that are defined here are the programs': `--help` lists them.
+flags.disclaim_key_flags()
+
 CACHE = "~/.cache/unityvideo_jax/compiled"
 
 
@@ -53,7 +56,6 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
     except OSError:
         _leave("the current folder was deleted; change to another one")
     flags.DEFINE_list("plugins", [], "Modules of your own to import, which register modalities.")
-    flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS["plugins"])
     app.run(guarded, flags_parser=_parse)
 
 

@@ -91,7 +91,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11,<3.13",
-    packages=find_packages(include=["unityvideo_jax*", "configs*", "data*"]),
+    packages=[*find_packages(include=["unityvideo_jax*", "data*"]), "configs"],
     package_data={"unityvideo_jax": ["assets/**/*"]},
     install_requires=CORE,
     extras_require=EXTRAS,

@@ -1,7 +1,6 @@
 """Curates a folder of videos on one machine: scenes, clips, filters, captions, modalities, shards.
 
-Command: python -m unityvideo_jax.prepare --config=configs/openuni_local.py --source=VIDEOS \
-             --workdir=openuni
+Command: python -m unityvideo_jax.prepare --config=openuni_local --source=VIDEOS --workdir=openuni
 
 Needs the extra `annotate`. Runs without any weights: optical flow is then the only modality, and
 what cannot run says so in every clip's notes. Give a stage its weights to run it, also later:

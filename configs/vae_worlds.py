@@ -1,6 +1,6 @@
 """The autoencoder that ships with the package: Wan 2.1's layers, much narrower, on worlds.
 
-Command:  python -m unityvideo_jax.train_vae --config=configs/vae_worlds.py --output=vae
+Command:  python -m unityvideo_jax.train_vae --config=vae_worlds --output=vae
 Hardware: four H100 (14 steps per second); fewer devices take proportionally longer.
 Time:     `max_seconds` of training and about a minute of evaluation.
 Result:   the README.md that the command writes beside the weights.

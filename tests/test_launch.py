@@ -19,6 +19,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from unityvideo_jax import presets
 from unityvideo_jax.parallel.mesh import MeshConfig
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -101,7 +102,7 @@ def test_jobset_asks_for_whole_slices():
     assert hosts * container["resources"]["limits"]["google.com/tpu"] == chips
     assert f"--config.mesh.slice={job['replicas']}" in container["command"]
     config = next(a for a in container["command"] if a.startswith("--config="))
-    assert (ROOT / config.removeprefix("--config=")).exists()
+    assert config.removeprefix("--config=") in presets.names()
     names = {volume["name"] for volume in pod["volumes"]}
     assert {mount["name"] for mount in container["volumeMounts"]} == names
 

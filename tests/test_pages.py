@@ -2,10 +2,11 @@
 
 import pathlib
 import re
-import runpy
 import subprocess
 
 import markdown_it
+
+from unityvideo_jax import presets
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 # Flags that a command hands to another program.
@@ -86,13 +87,10 @@ def _has(config, key):
 
 
 def test_keys_are_in_the_configs():
-    configs = {
-        path.stem: runpy.run_path(str(path))["get_config"]()
-        for path in (ROOT / "configs").glob("*.py")
-    }
+    configs = {name: presets.load(name) for name in presets.names()}
     wrong = []
     for page, _, arguments in _commands():
-        named = re.search(r"--config=configs/([a-z]\w+)\.py", arguments)
+        named = re.search(r"--config=(?:configs/)?([a-z]\w+)", arguments)
         for key in re.findall(r"--config\.([a-z][a-z0-9_.]*)=", arguments) if named else ():
             if not _has(configs[named[1]], key):
                 wrong.append(f"{page}: {named[0]} --config.{key}")

@@ -10,8 +10,10 @@ from typing import Any, Literal
 import jax
 import ml_collections
 from absl import app, flags, logging
+from ml_collections import config_flags
+from ml_collections.config_flags.config_flags import ConfigFileFlagParser
 
-from unityvideo_jax import disk, paths, seeds, signals
+from unityvideo_jax import disk, paths, presets, seeds, signals
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.escape import Terminal
 
@@ -87,6 +89,21 @@ def define_path(
     return flags.DEFINE(_PathParser(writes), name, default, help, **options)
 
 
+class _ConfigParser(ConfigFileFlagParser):
+    """Reads the file that a path or the name of a preset means."""
+
+    def parse(self, path: str) -> ml_collections.ConfigDict:
+        return super().parse(presets.find(paths.expand(path)))
+
+
+def define_config(help: str) -> flags.FlagHolder:
+    """The flag --config, a file or a preset by name; --config.key=value overrides what it says."""
+    help += f" A file, or one of: {', '.join(presets.names())}."
+    holder = config_flags.DEFINE_config_file("config", None, help)
+    flags.FLAGS["config"].parser = _ConfigParser("config")
+    return holder
+
+
 def define_seed(name: str, help: str) -> flags.FlagHolder:
     """A flag whose value is a seed, 0 by default."""
     return flags.DEFINE_integer(name, 0, help, lower_bound=0, upper_bound=seeds.COUNT - 1)
@@ -154,9 +171,7 @@ def _leave(message: str) -> None:
 def _parse(argv: Sequence[str]) -> Sequence[str]:
     """Parses flags; one that does not exist, also inside --config, is one line with its nearest."""
     try:
-        return flags.FLAGS([_expanded(argument) for argument in argv])
-    except UserError as error:
-        _leave(str(error))
+        return flags.FLAGS(argv)
     except flags.Error as error:
         missing = re.findall(r"Flag (--\w+) must have a value other than None", str(error))
         _leave(f"give {' and '.join(missing)}; see --help" if missing else str(error))
@@ -164,9 +179,3 @@ def _parse(argv: Sequence[str]) -> Sequence[str]:
         # What ml_collections raises for an override of a key that the config lacks.
         key = str(error.args[0]).replace("\\n", ". ").replace("\\", "").replace("'", "")
         _leave(f"--config: no such key {key}")
-
-
-def _expanded(argument: str) -> str:
-    """--config=PATH with `~` expanded: ml_collections parses that flag itself."""
-    name, equals, path = argument.partition("=")
-    return name + equals + paths.expand(path) if name.lstrip("-") == "config" else argument

@@ -1,8 +1,8 @@
 r"""Converts weights: Wan or UnityVideo safetensors into a run to start from, or a run into those.
 
   python -m unityvideo_jax.convert --from=Wan2.2-TI2V-5B --to=orbax --workdir=wan22 \
-      --config=configs/wan22_5b.py
-  python -m unityvideo_jax.train --config=configs/wan22_5b.py --config.init_from=wan22 --workdir=run
+      --config=wan22_5b
+  python -m unityvideo_jax.train --config=wan22_5b --config.init_from=wan22 --workdir=run
   python -m unityvideo_jax.convert --from=run --to=diffusers --workdir=exported
 
 Tensors are moved one at a time, so that memory holds the largest tensor and never the model. A
@@ -19,7 +19,6 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 
 from absl import flags
-from ml_collections import config_flags
 
 from unityvideo_jax import cli, provenance
 from unityvideo_jax.errors import UserError
@@ -214,9 +213,7 @@ def define_flags() -> None:
     cli.define_path("from", None, "Safetensors file or folder; a run's workdir to export.")
     flags.DEFINE_enum("to", None, ("orbax", *wan_keys.LAYOUTS), "What to write.")
     cli.define_path("workdir", None, "Folder to write to.", writes="folder")
-    config_flags.DEFINE_config_file(
-        "config", None, "With --to=orbax: the experiment whose model takes the weights."
-    )
+    cli.define_config("With --to=orbax: the experiment whose model takes the weights.")
     flags.DEFINE_integer("checkpoint_step", None, "Checkpoint to export; the latest if unset.")
     flags.DEFINE_bool(
         "fallback", False, "If the checkpoint is damaged, export the newest whole one before it."
@@ -253,7 +250,7 @@ def main(argv: Sequence[str]) -> None:
         return
     config = cli.read_config(args.config)
     if config is None:
-        raise UserError("--to=orbax needs --config=configs/NAME.py: the model takes its sizes")
+        raise UserError("--to=orbax needs --config=NAME: the model takes its sizes")
     convert_in(source, workdir, config, log)
 
 

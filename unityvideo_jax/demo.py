@@ -33,8 +33,6 @@ _CLIPS = flags.DEFINE_integer(
 )
 _STEPS = flags.DEFINE_integer("steps", 1200, "Training steps of the tiny config.", lower_bound=200)
 
-CONFIG = pathlib.Path(__file__).resolve().parent.parent / "configs" / "worlds_tiny.py"
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Step:
@@ -148,7 +146,7 @@ def main(argv: Sequence[str]) -> None:
     start = time.monotonic()
     demo = Demo(output, total=8)
     train = (
-        f"--config={CONFIG}",
+        "--config=worlds_tiny",
         f"--workdir={run}",
         f"--config.data.dirs=('{shards}',)",
         f"--config.train.steps={_STEPS.value}",

@@ -1,10 +1,10 @@
 r"""Plans a run before it costs anything: what its step, or its sampler, needs on which devices.
 
-  python -m unityvideo_jax.plan --config=configs/worlds_small.py --topology=v5p:2x2x2 \
+  python -m unityvideo_jax.plan --config=worlds_small --topology=v5p:2x2x2 \
       --mesh=fsdp=8 --mesh=fsdp=4,context=2 --config.model.remat=attention
-  python -m unityvideo_jax.plan --config=configs/wan21_1_3b.py --topology=v5p:4x4x4 --mesh=best
-  python -m unityvideo_jax.plan --config=configs/wan21_1_3b.py --topology=h200:8 --mesh=best
-  python -m unityvideo_jax.plan --config=configs/worlds_small.py --topology=v6e:2x2 \
+  python -m unityvideo_jax.plan --config=wan21_1_3b --topology=v5p:4x4x4 --mesh=best
+  python -m unityvideo_jax.plan --config=wan21_1_3b --topology=h200:8 --mesh=best
+  python -m unityvideo_jax.plan --config=worlds_small --topology=v6e:2x2 \
       --program=sampling
 
 For TPUs the real program is compiled: memory, FLOPs, bytes sent by every kind of collective, and
@@ -18,7 +18,6 @@ from typing import Any
 
 import jax
 from absl import flags
-from ml_collections import config_flags
 
 from unityvideo_jax import cli
 from unityvideo_jax.errors import UserError
@@ -32,7 +31,7 @@ _SHOWN = 8
 
 def define_flags() -> None:
     """Called by the program alone, so that importing this module claims no flag names."""
-    config_flags.DEFINE_config_file("config", None, "The experiment.", lock_config=True)
+    cli.define_config("The experiment.")
     flags.DEFINE_string(
         "topology",
         "local",
@@ -80,7 +79,7 @@ def _load_config() -> Any:
     args = flags.FLAGS
     config = cli.read_config(args.config)
     if config is None:
-        raise UserError("give --config=configs/NAME.py")
+        raise UserError("give --config=NAME")
     if args.program == "sampling" and args.mesh:
         raise UserError(
             "--mesh: sampling shares its samples among devices that each hold all weights; leave "

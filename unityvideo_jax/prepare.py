@@ -4,7 +4,7 @@ Command: python -m unityvideo_jax.prepare --source=worlds --workdir=shards --num
          python -m unityvideo_jax.prepare --source=FOLDER --workdir=shards --height=128 --width=128
          python -m unityvideo_jax.prepare --source=clips.csv --workdir=shards
          python -m unityvideo_jax.prepare --source=PACKED --workdir=shards
-         python -m unityvideo_jax.prepare --config=configs/openuni_local.py --source=VIDEOS \
+         python -m unityvideo_jax.prepare --config=openuni_local --source=VIDEOS \
              --workdir=openuni
 
 The last form curates raw videos first: `docs/curation.md`. The same command again goes on where a
@@ -23,7 +23,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from absl import flags
-from ml_collections import config_flags
 
 from unityvideo_jax import capacity, cli, units
 from unityvideo_jax import modalities as registry
@@ -56,7 +55,7 @@ NOT_OF_CURATION = (
 
 def define_flags() -> None:
     """Called by the program alone, so that importing this module claims no flag names."""
-    config_flags.DEFINE_config_file("config", None, "Of a curation; --source holds raw videos.")
+    cli.define_config("A curation; --source holds raw videos.")
     cli.define_path("source", None, "'worlds', a folder of videos, a CSV, or packed clips.")
     cli.define_path(
         "workdir", None, "Where to write; shards go to WORKDIR/latents.", writes="folder"

@@ -1,6 +1,6 @@
 r"""Trains UnityVideo.
 
-  python -m unityvideo_jax.train --config=configs/worlds_tiny.py --workdir=run \
+  python -m unityvideo_jax.train --config=worlds_tiny --workdir=run \
       --config.data.dirs="('shards',)"
 
 Any key of the config can be overridden as --config.<key>=value. The same command resumes a run.
@@ -20,7 +20,7 @@ from unityvideo_jax.parallel.mesh import MeshConfig, make_mesh
 from unityvideo_jax.sections import check_keys, section
 from unityvideo_jax.training.workdir import open_workdir
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment.", lock_config=True)
+_CONFIG = cli.define_config("The experiment.")
 _WORKDIR = cli.define_path("workdir", None, "Folder of the run.", writes="folder")
 _PROFILE_STEPS = flags.DEFINE_string(
     "profile_steps", "", "Trace steps A to B - 1 for XProf, as A:B, into WORKDIR/profile."
@@ -128,7 +128,7 @@ def main(argv: Sequence[str]) -> None:
 
     config = cli.read_config(_CONFIG.value)
     if config is None or _WORKDIR.value is None:
-        raise UserError("give both --config=configs/NAME.py and --workdir=FOLDER")
+        raise UserError("give both --config=NAME and --workdir=FOLDER")
     check(config)
     profile = ProfileConfig(
         steps=_PROFILE_STEPS.value, hlo=_DUMP_HLO.value, memory=_PROFILE_MEMORY.value

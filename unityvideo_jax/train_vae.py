@@ -1,6 +1,6 @@
 """Trains the causal video autoencoder on procedural worlds, every modality of each clip.
 
-Command: python -m unityvideo_jax.train_vae --config=configs/vae_worlds.py --output=vae
+Command: python -m unityvideo_jax.train_vae --config=vae_worlds --output=vae
 
 Worlds are rendered on the accelerator while it trains; nothing is read. `--output` receives
 `model.safetensors`, `config.json`, a card `README.md` and the sheet `reconstructions.png`.
@@ -24,7 +24,6 @@ from flax import nnx
 from jax import P
 from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array, Float, Int, Key, Shaped
-from ml_collections import config_flags
 
 from unityvideo_jax import cli, escape, media, modalities, seeds, worlds
 from unityvideo_jax.errors import UserError
@@ -353,7 +352,7 @@ def _card(
 
 def define_flags() -> None:
     """Called by the program alone, so that importing this module claims no flag names."""
-    config_flags.DEFINE_config_file("config", None, "The configuration file.")
+    cli.define_config("The experiment.")
     cli.define_path(
         "output", None, "Folder for the weights; must not hold any yet.", writes="folder"
     )
@@ -363,7 +362,7 @@ def main(argv: Sequence[str]) -> None:
     """Trains, measures and writes the autoencoder."""
     del argv
     if flags.FLAGS.config is None or flags.FLAGS.output is None:
-        raise UserError("give --config=configs/vae_worlds.py and --output=FOLDER")
+        raise UserError("give --config=vae_worlds and --output=FOLDER")
     config, output = cli.read_config(flags.FLAGS.config), pathlib.Path(flags.FLAGS.output)
     model = check(config, output)
     output.mkdir(parents=True, exist_ok=True)

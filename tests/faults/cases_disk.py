@@ -247,8 +247,8 @@ def _signal(number: signal.Signals, moment: str, times: int, folder: pathlib.Pat
 
 
 FULL_DISK = {
-    "train": ("--config=configs/worlds_tiny.py", "--workdir={disk}/run"),
-    "train_vae": ("--config=configs/vae_worlds.py", "--output={disk}/vae"),
+    "train": ("--config=worlds_tiny", "--workdir={disk}/run"),
+    "train_vae": ("--config=vae_worlds", "--output={disk}/vae"),
     "prepare": ("--source=worlds", "--workdir={disk}/shards"),
     "pack": ("--benchmark=unibench", "--workdir={disk}/packed"),
     "sample": ("--workdir=run", "--mode=joint", "--modality=depth", "--output={disk}/out"),

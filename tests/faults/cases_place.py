@@ -230,8 +230,8 @@ def _reads_read_only(folder: pathlib.Path) -> None:
 
 
 OUTPUTS = {
-    "train": ("--config=configs/worlds_tiny.py", "--workdir={out}"),
-    "train_vae": ("--config=configs/vae_worlds.py", "--output={out}"),
+    "train": ("--config=worlds_tiny", "--workdir={out}"),
+    "train_vae": ("--config=vae_worlds", "--output={out}"),
     "prepare": ("--source=worlds", "--workdir={out}"),
     "pack": ("--benchmark=unibench", "--workdir={out}"),
     "sample": ("--workdir=run", "--mode=joint", "--modality=depth", "--output={out}"),
@@ -253,7 +253,7 @@ SEEDS = {
     "evaluate": ("--seed={}", "--workdir=run", "--output=out"),
     "render": ("--seed={}",),
     "prepare": ("--seed={}", "--source=worlds", "--workdir=shards"),
-    "train": ("--config=configs/worlds_tiny.py", "--config.seed={}", "--workdir=run"),
+    "train": ("--config=worlds_tiny", "--config.seed={}", "--workdir=run"),
 }
 
 

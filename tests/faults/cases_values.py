@@ -1,40 +1,20 @@
 """Values of a configuration that no training can have."""
 
-import functools
-import importlib.util
 import math
 
-from absl import flags
-
-from tests.faults.harness import ROOT, Case
-
-
-@functools.cache
-def _program():
-    """The training program as a module, with its flags forgotten afterwards."""
-    before = set(flags.FLAGS)
-    spec = importlib.util.find_spec("unityvideo_jax.train")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    for name in set(flags.FLAGS) - before:
-        delattr(flags.FLAGS, name)
-    return module
+from tests.faults.harness import Case
+from unityvideo_jax import presets, train, train_vae
 
 
-def _value(key, value, file):
+def _value(key, value, preset):
     def act(folder):
-        spec = importlib.util.spec_from_file_location("made", ROOT / "configs" / file)
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        config = module.get_config()
+        config = presets.load(preset)
         section, _, name = key.rpartition(".")
         part = config[section] if section else config
         with part.unlocked(), part.ignore_type():
             part[name] = value
-        if file == "worlds_tiny.py":
-            return _program().check(config)
-        from unityvideo_jax import train_vae
-
+        if preset == "worlds_tiny":
+            return train.check(config)
         return train_vae.check(config, folder)
 
     return act
@@ -84,15 +64,15 @@ OF_VAE = {
     "max_seconds": (NAN,),
 }
 
-FILES = {"worlds_tiny.py": VALUES, "vae_worlds.py": OF_VAE}
+PRESETS = {"worlds_tiny": VALUES, "vae_worlds": OF_VAE}
 CASES = [
     Case(
         kind="values",
-        name=f"{file} {key}={value!r}",
-        act=_value(key, value, file),
+        name=f"{preset} {key}={value!r}",
+        act=_value(key, value, preset),
         says=(key.rpartition(".")[2],),
     )
-    for file, listed in FILES.items()
+    for preset, listed in PRESETS.items()
     for key, values in listed.items()
     for value in values
 ]

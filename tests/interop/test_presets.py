@@ -1,15 +1,16 @@
 """Configurations of published sizes: their exact parameter counts, and that every part is valid."""
 
-import importlib
 import math
 
 import pytest
 
+from unityvideo_jax import presets
 from unityvideo_jax.flow_matching import ObjectiveConfig
 from unityvideo_jax.inputs.config import as_data_config
 from unityvideo_jax.interop import wan_keys
 from unityvideo_jax.models.dit import DiTConfig
 from unityvideo_jax.sampling.generate import SamplerConfig
+from unityvideo_jax.sections import section
 from unityvideo_jax.training.curriculum import stages
 from unityvideo_jax.training.loop import TrainConfig
 from unityvideo_jax.training.optimizer import OptimizerConfig
@@ -26,17 +27,13 @@ COUNTS = {
 RELEASE_FILE_BYTES = 10_020_954_352
 
 
-def preset(name):
-    return importlib.import_module(f"configs.{name}").get_config()
-
-
 def count(config: DiTConfig) -> int:
     return sum(math.prod(weight.shape) for weight in wan_keys.weights(config).values())
 
 
 @pytest.mark.parametrize("name", sorted(COUNTS))
 def test_backbone_has_the_published_number_of_parameters(name):
-    model = preset(name).model.to_dict()
+    model = presets.load(name).model.to_dict()
     backbone = model | dict(modalities=("rgb",), switcher="none")
     assert count(DiTConfig(**backbone)) == COUNTS[name]
     # What a checkpoint of Wan holds is exactly that, whatever our own parts add.
@@ -45,7 +42,7 @@ def test_backbone_has_the_published_number_of_parameters(name):
 
 
 def test_the_release_has_the_size_of_its_file():
-    model = DiTConfig(**preset("unityvideo_release_5b").model.to_dict())
+    model = DiTConfig(**presets.load("unityvideo_release_5b").model.to_dict())
     entries = wan_keys.entries(model, "unityvideo")
     stored = sum(math.prod(entry.shape) for entry in entries)
     assert stored == 5_010_432_384
@@ -60,14 +57,14 @@ def test_the_paper_says_ten_billion():
 
 @pytest.mark.parametrize("name", sorted(COUNTS))
 def test_every_part_is_valid(name):
-    config = preset(name)
+    config = presets.load(name)
     model = DiTConfig(**config.model.to_dict())
     assert model.head_dim == 128
-    ObjectiveConfig(**config.objective)
+    section(ObjectiveConfig, config, "objective")
     data = as_data_config(config.data)
-    OptimizerConfig(**config.optimizer)
-    SamplerConfig(**config.sampling)
-    run = TrainConfig(**config.train)
+    section(OptimizerConfig, config, "optimizer")
+    section(SamplerConfig, config, "sampling")
+    run = section(TrainConfig, config, "train")
     assert stages(config.curriculum, dict(config.data.modality_weights), run.steps)
     stride = 16 if model.in_channels == 48 else 8
     frames = (data.num_frames - 1) // 4 + 1

@@ -1,36 +1,16 @@
 """The program's faults, each one line before anything is written."""
 
-import importlib.util
 import pathlib
 import subprocess
 import sys
 
 import pytest
-from absl import flags
 
+from unityvideo_jax import presets, train
 from unityvideo_jax.errors import UserError
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
-CONFIG = "--config=configs/worlds_tiny.py"
-
-
-@pytest.fixture(scope="module")
-def program():
-    """The program as a module, with its flags forgotten afterwards."""
-    before = set(flags.FLAGS)
-    spec = importlib.util.find_spec("unityvideo_jax.train")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    yield module
-    for name in set(flags.FLAGS) - before:
-        delattr(flags.FLAGS, name)
-
-
-def _tiny():
-    spec = importlib.util.spec_from_file_location("tiny", ROOT / "configs" / "worlds_tiny.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.get_config()
+CONFIG = "--config=worlds_tiny"
 
 
 @pytest.mark.parametrize(
@@ -50,9 +30,9 @@ def _tiny():
         ("curriculum", [dict(until=-1, modalities=["flow"], dir_weights=[1, 2])], "2 entries for"),
     ],
 )
-def test_a_config_with_a_slip_is_refused_before_anything_is_opened(program, key, value, says):
-    program.check(_tiny())
-    config = _tiny()
+def test_a_config_with_a_slip_is_refused_before_anything_is_opened(key, value, says):
+    train.check(presets.load("worlds_tiny"))
+    config = presets.load("worlds_tiny")
     section, _, name = key.rpartition(".")
     part = config[section] if section else config
     with part.unlocked():
@@ -61,7 +41,7 @@ def test_a_config_with_a_slip_is_refused_before_anything_is_opened(program, key,
         else:
             part[name] = value
     with pytest.raises(UserError, match=says):
-        program.check(config)
+        train.check(config)
 
 
 def _train(*args):
@@ -94,8 +74,15 @@ def test_faulty_command_lines_are_one_error_and_write_nothing(tmp_path, args, sa
 
 def test_a_plugin_makes_a_modality_known(tmp_path):
     config = tmp_path / "config.py"
-    text = (ROOT / "configs" / "worlds_tiny.py").read_text()
-    config.write_text(text.replace("densepose", "normals"))
+    config.write_text(
+        "from unityvideo_jax import presets\n"
+        "def get_config():\n"
+        "    config = presets.load('worlds_tiny')\n"
+        "    config.model.modalities = ('rgb', 'normals')\n"
+        "    config.data.modality_weights = {'normals': 1.0}\n"
+        "    config.curriculum = ()\n"
+        "    return config\n"
+    )
     data = tmp_path / "shards"
     args = [f"--config={config}", f"--workdir={tmp_path / 'run'}"]
     args += [f"--config.data.dirs=('{data}',)"]

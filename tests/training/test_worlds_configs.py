@@ -1,33 +1,27 @@
 """The configurations of runs on worlds: every key is known, and sizes are what they say."""
 
-import importlib
-
 import jax
 import pytest
 from flax import nnx
 
-from unityvideo_jax import train
+from unityvideo_jax import presets, train
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.models.dit import DiT, DiTConfig
 
 
-def config_of(name):
-    return importlib.import_module(f"configs.{name}").get_config()
-
-
 @pytest.mark.parametrize("name", ["worlds_tiny", "worlds_small", "worlds_mini"])
 def test_every_key_is_known_and_every_value_valid(name):
-    train.check(config_of(name))
+    train.check(presets.load(name))
 
 
 def test_mini_fits_in_24_megabytes_of_8_bit_weights():
-    config = DiTConfig(**config_of("worlds_mini").model.to_dict())
+    config = DiTConfig(**presets.load("worlds_mini").model.to_dict())
     _, params = nnx.split(nnx.eval_shape(lambda: DiT(config, rngs=nnx.Rngs(0))))
     assert 20e6 < sum(x.size for x in jax.tree.leaves(params)) < 24e6
 
 
 def test_an_unknown_modality_in_the_loss_weights_is_named():
-    config = config_of("worlds_mini")
+    config = presets.load("worlds_mini")
     config.objective.modality_loss_weights.normals = 1.0
     with pytest.raises(UserError, match=r"modality_loss_weights\.normals: no such key"):
         train.check(config)

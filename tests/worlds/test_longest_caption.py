@@ -1,21 +1,17 @@
 """No caption of a world is longer than the text of the models that are trained on worlds."""
 
 import functools
-import importlib.util
 import itertools
-import pathlib
 import types
 
 import numpy as np
 import pytest
 
+from unityvideo_jax import presets
 from unityvideo_jax.inputs.config import DataConfig
 from unityvideo_jax.models.config import DiTConfig
 from unityvideo_jax.models.text import LENGTH, load_words
 from unityvideo_jax.worlds import captions, looks
-
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-
 
 _count = functools.cache(load_words(LENGTH).count)
 
@@ -70,8 +66,5 @@ def test_the_longest_caption_fits():
 
 @pytest.mark.parametrize("name", ["worlds_small", "worlds_tiny"])
 def test_the_worlds_configs_take_it(name):
-    spec = importlib.util.spec_from_file_location(name, ROOT / "configs" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    config = module.get_config()
+    config = presets.load(name)
     assert config.model.text_len == config.data.text_length == LENGTH

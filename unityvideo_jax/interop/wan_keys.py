@@ -220,7 +220,7 @@ class _Mapper:
             raise UserError(
                 f"model.switcher={config.switcher!r}, model.heads={config.heads!r}: the public "
                 "UnityVideo release has 'additive' and 'shared'; use "
-                "configs/unityvideo_release_5b.py"
+                "--config=unityvideo_release_5b"
             )
         self._config, self._layout = config, layout
         self._weights = weights(config)

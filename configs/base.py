@@ -1,0 +1,132 @@
+"""The paper's recipe with every key: each preset starts here and states only what differs.
+
+Command:  that of `unityvideo_10b.py`, which changes none.
+Recipe:   the two stages, learning rate, batch, steps, clip length and guidance are the paper's
+          (sec. 4.1), and so are the curriculum and the heads (sec. 3.3). Tasks are in its order
+          (sec. 3.2), which comes without numbers. The rest follows Wan 2.1 and the release.
+Keys:     the dataclasses that `unityvideo_jax/training/config.py` lists say what each one means.
+"""
+
+import ml_collections
+
+
+def get_config() -> ml_collections.ConfigDict:
+    """Returns the configuration; every key can be overridden as `--config.<key>=...`."""
+    config = ml_collections.ConfigDict()
+    config.seed = 0
+    # Workdir of a conversion, or of another run, whose weights training starts from.
+    config.init_from = ""
+
+    config.model = dict(
+        dim=4096,
+        ffn_dim=13824,
+        num_heads=32,
+        num_layers=40,
+        in_channels=16,  # the VAE's latents
+        patch_size=(1, 2, 2),
+        freq_dim=256,
+        text_dim=4096,  # the text encoder's
+        text_len=512,
+        eps=1e-6,
+        modalities=("rgb", "depth", "flow", "segmentation", "skeleton", "densepose"),
+        switcher="adaln",  # or "additive" (public release), "none"
+        in_context=True,
+        heads="per_modality",  # or "shared" (public release)
+        shared_timestep=False,
+        rope_theta=1e4,
+        remat="attention",
+        scan_layers=True,
+        dtype="bfloat16",
+        attention="auto",
+        attention_parallel="ulysses",  # or "ring"
+    )
+
+    config.objective = dict(
+        p_cond=0.2,
+        p_est=0.3,
+        p_joint=0.5,
+        timestep="logit_normal",
+        logit_mean=0.0,
+        logit_std=1.0,
+        shift=5.0,
+        uniform_share=0.0,
+        noise_share=0.0,
+        estimation_shift=1.0,
+        condition_dropout=0.1,
+        first_frame=0.0,  # chance of image to video
+        modality_loss_weights=dict(),  # 1 for each modality that is left out
+    )
+
+    config.data = dict(
+        kind="shards",  # or "online", which renders worlds
+        dirs=("data_dir",),
+        dir_weights=(1.0,),
+        modality_weights=dict(
+            depth=1 / 7, flow=1 / 7, densepose=1 / 7, segmentation=2 / 7, skeleton=2 / 7
+        ),
+        caption_dropout=0.1,
+        prompt_dropout=0.0,
+        registry_prompt_rate=0.0,  # online worlds only
+        depth_codec="relative",  # or "metric", for data in metres
+        num_frames=77,
+        height=384,
+        width=672,
+        fps=15.0,
+        split="train",
+        closeup=0.0,  # online worlds only
+        repeats=1,
+        text_encoder="umt5:Wan2.1-T2V-14B",
+        text_length=512,
+        vae="Wan2.1-T2V-14B",  # a download of Wan, see docs/weights.md; "" is the shipped one
+        vae_dtype="float32",  # online worlds only
+        num_workers=0,
+        read_threads=8,
+    )
+
+    # Pixel-aligned modalities first, then all five. `until` = -1 is the end.
+    config.curriculum = (
+        dict(until=16_000, modalities=("depth", "flow", "densepose")),
+        dict(until=-1, modalities=("depth", "flow", "densepose", "segmentation", "skeleton")),
+    )
+
+    config.optimizer = dict(
+        name="adamw",  # or "muon"
+        learning_rate=5e-5,
+        warmup_steps=1000,
+        schedule="constant",  # or "cosine"
+        schedule_steps=0,  # 0 is train.steps
+        b1=0.9,
+        b2=0.95,
+        eps=1e-8,
+        momentum=0.95,  # Muon's
+        weight_decay=0.01,
+        clip_norm=1.0,
+        ema_decay=0.9999,
+        accumulation=1,
+        moments="float32",
+    )
+
+    # Devices along each axis; -1 takes what the others leave.
+    config.mesh = dict(slice=1, data=1, fsdp=-1, context=1, tensor=1)
+
+    config.train = dict(
+        steps=56_000,
+        batch_size=32,
+        log_every=20,
+        checkpoint_every=1000,
+        keep=3,
+        check_every=0,  # 0 checks never
+        sample_every=0,  # 0 writes no contact sheets
+        sample_count=4,
+    )
+
+    config.sampling = dict(
+        steps=50,
+        solver="unipc",
+        text_guidance=7.5,
+        condition_guidance=1.0,
+        shift=5.0,
+        grid="wan",
+        batched_guidance=True,
+    )
+    return config

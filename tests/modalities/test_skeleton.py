@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import scipy.ndimage
 import scipy.optimize
 from synthetic_clips import eight_bit, people, softened
 
@@ -7,7 +8,7 @@ from unityvideo_jax.errors import UserError
 from unityvideo_jax.modalities import get
 from unityvideo_jax.modalities.skeleton import SkeletonCodec
 from unityvideo_jax.modalities.skeleton_drawing import JOINT_COLOURS, LIMBS
-from unityvideo_jax.modalities.skeleton_reading import _real_people, _stitch
+from unityvideo_jax.modalities.skeleton_tracking import real_people, stitch
 
 SIZES = [(64, 64), (128, 128), (256, 448)]
 codec = get("skeleton").codec
@@ -70,6 +71,46 @@ def test_survives_blur_and_noise(size):
     error = np.linalg.norm(decoded["keypoints"][:, order] - keypoints, axis=-1)
     assert seen.mean() > 0.98 and seen[:, :, 5:].all()
     assert np.median(error[seen]) < 0.25 and error[:, :, 5:].max() < 0.6
+
+
+def test_survives_smeared_motion():
+    keypoints, visibility = people(7, 128, 128, count=2, size=0.6, seed=3)
+    keypoints[..., 0] += 3.0 * (np.arange(7)[:, None, None] - 3)
+    video, _ = encode(keypoints, visibility, (128, 128))
+    smeared = scipy.ndimage.convolve1d(np.asarray(video), [0.25, 0.5, 0.25], axis=0)
+    decoded = codec.decode(softened(smeared, sigma=0.8), codec.default_side)
+    assert decoded["keypoints"].shape[1] == 2
+    order = match(keypoints, decoded["keypoints"])
+    seen = decoded["visibility"][:, order] > 0
+    error = np.linalg.norm(decoded["keypoints"][:, order] - keypoints, axis=-1)
+    assert seen.mean() > 0.97 and (error[seen] < 5).mean() > 0.97
+
+
+def test_limbs_that_lost_their_hue_still_connect():
+    keypoints, visibility = people(3, 128, 128, count=2)
+    image = (np.asarray(encode(keypoints, visibility, (128, 128))[0]) + 1) / 2
+    light = image.max(axis=-1, keepdims=True)
+    video = 2 * np.where(light < 0.4, 0.6 * light, image) - 1
+    decoded = codec.decode(video, codec.default_side)
+    order = match(keypoints, decoded["keypoints"])
+    np.testing.assert_array_equal(decoded["visibility"][:, order], visibility)
+    error = np.linalg.norm(decoded["keypoints"][:, order] - keypoints, axis=-1)
+    assert error[:, :, 5:].max() < 0.6
+
+
+def test_a_joint_between_sightings_needs_a_lit_place():
+    keypoints, visibility = people(5, 128, 128, count=1)
+    video = np.array(encode(keypoints, visibility, (128, 128))[0])
+    x, y = keypoints[2, 0, 9].astype(int)
+    patch = video[2, y - 4 : y + 5, x - 4 : x + 5]
+    for light, expected in ((-0.4, 1), (-1.0, 0)):  # a blend of colours, and nothing at all
+        patch[:] = light
+        decoded = codec.decode(video, codec.default_side)
+        visibility[2, 0, 9] = expected
+        np.testing.assert_array_equal(decoded["visibility"], visibility)
+    patch[:] = -0.4
+    decoded = codec.decode(video, codec.default_side)
+    np.testing.assert_allclose(decoded["keypoints"][2, 0, 9], keypoints[2, 0, 9], atol=1.5)
 
 
 def test_occluded_and_absent_joints():
@@ -150,7 +191,7 @@ def test_broken_tracks_are_joined_and_fragments_dropped():
     seen[:3, 1] = 0
     seen[:, 2] = 0
     seen[2, 2, :2] = 2  # two joints read twice: they conflict with the first track
-    assert _stitch(tracks, seen) == [0, 0, 2]
+    assert stitch(tracks, seen) == [0, 0, 2]
     np.testing.assert_array_equal(seen[:, 0], visibility[:, 0])
     np.testing.assert_array_equal(tracks[:, 0], keypoints[:, 0])
-    assert _real_people(seen).tolist() == [0]
+    assert real_people(seen).tolist() == [0]

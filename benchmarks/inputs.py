@@ -25,6 +25,8 @@ import numpy as np
 import psutil
 from absl import flags
 
+from unityvideo_jax import modalities as registry
+
 MODALITIES = ("rgb", "depth")
 # How many times what the step takes the input should deliver.
 AIM = 5
@@ -79,7 +81,7 @@ def write_shards(
             text_length=text[0],
             text_dim=text[1],
             modalities=MODALITIES,
-            codecs={name: "1" for name in MODALITIES},
+            codecs={name: registry.get(name).codec.version for name in MODALITIES},
             settings={},
         ),
     )

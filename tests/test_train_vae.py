@@ -1,6 +1,7 @@
 """The autoencoder's training: loss, step, scores and the program, on clips of flat shapes."""
 
 import dataclasses
+import functools
 import json
 
 import jax
@@ -37,7 +38,7 @@ def config():
     config.dtype = "float32"
     config.data.modalities = NAMES
     config.data.num_frames = 5
-    config.data.sizes = ((16, 16, 8), (32, 16, 8))
+    config.data.sizes = ((16, 16, 8),)
     config.optimizer.warmup_steps = 2
     config.steps = 6
     config.log_every = 2
@@ -238,11 +239,15 @@ def test_training_goes_on_from_weights(config, vae, tmp_path):
     stored = load_vae(tmp_path)
     config.init_from = str(tmp_path)
     config.model = dataclasses.asdict(SMALL)
-    config.optimizer.learning_rate = 0.0
+    config.optimizer.learning_rate = 1e-12
     config.steps = 1
     model = VAEConfig(**config.model)
     trained, _ = train_vae.train(config, model)
-    jax.tree.map(np.testing.assert_array_equal, nnx.state(trained), nnx.state(stored))
+    jax.tree.map(
+        functools.partial(np.testing.assert_allclose, rtol=0, atol=1e-9),
+        nnx.state(trained),
+        nnx.state(stored),
+    )
 
     config.model.base_dim = config.model.decoder_base_dim = 8
     with pytest.raises(UserError, match=r"config\.init_from=.* make the two agree"):

@@ -185,10 +185,10 @@ class Oracle(Pipeline):
         clips = FolderClips(folder, **self.SIZE)
         self.rows = {int(b.index[0]): b for b in clips.batches([0, 1], 1)}
 
-    def encode(self, video):
+    def encode(self, video, modality):
         return video
 
-    def decode(self, latents):
+    def decode(self, latents, modality):
         return latents
 
     def __call__(self, prompts, *, given, wanted, modality_prompts, sampler, seed, **_):

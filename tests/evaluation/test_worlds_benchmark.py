@@ -47,10 +47,10 @@ class Oracle(Pipeline):
         super().__init__(**parts())
         self.calls = []
 
-    def encode(self, video):
+    def encode(self, video, modality):
         return video
 
-    def decode(self, latents):
+    def decode(self, latents, modality):
         return latents
 
     def __call__(self, prompts, *, given, wanted, modality_prompts, sampler, seed, **_):
@@ -150,7 +150,7 @@ def test_rows_hold_for_their_settings_and_inputs(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (dict(benchmark="imagenet"), "choose one of worlds_validation, heldout_animals"),
+        (dict(benchmark="imagenet"), "choose one of worlds_validation, worlds_closeup"),
         (dict(num_clips=0), "num_clips=0"),
         (dict(batch_size=0), "batch_size=0"),
     ],

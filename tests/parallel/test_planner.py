@@ -31,7 +31,8 @@ LAYERS, MESH = 3, MeshConfig(data=1, fsdp=2, context=2, tensor=2)
 
 def _config(**model):
     config = get_config()
-    config.model.update(dict(dim=32, ffn_dim=64, num_layers=LAYERS, text_dim=8, text_len=4) | model)
+    tiny = dict(dim=32, ffn_dim=64, num_layers=LAYERS, text_dim=8, text_len=4, in_channels=16)
+    config.model.update(tiny | model)
     config.data.update(dict(num_frames=5, height=32, width=32, text_length=4))
     config.train.batch_size = 4
     return config

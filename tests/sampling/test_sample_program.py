@@ -70,8 +70,8 @@ def test_batch_file_of_all_modes(tmp_path):
     record = json.loads((out / "0003" / "sample.json").read_text())
     assert record["first_frame"]["sha256"] == provenance.file_hash(tmp_path / "photo.png")
     # The photo's centre, through the autoencoder, is what the video starts with.
-    start = tiny_pipeline().encode(media.to_float(photo[None, None, 8:40]))
-    expected = media.to_uint8(tiny_pipeline().decode(start)[0])
+    start = tiny_pipeline().encode(media.to_float(photo[None, None, 8:40]), "rgb")
+    expected = media.to_uint8(tiny_pipeline().decode(start, "rgb")[0])
     frames, _ = media.read_video(out / "0003" / "rgb.mp4")
     assert np.abs(frames[:1].mean(-1) - expected.mean(-1)).mean() < 6
 

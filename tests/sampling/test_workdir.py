@@ -32,7 +32,7 @@ def test_a_saved_run_samples_as_its_parts_do(tmp_path):
         opt_state=[jnp.zeros(1)],
     )
     checkpointer.save(state, {}, config)
-    checkpointer.close()
+    checkpointer.wait()
 
     averaged = Pipeline.from_workdir(run)
     assert averaged.step == 7

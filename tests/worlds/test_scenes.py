@@ -58,7 +58,7 @@ def test_close_cameras_leave_the_rest_of_a_scene_alone(splits):
     assert np.median(mixed.camera.distance[close]) < 0.75 * np.median(far.camera.distance)
     assert (splits["closeup"][1].camera.distance < 5.5).all()
     with pytest.raises(UserError, match="closeup=2"):
-        worlds.WorldConfig(closeup=2)
+        worlds.WorldConfig(closeup=2.0)
 
 
 def test_animals_are_held_out(splits):

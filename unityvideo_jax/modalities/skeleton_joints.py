@@ -33,6 +33,8 @@ SURE_COVER = 0.35
 # Share of a limb's pixels that must have the colour of its joints, or, as weaker evidence, any.
 MIN_LINK = 0.5
 MIN_LIT = 0.8
+# Far more people than a frame of any training size shows.
+MOST_BLOBS = 32
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -69,15 +71,19 @@ def hues(
 def find_joints(
     joint_map: Int[np.ndarray, "h w"], light: Float[np.ndarray, "h w"]
 ) -> list[Candidate]:
-    """The bright blobs of each joint's colour, with centroids weighted by coverage."""
+    """The bright blobs of each joint's colour, with centroids weighted by coverage.
+
+    At most the `MOST_BLOBS` largest per joint, which bounds the time that noise takes.
+    """
     smallest = np.asarray(joint_radius(0.0, *light.shape))
     found = []
     for joint in range(NUM_JOINTS):
         mask = (joint_map == joint) & (light > JOINT_LEVEL)
         if not mask.any():
             continue
-        blobs, count = scipy.ndimage.label(mask, np.ones((3, 3)))
-        for blob in range(1, count + 1):
+        blobs, _ = scipy.ndimage.label(mask, np.ones((3, 3)))
+        sizes = np.bincount(blobs.ravel())[1:]
+        for blob in sorted(np.argsort(-sizes, kind="stable")[:MOST_BLOBS] + 1):
             y, x = np.nonzero(blobs == blob)
             peak = light[y, x].max()
             # The rim's pixels are part joint, part limb or background.

@@ -83,7 +83,8 @@ def reason(error: OSError, path: str | None) -> str:
     """`explain` without the path, which is only looked at for its free space."""
     free = _free(path) if error.errno in SPACE and path is not None else None
     space = "" if free is None else f" ({free / 1e6:.1f} MB free)"
-    return f"{os.strerror(error.errno)}{space}: {ADVICE.get(error.errno, AGAIN)}"
+    advice = ADVICE.get(error.errno, "name another path")
+    return f"{os.strerror(error.errno)}{space}: {advice}"
 
 
 def _free(path: str) -> int | None:

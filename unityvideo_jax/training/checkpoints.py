@@ -110,6 +110,7 @@ class Checkpointer:
         items |= {name: ocp.args.JsonSave(record) for name, record in records.items()}
         items[manifest_lib.ITEM] = ocp.args.JsonSave(manifest_lib.make(trees, records))
         self.wait()
+        _hide_abandoned_work()
         self._saving = int(state.step)
         self._manager.save(self._saving, args=ocp.args.Composite(**items))
 
@@ -220,7 +221,7 @@ def _guarded(folder: pathlib.Path, read: Callable[[], Read]) -> Read:
     Raises:
       UserError: names what is damaged, and the newest earlier checkpoint that is whole.
     """
-    _hide_abandoned_reads()
+    _hide_abandoned_work()
     try:
         return read()
     except (MemoryError, jax.errors.JaxRuntimeError):
@@ -252,8 +253,8 @@ def _guarded(folder: pathlib.Path, read: Callable[[], Read]) -> Read:
 
 
 @functools.cache
-def _hide_abandoned_reads() -> None:
-    """Hides what reads that Orbax leaves behind print, from other threads, when one has failed."""
+def _hide_abandoned_work() -> None:
+    """Hides what reads and writes that Orbax leaves behind print, when one has failed."""
     logging.getLogger("asyncio").disabled = True
     hook = sys.unraisablehook
 

@@ -37,7 +37,9 @@ PARTS, FLIPS = 8, 8  # cases that share the files, and flips per file
 def _state(step: int, width: int = 16) -> TrainState:
     params = nnx.state(nnx.Linear(24, width, rngs=nnx.Rngs(step)))
     ema = jax.tree.map(lambda x: x * 0.5, params)
-    opt_state = optax.adam(1e-3).init(params)
+    # After a step, since moments of zeros would be smaller than the library's own records.
+    optimizer = optax.adam(1e-3)
+    _, opt_state = optimizer.update(params, optimizer.init(params))
     return TrainState(step=jnp.int32(step), params=params, ema=ema, opt_state=opt_state)
 
 

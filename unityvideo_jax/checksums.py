@@ -6,13 +6,13 @@ record holds the hash of its own other keys.
 
 import functools
 import hashlib
-import os
 import pathlib
 from collections.abc import Mapping
 from typing import Any
 
 from unityvideo_jax import provenance
 from unityvideo_jax.errors import UserError
+from unityvideo_jax.paths import atomic_path
 
 SUMS = "SHA256SUMS"
 KEY = "sha256"
@@ -27,9 +27,8 @@ def write_sums(folder: pathlib.Path, contents: Mapping[str, bytes]) -> pathlib.P
       contents: bytes by file name.
     """
     lines = [f"{hashlib.sha256(data).hexdigest()}  {name}\n" for name, data in contents.items()]
-    temporary = folder / f".{SUMS}.part"
-    temporary.write_text("".join(lines))
-    os.replace(temporary, folder / SUMS)
+    with atomic_path(folder / SUMS) as temporary:
+        temporary.write_text("".join(lines))
     return folder / SUMS
 
 

@@ -26,7 +26,7 @@ def moving(num_frames=40, height=96, width=128, seed=0, speed=2.0):
 
 
 def close(a, b, most=6.0):
-    """Equal but for the codec's noise; the texture moves by two pixels a frame, which is more."""
+    """Equal but for the codec's noise; the texture moves by two pixels per frame, which is more."""
     return np.abs(a.astype(np.float32) - b).mean() < most
 
 

@@ -129,7 +129,7 @@ def _score_clip(folder: str, names: tuple[str, ...], clip: str) -> _Row:
         psnr[name] = float(10 * np.log10(PEAK**2 / max(error, 1e-10)))
         if name in METRICS:
             metric, codec = METRICS[name](), modalities.get(name).codec
-            read = [codec.decode(video, codec.default_side) for video in (after, before)]
+            read = [modalities.decode_alone(codec, video) for video in (after, before)]
             read.append(trivial_prediction(name, truth))
             wanted = {k: truth[k] for k in (*metric.keys, *metric.extra) if k in truth}
             scores[name] = [metric.score(r, wanted, f"clip {clip}") for r in read]

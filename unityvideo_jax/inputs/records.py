@@ -25,7 +25,7 @@ class Records:
       dataset: the TFDS name, which the files' names start with.
       split: the TFDS split.
       features: a `tfds.features.FeaturesDict` of what a record holds.
-      mend: what to do about a broken file, for messages.
+      fix: what to do about a broken file, for messages.
 
     Raises:
       UserError: on opening, a file that is missing, truncated or of another length than recorded;
@@ -33,10 +33,10 @@ class Records:
         file.
     """
 
-    def __init__(self, path: str | os.PathLike, dataset: str, split: str, features: Any, mend: str):
+    def __init__(self, path: str | os.PathLike, dataset: str, split: str, features: Any, fix: str):
         from array_record.python.array_record_data_source import ArrayRecordDataSource
 
-        self.path, self._features, self._mend = pathlib.Path(path), features, mend
+        self.path, self._features, self._fix = pathlib.Path(path), features, fix
         lengths = self._lengths(split)
         stem, count = f"{dataset}-{split}.array_record", len(lengths)
         self._files = [
@@ -52,7 +52,7 @@ class Records:
     def _lengths(self, split: str) -> list[int]:
         """Records in each file of the split."""
         file = self.path / INFO_NAME
-        info = strict_json.read_object(file, self._mend)
+        info = strict_json.read_object(file, self._fix)
         try:
             found = {one["name"]: one.get("shardLengths", []) for one in info["splits"]}
             lengths = [int(length) for length in found[split]]
@@ -60,7 +60,7 @@ class Records:
                 raise ValueError(f"shardLengths {lengths}")
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise UserError(
-                f"{file}: no file lengths of the split {split!r} in it ({error!r}); {self._mend}"
+                f"{file}: no file lengths of the split {split!r} in it ({error!r}); {self._fix}"
             ) from error
         return lengths
 
@@ -73,11 +73,11 @@ class Records:
             reader.close()
         except (RuntimeError, OSError) as error:
             raise UserError(
-                f"{file}: corrupt or truncated ({reason(error)}); {self._mend}"
+                f"{file}: corrupt or truncated ({reason(error)}); {self._fix}"
             ) from error
         if found != length:
             raise UserError(
-                f"{file}: holds {found} records where {INFO_NAME} says {length}; {self._mend}"
+                f"{file}: holds {found} records where {INFO_NAME} says {length}; {self._fix}"
             )
 
     def __len__(self) -> int:
@@ -90,7 +90,7 @@ class Records:
         # The parser raises errors of many kinds for bytes that are not such a record.
         except Exception as error:
             raise UserError(
-                f"{self.file_of(index)}: record {index} is corrupt ({reason(error)}); {self._mend}"
+                f"{self.file_of(index)}: record {index} is corrupt ({reason(error)}); {self._fix}"
             ) from error
 
     def file_of(self, index: int | np.integer) -> str:

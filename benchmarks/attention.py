@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from unityvideo_jax.models import kernels
+from unityvideo_jax.kernels import attention
 
 
 def seconds(run, *args) -> float:
@@ -42,7 +42,7 @@ def error(kernel: str, shape: tuple[int, ...]) -> float:
     values = arrays((1, 520, 456, *shape[3:]))
 
     def all_of(kernel, q, k, v, g):
-        attend = functools.partial(kernels.local_attention, implementation=kernel)
+        attend = functools.partial(attention.local_attention, implementation=kernel)
         out, pullback = jax.vjp(attend, q, k, v)
         return out, *pullback(g)
 
@@ -60,8 +60,8 @@ def measure(kernel: str, shape: tuple[int, ...]) -> str:
     """A row of the table."""
     b, n, m, h, d = shape
     q, k, v, g = arrays(shape)
-    forward = jax.jit(functools.partial(kernels.block_forward, implementation=kernel))
-    backward = jax.jit(functools.partial(kernels.block_backward, implementation=kernel))
+    forward = jax.jit(functools.partial(attention.block_forward, implementation=kernel))
+    backward = jax.jit(functools.partial(attention.block_backward, implementation=kernel))
     flops = 4 * b * h * n * m * d
     one = seconds(forward, q, k, v)
     two = seconds(backward, q, k, v, *forward(q, k, v), g)

@@ -27,7 +27,7 @@ import jax
 import numpy as np
 
 from unityvideo_jax import media, worlds
-from unityvideo_jax.evaluation.metrics import METRICS
+from unityvideo_jax.metrics.table import METRICS
 
 FPS = 16.0
 MAGNIFIED = 4

@@ -23,7 +23,7 @@ from typing import Any
 
 import jax
 
-from unityvideo_jax import failures
+from unityvideo_jax.runtime import failures
 
 CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
 MODELS = {
@@ -54,7 +54,7 @@ def load(model: str, size: str) -> Any:
 
 def estimated(model: str, size: str, count: int) -> dict[str, Any]:
     """The best on so many GPUs."""
-    from unityvideo_jax.parallel import choice
+    from unityvideo_jax.planning import choice
 
     best = choice.rank(load(model, size), GPU, count, batch=choice.one_a_shard)[0]
     return {
@@ -71,8 +71,8 @@ def estimated(model: str, size: str, count: int) -> dict[str, Any]:
 
 def compiled(model: str, size: str, topology: str) -> dict[str, Any]:
     """The first that fits of the best, compiled; else the last one tried."""
-    from unityvideo_jax.parallel import choice, planner
     from unityvideo_jax.parallel.mesh import MeshConfig
+    from unityvideo_jax.planning import choice, planner
 
     config = load(model, size)
     devices = planner.topology(topology)

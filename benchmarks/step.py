@@ -33,7 +33,7 @@ from typing import Any
 
 import numpy as np
 
-from unityvideo_jax import failures
+from unityvideo_jax.runtime import failures
 
 WARM_UP = 2
 

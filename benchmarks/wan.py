@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from unityvideo_jax import failures
+from unityvideo_jax.runtime import failures
 
 PARTS, SYSTEMS = ("dit", "vae", "text"), ("ours", "peer")
 SIZES = {
@@ -71,8 +71,8 @@ def ours(part: str, args: argparse.Namespace) -> dict[str, Row]:
 
     from unityvideo_jax.interop.umt5 import UMT5TextEncoder
     from unityvideo_jax.models.dit import DiT, DiTConfig
-    from unityvideo_jax.models.umt5 import UMT5, UMT5Config
-    from unityvideo_jax.models.wan_vae import VAEConfig, WanVAE
+    from unityvideo_jax.models.text.umt5 import UMT5, UMT5Config
+    from unityvideo_jax.models.vae.wan_vae import VAEConfig, WanVAE
     from unityvideo_jax.sampling.generate import SamplerConfig, generate
 
     size = SIZES[args.size]
@@ -225,7 +225,7 @@ def peer(part: str, args: argparse.Namespace) -> dict[str, Row]:
         rows[f"VAE decode, {args.vae_dtype}"] = run
     else:
         from unityvideo_jax.interop.umt5 import CONFIG_FIELDS
-        from unityvideo_jax.models.umt5 import UMT5Config
+        from unityvideo_jax.models.text.umt5 import UMT5Config
 
         config = UMT5Config(**size["umt5"])
         fields = {theirs: getattr(config, ours) for ours, theirs in CONFIG_FIELDS.items()}

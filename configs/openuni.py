@@ -11,7 +11,7 @@ aesthetic bound of 80 is on an unnamed scale, so it is set on LAION's here, wher
 
 import ml_collections
 
-from unityvideo_jax import presets
+from unityvideo_jax.settings import presets
 
 WEIGHTS = "weights"
 

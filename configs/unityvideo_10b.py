@@ -13,7 +13,7 @@ Sizes:    the paper gives none but "10B", and its backbone is not public. These 
 
 import ml_collections
 
-from unityvideo_jax import presets
+from unityvideo_jax.settings import presets
 
 
 def get_config() -> ml_collections.ConfigDict:

@@ -13,7 +13,7 @@ Recipe:   the release's. It draws one task and one modality per step, here they 
 
 import ml_collections
 
-from unityvideo_jax import presets
+from unityvideo_jax.settings import presets
 
 
 def get_config() -> ml_collections.ConfigDict:

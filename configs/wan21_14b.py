@@ -13,7 +13,7 @@ Sizes:    Wan 2.1's own, and its advice for guidance and shift.
 
 import ml_collections
 
-from unityvideo_jax import presets
+from unityvideo_jax.settings import presets
 
 
 def get_config() -> ml_collections.ConfigDict:

@@ -14,7 +14,7 @@ Sizes:    Wan 2.1's own; guidance 6 and shift 8 are Wan's advice for this size.
 
 import ml_collections
 
-from unityvideo_jax import presets
+from unityvideo_jax.settings import presets
 
 
 def get_config() -> ml_collections.ConfigDict:

@@ -14,7 +14,7 @@ Sizes:    Wan 2.2's own; its VAE has 48 channels and a stride of 16.
 
 import ml_collections
 
-from unityvideo_jax import presets
+from unityvideo_jax.settings import presets
 
 
 def get_config() -> ml_collections.ConfigDict:

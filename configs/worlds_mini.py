@@ -12,7 +12,7 @@ On a CPU: add --config.model.dim=48 --config.model.ffn_dim=96 --config.model.num
 
 import ml_collections
 
-from unityvideo_jax import presets
+from unityvideo_jax.settings import presets
 
 
 def get_config() -> ml_collections.ConfigDict:

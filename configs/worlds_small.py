@@ -8,7 +8,7 @@ Result:   7,312 steps, 530 s on an H200: loss 2.12 to 0.14 (`benchmarks/`).
 
 import ml_collections
 
-from unityvideo_jax import presets
+from unityvideo_jax.settings import presets
 
 
 def get_config() -> ml_collections.ConfigDict:

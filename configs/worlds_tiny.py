@@ -11,7 +11,7 @@ Purpose:  to see the whole path work and to debug. `worlds_small.py` is the one 
 
 import ml_collections
 
-from unityvideo_jax import presets
+from unityvideo_jax.settings import presets
 
 
 def get_config() -> ml_collections.ConfigDict:

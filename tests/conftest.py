@@ -46,7 +46,7 @@ def row_kernels(monkeypatch):
     """
     import jax
 
-    from unityvideo_jax.models import rows
+    from unityvideo_jax.kernels import rows
 
     launches = []
 

@@ -19,14 +19,16 @@ from synthetic_run import Batches, tiny_config
 from wan_torch import torch_wan
 
 from unityvideo_jax import convert
+from unityvideo_jax.checkpoints import arrays
+from unityvideo_jax.checkpoints.reading import load_for_inference
 from unityvideo_jax.errors import UserError
-from unityvideo_jax.interop import orbax_arrays, shards, wan, wan_keys
+from unityvideo_jax.interop import shards, wan, wan_keys
 from unityvideo_jax.models.dit import DiTConfig
 from unityvideo_jax.parallel.mesh import MeshConfig, make_mesh
 from unityvideo_jax.parallel.rules import AxisRules
 from unityvideo_jax.training import loop
 from unityvideo_jax.training import state as state_lib
-from unityvideo_jax.training.checkpoints import load_for_inference, start_from
+from unityvideo_jax.training.checkpoints import start_from
 from unityvideo_jax.training.workdir import open_workdir
 
 SIZES = dict(num_heads=4, head_dim=8, layers=2, ffn=64, channels=4, text=8)
@@ -55,7 +57,7 @@ def pretrained(tensors, tmp_path_factory):
 
 
 def arrays_of(workdir) -> dict[str, np.ndarray]:
-    opened = orbax_arrays.open_arrays(pathlib.Path(workdir) / "checkpoints" / "0")
+    opened = arrays.open_arrays(pathlib.Path(workdir) / "checkpoints" / "0")
     return {name: np.asarray(array) for name, array in opened.items()}
 
 
@@ -225,11 +227,11 @@ def test_out_again_keeps_every_bit(tensors, pretrained, tmp_path, storage):
 
 def test_chunks_hold_one_layer_and_stay_small():
     weight = wan_keys.Weight(shape=(40, 5120, 13824), axes=("layers", "embed", "mlp"))
-    chunk = orbax_arrays.chunk_shape(weight)
+    chunk = arrays.chunk_shape(weight)
     assert chunk[0] == 1
-    assert 2**22 < np.prod(chunk) * 4 <= orbax_arrays.CHUNK_BYTES
+    assert 2**22 < np.prod(chunk) * 4 <= arrays.CHUNK_BYTES
     small = wan_keys.Weight(shape=(6, 2, 64), axes=("modality", None, "embed"))
-    assert orbax_arrays.chunk_shape(small) == [1, 2, 64]
+    assert arrays.chunk_shape(small) == [1, 2, 64]
 
 
 def test_memory_holds_a_few_tensors_whatever_the_model(tmp_path):
@@ -240,12 +242,12 @@ def test_memory_holds_a_few_tensors_whatever_the_model(tmp_path):
     for shard in plan:
         shards.write_shard(tmp_path, shard, "float32", lambda n: np.ones(shapes[n], np.float32))
     shards.write_index(tmp_path, "m", plan, 4)
-    orbax_arrays.create(tmp_path / "checkpoints", wan_keys.weights(model), {})
-    arrays = orbax_arrays.open_arrays(tmp_path / "checkpoints" / "0")
+    arrays.create(tmp_path / "checkpoints", wan_keys.weights(model), {})
+    stored = arrays.open_arrays(tmp_path / "checkpoints" / "0")
     checkpoint = wan.open_checkpoint(tmp_path, model)
     tracemalloc.start()
-    wan.fill(arrays, checkpoint)
-    wan.write(arrays, model, tmp_path / "out", layout="wan", storage="float32")
+    wan.fill(stored, checkpoint)
+    wan.write(stored, model, tmp_path / "out", layout="wan", storage="float32")
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     total = 4 * sum(map(math.prod, shapes.values()))

@@ -19,8 +19,8 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from unityvideo_jax import presets
 from unityvideo_jax.parallel.mesh import MeshConfig
+from unityvideo_jax.settings import presets
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 LAUNCH = ROOT / "launch"

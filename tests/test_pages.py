@@ -6,7 +6,7 @@ import subprocess
 
 import markdown_it
 
-from unityvideo_jax import presets
+from unityvideo_jax.settings import presets
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 # Flags that a command hands to another program.

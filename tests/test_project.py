@@ -59,7 +59,7 @@ def test_only_the_programs_parse_flags():
 
 
 def test_configs_import_nothing_but_each_other():
-    known = {"ml_collections", "unityvideo_jax", "unityvideo_jax.presets"}
+    known = {"ml_collections", "unityvideo_jax.settings", "unityvideo_jax.settings.presets"}
     for path in (ROOT / "configs").glob("*.py"):
         assert set(_imports(path)) <= known, path
 

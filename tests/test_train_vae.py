@@ -14,8 +14,8 @@ from configs import vae_worlds
 from unityvideo_jax import train_vae
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.inputs.encode import load_encoder
-from unityvideo_jax.models.vae_weights import load_vae, save_vae
-from unityvideo_jax.models.wan_vae import VAEConfig, WanVAE
+from unityvideo_jax.models.vae.wan_vae import VAEConfig, WanVAE
+from unityvideo_jax.pretrained.vae import load_vae, save_vae
 from unityvideo_jax.training import vae_report, vae_step
 from unityvideo_jax.training.vae_step import VAELossConfig, VAEOptimizerConfig
 from unityvideo_jax.worlds import WorldConfig

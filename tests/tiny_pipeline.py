@@ -9,8 +9,8 @@ import pytest
 from flax import nnx
 
 from unityvideo_jax.models.dit import DiT, DiTConfig
-from unityvideo_jax.models.text import get_text_encoder
-from unityvideo_jax.models.wan_vae import VAEConfig, WanVAE
+from unityvideo_jax.models.vae.wan_vae import VAEConfig, WanVAE
+from unityvideo_jax.pretrained.text import get_text_encoder
 from unityvideo_jax.sampling.pipeline import Pipeline
 
 CONFIG = {

@@ -13,9 +13,11 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 from ml_collections.config_flags.config_flags import ConfigFileFlagParser
 
-from unityvideo_jax import disk, paths, presets, seeds, signals
 from unityvideo_jax.errors import UserError
-from unityvideo_jax.escape import Terminal
+from unityvideo_jax.files import disk, paths
+from unityvideo_jax.files.escape import Terminal
+from unityvideo_jax.runtime import seeds, signals
+from unityvideo_jax.settings import presets
 
 # Flags that are defined here are the programs': `--help` lists them.
 flags.disclaim_key_flags()

@@ -20,14 +20,15 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from absl import flags
 
-from unityvideo_jax import cli, provenance
+from unityvideo_jax import cli
+from unityvideo_jax.checkpoints import arrays, manifest, reading, run_folder
 from unityvideo_jax.errors import UserError
-from unityvideo_jax.interop import orbax_arrays, shards, wan, wan_keys
+from unityvideo_jax.files import provenance
+from unityvideo_jax.files.paths import is_part
+from unityvideo_jax.interop import shards, wan, wan_keys
 from unityvideo_jax.interop.journal import Journal, fingerprint
 from unityvideo_jax.models.dit import DiTConfig
-from unityvideo_jax.paths import is_part
-from unityvideo_jax.sections import section
-from unityvideo_jax.training import checkpoints, manifest
+from unityvideo_jax.settings.sections import section
 from unityvideo_jax.training.workdir import open_workdir
 
 STAGING = ".convert"
@@ -85,7 +86,7 @@ def convert_in(source: str, workdir: str, config, log=print) -> None:
             }
         )
     )
-    target = pathlib.Path(workdir) / checkpoints.FOLDER
+    target = pathlib.Path(workdir) / run_folder.CHECKPOINTS
     if target.exists():
         raise UserError(f"--workdir={workdir}: has {target.name} already; name a new folder")
     identity = {"files": fingerprint(checkpoint.files), "model": config.model}
@@ -93,26 +94,26 @@ def convert_in(source: str, workdir: str, config, log=print) -> None:
     wan.check_values(checkpoint, done=tuple(begun.done))  # before anything is written
     with open_workdir(workdir, config) as folder:
         staging = folder / STAGING
-        staged = staging / checkpoints.FOLDER
+        staged = staging / run_folder.CHECKPOINTS
         journal = Journal(staging / "journal.json", identity)
         if journal.is_fresh or not staged.exists():
             shutil.rmtree(staging, ignore_errors=True)
             staging.mkdir()
             journal.done.clear()
-            orbax_arrays.create(staged, wan_keys.weights(model), provenance.plain(config))
+            arrays.create(staged, wan_keys.weights(model), provenance.plain(config))
             journal.save()
         elif journal.done:
             log(f"going on after {len(journal.done)} of {len(checkpoint.files)} files")
         wan.fill(
-            orbax_arrays.open_arrays(staged / str(orbax_arrays.STEP)),
+            arrays.open_arrays(staged / str(arrays.STEP)),
             checkpoint,
             done=tuple(journal.done),
             finished=_progress(journal, len(checkpoint.files), log),
         )
         manifest.write(
-            staged / str(orbax_arrays.STEP),
-            [orbax_arrays.PARAMS],
-            {orbax_arrays.CONFIG: provenance.plain(config)},
+            staged / str(arrays.STEP),
+            [arrays.PARAMS],
+            {arrays.CONFIG: provenance.plain(config)},
         )
         os.replace(staged, target)
         shutil.rmtree(staging)
@@ -145,11 +146,11 @@ def convert_out(
     Raises:
       UserError: no such run, or a model that the layout cannot hold.
     """
-    config, folder = checkpoints.find(source, step, fallback)
+    config, folder = reading.find(source, step, fallback)
     model = DiTConfig(**config.model.to_dict())
-    item = checkpoints.weights_item(folder, use_ema)
-    checkpoints.verify_item(folder, item)  # all of it, before anything is written
-    arrays = orbax_arrays.open_arrays(folder, item)
+    item = reading.weights_item(folder, use_ema)
+    reading.verify_item(folder, item)  # all of it, before anything is written
+    stored = arrays.open_arrays(folder, item)
     mapped = wan_keys.entries(model, layout)
     lost = wan.left_over(model, layout)
     log(
@@ -175,7 +176,7 @@ def convert_out(
         raise UserError(f"--workdir={workdir}: is not empty; name a new folder")
     journal.save()
     wan.write(
-        arrays,
+        stored,
         model,
         out,
         layout=layout,

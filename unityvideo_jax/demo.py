@@ -21,9 +21,10 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from unityvideo_jax import cli, signals
+from unityvideo_jax import cli
 from unityvideo_jax.errors import UserError
-from unityvideo_jax.paths import atomic_path
+from unityvideo_jax.files.paths import atomic_path
+from unityvideo_jax.runtime import signals
 
 _OUTPUT = cli.define_path(
     "output", "out", "Folder for everything that the demo makes.", writes="folder"

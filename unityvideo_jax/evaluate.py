@@ -24,17 +24,20 @@ import jax
 from absl import flags
 
 import unityvideo_jax
-from unityvideo_jax import cli, modalities, provenance, units
+from unityvideo_jax import cli, modalities, units
 from unityvideo_jax.errors import UserError
-from unityvideo_jax.evaluation import harness, pictures, report, scores, worlds_benchmark
+from unityvideo_jax.evaluation import score_folder, score_run
 from unityvideo_jax.evaluation.condition_gap import ConditionGapConfig
 from unityvideo_jax.evaluation.heldout import HeldoutConfig
-from unityvideo_jax.evaluation.metrics import METRICS, PROTOCOLS
-from unityvideo_jax.evaluation.page import ClipEntry
+from unityvideo_jax.evaluation.report import document, pictures
+from unityvideo_jax.evaluation.report.page import ClipEntry
 from unityvideo_jax.evaluation.run_rows import RunRows
-from unityvideo_jax.evaluation.video.fvd import ENOUGH_VIDEOS
-from unityvideo_jax.evaluation.video.table import VIDEO_PROTOCOLS
-from unityvideo_jax.faults import show
+from unityvideo_jax.files import provenance
+from unityvideo_jax.files.faults import show
+from unityvideo_jax.metrics import scores
+from unityvideo_jax.metrics.table import METRICS, PROTOCOLS
+from unityvideo_jax.metrics.video.fvd import ENOUGH_VIDEOS
+from unityvideo_jax.metrics.video.table import VIDEO_PROTOCOLS
 from unityvideo_jax.sampling import solvers
 from unityvideo_jax.sampling.pipeline import Pipeline
 
@@ -42,7 +45,7 @@ _OUTPUT = cli.define_path("output", None, "Folder of the results.", writes="fold
 _BENCHMARK = cli.define_path(
     "benchmark",
     "worlds_validation",
-    f"A folder of clips; with --workdir also one of {', '.join(worlds_benchmark.BENCHMARKS)}.",
+    f"A folder of clips; with --workdir also one of {', '.join(score_run.BENCHMARKS)}.",
 )
 _BOOTSTRAP = flags.DEFINE_integer(
     "bootstrap", 1000, "Draws for the intervals.", lower_bound=10, upper_bound=100_000
@@ -141,7 +144,7 @@ def _score_folder(output: pathlib.Path) -> None:
     # NumPy scores and JAX only draws, so the report is the same whatever accelerator there is.
     jax.config.update("jax_platforms", "cpu")
     start = time.monotonic()
-    config = harness.HarnessConfig(
+    config = score_folder.HarnessConfig(
         benchmark=pathlib.Path(_BENCHMARK.value),
         predictions=pathlib.Path(_PREDICTIONS.value),
         output=output,
@@ -150,7 +153,7 @@ def _score_folder(output: pathlib.Path) -> None:
         truth_unit=_TRUTH_UNIT.value or "",
         prediction_unit=_PREDICTION_UNIT.value or "",
     )
-    outcome = harness.run(config, _progress(start))
+    outcome = score_folder.run(config, _progress(start))
     faulty = outcome.counts["clips_with_faults"]
     _check_faults(outcome.faults, faulty, len(outcome.rows), output)
     clips = [row.score for row in outcome.rows]
@@ -186,7 +189,7 @@ def _score_folder(output: pathlib.Path) -> None:
         ClipEntry(name=r.clip, score=r.score, pictures=r.pictures, faults=r.faults)
         for r in outcome.rows
     ]
-    report.write_report(output, record, entries)
+    document.write_report(output, record, entries)
 
 
 def _used(metrics: dict) -> dict[str, str]:
@@ -200,7 +203,7 @@ def _used(metrics: dict) -> dict[str, str]:
 
 
 def _score_run(output: pathlib.Path) -> None:
-    config = worlds_benchmark.BenchmarkConfig(
+    config = score_run.BenchmarkConfig(
         benchmark=_BENCHMARK.value,
         num_clips=_NUM_CLIPS.value,
         batch_size=_BATCH.value * jax.local_device_count(),
@@ -247,7 +250,7 @@ def _score_run(output: pathlib.Path) -> None:
     settings = dataclasses.asdict(config)
     depends = {k: v for k, v in settings.items() if k not in ("num_clips", "batch_size", "gap")}
     depends |= {
-        "rows": harness.ROWS_VERSION,
+        "rows": score_folder.ROWS_VERSION,
         "codecs": {name: modalities.get(name).codec.version for name in METRICS},
         "package": unityvideo_jax.__version__,
         "sampler": dataclasses.asdict(sampler),
@@ -256,7 +259,7 @@ def _score_run(output: pathlib.Path) -> None:
         "parts": [_VAE.value, _TEXT_ENCODER.value],
     }
     rows = RunRows(folder=output / "rows", settings=provenance.plain(depends))
-    results = worlds_benchmark.run(pipeline, config, sampler, _progress(start), draw, rows)
+    results = score_run.run(pipeline, config, sampler, _progress(start), draw, rows)
     _check_faults(results.faults, len(results.faults), config.num_clips, output)
     scored = [name for name in pipeline.modalities if name in METRICS]
     record = {
@@ -290,7 +293,7 @@ def _score_run(output: pathlib.Path) -> None:
         )
         for i, clip in zip(results.numbers, results.clips, strict=True)
     ]
-    report.write_report(output, record, entries)
+    document.write_report(output, record, entries)
 
 
 if __name__ == "__main__":

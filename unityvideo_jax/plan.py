@@ -97,7 +97,7 @@ def _load_config() -> Any:
 def _meshes(config: Any, devices: int) -> list:
     """Those of the flags, or the config's own; refused before the first is compiled."""
     from unityvideo_jax.parallel.mesh import MeshConfig
-    from unityvideo_jax.sections import section
+    from unityvideo_jax.settings.sections import section
 
     args = flags.FLAGS
     own = section(MeshConfig, config, "mesh")
@@ -111,15 +111,15 @@ def _meshes(config: Any, devices: int) -> list:
 
 def _compile(config: Any, devices: Sequence) -> list:
     """Compiles and prints what the flags ask for."""
-    from unityvideo_jax.parallel import choice, plan_report, planner
     from unityvideo_jax.parallel.mesh import MeshConfig
+    from unityvideo_jax.planning import choice, planner, report
 
     args = flags.FLAGS
     plans = []
 
     def add(made: Any) -> None:
         plans.append(made)
-        print(f"\n{plan_report.describe(made)}", flush=True)
+        print(f"\n{report.describe(made)}", flush=True)
 
     quick = not args.optimize
     if args.program == "sampling":
@@ -141,7 +141,7 @@ def _compile(config: Any, devices: Sequence) -> list:
 
 def _estimate(config: Any, kind: str, count: int) -> list:
     """Estimates and prints what the flags ask for."""
-    from unityvideo_jax.parallel import choice, plan_report
+    from unityvideo_jax.planning import choice, report
 
     args = flags.FLAGS
     if args.program == "sampling":
@@ -152,7 +152,7 @@ def _estimate(config: Any, kind: str, count: int) -> list:
         plans = [choice.estimate(config, mesh, kind, count) for mesh in _meshes(config, count)]
     print(f"rates: {plans[0].rates.source}")
     for made in plans[:1] if args.mesh == [BEST] else plans:
-        print(f"\n{plan_report.describe_estimate(made)}")
+        print(f"\n{report.describe_estimate(made)}")
     return plans
 
 
@@ -164,8 +164,8 @@ def main(argv: Sequence[str]) -> None:
     if args.topology != "local":
         # The TPU's compiler is wanted, not a TPU.
         jax.config.update("jax_platforms", "cpu")
-    from unityvideo_jax.parallel import plan_report, planner
-    from unityvideo_jax.parallel.rates import gpus
+    from unityvideo_jax.planning import planner, report
+    from unityvideo_jax.planning.rates import gpus
 
     found = gpus(args.topology)
     if found and args.slices > 1:
@@ -178,9 +178,9 @@ def main(argv: Sequence[str]) -> None:
     print(f"{count} x {kind}, {args.program}, batch {samples}", flush=True)
     plans = _estimate(config, kind, count) if found else _compile(config, devices)
     if len(plans) > 1:
-        print(f"\n{plan_report.compare(plans)}")
+        print(f"\n{report.compare(plans)}")
     if args.program == "training" and (len(plans) > 1 or args.mesh == [BEST]):
-        print(f"\n{plan_report.advice(plans)}")
+        print(f"\n{report.advice(plans)}")
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from typing import Any
 
 from absl import flags
 
-from unityvideo_jax import capacity, cli, units
+from unityvideo_jax import cli, units
 from unityvideo_jax import modalities as registry
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.inputs import clip_shards, manifest
@@ -33,7 +33,9 @@ from unityvideo_jax.inputs.encode import load_encoder
 from unityvideo_jax.inputs.folder import FolderSource
 from unityvideo_jax.inputs.preparing import prepare
 from unityvideo_jax.inputs.sources import Source, WorldsSource
-from unityvideo_jax.models.text import LENGTH, get_text_encoder
+from unityvideo_jax.models.text.encoder import LENGTH
+from unityvideo_jax.pretrained.text import get_text_encoder
+from unityvideo_jax.runtime import capacity
 
 DEFAULT_WORLDS, DEFAULT_FPS = 64, 8.0
 # What shards record of where their clips came from.

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from unityvideo_jax import capacity, cli, media, modalities, worlds
+from unityvideo_jax import cli, media, modalities, worlds
+from unityvideo_jax.runtime import capacity
 
 _SPLIT = flags.DEFINE_enum("split", "train", worlds.SPLITS, "Which worlds.")
 _NUM_CLIPS = flags.DEFINE_integer("num_clips", 4, "How many clips.", lower_bound=1)

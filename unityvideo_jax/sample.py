@@ -24,9 +24,11 @@ from typing import Any
 import jax
 from absl import flags
 
-from unityvideo_jax import capacity, cli, modalities, paths, provenance, units
+from unityvideo_jax import cli, modalities, units
 from unityvideo_jax.errors import UserError
-from unityvideo_jax.files import safe_path
+from unityvideo_jax.files import paths, provenance
+from unityvideo_jax.files.names import safe_path
+from unityvideo_jax.runtime import capacity
 from unityvideo_jax.sampling import files, requests, solvers
 from unityvideo_jax.sampling.generate import SamplerConfig
 from unityvideo_jax.sampling.pipeline import Pipeline

@@ -13,11 +13,13 @@ from collections.abc import Sequence
 from absl import flags
 from ml_collections import config_flags
 
-from unityvideo_jax import cli, disk, seeds
+from unityvideo_jax import cli
 from unityvideo_jax.errors import UserError
+from unityvideo_jax.files import disk
 from unityvideo_jax.parallel import hosts
 from unityvideo_jax.parallel.mesh import MeshConfig, make_mesh
-from unityvideo_jax.sections import check_keys, section
+from unityvideo_jax.runtime import seeds
+from unityvideo_jax.settings.sections import check_keys, section
 from unityvideo_jax.training.workdir import open_workdir
 
 _CONFIG = cli.define_config("The experiment.")
@@ -70,8 +72,8 @@ def make_sampler(config, graphdef):
     """Contact sheets of all tasks for a few records that have every modality."""
     from flax import nnx
 
-    from unityvideo_jax.models.text import get_text_encoder
-    from unityvideo_jax.models.vae_weights import load_vae
+    from unityvideo_jax.pretrained.text import get_text_encoder
+    from unityvideo_jax.pretrained.vae import load_vae
     from unityvideo_jax.sampling.generate import SamplerConfig
     from unityvideo_jax.sampling.sheets import TrainingSheets
     from unityvideo_jax.training.curriculum import stages
@@ -121,8 +123,8 @@ def main(argv: Sequence[str]) -> None:
     del argv
     from unityvideo_jax.inputs.config import as_data_config
     from unityvideo_jax.inputs.fingerprints import fingerprints
-    from unityvideo_jax.parallel.fit import check_training
-    from unityvideo_jax.parallel.planner import latent_shape
+    from unityvideo_jax.planning.fit import check_training
+    from unityvideo_jax.planning.planner import latent_shape
     from unityvideo_jax.training import loop
     from unityvideo_jax.training.profiling import ProfileConfig
 

@@ -25,16 +25,18 @@ from jax import P
 from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array, Float, Int, Key, Shaped
 
-from unityvideo_jax import cli, escape, media, modalities, seeds, worlds
+from unityvideo_jax import cli, media, modalities, worlds
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.evaluation import ceiling
-from unityvideo_jax.models.vae_weights import WEIGHTS_FILE, load_vae, save_vae
-from unityvideo_jax.models.wan_vae import VAEConfig, WanVAE
-from unityvideo_jax.parallel import fit
+from unityvideo_jax.files import escape
+from unityvideo_jax.files.paths import atomic_path
+from unityvideo_jax.models.vae.wan_vae import VAEConfig, WanVAE
 from unityvideo_jax.parallel.mesh import MeshConfig, make_mesh
-from unityvideo_jax.paths import atomic_path
+from unityvideo_jax.planning import fit
+from unityvideo_jax.pretrained.vae import WEIGHTS_FILE, load_vae, save_vae
+from unityvideo_jax.runtime import seeds
 from unityvideo_jax.sampling.streams import PIXEL_BYTES
-from unityvideo_jax.sections import section
+from unityvideo_jax.settings.sections import section
 from unityvideo_jax.training import vae_report, vae_step
 from unityvideo_jax.worlds import WorldConfig
 

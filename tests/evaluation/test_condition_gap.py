@@ -7,8 +7,8 @@ import pytest
 
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.evaluation import condition_gap
+from unityvideo_jax.evaluation.benchmarks.folder import Batch, filled
 from unityvideo_jax.evaluation.condition_gap import ConditionGapConfig, clean_errors
-from unityvideo_jax.evaluation.folder_benchmark import Batch, filled
 from unityvideo_jax.evaluation.latent_pairs import Pair
 
 CLIPS, SHAPE = 6, (2, 4, 4, 3)

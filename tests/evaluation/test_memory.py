@@ -6,7 +6,7 @@ import folder_clips
 import numpy as np
 import pytest
 
-from unityvideo_jax.evaluation.metrics import METRICS
+from unityvideo_jax.metrics.table import METRICS
 
 
 @pytest.mark.parametrize(

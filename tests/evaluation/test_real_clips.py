@@ -7,9 +7,10 @@ import pytest
 
 from unityvideo_jax import media
 from unityvideo_jax.errors import UserError
-from unityvideo_jax.evaluation import frozen, harness, real_clips
-from unityvideo_jax.evaluation.folders import Clip
-from unityvideo_jax.evaluation.real_clips import Target
+from unityvideo_jax.evaluation import score_folder
+from unityvideo_jax.evaluation.benchmarks import frozen, real_clips
+from unityvideo_jax.evaluation.benchmarks.real_clips import Target
+from unityvideo_jax.inputs.clip_folders import Clip
 
 TARGET = Target(num_frames=4, height=16, width=16)
 
@@ -81,11 +82,13 @@ def test_evaluation_notices_a_changed_file(source, tmp_path):
     for name in chosen:
         (theirs / name).mkdir(parents=True)
         shutil.copy(bench / name / "flow.npz", theirs / name)
-    config = harness.HarnessConfig(benchmark=bench, predictions=theirs, output=tmp_path / "out")
-    assert harness.run(config).faults == []
+    config = score_folder.HarnessConfig(
+        benchmark=bench, predictions=theirs, output=tmp_path / "out"
+    )
+    assert score_folder.run(config).faults == []
     record = json.loads((bench / chosen[0] / "clip.json").read_text())
     (bench / chosen[0] / "clip.json").write_text(json.dumps(record | {"caption": "Another."}))
-    (fault,) = harness.run(config).faults
+    (fault,) = score_folder.run(config).faults
     assert f"{chosen[0]}/clip.json: not the file that real.json freezes" in fault
     shutil.copytree(bench / chosen[1], bench / "stranger")
     with pytest.raises(UserError, match="not one of the frozen clips"):

@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from unityvideo_jax import media
-from unityvideo_jax.evaluation import page, plots, report, reported
-from unityvideo_jax.evaluation.scores import ClipScore
+from unityvideo_jax.evaluation.report import document, page, plots, reported
+from unityvideo_jax.metrics.scores import ClipScore
 
 DEPTH = "depth/disparity_scale_shift_video/abs_rel"
 
@@ -34,7 +34,7 @@ RECORD = {
 
 
 def test_files_hold_the_record(tmp_path):
-    report.write_report(tmp_path / "new", RECORD)
+    document.write_report(tmp_path / "new", RECORD)
     written = json.loads((tmp_path / "new" / "results.json").read_text())
     assert written["metrics"] == RECORD["metrics"] and written["versions"] == {"jax": "x"}
     assert written["size"] == [17, 64, 96]
@@ -48,10 +48,10 @@ def test_files_hold_the_record(tmp_path):
 
 
 def test_nan_never_reaches_the_file(tmp_path):
-    report.write_report(tmp_path, RECORD)
+    document.write_report(tmp_path, RECORD)
     before = (tmp_path / "results.json").read_text()
     with pytest.raises(ValueError):
-        report.write_report(tmp_path, RECORD | {"metrics": {"a": float("nan")}})
+        document.write_report(tmp_path, RECORD | {"metrics": {"a": float("nan")}})
     assert (tmp_path / "results.json").read_text() == before
 
 
@@ -90,7 +90,7 @@ def write_page(folder):
         "faults": ["clip4: a <bad> file"],
         "notes": ["few videos"],
     }
-    report.write_report(folder, record, entries(folder))
+    document.write_report(folder, record, entries(folder))
     return (folder / "results.html").read_text()
 
 
@@ -135,7 +135,7 @@ def test_page_of_a_thousand_clips_stays_small(tmp_path):
             )
             for i in range(count)
         ]
-        report.write_report(tmp_path, RECORD | {"metrics": {DEPTH: 1.0}}, clips)
+        document.write_report(tmp_path, RECORD | {"metrics": {DEPTH: 1.0}}, clips)
         text = (tmp_path / "results.html").read_text()
         assert text.count("<video") == 2 * page.SHOWN + page.SHOWN_VIDEOS
         assert text.count("<img") == 2 * (page.SHOWN + page.THUMBNAILS) + page.SHOWN_VIDEOS
@@ -204,7 +204,7 @@ def xml_events(text):
 
 
 def test_what_was_not_scored_reads_as_such():
-    text = report.markdown(RECORD | {"metrics": {"depth/depth_scale_video/abs_rel": None}})
+    text = document.markdown(RECORD | {"metrics": {"depth/depth_scale_video/abs_rel": None}})
     assert "| `depth/depth_scale_video/abs_rel` | n/a |" in text
 
 
@@ -217,7 +217,7 @@ def test_reported_numbers_stand_beside_ours_and_say_so():
     assert by["segmentation mIoU (%)", "SeC"].measured == pytest.approx(50.0)
     assert "does not state its alignment" in ours.caveat
     assert reported.beside({"flow/pooled_all/epe": 1.0, DEPTH: None}) == []
-    text = report.markdown(RECORD | {"metrics": {DEPTH: 0.1}})
+    text = document.markdown(RECORD | {"metrics": {DEPTH: 0.1}})
     assert "reported, not measured here" in text and "arXiv 2512.07831" in text
 
 

@@ -2,8 +2,8 @@ import folder_clips
 import numpy as np
 import pytest
 
-from unityvideo_jax.evaluation.metrics import METRICS
-from unityvideo_jax.evaluation.worlds_benchmark import trivial_prediction
+from unityvideo_jax.evaluation.score_run import trivial_prediction
+from unityvideo_jax.metrics.table import METRICS
 
 
 @pytest.mark.parametrize("modality", METRICS)

@@ -13,13 +13,15 @@ from tiny_pipeline import CONFIG, tiny_params, tiny_vae
 
 from unityvideo_jax import media, modalities
 from unityvideo_jax.errors import UserError
-from unityvideo_jax.evaluation import frozen, harness, scores, unibench, worlds_benchmark
-from unityvideo_jax.evaluation.folder_benchmark import FolderClips
-from unityvideo_jax.evaluation.folders import Clip
-from unityvideo_jax.evaluation.worlds_benchmark import BenchmarkConfig
+from unityvideo_jax.evaluation import score_folder, score_run
+from unityvideo_jax.evaluation.benchmarks import frozen, unibench
+from unityvideo_jax.evaluation.benchmarks.folder import FolderClips
+from unityvideo_jax.evaluation.score_run import BenchmarkConfig
 from unityvideo_jax.inputs import packing
+from unityvideo_jax.inputs.clip_folders import Clip
 from unityvideo_jax.inputs.clip_shards import ClipSeries, ClipShardsSource
-from unityvideo_jax.models.text import get_text_encoder
+from unityvideo_jax.metrics import scores
+from unityvideo_jax.pretrained.text import get_text_encoder
 from unityvideo_jax.sampling.generate import SamplerConfig
 from unityvideo_jax.sampling.pipeline import Pipeline
 from unityvideo_jax.sampling.streams import Samples
@@ -153,10 +155,10 @@ def test_predictions_are_scored_on_it(built, tmp_path):
         (predictions / name).mkdir(parents=True)
         for stream in unibench.FILES:
             shutil.copy(built / name / f"{stream}.npz", predictions / name)
-    config = harness.HarnessConfig(
+    config = score_folder.HarnessConfig(
         benchmark=built, predictions=predictions, output=tmp_path / "out"
     )
-    outcome = harness.run(config)
+    outcome = score_folder.run(config)
     assert outcome.faults == []
     metrics = scores.aggregate([row.score for row in outcome.rows])
     assert metrics["depth/disparity_scale_shift_video/abs_rel"] < 1e-5
@@ -165,7 +167,7 @@ def test_predictions_are_scored_on_it(built, tmp_path):
     assert metrics["skeleton/torso_hungarian/pck_0.2"] == 1
     assert metrics["densepose/clip_mean/part_miou"] == 1
     _rewrite(built / NAMES[0] / "depth.npz", depth=lambda d: 2 * d)
-    (fault,) = harness.run(config).faults
+    (fault,) = score_folder.run(config).faults
     assert fault.startswith("000_people: benchmark:") and "differ from UniBench" in fault
 
 
@@ -206,7 +208,7 @@ class Oracle(Pipeline):
 
 def test_a_run_is_scored_on_it_at_its_own_size(built):
     config = BenchmarkConfig(benchmark=str(built), num_clips=2, batch_size=2)
-    results = worlds_benchmark.run(Oracle(built), config, SamplerConfig())
+    results = score_run.run(Oracle(built), config, SamplerConfig())
     # Bounds that the codecs themselves keep; the model's side record is not used.
     assert results.metrics["depth/disparity_scale_shift_video/abs_rel"] < 1e-3
     assert results.metrics["flow/pooled_all/epe"] < 1e-2
@@ -215,7 +217,7 @@ def test_a_run_is_scored_on_it_at_its_own_size(built):
     np.testing.assert_allclose(iou, 5 / 6, atol=1e-3)
     assert results.trivial["flow/pooled_all/epe"] > 0.1
     with pytest.raises(UserError, match="--num_clips=3: the benchmark has 2"):
-        worlds_benchmark.run(
+        score_run.run(
             Oracle(built), BenchmarkConfig(benchmark=str(built), num_clips=3), SamplerConfig()
         )
 

@@ -18,14 +18,17 @@ from flax import nnx
 
 from tests.faults import cases_weights
 from tests.faults.harness import Case, run_program
-from unityvideo_jax import convert, provenance
+from unityvideo_jax import convert
+from unityvideo_jax.checkpoints import manifest
+from unityvideo_jax.checkpoints.reading import find
 from unityvideo_jax.errors import UserError
-from unityvideo_jax.evaluation import reported, unibench
+from unityvideo_jax.evaluation.benchmarks import unibench
+from unityvideo_jax.evaluation.report import reported
+from unityvideo_jax.files import provenance
 from unityvideo_jax.inputs import shards
-from unityvideo_jax.models import text
-from unityvideo_jax.models.vae_weights import SHIPPED, load_vae
-from unityvideo_jax.training import manifest
-from unityvideo_jax.training.checkpoints import Checkpointer, find
+from unityvideo_jax.pretrained import text
+from unityvideo_jax.pretrained.vae import SHIPPED, load_vae
+from unityvideo_jax.training.checkpoints import Checkpointer
 from unityvideo_jax.training.state import TrainState, abstract_state
 
 KIND = "checkpoint"

@@ -9,11 +9,12 @@ import numpy as np
 from tests.faults.harness import Case
 from unityvideo_jax import media, modalities
 from unityvideo_jax.errors import UserError
-from unityvideo_jax.evaluation import harness, scores
-from unityvideo_jax.evaluation.depth import ALIGNMENTS
+from unityvideo_jax.evaluation import score_folder
 from unityvideo_jax.inputs import pipeline, shards
 from unityvideo_jax.inputs.config import DataConfig
 from unityvideo_jax.inputs.folder import FolderSource
+from unityvideo_jax.metrics import scores
+from unityvideo_jax.metrics.depth import ALIGNMENTS
 from unityvideo_jax.sampling import files
 from unityvideo_jax.sampling.streams import Samples
 
@@ -46,8 +47,8 @@ def evaluated(
         np.savez(folder / side / "clip" / "depth.npz", **arrays)
     if beside is not None:
         (folder / "truth" / "clip" / "depth.json").write_text(json.dumps(beside))
-    outcome = harness.run(
-        harness.HarnessConfig(
+    outcome = score_folder.run(
+        score_folder.HarnessConfig(
             benchmark=folder / "truth",
             predictions=folder / "predictions",
             output=folder / "output",
@@ -96,8 +97,8 @@ def drawn_by_another_version(folder: pathlib.Path) -> None:
     (clip / "sample.json").write_text(json.dumps({"codecs": {"depth": "depth-disparity-9"}}))
     (folder / "truth" / "clip").mkdir(parents=True)
     np.savez(folder / "truth" / "clip" / "depth.npz", depth=METRES)
-    outcome = harness.run(
-        harness.HarnessConfig(
+    outcome = score_folder.run(
+        score_folder.HarnessConfig(
             benchmark=folder / "truth",
             predictions=folder / "predictions",
             output=folder / "output",

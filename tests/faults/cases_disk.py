@@ -20,13 +20,14 @@ import numpy as np
 from tests.faults import machine
 from tests.faults.harness import ROOT, Case, Hang, run_program
 from tests.faults.made_stages_of_disk import Refused
-from unityvideo_jax import disk
+from unityvideo_jax.checkpoints import run_folder
 from unityvideo_jax.curation import runner
 from unityvideo_jax.curation.stage import Job
 from unityvideo_jax.errors import UserError
+from unityvideo_jax.files import disk
+from unityvideo_jax.files.paths import atomic_path
 from unityvideo_jax.inputs import openuni_tars
 from unityvideo_jax.inputs.staging import Staging
-from unityvideo_jax.paths import atomic_path
 from unityvideo_jax.training import checkpoints
 from unityvideo_jax.training.metrics import MetricWriter
 from unityvideo_jax.training.state import TrainState
@@ -63,7 +64,7 @@ def _save(folder: pathlib.Path) -> None:
 def _save_again(folder: pathlib.Path) -> None:
     with contextlib.suppress(UserError):
         _save(folder)
-    there = folder / checkpoints.FOLDER
+    there = folder / run_folder.CHECKPOINTS
     assert [path.name for path in there.iterdir()] == ["1"], "half a checkpoint was left"
     save(folder, 2)
     assert sorted(path.name for path in there.iterdir()) == ["1", "2"]

@@ -17,10 +17,11 @@ from unityvideo_jax import modalities as registry
 from unityvideo_jax.curation import manifest, page
 from unityvideo_jax.curation.captions import Captions
 from unityvideo_jax.curation.stage import Clip, Job
-from unityvideo_jax.evaluation import harness, report
-from unityvideo_jax.evaluation.page import ClipEntry
-from unityvideo_jax.evaluation.scores import ClipScore
+from unityvideo_jax.evaluation import score_folder
+from unityvideo_jax.evaluation.report import document
+from unityvideo_jax.evaluation.report.page import ClipEntry
 from unityvideo_jax.inputs import clip_shards, openuni_tars, shards
+from unityvideo_jax.metrics.scores import ClipScore
 
 LATENT, TEXT = (1, 2, 2, 4), (3, 5)
 
@@ -261,10 +262,10 @@ def _row_pictures(folder: pathlib.Path) -> None:
     (folder / "secret.png").write_bytes(b"x")
     (folder / "out" / "rows").mkdir(parents=True)
     path = folder / "out" / "rows" / "a.json"
-    row = harness.Row(clip="a", score=ClipScore(), pictures={"depth": "../secret.png"})
+    row = score_folder.Row(clip="a", score=ClipScore(), pictures={"depth": "../secret.png"})
     path.write_text(json.dumps(row.to_json()))
     scorer = types.SimpleNamespace(config=types.SimpleNamespace(output=folder / "out"))
-    assert harness._Scorer._earlier(scorer, path) is None
+    assert score_folder._Scorer._earlier(scorer, path) is None
 
 
 NAMES = [
@@ -325,7 +326,7 @@ def _report(folder: pathlib.Path) -> None:
         "protocols": {"abs_rel": SPELL},
     }
     clip = ClipEntry(name=SPELL, score=ClipScore(), pictures={}, faults=[SPELL])
-    report.write_report(folder, record, [clip])
+    document.write_report(folder, record, [clip])
     text = (folder / "results.md").read_text()
     assert "<script" not in text and "\x1b" not in text and "\n# big" not in text
     rows = [line for line in text.splitlines() if line.startswith("|")]

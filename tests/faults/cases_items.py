@@ -18,9 +18,9 @@ from unityvideo_jax.curation import cutting
 from unityvideo_jax.curation.journal import Journal
 from unityvideo_jax.curation.stage import Clip, Outcome
 from unityvideo_jax.errors import UserError
-from unityvideo_jax.evaluation import harness
-from unityvideo_jax.evaluation.folder_benchmark import FolderClips
-from unityvideo_jax.evaluation.harness import HarnessConfig
+from unityvideo_jax.evaluation import score_folder
+from unityvideo_jax.evaluation.benchmarks.folder import FolderClips
+from unityvideo_jax.evaluation.score_folder import HarnessConfig
 from unityvideo_jax.inputs import openuni_tars, packing
 from unityvideo_jax.inputs.folder import FolderSource
 from unityvideo_jax.inputs.preparing import prepare
@@ -206,7 +206,7 @@ def _score(damage: Callable[[pathlib.Path], object], word: str):
         config = HarnessConfig(
             benchmark=folder / "truth", predictions=folder / "theirs", output=folder / "out"
         )
-        outcome = harness.run(config)
+        outcome = score_folder.run(config)
         assert outcome.counts["clips_scored"] == 1, outcome.counts
         assert len(outcome.faults) == 1 and word in outcome.faults[0], outcome.faults
         assert outcome.faults[0].isprintable()

@@ -6,8 +6,8 @@ import pathlib
 from tests.faults.harness import Case
 from unityvideo_jax.curation.journal import Journal
 from unityvideo_jax.curation.stage import Clip, Outcome
-from unityvideo_jax.evaluation import folders, real_clips
-from unityvideo_jax.inputs import clip_shards, shards
+from unityvideo_jax.evaluation.benchmarks import real_clips
+from unityvideo_jax.inputs import clip_folders, clip_shards, shards
 from unityvideo_jax.inputs.records import Records
 from unityvideo_jax.inputs.staging import Staging
 
@@ -28,7 +28,7 @@ DAMAGE = {
 
 
 def _clip_json(path: pathlib.Path) -> object:
-    return folders.Clip(path=path.parent).record
+    return clip_folders.Clip(path=path.parent).record
 
 
 def _journal(path: pathlib.Path) -> object:
@@ -42,7 +42,7 @@ READERS = {
     "latents/.staging/settings.json": lambda path: Staging(path.parents[2], {}).check(),
     "dataset_info.json": lambda path: Records(path.parent, "latents", "train", None, "fix it"),
     "clip/clip.json": _clip_json,
-    "clip/sample.json": lambda path: folders.Clip(path=path.parent).streams,
+    "clip/sample.json": lambda path: clip_folders.Clip(path=path.parent).streams,
     "real.json": lambda path: real_clips.read_card(path.parent),
     "journal.jsonl": _journal,
 }

@@ -12,7 +12,7 @@ from tests.curation import made_videos
 from tests.faults.harness import Case
 from tests.media import made_media
 from unityvideo_jax import media, modalities
-from unityvideo_jax.evaluation.folders import Clip
+from unityvideo_jax.inputs.clip_folders import Clip
 from unityvideo_jax.inputs.folder import FolderSource
 from unityvideo_jax.sampling import files
 

@@ -5,10 +5,10 @@ import zipfile
 
 from tests.faults.harness import ROOT, Case, run_program
 from unityvideo_jax import worlds
-from unityvideo_jax.evaluation.worlds_benchmark import BenchmarkConfig
+from unityvideo_jax.evaluation.score_run import BenchmarkConfig
+from unityvideo_jax.files.npz import read_npy, read_npz
 from unityvideo_jax.models.config import DiTConfig
-from unityvideo_jax.npz import read_npy, read_npz
-from unityvideo_jax.parallel.fit import check_sampling
+from unityvideo_jax.sampling.fit import check_sampling
 from unityvideo_jax.sampling.generate import SamplerConfig
 from unityvideo_jax.sampling.streams import check_size
 

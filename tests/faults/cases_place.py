@@ -16,8 +16,11 @@ import numpy as np
 from tests.faults import machine
 from tests.faults.cases_disk import save, tiny_run
 from tests.faults.harness import ROOT, Case, run_program
-from unityvideo_jax import cli, paths, seeds
+from unityvideo_jax import cli
+from unityvideo_jax.checkpoints import reading
 from unityvideo_jax.errors import UserError
+from unityvideo_jax.files import paths
+from unityvideo_jax.runtime import seeds
 from unityvideo_jax.sampling import requests
 from unityvideo_jax.training import checkpoints
 
@@ -62,7 +65,7 @@ def _not_ours(folder: pathlib.Path) -> None:
         if above != pathlib.Path("/") and above.owner() == pathlib.Path(theirs).owner():
             above.chmod(above.stat().st_mode | 0o055)
     code = (
-        "import sys\nimport pwd, tempfile\nfrom unityvideo_jax import paths\n"
+        "import sys\nimport pwd, tempfile\nfrom unityvideo_jax.files import paths\n"
         f"try: paths.check_output('--output=x', {str(theirs / 'out')!r}, 'folder')\n"
         "except ValueError as error: print(error)\n"
     )
@@ -84,7 +87,7 @@ def _checkpoint(name: str, folder: pathlib.Path) -> None:
 
 
 def _arrays(step: pathlib.Path) -> list[np.ndarray]:
-    from unityvideo_jax.interop.orbax_arrays import open_arrays
+    from unityvideo_jax.checkpoints.arrays import open_arrays
 
     return [np.asarray(array) for array in open_arrays(step).values()]
 
@@ -154,7 +157,7 @@ def _train(name: str, folder: pathlib.Path) -> None:
     tiny_run(workdir, steps=2)
     tiny_run(workdir, steps=4)
     assert sorted(p.name for p in (workdir / "checkpoints").iterdir()) == ["2", "4"]
-    *_, step = checkpoints.load_for_inference(workdir)
+    *_, step = reading.load_for_inference(workdir)
     assert step == 4
     exported = folder / f"out {name}"
     run_program("convert", f"--from={workdir}", "--to=diffusers", f"--workdir={exported}")
@@ -224,7 +227,7 @@ def _reads_read_only(folder: pathlib.Path) -> None:
     with machine.small_disk(folder, 50_000) as mount:
         tiny_run(mount / "run", steps=2)
         machine.make_read_only(mount)
-        assert checkpoints.load_for_inference(mount / "run")[2] == 2
+        assert reading.load_for_inference(mount / "run")[2] == 2
         out = folder / "out"
         run_program("convert", f"--from={mount}/run", "--to=diffusers", f"--workdir={out}")
 

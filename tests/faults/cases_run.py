@@ -87,7 +87,7 @@ def _damaged_config(content, read):
 
 
 def _find(run):
-    from unityvideo_jax.training.checkpoints import find
+    from unityvideo_jax.checkpoints.reading import find
 
     return find(run)
 

@@ -15,7 +15,7 @@ from unityvideo_jax.curation.captions import Captions
 from unityvideo_jax.inputs import openuni_tars
 from unityvideo_jax.inputs.folder import FolderSource
 from unityvideo_jax.inputs.manifest import ManifestSource
-from unityvideo_jax.models.text import get_text_encoder
+from unityvideo_jax.pretrained.text import get_text_encoder
 from unityvideo_jax.sampling import requests
 
 TARGET = dict(num_frames=5, height=16, width=16)

@@ -3,7 +3,8 @@
 import math
 
 from tests.faults.harness import Case
-from unityvideo_jax import presets, train, train_vae
+from unityvideo_jax import train, train_vae
+from unityvideo_jax.settings import presets
 
 
 def _value(key, value, preset):

@@ -17,7 +17,7 @@ from unityvideo_jax import convert
 from unityvideo_jax.interop import wan, wan_keys
 from unityvideo_jax.interop.umt5 import load_umt5
 from unityvideo_jax.models.dit import DiTConfig
-from unityvideo_jax.models.vae_weights import SHIPPED, load_vae
+from unityvideo_jax.pretrained.vae import SHIPPED, load_vae
 
 KIND = "weights"
 MODEL = dict(dim=8, ffn_dim=8, num_heads=1, num_layers=1, in_channels=4, freq_dim=8, text_dim=4)

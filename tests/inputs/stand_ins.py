@@ -12,8 +12,8 @@ from unityvideo_jax import modalities as registry
 from unityvideo_jax.inputs.encode import LatentEncoder
 from unityvideo_jax.inputs.preparing import prepare
 from unityvideo_jax.inputs.sources import ClipBatch
-from unityvideo_jax.models.vae_weights import save_vae
-from unityvideo_jax.models.wan_vae import VAEConfig, WanVAE
+from unityvideo_jax.models.vae.wan_vae import VAEConfig, WanVAE
+from unityvideo_jax.pretrained.vae import save_vae
 
 MODALITIES = ("rgb", "depth", "flow")
 SIZE = dict(num_frames=5, height=16, width=16)

@@ -5,7 +5,7 @@ import shutil
 import pytest
 import stand_ins
 
-from unityvideo_jax import provenance
+from unityvideo_jax.files import provenance
 from unityvideo_jax.inputs import shards
 from unityvideo_jax.inputs.config import as_data_config
 from unityvideo_jax.inputs.fingerprints import fingerprints

@@ -8,8 +8,8 @@ from PIL import Image
 
 from unityvideo_jax import media, modalities
 from unityvideo_jax.errors import UserError
-from unityvideo_jax.evaluation.folders import Clip
 from unityvideo_jax.inputs import pictures
+from unityvideo_jax.inputs.clip_folders import Clip
 from unityvideo_jax.inputs.folder import FolderSource
 from unityvideo_jax.sampling import files
 

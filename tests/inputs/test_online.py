@@ -220,7 +220,7 @@ def tiny_vae(tmp_path_factory):
 
 
 def test_the_vae_of_a_folder_encodes_inside_jit(tiny_vae):
-    from unityvideo_jax.models.vae_weights import load_vae
+    from unityvideo_jax.pretrained.vae import load_vae
 
     encoder = load_encoder(str(tiny_vae))
     assert isinstance(encoder, LatentEncoder)

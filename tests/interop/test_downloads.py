@@ -20,9 +20,9 @@ from unityvideo_jax.errors import UserError
 from unityvideo_jax.inputs import shards
 from unityvideo_jax.inputs.encode import load_encoder, vae_id_or_none
 from unityvideo_jax.interop.tensors import TensorFiles
-from unityvideo_jax.models.text import get_text_encoder
-from unityvideo_jax.models.vae_weights import find_vae, load_config, load_vae
-from unityvideo_jax.models.wan_vae import WAN_2_1, WAN_2_2
+from unityvideo_jax.models.vae.wan_vae import WAN_2_1, WAN_2_2
+from unityvideo_jax.pretrained.text import get_text_encoder
+from unityvideo_jax.pretrained.vae import find_vae, load_config, load_vae
 from unityvideo_jax.sampling.pipeline import Pipeline
 
 ROOT = pathlib.Path(__file__).parents[2]

@@ -16,7 +16,7 @@ from wan_torch import our_config, torch_wan
 from unityvideo_jax import media
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.interop.wan import load_dit
-from unityvideo_jax.models.vae_weights import load_vae
+from unityvideo_jax.pretrained.vae import load_vae
 from unityvideo_jax.sampling.generate import stream_noise
 from unityvideo_jax.sampling.pipeline import Pipeline
 

@@ -4,13 +4,13 @@ import math
 
 import pytest
 
-from unityvideo_jax import presets
 from unityvideo_jax.flow_matching import ObjectiveConfig
 from unityvideo_jax.inputs.config import as_data_config
 from unityvideo_jax.interop import wan_keys
 from unityvideo_jax.models.dit import DiTConfig
 from unityvideo_jax.sampling.generate import SamplerConfig
-from unityvideo_jax.sections import section
+from unityvideo_jax.settings import presets
+from unityvideo_jax.settings.sections import section
 from unityvideo_jax.training.curriculum import stages
 from unityvideo_jax.training.loop import TrainConfig
 from unityvideo_jax.training.optimizer import OptimizerConfig

@@ -15,8 +15,9 @@ from wan_download import save_tokenizer, torch_umt5
 
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.interop import umt5
-from unityvideo_jax.models import text
-from unityvideo_jax.models.umt5 import UMT5, UMT5_XXL, UMT5Config, relative_buckets
+from unityvideo_jax.models.text.encoder import TextEncoder
+from unityvideo_jax.models.text.umt5 import UMT5, UMT5_XXL, UMT5Config, relative_buckets
+from unityvideo_jax.pretrained import text
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -136,7 +137,7 @@ def test_texts_as_wan_embeds_them(reference, folder, parity):
     """The steps of diffusers' WanPipeline: clean, tokenize, mask, zero the rest."""
     pipeline = pytest.importorskip("diffusers.pipelines.wan.pipeline_wan")
     encoder = text.get_text_encoder(f"umt5:{folder}", LENGTH)
-    assert isinstance(encoder, text.TextEncoder)
+    assert isinstance(encoder, TextEncoder)
     assert (encoder.name, encoder.dim, encoder.length) == ("umt5", 32, LENGTH)
     texts = [
         "the red ball  rolls\n over\tthe blue box",

@@ -14,9 +14,9 @@ from wan_download import VAE_SIZES, torch_vae
 
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.interop import vae as interop
-from unityvideo_jax.models.vae_weights import load_vae, save_vae
-from unityvideo_jax.models.wan_vae import WAN_2_1, WAN_2_2, VAEConfig, WanVAE
-from unityvideo_jax.models.wan_vae_tiling import decode_tiled, encode_tiled
+from unityvideo_jax.models.vae.tiling import decode_tiled, encode_tiled
+from unityvideo_jax.models.vae.wan_vae import WAN_2_1, WAN_2_2, VAEConfig, WanVAE
+from unityvideo_jax.pretrained.vae import load_vae, save_vae
 
 torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from wan_torch import original_names, torch_wan
 
 from unityvideo_jax.interop import umt5, vae
-from unityvideo_jax.models.vae_weights import load_config
+from unityvideo_jax.pretrained.vae import load_config
 
 UMT5_SIZES = dict(
     vocab_size=90, d_model=32, d_kv=8, d_ff=48, num_layers=3, num_heads=5,

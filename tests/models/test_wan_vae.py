@@ -12,11 +12,11 @@ import pytest
 from flax import nnx
 
 from unityvideo_jax.errors import UserError
-from unityvideo_jax.models import vae_weights
-from unityvideo_jax.models.causal_conv import Carry, CausalConv3d, ChannelNorm
-from unityvideo_jax.models.vae_weights import load_vae, save_vae
-from unityvideo_jax.models.wan_vae import WAN_2_1, VAEConfig, WanVAE
-from unityvideo_jax.models.wan_vae_tiling import decode_tiled, encode_tiled
+from unityvideo_jax.models.vae.causal_conv import Carry, CausalConv3d, ChannelNorm
+from unityvideo_jax.models.vae.tiling import decode_tiled, encode_tiled
+from unityvideo_jax.models.vae.wan_vae import WAN_2_1, VAEConfig, WanVAE
+from unityvideo_jax.pretrained import vae
+from unityvideo_jax.pretrained.vae import load_vae, save_vae
 
 SMALL = VAEConfig(base_dim=4, z_dim=4, num_res_blocks=1, latents_std=(0.5, 1.0, 2.0, 3.0))
 
@@ -214,7 +214,7 @@ def test_faulty_files_are_named(small, tmp_path, monkeypatch):
     save_vae(small, good)
     with pytest.raises(UserError, match=r"nothing: holds no autoencoder; set --config\.data\.vae="):
         load_vae(tmp_path / "nothing")
-    monkeypatch.setattr(vae_weights, "SHIPPED", tmp_path / "not_shipped")
+    monkeypatch.setattr(vae, "SHIPPED", tmp_path / "not_shipped")
     with pytest.raises(UserError, match=r"not_shipped.*weights are missing.*train_vae"):
         load_vae()
 

@@ -6,14 +6,8 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType
 
-from unityvideo_jax.models.pointwise import (
-    gated_sum,
-    gelu,
-    rms_norm,
-    skip_and_norm,
-    sum_and_norm,
-)
-from unityvideo_jax.models.rope import rope_table
+from unityvideo_jax.kernels.pointwise import gated_sum, gelu, rms_norm, skip_and_norm, sum_and_norm
+from unityvideo_jax.kernels.rope import rope_table
 
 B, S, N, D = 4, 2, 24, 48
 ROPE = tuple(x.reshape(S, N, -1) for x in rope_table(24, S, (6, 2, 2)))

@@ -12,7 +12,7 @@ from tiny_pipeline import (  # noqa: F401
 )
 
 from unityvideo_jax.errors import UserError
-from unityvideo_jax.models.text import get_text_encoder
+from unityvideo_jax.pretrained.text import get_text_encoder
 from unityvideo_jax.sampling.pipeline import Pipeline
 
 RNG = np.random.default_rng(0)

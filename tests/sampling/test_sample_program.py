@@ -10,7 +10,8 @@ import numpy as np
 from PIL import Image
 from tiny_pipeline import quick_compile, tiny_pipeline  # noqa: F401
 
-from unityvideo_jax import media, modalities, provenance
+from unityvideo_jax import media, modalities
+from unityvideo_jax.files import provenance
 
 TESTS = pathlib.Path(__file__).parents[1]
 

@@ -10,9 +10,9 @@ from tiny_pipeline import (  # noqa: F401
     tiny_vae,
 )
 
-from unityvideo_jax import provenance
 from unityvideo_jax.errors import UserError
-from unityvideo_jax.models.vae_weights import save_vae
+from unityvideo_jax.files import provenance
+from unityvideo_jax.pretrained.vae import save_vae
 from unityvideo_jax.sampling.pipeline import Pipeline
 from unityvideo_jax.training.checkpoints import Checkpointer
 from unityvideo_jax.training.state import TrainState

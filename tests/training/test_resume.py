@@ -7,8 +7,9 @@ import ml_collections
 import pytest
 from synthetic_run import tiny_config
 
+from unityvideo_jax.checkpoints.run_folder import read_config
 from unityvideo_jax.errors import UserError
-from unityvideo_jax.training.workdir import open_workdir, read_config
+from unityvideo_jax.training.workdir import open_workdir
 
 PRINTS = {"data.dirs": ["aaa"], "data.vae": "vvv", "data.text_encoder": "words"}
 

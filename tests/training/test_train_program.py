@@ -6,8 +6,9 @@ import sys
 
 import pytest
 
-from unityvideo_jax import presets, train
+from unityvideo_jax import train
 from unityvideo_jax.errors import UserError
+from unityvideo_jax.settings import presets
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 CONFIG = "--config=worlds_tiny"
@@ -75,7 +76,7 @@ def test_faulty_command_lines_are_one_error_and_write_nothing(tmp_path, args, sa
 def test_a_plugin_makes_a_modality_known(tmp_path):
     config = tmp_path / "config.py"
     config.write_text(
-        "from unityvideo_jax import presets\n"
+        "from unityvideo_jax.settings import presets\n"
         "def get_config():\n"
         "    config = presets.load('worlds_tiny')\n"
         "    config.model.modalities = ('rgb', 'normals')\n"

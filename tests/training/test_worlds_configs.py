@@ -4,9 +4,10 @@ import jax
 import pytest
 from flax import nnx
 
-from unityvideo_jax import presets, train
+from unityvideo_jax import train
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.models.dit import DiT, DiTConfig
+from unityvideo_jax.settings import presets
 
 
 @pytest.mark.parametrize("name", ["worlds_tiny", "worlds_small", "worlds_mini"])

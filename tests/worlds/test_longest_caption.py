@@ -7,10 +7,11 @@ import types
 import numpy as np
 import pytest
 
-from unityvideo_jax import presets
 from unityvideo_jax.inputs.config import DataConfig
 from unityvideo_jax.models.config import DiTConfig
-from unityvideo_jax.models.text import LENGTH, load_words
+from unityvideo_jax.models.text.encoder import LENGTH
+from unityvideo_jax.pretrained.text import load_words
+from unityvideo_jax.settings import presets
 from unityvideo_jax.worlds import captions, looks
 
 _count = functools.cache(load_words(LENGTH).count)

@@ -10,8 +10,8 @@ from jaxtyping import Float
 from unityvideo_jax.annotators import base
 from unityvideo_jax.annotators.base import Frames
 from unityvideo_jax.errors import UserError
+from unityvideo_jax.metrics.depth_units import UNIT
 from unityvideo_jax.modalities.depth import DEFAULT_BOUNDS
-from unityvideo_jax.modalities.depth_units import UNIT
 from unityvideo_jax.units import RELATIVE
 
 

@@ -11,7 +11,7 @@ from unityvideo_jax import modalities
 from unityvideo_jax.annotators import ANNOTATORS, base
 from unityvideo_jax.curation.stage import Clip, Job, Stage
 from unityvideo_jax.errors import UserError
-from unityvideo_jax.paths import atomic_path
+from unityvideo_jax.files.paths import atomic_path
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

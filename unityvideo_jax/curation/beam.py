@@ -21,15 +21,16 @@ import shutil
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 
-from unityvideo_jax import provenance, signals, strict_json
 from unityvideo_jax.curation import stage
 from unityvideo_jax.curation.journal import clips_of, is_whole, line
 from unityvideo_jax.curation.phases import Phase
 from unityvideo_jax.curation.runner import FOLDER
 from unityvideo_jax.curation.stage import Clip, Job, Outcome, Stage
 from unityvideo_jax.errors import UserError
+from unityvideo_jax.files import provenance, strict_json
+from unityvideo_jax.files.paths import atomic_path
 from unityvideo_jax.inputs.shards import write_json
-from unityvideo_jax.paths import atomic_path
+from unityvideo_jax.runtime import signals
 
 ERROR_NAME = "error.json"
 

@@ -9,11 +9,11 @@ from typing import Any, ClassVar
 import numpy as np
 from PIL import Image
 
-from unityvideo_jax import text_files
 from unityvideo_jax.annotators import base
 from unityvideo_jax.curation.stage import Clip, Job, Stage
 from unityvideo_jax.errors import UserError
-from unityvideo_jax.paths import atomic_path
+from unityvideo_jax.files import text_files
+from unityvideo_jax.files.paths import atomic_path
 
 COLUMNS = ("video", "caption")
 PROMPT = (

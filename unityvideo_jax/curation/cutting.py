@@ -14,8 +14,8 @@ from jaxtyping import UInt8
 from unityvideo_jax import media
 from unityvideo_jax.curation.stage import Clip, Job, Stage
 from unityvideo_jax.errors import UserError
-from unityvideo_jax.faults import list_ignored, shown
-from unityvideo_jax.files import UNPRINTED, has_unprinted
+from unityvideo_jax.files.faults import list_ignored, shown
+from unityvideo_jax.files.names import UNPRINTED, has_unprinted
 from unityvideo_jax.inputs.config import check_frames
 
 # What a probe can find fault with; the first three can be fixed and hence accepted.

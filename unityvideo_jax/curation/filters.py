@@ -151,7 +151,7 @@ class Aesthetic(base.Loaded, Stage):
 
     @functools.cached_property
     def network(self) -> Any:
-        from unityvideo_jax.evaluation.video.quality import AestheticQuality
+        from unityvideo_jax.metrics.video.quality import AestheticQuality
 
         base.weights_path(self.weights, "config.aesthetic.weights")
         return AestheticQuality(pathlib.Path(self.weights))

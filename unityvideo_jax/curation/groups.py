@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 from unityvideo_jax import modalities
 from unityvideo_jax.curation.stage import Clip, Collective
 from unityvideo_jax.errors import UserError
-from unityvideo_jax.files import safe_name
+from unityvideo_jax.files.names import safe_name
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

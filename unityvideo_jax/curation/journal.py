@@ -6,11 +6,11 @@ import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from unityvideo_jax import strict_json
 from unityvideo_jax.curation.stage import Clip, Outcome
 from unityvideo_jax.errors import UserError
+from unityvideo_jax.files import strict_json
+from unityvideo_jax.files.paths import atomic_path
 from unityvideo_jax.inputs.staging import difference
-from unityvideo_jax.paths import atomic_path
 
 
 class Journal:

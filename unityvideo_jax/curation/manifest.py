@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from unityvideo_jax import provenance
 from unityvideo_jax.curation.stage import Clip, Collective, Stage
-from unityvideo_jax.paths import atomic_path
+from unityvideo_jax.files import provenance
+from unityvideo_jax.files.paths import atomic_path
 
 MANIFEST, STATISTICS = "manifest.jsonl", "statistics.json"
 # Scores that are names or numbers of something, not measurements.

@@ -11,9 +11,9 @@ from PIL import Image
 
 from unityvideo_jax import media, modalities
 from unityvideo_jax.curation.stage import Clip, Job
-from unityvideo_jax.files import safe_path
-from unityvideo_jax.npz import read_npz
-from unityvideo_jax.paths import atomic_path
+from unityvideo_jax.files.names import safe_path
+from unityvideo_jax.files.npz import read_npz
+from unityvideo_jax.files.paths import atomic_path
 
 COLUMNS, TILE = 6, 176  # frames a row of a sheet, and their greatest width in pixels
 SHEETS = "sheets"

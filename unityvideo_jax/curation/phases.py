@@ -4,8 +4,8 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from unityvideo_jax import provenance
 from unityvideo_jax.curation.stage import Collective, Stage
+from unityvideo_jax.files import provenance
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

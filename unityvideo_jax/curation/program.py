@@ -20,7 +20,7 @@ from unityvideo_jax.inputs.config import check_size
 from unityvideo_jax.inputs.encode import load_encoder
 from unityvideo_jax.inputs.folder import FolderSource
 from unityvideo_jax.inputs.preparing import prepare
-from unityvideo_jax.models.text import get_text_encoder
+from unityvideo_jax.pretrained.text import get_text_encoder
 
 
 def curate(config: Any, *, source: str, workdir: str | os.PathLike) -> dict[str, shards.Card]:

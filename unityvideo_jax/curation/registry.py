@@ -4,11 +4,11 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from unityvideo_jax import provenance
 from unityvideo_jax.curation import annotate, captions, cutting, duplicates, filters, groups, text
 from unityvideo_jax.curation.people import People
 from unityvideo_jax.curation.stage import Collective, Stage
 from unityvideo_jax.errors import UserError
+from unityvideo_jax.files import provenance
 
 STAGES: Mapping[str, type[Stage] | type[Collective]] = {
     kind.name: kind

@@ -7,12 +7,12 @@ import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
 
-from unityvideo_jax import signals
 from unityvideo_jax.curation import cutting, phases, stage
 from unityvideo_jax.curation.journal import Journal, clips_of
 from unityvideo_jax.curation.stage import Clip, Collective, Job, Outcome, Stage
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.inputs.staging import Progress
+from unityvideo_jax.runtime import signals
 
 FOLDER = "curation"
 # What maps a phase over its clips: their keys and outcomes, in any order.

@@ -18,8 +18,8 @@ from jaxtyping import UInt8
 
 from unityvideo_jax import media
 from unityvideo_jax.errors import UserError
-from unityvideo_jax.faults import reason_of
-from unityvideo_jax.files import safe_path
+from unityvideo_jax.files.faults import reason_of
+from unityvideo_jax.files.names import safe_path
 
 Score = float | int | str | bool
 

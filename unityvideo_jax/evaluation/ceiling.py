@@ -18,10 +18,10 @@ from jaxtyping import Shaped
 from unityvideo_jax import modalities, worlds
 from unityvideo_jax.evaluation import workers
 from unityvideo_jax.evaluation.latent_pairs import drawing
-from unityvideo_jax.evaluation.metrics import METRICS
-from unityvideo_jax.evaluation.scores import ClipScore, aggregate
-from unityvideo_jax.evaluation.worlds_benchmark import clips, trivial_prediction
-from unityvideo_jax.models.wan_vae import WanVAE
+from unityvideo_jax.evaluation.score_run import clips, trivial_prediction
+from unityvideo_jax.metrics.scores import ClipScore, aggregate
+from unityvideo_jax.metrics.table import METRICS
+from unityvideo_jax.models.vae.wan_vae import WanVAE
 
 SYSTEMS = ("vae", "codec", "trivial")
 # The range of a value in [-1, 1], to which PSNR is relative.

@@ -23,7 +23,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from unityvideo_jax.errors import UserError
-from unityvideo_jax.evaluation.folder_benchmark import Batch
+from unityvideo_jax.evaluation.benchmarks.folder import Batch
 from unityvideo_jax.evaluation.latent_pairs import Pair
 from unityvideo_jax.flow_matching import path
 from unityvideo_jax.sampling.generate import stream_noise

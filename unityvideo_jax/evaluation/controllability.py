@@ -8,9 +8,9 @@ estimator's name is part of the key: "control_by_<estimator>/<modality>/<protoco
 import re
 
 from unityvideo_jax.errors import UserError
-from unityvideo_jax.evaluation.metric import Arrays
-from unityvideo_jax.evaluation.metrics import METRICS
-from unityvideo_jax.evaluation.scores import ClipScore
+from unityvideo_jax.metrics.base import Arrays
+from unityvideo_jax.metrics.scores import ClipScore
+from unityvideo_jax.metrics.table import METRICS
 
 
 def prefix(estimator: str) -> str:

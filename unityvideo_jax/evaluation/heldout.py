@@ -17,9 +17,9 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from unityvideo_jax.errors import UserError
-from unityvideo_jax.evaluation.metric import mean
 from unityvideo_jax.flow_matching import path
 from unityvideo_jax.flow_matching.tasks import TASKS, noised_streams
+from unityvideo_jax.metrics.base import mean
 from unityvideo_jax.sampling.generate import stream_noise
 
 BANDS = 4

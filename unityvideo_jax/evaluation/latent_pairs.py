@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from unityvideo_jax import modalities
-from unityvideo_jax.evaluation.folder_benchmark import Batch
+from unityvideo_jax.evaluation.benchmarks.folder import Batch
 from unityvideo_jax.sampling.pipeline import Pipeline
 from unityvideo_jax.sampling.streams import RGB
 

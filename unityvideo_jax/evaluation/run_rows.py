@@ -5,9 +5,9 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from unityvideo_jax import provenance, strict_json
-from unityvideo_jax.evaluation.scores import ClipScore
-from unityvideo_jax.files import safe_path
+from unityvideo_jax.files import provenance, strict_json
+from unityvideo_jax.files.names import safe_path
+from unityvideo_jax.metrics.scores import ClipScore
 
 SYSTEMS = ("model", "round_trip", "trivial")
 

@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 
 import jax
 
-from unityvideo_jax import signals
 from unityvideo_jax.errors import UserError
+from unityvideo_jax.runtime import signals
 
 Result = TypeVar("Result")
 

@@ -9,12 +9,7 @@ from jaxtyping import Array, Float, Key
 from unityvideo_jax.flow_matching import path
 from unityvideo_jax.flow_matching.config import ObjectiveConfig
 from unityvideo_jax.flow_matching.path import VelocityFn
-from unityvideo_jax.flow_matching.tasks import (
-    TASKS,
-    Noising,
-    draw_first_frames,
-    draw_noising,
-)
+from unityvideo_jax.flow_matching.tasks import TASKS, Noising, draw_first_frames, draw_noising
 from unityvideo_jax.models.config import DEFAULT_MODALITIES
 
 TIMESTEP_BANDS = 4

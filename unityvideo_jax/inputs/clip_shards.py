@@ -19,9 +19,10 @@ from typing import Any
 
 import numpy as np
 
-from unityvideo_jax import checksums, media, strict_json
+from unityvideo_jax import media
 from unityvideo_jax import modalities as registry
 from unityvideo_jax.errors import UserError, reason
+from unityvideo_jax.files import checksums, strict_json
 from unityvideo_jax.inputs import shards
 from unityvideo_jax.inputs.records import Records
 from unityvideo_jax.inputs.sources import Source

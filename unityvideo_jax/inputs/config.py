@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 
 from unityvideo_jax import modalities as registry
 from unityvideo_jax.errors import UserError
-from unityvideo_jax.sections import check_keys, check_values
+from unityvideo_jax.settings.sections import check_keys, check_values
 
 # Wan 2.1's VAE halves space three times and time twice; the model patches 2x2 latents.
 PATCH = 2

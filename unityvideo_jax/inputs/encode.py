@@ -14,8 +14,8 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from unityvideo_jax.errors import UserError
-from unityvideo_jax.models.vae_weights import CONFIG_FILE, find_vae, load_vae, weight_files
-from unityvideo_jax.models.wan_vae import STREAMED_PIXELS
+from unityvideo_jax.models.vae.wan_vae import STREAMED_PIXELS
+from unityvideo_jax.pretrained.vae import CONFIG_FILE, find_vae, load_vae, weight_files
 
 # Bytes of a fingerprint in hex: enough to tell VAEs apart, short enough to read.
 ID_LENGTH = 12

@@ -6,8 +6,8 @@ import os
 import pathlib
 from collections.abc import Collection
 
-from unityvideo_jax import provenance
 from unityvideo_jax.errors import UserError
+from unityvideo_jax.files import provenance
 from unityvideo_jax.inputs import shards
 from unityvideo_jax.inputs.config import DataConfig
 from unityvideo_jax.inputs.encode import ID_LENGTH, vae_id_or_none

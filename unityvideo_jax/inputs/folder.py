@@ -22,10 +22,11 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-from unityvideo_jax import media, text_files
+from unityvideo_jax import media
 from unityvideo_jax import modalities as registry
 from unityvideo_jax.errors import UserError
-from unityvideo_jax.faults import Fault, list_ignored, refuse
+from unityvideo_jax.files import text_files
+from unityvideo_jax.files.faults import Fault, list_ignored, refuse
 from unityvideo_jax.inputs.listing import Listing, scan
 from unityvideo_jax.inputs.video_files import ALLOW, VideoFiles
 

@@ -10,8 +10,8 @@ import pathlib
 from unityvideo_jax import media
 from unityvideo_jax import modalities as registry
 from unityvideo_jax.errors import UserError
-from unityvideo_jax.faults import Fault, shown
-from unityvideo_jax.files import UNPRINTED, has_unprinted
+from unityvideo_jax.files.faults import Fault, shown
+from unityvideo_jax.files.names import UNPRINTED, has_unprinted
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -15,9 +15,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from unityvideo_jax import modalities as registry
-from unityvideo_jax import paths, text_files
 from unityvideo_jax.errors import UserError
-from unityvideo_jax.faults import Fault, refuse
+from unityvideo_jax.files import paths, text_files
+from unityvideo_jax.files.faults import Fault, refuse
 from unityvideo_jax.inputs.openuni_tars import FOLDERS, mismatch
 from unityvideo_jax.inputs.video_files import ALLOW, VideoFiles
 

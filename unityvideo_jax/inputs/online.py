@@ -17,7 +17,8 @@ from unityvideo_jax.inputs.encode import LatentEncoder, load_encoder
 from unityvideo_jax.inputs.mixing import Mixture
 from unityvideo_jax.inputs.pipeline import rows_per_process
 from unityvideo_jax.inputs.sources import asks_for_all, sample_worlds, text_of
-from unityvideo_jax.models.text import CutTexts, TextEncoder, get_text_encoder
+from unityvideo_jax.models.text.encoder import CutTexts, TextEncoder
+from unityvideo_jax.pretrained.text import get_text_encoder
 
 
 def group_size(rows: int, modalities: int, limit: int = 16) -> int:

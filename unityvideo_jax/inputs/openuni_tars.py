@@ -21,12 +21,13 @@ import zlib
 from collections import Counter
 from collections.abc import Container, Mapping, Sequence
 
-from unityvideo_jax import disk, media, strict_json, text_files
+from unityvideo_jax import media
 from unityvideo_jax.errors import UserError
-from unityvideo_jax.faults import Fault, list_ignored, shown
-from unityvideo_jax.files import name_fault, safe_path
+from unityvideo_jax.files import disk, strict_json, text_files
+from unityvideo_jax.files.faults import Fault, list_ignored, shown
+from unityvideo_jax.files.names import name_fault, safe_path
+from unityvideo_jax.files.paths import atomic_path
 from unityvideo_jax.inputs.shards import write_json
-from unityvideo_jax.paths import atomic_path
 
 FOLDERS = {
     "rgb": "rgb",

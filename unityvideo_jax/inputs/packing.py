@@ -10,8 +10,8 @@ from typing import Any
 
 from unityvideo_jax import media
 from unityvideo_jax.errors import UserError
-from unityvideo_jax.faults import Fault, refuse, show, shown, write_faults
-from unityvideo_jax.files import name_fault, safe_path
+from unityvideo_jax.files.faults import Fault, refuse, show, shown, write_faults
+from unityvideo_jax.files.names import name_fault, safe_path
 from unityvideo_jax.inputs import clip_shards, openuni_tars
 from unityvideo_jax.inputs.clip_shards import ClipCard, ClipFile
 from unityvideo_jax.inputs.openuni_tars import Described
@@ -178,7 +178,7 @@ def pack_benchmark(
     Raises:
       UserError: no clips, clips with faults, or a workdir that holds something else.
     """
-    from unityvideo_jax.evaluation.folders import clips_of
+    from unityvideo_jax.inputs.clip_folders import clips_of
 
     found = clips_of(benchmark, "benchmark")
     settings = {"clips": sorted(found)}
@@ -216,15 +216,15 @@ def pack_benchmark(
 
 def _streams(clip: Any) -> tuple[str, ...]:
     """The streams that a clip of a benchmark has, rgb first."""
-    from unityvideo_jax.evaluation.metrics import METRICS
+    from unityvideo_jax.metrics.table import METRICS
 
     return tuple(s for s in ("rgb", *METRICS) if clip.source(s) is not None)
 
 
 def _checked(clip: Any, streams: Sequence[str]) -> dict[str, Any]:
     """The record of a clip whose files all read; UserError otherwise."""
-    from unityvideo_jax.evaluation.metrics import METRICS
-    from unityvideo_jax.npz import read_npz
+    from unityvideo_jax.files.npz import read_npz
+    from unityvideo_jax.metrics.table import METRICS
 
     if fault := name_fault(clip.name):
         raise UserError(f"its name {fault}; rename it")

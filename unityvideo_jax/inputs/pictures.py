@@ -21,7 +21,7 @@ from jaxtyping import Float, Int, Shaped
 from unityvideo_jax import media, units
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.media.source import note
-from unityvideo_jax.modalities.depth_units import UNIT, in_metres
+from unityvideo_jax.metrics.depth_units import UNIT, in_metres
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -8,17 +8,18 @@ from typing import Any
 
 import numpy as np
 
-from unityvideo_jax import capacity, provenance, strict_json
 from unityvideo_jax import modalities as registry
 from unityvideo_jax.errors import UserError
-from unityvideo_jax.faults import Fault, reason_of, refuse, show, write_faults
+from unityvideo_jax.files import provenance, strict_json
+from unityvideo_jax.files.faults import Fault, reason_of, refuse, show, write_faults
+from unityvideo_jax.files.paths import atomic_path
 from unityvideo_jax.inputs import shards, values
 from unityvideo_jax.inputs.config import PATCH, check_frames, check_size
 from unityvideo_jax.inputs.encode import LatentEncoder
 from unityvideo_jax.inputs.sources import ClipBatch, Source
 from unityvideo_jax.inputs.staging import Progress, Staging, difference
-from unityvideo_jax.models.text import CutTexts, TextEncoder
-from unityvideo_jax.paths import atomic_path
+from unityvideo_jax.models.text.encoder import CutTexts, TextEncoder
+from unityvideo_jax.runtime import capacity
 
 SET_ASIDE = "set_aside.json"
 # If so many clips have faults and none can be read, something is wrong with all of them.

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from unityvideo_jax import strict_json
 from unityvideo_jax.errors import UserError, reason
+from unityvideo_jax.files import strict_json
 
 INFO_NAME = "dataset_info.json"
 

@@ -22,14 +22,14 @@ import numpy as np
 from absl import logging
 from jaxtyping import Float
 
-from unityvideo_jax import checksums, provenance, strict_json
 from unityvideo_jax import modalities as registry
 from unityvideo_jax.errors import UserError, reason
-from unityvideo_jax.files import safe_name
+from unityvideo_jax.files import checksums, provenance, strict_json
+from unityvideo_jax.files.names import safe_name
+from unityvideo_jax.files.npz import read_npy
+from unityvideo_jax.files.paths import atomic_path
 from unityvideo_jax.inputs import values
 from unityvideo_jax.inputs.records import Records
-from unityvideo_jax.npz import read_npy
-from unityvideo_jax.paths import atomic_path
 
 FORMAT = 1
 VERSION = "1.0.0"

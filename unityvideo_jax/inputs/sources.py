@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from unityvideo_jax import modalities as registry
-from unityvideo_jax.faults import Fault
+from unityvideo_jax.files.faults import Fault
 
 Video = Float[Array, "b t h w 3"] | Float[np.ndarray, "b t h w 3"]
 SideBatch = Mapping[str, Float[Array, "b ..."] | Float[np.ndarray, "b ..."]]

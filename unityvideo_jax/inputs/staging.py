@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from unityvideo_jax import strict_json
 from unityvideo_jax.errors import UserError
+from unityvideo_jax.files import strict_json
+from unityvideo_jax.files.npz import read_npz
+from unityvideo_jax.files.paths import atomic_path, is_part
 from unityvideo_jax.inputs.shards import CARD_NAME, root_of, write_json
-from unityvideo_jax.npz import read_npz
-from unityvideo_jax.paths import atomic_path, is_part
 
 FOLDER = ".staging"
 SETTINGS_NAME = "settings.json"

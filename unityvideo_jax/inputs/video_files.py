@@ -14,13 +14,13 @@ import numpy as np
 from unityvideo_jax import media
 from unityvideo_jax import modalities as registry
 from unityvideo_jax.errors import UserError
-from unityvideo_jax.faults import Fault
+from unityvideo_jax.files.faults import Fault
+from unityvideo_jax.files.npz import read_npz
 from unityvideo_jax.inputs import pictures
 from unityvideo_jax.inputs.crop import Crop, hide_outside, is_sparse, resize
 from unityvideo_jax.inputs.sources import ClipBatch
 from unityvideo_jax.media.source import note
-from unityvideo_jax.modalities.depth_units import UNIT
-from unityvideo_jax.npz import read_npz
+from unityvideo_jax.metrics.depth_units import UNIT
 
 ALLOW = "fix it, or pass --allow_faults to go on without what is faulty"
 # Clips whose rates differ by a larger share than this are said to.

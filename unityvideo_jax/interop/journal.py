@@ -3,8 +3,8 @@
 import pathlib
 from typing import Any
 
-from unityvideo_jax import provenance, strict_json
 from unityvideo_jax.errors import UserError
+from unityvideo_jax.files import provenance, strict_json
 
 
 class Journal:

@@ -17,9 +17,9 @@ import ml_dtypes
 import numpy as np
 from jaxtyping import Shaped
 
-from unityvideo_jax import strict_json
 from unityvideo_jax.errors import UserError
-from unityvideo_jax.paths import atomic_path
+from unityvideo_jax.files import strict_json
+from unityvideo_jax.files.paths import atomic_path
 
 TYPES = {
     "F32": np.dtype(np.float32),

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 from jaxtyping import Shaped
 
-from unityvideo_jax import checksums
 from unityvideo_jax.errors import UserError
+from unityvideo_jax.files import checksums
 from unityvideo_jax.interop import identify, pickles, shards
 
 

@@ -21,14 +21,14 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
-from unityvideo_jax import paths, strict_json
 from unityvideo_jax.errors import UserError
+from unityvideo_jax.files import paths, strict_json
 from unityvideo_jax.interop import identify
 from unityvideo_jax.interop.tensors import TensorFiles
-from unityvideo_jax.models.text import UMT5_MEND as MEND
-from unityvideo_jax.models.umt5 import UMT5, UMT5Config
+from unityvideo_jax.models.text.umt5 import UMT5, UMT5Config
 
-EMBEDDING = ("shared.weight", "token_embedding.weight")
+# What to do about a UMT5 that is not there.
+UMT5_MEMBEDDING = ("shared.weight", "token_embedding.weight")
 NORM = ("encoder.final_layer_norm.weight", "norm.weight")
 # Ours, Hugging Face's after "encoder.block.N.layer.", the original one's after "blocks.N.".
 BLOCK = (
@@ -48,9 +48,9 @@ BLOCK = (
     ("down.kernel", "1.DenseReluDense.wo.weight", "ffn.fc2.weight"),
 )
 TOKENIZER_FILES = ("tokenizer.json", "spiece.model")
-# In the original layout it lies beside the transformer's files.
 # Texts at a time, and the lengths that they are padded to.
 BATCH, SIZES = 8, (64, 128, 256)
+# In the original layout it lies beside the transformer's files.
 ORIGINAL_FILES = ("models_t5*.safetensors", "models_t5*.pth")
 # Parts of a whole UMT5 that an encoder does not need, and a copy of the embedding.
 IGNORED = ("decoder.", "lm_head.", "encoder.embed_tokens.", "spiece_model")

@@ -12,12 +12,12 @@ import safetensors.numpy
 from flax import nnx
 from jaxtyping import Float
 
-from unityvideo_jax import checksums, strict_json
 from unityvideo_jax.errors import UserError
+from unityvideo_jax.files import checksums, strict_json
+from unityvideo_jax.files.paths import atomic_path
 from unityvideo_jax.interop import identify
 from unityvideo_jax.interop.tensors import TensorFiles
-from unityvideo_jax.models.wan_vae import WAN_2_1, WAN_2_2, VAEConfig, WanVAE
-from unityvideo_jax.paths import atomic_path
+from unityvideo_jax.models.vae.wan_vae import WAN_2_1, WAN_2_2, VAEConfig, WanVAE
 
 DIFFUSERS, ORIGINAL = "diffusers", "original"
 CLASS_NAME = "AutoencoderKLWan"

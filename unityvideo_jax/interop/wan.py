@@ -15,8 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from unityvideo_jax import provenance
 from unityvideo_jax.errors import UserError
+from unityvideo_jax.files import provenance
 from unityvideo_jax.interop import identify, shards, wan_keys
 from unityvideo_jax.models.dit import DiT, DiTConfig
 

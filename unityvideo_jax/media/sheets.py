@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw
 
-from unityvideo_jax.paths import atomic_path
+from unityvideo_jax.files.paths import atomic_path
 
 
 def contact_sheet(

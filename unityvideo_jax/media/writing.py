@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from unityvideo_jax.errors import UserError
-from unityvideo_jax.paths import atomic_path
+from unityvideo_jax.files.paths import atomic_path
 
 # Frames per second are written as a fraction with at most this denominator, as 30000/1001 is.
 DENOMINATOR = 1001

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Shaped
 from numpy import asarray, ndarray
 
 from unityvideo_jax.errors import UserError
-from unityvideo_jax.modalities.depth_units import UNIT
+from unityvideo_jax.metrics.depth_units import UNIT
 
 # A clip is a flat dict of unbatched arrays: ground truth, or what a decoder read from a video.
 Clip = Mapping[str, Shaped[Array, "..."] | Shaped[ndarray, "..."]]

@@ -10,9 +10,9 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from unityvideo_jax.errors import UserError
+from unityvideo_jax.metrics.depth_units import unit_of
 from unityvideo_jax.modalities import checks
 from unityvideo_jax.modalities.base import Clip, Modality, Side, register
-from unityvideo_jax.modalities.depth_units import unit_of
 from unityvideo_jax.units import RELATIVE
 
 # Share of the grey range between the sky (black) and the farthest surface, so that a VAE's error

@@ -9,9 +9,9 @@ from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
 
 from unityvideo_jax.errors import UserError
-from unityvideo_jax.models import kernels
+from unityvideo_jax.kernels import attention
+from unityvideo_jax.kernels.rope import RopeTable
 from unityvideo_jax.models.layers import Linear, RMSNorm
-from unityvideo_jax.models.rope import RopeTable
 from unityvideo_jax.parallel import rules, sequence
 
 
@@ -43,7 +43,7 @@ def dot_product_attention(
       UserError: heads or tokens that the mesh does not divide.
     """
     if implementation == "auto":
-        implementation = kernels.pick_implementation(q.dtype, q.shape[-1])
+        implementation = attention.pick_implementation(q.dtype, q.shape[-1])
     attend = _attend_jointly if joint else _attend_to_groups
     attend = functools.partial(attend, implementation=implementation)
     mesh = rules.ambient_mesh()
@@ -94,15 +94,15 @@ def _attend_jointly(q, k, v, *, implementation, parallel="", axis="", size=1):
     """Local tokens [b, s, n, h, d] of all streams attend to all tokens of all streams."""
     shape = q.shape
     q, k, v = (x.reshape(shape[0], -1, *shape[3:]) for x in (q, k, v))
-    kernel = functools.partial(kernels.local_attention, implementation=implementation)
+    kernel = functools.partial(attention.local_attention, implementation=implementation)
     if size == 1:
         out = kernel(q, k, v)
     elif parallel == "ulysses":
         out = sequence.ulysses(q, k, v, axis, kernel)
     else:
-        forward = functools.partial(kernels.block_forward, implementation=implementation)
-        backward = functools.partial(kernels.block_backward, implementation=implementation)
-        out = sequence.ring(q, k, v, axis, size, forward, backward, kernels.SELF_ATTENTION)
+        forward = functools.partial(attention.block_forward, implementation=implementation)
+        backward = functools.partial(attention.block_backward, implementation=implementation)
+        out = sequence.ring(q, k, v, axis, size, forward, backward, attention.SELF_ATTENTION)
     return out.reshape(shape)
 
 
@@ -110,7 +110,7 @@ def _attend_to_groups(q, k, v, *, implementation):
     """Streams [b, s, n, h, d] attend to their group of keys [b, g, m, h, d]."""
     b, groups, m = k.shape[:3]
     rest = q.shape[3:]
-    out = kernels.local_attention(
+    out = attention.local_attention(
         q.reshape(b * groups, -1, *rest),
         *(x.reshape(b * groups, m, *rest) for x in (k, v)),
         implementation,

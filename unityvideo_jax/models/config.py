@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from unityvideo_jax.errors import UserError
-from unityvideo_jax.models import flash
+from unityvideo_jax.kernels import flash
 
 DEFAULT_MODALITIES = ("rgb", "depth", "flow", "segmentation", "skeleton", "densepose")
 SWITCHERS = ("adaln", "additive", "none")

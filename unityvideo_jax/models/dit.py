@@ -16,6 +16,8 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float, Int
 
 from unityvideo_jax.errors import UserError
+from unityvideo_jax.kernels.pointwise import gated_sum, gelu, skip_and_norm, sum_and_norm
+from unityvideo_jax.kernels.rope import RopeTable, rope_table
 from unityvideo_jax.models.attention import Attention
 from unityvideo_jax.models.config import DEFAULT_MODALITIES, DiTConfig, model_flops
 from unityvideo_jax.models.layers import (
@@ -29,9 +31,7 @@ from unityvideo_jax.models.layers import (
     timestep_features,
     unpatchify,
 )
-from unityvideo_jax.models.pointwise import gated_sum, gelu, skip_and_norm, sum_and_norm
 from unityvideo_jax.models.remat import FFN_OUTPUT, rematerialise
-from unityvideo_jax.models.rope import RopeTable, rope_table
 from unityvideo_jax.models.switcher import (
     AdditiveSwitch,
     Heads,

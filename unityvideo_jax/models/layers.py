@@ -12,8 +12,8 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
-from unityvideo_jax.models.pointwise import add_bias, rms_norm, skip_and_norm
-from unityvideo_jax.models.rope import RopeTable
+from unityvideo_jax.kernels.pointwise import add_bias, rms_norm, skip_and_norm
+from unityvideo_jax.kernels.rope import RopeTable
 
 Initializer = Callable[..., Array]
 LogicalAxes = tuple[str | None, ...]

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import jax
 
-from unityvideo_jax.models import kernels
+from unityvideo_jax.kernels import attention
 from unityvideo_jax.models.layers import LINEAR
 
 # The name of a block's feed-forward output. Only the gradient of its gate needs it, so keeping
@@ -26,7 +26,7 @@ def _name(primitive, operands, params) -> str | None:
     """
     if primitive.name.startswith(_CUDNN_PRIMITIVE):
         queries, keys, *_ = operands
-        return kernels.output_name(queries.shape[1], keys.shape[1])
+        return attention.output_name(queries.shape[1], keys.shape[1])
     return params.get("name")
 
 
@@ -37,9 +37,9 @@ def _keep(*names: str) -> Policy:
 
 _POLICIES = {
     "full": None,
-    "attention": _keep(kernels.SELF_ATTENTION),
-    "attention_ffn": _keep(kernels.SELF_ATTENTION, FFN_OUTPUT),
-    "matmuls": _keep(kernels.SELF_ATTENTION, kernels.CROSS_ATTENTION, LINEAR),
+    "attention": _keep(attention.SELF_ATTENTION),
+    "attention_ffn": _keep(attention.SELF_ATTENTION, FFN_OUTPUT),
+    "matmuls": _keep(attention.SELF_ATTENTION, attention.CROSS_ATTENTION, LINEAR),
 }
 
 

@@ -12,13 +12,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from unityvideo_jax.models.layers import (
-    Linear,
-    identity,
-    matmul_precision,
-    xavier,
-)
-from unityvideo_jax.models.pointwise import skip_and_norm
+from unityvideo_jax.kernels.pointwise import skip_and_norm
+from unityvideo_jax.models.layers import Linear, identity, matmul_precision, xavier
 
 
 def choose(modality: Int[Array, "b s"], count: int, *, grouped: bool) -> Float[Array, "b s count"]:

@@ -11,15 +11,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from unityvideo_jax import media, modalities, provenance
+from unityvideo_jax import media, modalities
 from unityvideo_jax.errors import UserError
+from unityvideo_jax.files import provenance
+from unityvideo_jax.files.npz import read_npz
+from unityvideo_jax.files.paths import atomic_path
 from unityvideo_jax.inputs import pictures
 from unityvideo_jax.inputs.crop import Crop, resize
+from unityvideo_jax.metrics.depth_units import UNIT, unit_of
 from unityvideo_jax.modalities.base import Codec, Side
 from unityvideo_jax.modalities.checks import check_clip
-from unityvideo_jax.modalities.depth_units import UNIT, unit_of
-from unityvideo_jax.npz import read_npz
-from unityvideo_jax.paths import atomic_path
 from unityvideo_jax.sampling.streams import RGB, TOKEN_PIXELS, Samples, check_size
 
 

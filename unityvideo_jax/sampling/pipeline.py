@@ -13,17 +13,19 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Shaped
 
-from unityvideo_jax import modalities, seeds
+from unityvideo_jax import modalities
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.models.dit import DiT, DiTConfig
-from unityvideo_jax.models.text import CutTexts, TextEncoder, get_text_encoder
-from unityvideo_jax.models.wan_vae import STREAMED_PIXELS, WanVAE
-from unityvideo_jax.parallel.fit import check_sampling
+from unityvideo_jax.models.text.encoder import CutTexts, TextEncoder
+from unityvideo_jax.models.vae.wan_vae import STREAMED_PIXELS, WanVAE
+from unityvideo_jax.pretrained.text import get_text_encoder
+from unityvideo_jax.runtime import seeds
 from unityvideo_jax.sampling import arrays
 from unityvideo_jax.sampling.devices import Devices
+from unityvideo_jax.sampling.fit import check_sampling
 from unityvideo_jax.sampling.generate import SamplerConfig, jit_generate
 from unityvideo_jax.sampling.streams import RGB, Samples, check_size, stream_order
-from unityvideo_jax.sections import check_keys, check_values, section
+from unityvideo_jax.settings.sections import check_keys, check_values, section
 
 
 class Pipeline:
@@ -98,9 +100,9 @@ class Pipeline:
           UserError: no such run or checkpoint, VAE or text encoder.
         """
         # Here, so that sampling from parts in memory needs none of them.
+        from unityvideo_jax.checkpoints.reading import load_for_inference
         from unityvideo_jax.inputs.config import READ_LATER, DataConfig
-        from unityvideo_jax.models.vae_weights import load_vae
-        from unityvideo_jax.training.checkpoints import load_for_inference
+        from unityvideo_jax.pretrained.vae import load_vae
 
         config, params, step = load_for_inference(
             workdir, step=step, use_ema=use_ema, fallback=fallback

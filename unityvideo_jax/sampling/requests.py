@@ -8,9 +8,10 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from unityvideo_jax import paths, seeds, text_files
 from unityvideo_jax.errors import UserError
-from unityvideo_jax.files import safe_name
+from unityvideo_jax.files import paths, text_files
+from unityvideo_jax.files.names import safe_name
+from unityvideo_jax.runtime import seeds
 from unityvideo_jax.sampling.streams import RGB
 
 MODES = ("joint", "control", "estimation")

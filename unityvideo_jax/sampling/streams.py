@@ -6,8 +6,8 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float
 
-from unityvideo_jax import capacity
 from unityvideo_jax.errors import UserError
+from unityvideo_jax.runtime import capacity
 
 # Of Wan's autoencoders in time: the first frame alone, then groups of four.
 TIME_STRIDE = 4

@@ -5,38 +5,29 @@ Each is saved with digests of all that it holds, and compared with them whenever
 
 import contextlib
 import dataclasses
-import functools
-import logging
 import os
 import pathlib
 import shutil
-import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import orbax.checkpoint as ocp
 from flax import nnx
-from jax.sharding import SingleDeviceSharding
 
-from unityvideo_jax import disk, paths
+from unityvideo_jax.checkpoints import manifest, reading, run_folder
 from unityvideo_jax.errors import UserError, reason
-from unityvideo_jax.models.dit import DiT, DiTConfig
+from unityvideo_jax.files import disk
+from unityvideo_jax.models.dit import DiTConfig
 from unityvideo_jax.parallel import hosts
-from unityvideo_jax.sections import section
-from unityvideo_jax.training import manifest as manifest_lib
-from unityvideo_jax.training import workdir as workdir_lib
+from unityvideo_jax.settings.sections import section
 from unityvideo_jax.training.state import TrainState, abstract_state
 
-FOLDER = workdir_lib.CHECKPOINTS
+FOLDER = run_folder.CHECKPOINTS
 # Where `Checkpointer.fall_back` moves checkpoints that a run does not go on from.
 ASIDE = "set_aside"
-Read = TypeVar("Read")
-# Orbax logs the traceback of whatever it raises; here that becomes one line.
-logging.getLogger("absl").addFilter(lambda r: not (r.exc_info and "orbax" in r.pathname))
 
 
 class Checkpointer:
@@ -55,7 +46,7 @@ class Checkpointer:
         options = ocp.CheckpointManagerOptions(
             max_to_keep=keep, enable_async_checkpointing=True, cleanup_tmp_directories=True
         )
-        self._manager = _manager(self._path, options)
+        self._manager = reading.manager(self._path, options)
         self._saving: int | None = None
 
     def __enter__(self) -> "Checkpointer":
@@ -108,9 +99,9 @@ class Checkpointer:
         trees, records = _items(state), {"inputs": inputs, "config": config}
         items = {name: ocp.args.StandardSave(tree) for name, tree in trees.items()}
         items |= {name: ocp.args.JsonSave(record) for name, record in records.items()}
-        items[manifest_lib.ITEM] = ocp.args.JsonSave(manifest_lib.make(trees, records))
+        items[manifest.ITEM] = ocp.args.JsonSave(manifest.make(trees, records))
         self.wait()
-        _hide_abandoned_work()
+        reading.hide_abandoned_work()
         self._saving = int(state.step)
         self._manager.save(self._saving, args=ocp.args.Composite(**items))
 
@@ -129,7 +120,7 @@ class Checkpointer:
     @contextlib.contextmanager
     def _set_aside(self, log: Callable[[str], None]) -> Iterator[None]:
         steps = sorted(self._manager.all_steps())
-        whole = _fall_back(self._path, steps, log) if steps else 0
+        whole = reading.find_whole(self._path, steps, log) if steps else 0
         for step in (step for step in steps if step > whole):
             target = self._path.parent / ASIDE / f"{step}_{time.time_ns()}"
             target.parent.mkdir(exist_ok=True)
@@ -144,9 +135,9 @@ class Checkpointer:
           UserError: the checkpoint is damaged, or holds weights alone.
         """
         folder = self._path / str(step)
-        manifest = _guarded(folder, lambda: manifest_lib.read(folder))
+        held = reading.guarded(folder, lambda: manifest.read(folder))
         trees = _items(like)
-        if "optimizer" not in manifest_lib.items(folder, manifest):
+        if "optimizer" not in manifest.items(folder, held):
             raise UserError(
                 f"{self._path.parent}: holds converted weights, which a run starts from and does "
                 f"not go on from; set config.init_from={self._path.parent} and name another "
@@ -154,19 +145,19 @@ class Checkpointer:
             )
 
         def read() -> Any:
-            manifest_lib.require(folder, (*trees, "inputs", "config"))
-            manifest_lib.check_records(folder, manifest)
+            manifest.require(folder, (*trees, "inputs", "config"))
+            manifest.check_records(folder, held)
             items = {name: ocp.args.StandardRestore(tree) for name, tree in trees.items()}
             args = ocp.args.Composite(**items, inputs=ocp.args.JsonRestore())
             found = self._manager.restore(step, args=args)
-            manifest_lib.check_arrays(folder, manifest, {name: found[name] for name in trees})
+            manifest.check_arrays(folder, held, {name: found[name] for name in trees})
             return found
 
-        found = _guarded(folder, read)
+        found = reading.guarded(folder, read)
         state = TrainState(
             step=jax.device_put(jax.numpy.int32(step), like.step.sharding),
-            params=_refill(like.params, found.params),
-            ema=None if like.ema is None else _refill(like.ema, found.ema),
+            params=reading.refill(like.params, found.params),
+            ema=None if like.ema is None else reading.refill(like.ema, found.ema),
             opt_state=jax.tree.unflatten(jax.tree.structure(like.opt_state), found.optimizer),
         )
         return state, found.inputs
@@ -194,13 +185,6 @@ def last_whole(workdir: str | os.PathLike) -> str:
     return f"the last whole checkpoint is {folder / str(max(whole))}"
 
 
-def _manager(folder: pathlib.Path, options: Any = None) -> ocp.CheckpointManager:
-    """Orbax's manager of a run's folder of checkpoints, whatever the path holds."""
-    return ocp.CheckpointManager(
-        paths.without_patterns(folder.parent) / folder.name, options=options
-    )
-
-
 def _items(state: TrainState) -> dict[str, Any]:
     """What of a state is saved, each as a tree of plain dictionaries and lists."""
     items = {
@@ -208,179 +192,6 @@ def _items(state: TrainState) -> dict[str, Any]:
         "optimizer": jax.tree.leaves(state.opt_state),
     }
     return items if state.ema is None else items | {"ema": nnx.to_pure_dict(state.ema)}
-
-
-def _refill(state: Any, values: dict) -> Any:
-    """`values` (a pure dict) in the structure of `state`."""
-    return jax.tree.unflatten(jax.tree.structure(state), jax.tree.leaves(values))
-
-
-def _guarded(folder: pathlib.Path, read: Callable[[], Read]) -> Read:
-    """What `read` returns; a checkpoint that is damaged is one line that says what to do.
-
-    Raises:
-      UserError: names what is damaged, and the newest earlier checkpoint that is whole.
-    """
-    _hide_abandoned_work()
-    try:
-        return read()
-    except (MemoryError, jax.errors.JaxRuntimeError):
-        raise
-    except manifest_lib.DamagedError as error:
-        fault = str(error)
-    except Exception as error:  # whatever the storage libraries raise for damaged files
-        disk.raise_if_refused(error, folder)
-        fault = f"{folder}: does not load ({reason(error)})"
-    if not hosts.is_first():
-        raise UserError(f"{fault}; the first process's error says what to do")
-    # Reading it once more from disk says which array it was, and whether it is damage at all.
-    try:
-        manifest_lib.verify(folder)
-    except manifest_lib.DamagedError as error:
-        fault = str(error)
-    else:
-        raise UserError(
-            f"{fault}; its files are whole: check that config.model is what it was saved with"
-        )
-    whole = manifest_lib.newest_whole(folder.parent, before=int(folder.name))
-    advice = (
-        "no earlier checkpoint is whole; restore it from a copy"
-        if whole is None
-        else f"the checkpoint of step {whole} is whole: pass --fallback to take it, or restore "
-        "this one from a copy"
-    )
-    raise UserError(f"{fault}; {advice}")
-
-
-@functools.cache
-def _hide_abandoned_work() -> None:
-    """Hides what reads and writes that Orbax leaves behind print, when one has failed."""
-    logging.getLogger("asyncio").disabled = True
-    hook = sys.unraisablehook
-
-    def others(unraisable: Any) -> None:
-        trace = unraisable.exc_traceback
-        while trace is not None:
-            if any(name in trace.tb_frame.f_code.co_filename for name in ("orbax", "asyncio")):
-                return
-            trace = trace.tb_next
-        hook(unraisable)
-
-    sys.unraisablehook = others
-
-
-def _fall_back(folder: pathlib.Path, steps: Sequence[int], log: Callable[[str], None]) -> int:
-    """The newest of these steps whose checkpoint is whole; says which are not, and why."""
-    for step in sorted(steps, reverse=True):
-        try:
-            manifest_lib.verify(folder / str(step))
-        except manifest_lib.DamagedError as error:
-            log(f"{error}; trying the checkpoint before it")
-        else:
-            log(f"the checkpoint of step {step} is whole")
-            return step
-    raise UserError(f"{folder}: none of the checkpoints {sorted(steps)} is whole; restore a copy")
-
-
-def find(
-    workdir: str | os.PathLike, step: int | None = None, fallback: bool = False
-) -> tuple[ml_collections.ConfigDict, pathlib.Path]:
-    """Configuration of a run, and the folder of one of its checkpoints (its name is the step).
-
-    Args:
-      workdir: of the run.
-      step: of the checkpoint; None is the latest.
-      fallback: reads it all first, and takes the newest earlier one that is whole if it is not.
-
-    Raises:
-      UserError: no run, or no such checkpoint.
-    """
-    workdir = paths.expand(os.fspath(workdir))
-    config = workdir_lib.read_config(workdir)
-    folder = pathlib.Path(workdir).absolute() / FOLDER
-    steps = workdir_lib.checkpoint_steps(workdir)
-    if not steps:
-        raise UserError(f"{workdir}: no checkpoint yet; train until config.train.checkpoint_every")
-    step = steps[-1] if step is None else step
-    if step not in steps:
-        raise UserError(f"{folder}: no checkpoint of step {step}; there are {steps}")
-    if fallback:
-        step = _fall_back(folder, [s for s in steps if s <= step], _say)
-    return config, folder / str(step)
-
-
-def _say(line: str) -> None:
-    if hosts.is_first():
-        print(line, flush=True)
-
-
-def weights_item(folder: pathlib.Path, use_ema: bool) -> str:
-    """Item of a checkpoint's weights: "ema" if asked for and saved, as it is not if converted.
-
-    Raises:
-      UserError: a damaged manifest.
-    """
-    saved = _guarded(folder, lambda: manifest_lib.items(folder, manifest_lib.read(folder)))
-    return "ema" if use_ema and "ema" in saved else "params"
-
-
-def verify_item(folder: pathlib.Path, item: str) -> None:
-    """Reads one item from disk and compares it with its digests.
-
-    Raises:
-      UserError: it is damaged.
-    """
-    _guarded(folder, lambda: manifest_lib.verify(folder, (item, "config")))
-
-
-def _restore_weights(folder: pathlib.Path, target: Any, use_ema: bool) -> Any:
-    """The weights of one checkpoint, laid out as `target` (a state of shapes and shardings) is.
-
-    Only what is asked for is read: neither the other copy nor the optimiser's state.
-    """
-    item = weights_item(folder, use_ema)
-
-    def read() -> Any:
-        manifest = manifest_lib.read(folder)
-        manifest_lib.require(folder, (item,))
-        manifest_lib.check_records(folder, manifest)
-        args = ocp.args.Composite(**{item: ocp.args.StandardRestore(nnx.to_pure_dict(target))})
-        with _manager(folder.parent) as manager:
-            found = manager.restore(int(folder.name), args=args)[item]
-        manifest_lib.check_arrays(folder, manifest, {item: found})
-        return found
-
-    return _refill(target, _guarded(folder, read))
-
-
-def _abstract(model: DiTConfig) -> Any:
-    return nnx.state(nnx.eval_shape(lambda: DiT(model, rngs=nnx.Rngs(0))))
-
-
-def load_for_inference(
-    workdir: str | os.PathLike,
-    step: int | None = None,
-    use_ema: bool = True,
-    fallback: bool = False,
-) -> tuple[ml_collections.ConfigDict, Any, int]:
-    """Configuration, parameters and step of a run, onto the first device.
-
-    Args:
-      workdir: of the run, or of a conversion.
-      step: of the checkpoint; None is the latest.
-      use_ema: the averaged parameters, if there are any, rather than those of the last step.
-      fallback: as `find` takes it.
-
-    Raises:
-      UserError: no run, no such checkpoint, or a damaged one.
-    """
-    config, folder = find(workdir, step, fallback)
-    device = SingleDeviceSharding(jax.local_devices()[0])
-    target = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device),
-        _abstract(section(DiTConfig, config, "model")),
-    )
-    return config, _restore_weights(folder, target, use_ema), int(folder.name)
 
 
 def start_from(
@@ -398,9 +209,9 @@ def start_from(
     Raises:
       UserError: no checkpoint there, or one of another model.
     """
-    config, folder = find(source, fallback=fallback)
-    theirs = dict(nnx.to_flat_state(_abstract(section(DiTConfig, config, "model"))))
-    ours = dict(nnx.to_flat_state(_abstract(model)))
+    config, folder = reading.find(source, fallback=fallback)
+    theirs = dict(nnx.to_flat_state(reading.abstract_weights(section(DiTConfig, config, "model"))))
+    ours = dict(nnx.to_flat_state(reading.abstract_weights(model)))
     for path in sorted({*theirs, *ours}):
         shapes = [tree[path].shape if path in tree else None for tree in (theirs, ours)]
         if shapes[0] != shapes[1]:
@@ -411,6 +222,6 @@ def start_from(
     target = abstract_state(state).params
     for array in jax.tree.leaves((state.params, state.ema)):
         array.delete()
-    params = _restore_weights(folder, target, use_ema=True)
+    params = reading.restore_weights(folder, target, use_ema=True)
     ema = None if state.ema is None else jax.tree.map(jnp.copy, params)
     return dataclasses.replace(state, params=params, ema=ema)

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from unityvideo_jax.errors import UserError
-from unityvideo_jax.sections import check_keys
+from unityvideo_jax.settings.sections import check_keys
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

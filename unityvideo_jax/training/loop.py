@@ -13,14 +13,16 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
-from unityvideo_jax import disk, seeds, signals
+from unityvideo_jax.checkpoints.run_folder import read_config
 from unityvideo_jax.errors import UserError
+from unityvideo_jax.files import disk
 from unityvideo_jax.flow_matching import ObjectiveConfig
 from unityvideo_jax.models.dit import DiTConfig, model_flops
 from unityvideo_jax.parallel import hosts
 from unityvideo_jax.parallel.mesh import MeshConfig, make_mesh
 from unityvideo_jax.parallel.rules import AxisRules, num_parts, put_batch
-from unityvideo_jax.sections import section
+from unityvideo_jax.runtime import seeds, signals
+from unityvideo_jax.settings.sections import section
 from unityvideo_jax.training import state as state_lib
 from unityvideo_jax.training.batches import BuildIterator, Inputs, not_finite
 from unityvideo_jax.training.checkpoints import Checkpointer, last_whole, start_from
@@ -32,7 +34,6 @@ from unityvideo_jax.training.metrics import Averages, MetricWriter, Speed, progr
 from unityvideo_jax.training.optimizer import OptimizerConfig, make_optimizer, make_schedule
 from unityvideo_jax.training.profiling import ProfileConfig, Profiler, peak_memory
 from unityvideo_jax.training.step import jit_train_step
-from unityvideo_jax.training.workdir import read_config
 
 # (graphdef, modalities) -> writes a contact sheet of parameters: (params, step, path).
 Sampler = Callable[[Any, int, pathlib.Path], None]

@@ -11,8 +11,8 @@ from typing import Any
 import jax
 
 from unityvideo_jax.errors import UserError
+from unityvideo_jax.files.paths import atomic_path
 from unityvideo_jax.parallel.chips import chip_of
-from unityvideo_jax.paths import atomic_path
 
 
 class Averages:

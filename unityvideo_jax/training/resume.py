@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from unityvideo_jax import provenance
+from unityvideo_jax.files import provenance
 from unityvideo_jax.training.config import SECTIONS
 
 # Free to change: how the run reports, how far it goes, how it reads, and where it runs.

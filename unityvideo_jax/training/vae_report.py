@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Shaped
 
-from unityvideo_jax.models.wan_vae import WanVAE
+from unityvideo_jax.models.vae.wan_vae import WanVAE
 
 # Renders clips (leading axis n) of the world indices given.
 Render = Callable[[Int[np.ndarray, " n"]], Mapping[str, Shaped[Array, "..."]]]

@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, Shaped
 
 from unityvideo_jax import modalities as registry
 from unityvideo_jax.errors import UserError
-from unityvideo_jax.models.wan_vae import WanVAE
+from unityvideo_jax.models.vae.wan_vae import WanVAE
 from unityvideo_jax.training.optimizer import check_ranges
 
 # The range of a value in [-1, 1], to which PSNR is relative.

@@ -6,20 +6,18 @@ import fcntl
 import json
 import os
 import pathlib
-import shlex
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 import ml_collections
 
-from unityvideo_jax import provenance
+from unityvideo_jax.checkpoints import run_folder
 from unityvideo_jax.errors import UserError
-from unityvideo_jax.paths import is_part
+from unityvideo_jax.files import provenance
+from unityvideo_jax.files.paths import is_part
 from unityvideo_jax.training import resume
 
-CONFIG = "config.json"
 RECORD = "run.json"
-CHECKPOINTS = "checkpoints"
 
 
 @contextlib.contextmanager
@@ -47,13 +45,13 @@ def open_workdir(
     path = pathlib.Path(path)
     if path.exists() and not path.is_dir():
         raise UserError(f"--workdir={path}: a file of that name exists; name a folder")
-    steps = checkpoint_steps(path)
+    steps = run_folder.checkpoint_steps(path)
     there = path.iterdir() if path.exists() else ()
     strangers = [f.name for f in there if f.name != ".lock" and not is_part(f)]
-    if strangers and not steps and not (path / CONFIG).exists():
+    if strangers and not steps and not (path / run_folder.CONFIG).exists():
         raise UserError(
-            f"--workdir={path}: holds {sorted(strangers)[0]!r} but no {CONFIG}, so it is not a "
-            "run's folder; name an empty or a new one"
+            f"--workdir={path}: holds {sorted(strangers)[0]!r} but no {run_folder.CONFIG}, so it "
+            "is not a run's folder; name an empty or a new one"
         )
     path.mkdir(parents=True, exist_ok=True)
     with open(path / ".lock", "a+") as lock:
@@ -77,72 +75,6 @@ def open_workdir(
         yield path
 
 
-def checkpoint_steps(path: str | os.PathLike) -> list[int]:
-    """Steps of the checkpoints in a run's folder, in order.
-
-    Raises:
-      UserError: a file where a folder belongs, or a checkpoint without content.
-    """
-    folder = pathlib.Path(path) / CHECKPOINTS
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"{folder}: a file where the checkpoints' folder belongs; remove it")
-    found = [f for f in folder.iterdir() if f.name.isdigit()] if folder.exists() else []
-    for entry in found:
-        if not entry.is_dir():
-            raise UserError(f"{entry}: a file where a checkpoint's folder belongs; remove it")
-        if not any(entry.iterdir()):
-            raise UserError(
-                f"{entry}: an empty folder where a checkpoint belongs; remove it, and the run goes "
-                "on from the checkpoint before"
-            )
-    return sorted(int(entry.name) for entry in found)
-
-
-def read_config(path: str | os.PathLike) -> ml_collections.ConfigDict:
-    """The configuration of the run in a folder.
-
-    Raises:
-      UserError: no run there, or a damaged file.
-    """
-    path = pathlib.Path(path)
-    file = path / CONFIG
-    try:
-        content = json.loads(file.read_text())
-    except FileNotFoundError as error:
-        if copy := _copy_of_config(path):
-            raise UserError(f"{file}: missing; {_restore(copy, file)}") from error
-        raise UserError(
-            f"--workdir={path}: no {CONFIG}, so no run is there; check the path, or train one with "
-            "`python -m unityvideo_jax.train --workdir=...`"
-        ) from error
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"{file}: not readable as JSON ({error}); {_restore(_copy_of_config(path), file)}"
-        ) from error
-    for name in ("model", "data"):
-        if not isinstance(content, dict) or not isinstance(content.get(name), dict):
-            raise UserError(
-                f"{file}: lacks the section {name!r}, so it is no run's configuration; "
-                f"{_restore(_copy_of_config(path), file)}"
-            )
-    return ml_collections.ConfigDict(content)
-
-
-def _copy_of_config(path: pathlib.Path) -> pathlib.Path | None:
-    """The configuration that the newest checkpoint was saved with."""
-    for step in reversed(checkpoint_steps(path)):
-        copy = path / CHECKPOINTS / str(step) / "config" / "metadata"
-        if copy.is_file():
-            return copy
-    return None
-
-
-def _restore(copy: pathlib.Path | None, file: pathlib.Path) -> str:
-    if copy is None:
-        return "restore it from a copy, or name another --workdir"
-    return f"restore it with `cp {shlex.quote(str(copy))} {shlex.quote(str(file))}`"
-
-
 def _pin(
     path: pathlib.Path, config: ml_collections.ConfigDict, now: resume.Record, done: int | None
 ) -> list[str]:
@@ -154,7 +86,7 @@ def _pin(
     """
     command, stored, lines = resume.flat(config), None, []
     if done is not None:
-        stored = resume.flat(read_config(path))
+        stored = resume.flat(run_folder.read_config(path))
         _check_unedited(path, stored)
         if reason := resume.refusal(stored, command, _read_record(path), now, done):
             raise UserError(f"--workdir={path}: {reason}")
@@ -164,21 +96,21 @@ def _pin(
     values = provenance.plain(config)
     if "optimizer" in values:
         values["optimizer"]["schedule_steps"] = wanted[resume.SCHEDULE_STEPS]
-    provenance.write_json(path / CONFIG, values)
+    provenance.write_json(path / run_folder.CONFIG, values)
     provenance.write_json(path / RECORD, dataclasses.asdict(now))
     return lines
 
 
 def _check_unedited(path: pathlib.Path, stored: Mapping[str, Any]) -> None:
-    copy = _copy_of_config(path)
+    copy, file = run_folder.copy_of_config(path), path / run_folder.CONFIG
     try:
         trained = resume.flat(json.loads(copy.read_text())) if copy else stored
     except (OSError, ValueError, AttributeError):
         return  # a damaged copy is found when the checkpoint is restored
     for key in filter(resume.is_fixed, resume.differences(trained, stored)):
         raise UserError(
-            f"{path / CONFIG}: config.{key} is {stored.get(key)!r} and {trained.get(key)!r} in "
-            f"{copy}, so it was edited; {_restore(copy, path / CONFIG)}"
+            f"{file}: config.{key} is {stored.get(key)!r} and {trained.get(key)!r} in {copy}, so "
+            f"it was edited; {run_folder.restore(copy, file)}"
         )
 
 

@@ -2,8 +2,8 @@
 
 import dataclasses
 
-from unityvideo_jax import capacity, seeds
 from unityvideo_jax.errors import UserError
+from unityvideo_jax.runtime import capacity, seeds
 
 # A scene's numbers depend on its split's place here: new splits come last.
 SPLITS = ("train", "validation", "heldout_animals", "heldout_objects", "closeup")

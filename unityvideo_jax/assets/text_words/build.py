@@ -12,8 +12,8 @@ import re
 import numpy as np
 import safetensors.numpy
 
-from unityvideo_jax import checksums
-from unityvideo_jax.models.minilm import find_package, load_minilm
+from unityvideo_jax.files import checksums
+from unityvideo_jax.pretrained.text import find_package, load_minilm
 
 DIM = 144
 # The first principal directions tell frequent words from rare ones, not meanings.

@@ -1,0 +1,160 @@
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+from tiny_pipeline import (  # noqa: F401
+    CONFIG,
+    quick_compile,
+    tiny_params,
+    tiny_vae,
+)
+
+from unityvideo_jax import modalities, worlds
+from unityvideo_jax.errors import UserError
+from unityvideo_jax.evaluation import score_run
+from unityvideo_jax.evaluation.condition_gap import ConditionGapConfig
+from unityvideo_jax.evaluation.heldout import HeldoutConfig
+from unityvideo_jax.evaluation.run_rows import RunRow, RunRows
+from unityvideo_jax.evaluation.score_run import BenchmarkConfig
+from unityvideo_jax.metrics.scores import ClipScore
+from unityvideo_jax.metrics.table import METRICS
+from unityvideo_jax.pretrained.text import get_text_encoder
+from unityvideo_jax.sampling.pipeline import Pipeline
+from unityvideo_jax.sampling.streams import Samples
+
+# Compiling the renderer takes most of the time; every test renders at this one size.
+SIZE = dict(num_frames=5, height=64, width=64)
+WORLD_CONFIG = CONFIG | {"data": CONFIG["data"] | SIZE}
+DEPTH = "depth/disparity_scale_shift_video"
+SEGMENTATION = "segmentation/hungarian_clip"
+
+
+def parts():
+    return dict(
+        config=WORLD_CONFIG,
+        params=tiny_params(),
+        vae=tiny_vae(),
+        text_encoder=get_text_encoder("words", 16),
+        step=0,
+    )
+
+
+class Oracle(Pipeline):
+    """Knows the truth: the seed says which clip it is asked about. Its VAE loses nothing."""
+
+    def __init__(self):
+        super().__init__(**parts())
+        self.calls = []
+
+    def encode(self, video, modality):
+        return video
+
+    def decode(self, latents, modality):
+        return latents
+
+    def __call__(self, prompts, *, given, wanted, modality_prompts, sampler, seed, **_):
+        world = worlds.WorldConfig(**SIZE, split="validation")
+        index = np.array(seed, np.int32) - 100
+        clip = worlds.render(world, worlds.sample_scenes(world, index))
+        np.testing.assert_allclose(given["rgb"], 2 * np.asarray(clip["rgb"]) - 1, atol=1e-5)
+        (name,) = wanted
+        self.calls.append((name, list(prompts), modality_prompts[name]))
+        codec = modalities.get(name).codec
+        videos = np.stack(
+            [
+                np.asarray(codec.encode({key: clip[key][b] for key in codec.keys})[0])
+                for b in range(len(index))
+            ]
+        )
+        return Samples(videos={name: videos}, latents={}, streams=("rgb", name))
+
+
+@pytest.mark.slow
+def test_the_truth_scores_perfectly_and_beats_the_trivial():
+    oracle = Oracle()
+    config = BenchmarkConfig(num_clips=3, batch_size=2, seed=100)
+    seen = []
+    results = score_run.run(
+        oracle, config, oracle.sampler, lambda done, total: seen.append((done, total))
+    )
+    assert seen == [(2, 3), (3, 3)]
+    for scores in (results.metrics, results.vae_round_trip):
+        assert scores[f"{DEPTH}/abs_rel"] < 1e-3 < results.trivial[f"{DEPTH}/abs_rel"]
+        assert scores[f"{DEPTH}/delta_1"] > 0.999
+        assert scores[f"{SEGMENTATION}/mean_iou"] > 0.95
+        assert results.trivial[f"{SEGMENTATION}/mean_iou"] < 0.5
+        # The fourth clip only filled the second batch up.
+        assert scores["depth/videos"] + scores["depth/videos_without_valid_pixels"] == 3
+    assert [name for name, *_ in oracle.calls] == list(METRICS) * 2
+    assert all(captions == ["", ""] for _, captions, _ in oracle.calls)
+    assert all(isinstance(p, str) and p for _, _, prompts in oracle.calls for p in prompts)
+
+
+@pytest.mark.slow
+def test_a_random_model_runs_through_the_whole_path(tmp_path):
+    config = BenchmarkConfig(
+        num_clips=2,
+        batch_size=2,
+        heldout=HeldoutConfig(timesteps=4),
+        gap=ConditionGapConfig(clips=4, levels=(0.5, 1.0)),
+    )
+    pipeline = Pipeline(**parts())
+    results = score_run.run(pipeline, config, pipeline.sampler)
+    assert np.isfinite(list(results.metrics.values())).all()
+    assert results.metrics[f"{DEPTH}/abs_rel"] > 0.01
+    for task in ("conditional", "estimation", "joint"):
+        for name in pipeline.modalities[1:]:
+            assert results.metrics[f"heldout_loss/uniform_t4/{task}/{name}"] > 0.1
+            assert results.metrics[f"heldout_loss/near_noise/t1.00/{task}/{name}"] > 0.1
+    for name in pipeline.modalities[1:]:
+        for level in ("t0.50_own", "t1.00_own", "t1.00_other", "mean_clip"):
+            assert results.metrics[f"condition_gap/clean_mse/{name}/{level}"] > 0
+    # The same on all devices, clip by clip, stopped after the first and taken up again.
+    pipeline.spread(jax.devices())
+    rows = RunRows(folder=tmp_path, settings={"seed": 0})
+    one = dataclasses.replace(config, batch_size=1)
+
+    def stop(done, total):
+        raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        score_run.run(pipeline, one, pipeline.sampler, stop, rows=rows)
+    assert [p.name for p in tmp_path.iterdir()] == ["0000.json"]
+    seen = []
+    again = score_run.run(
+        pipeline, one, pipeline.sampler, lambda done, _: seen.append(done), rows=rows
+    )
+    assert seen == [2]
+    # One step of Weiszfeld's may give all weight to a pixel that happens to fit, so that the L1
+    # scales turn rounding into whole percents; all else is stable.
+    stable = {k: v for k, v in results.metrics.items() if "/depth_scale_" not in k}
+    assert {k: again.metrics[k] for k in stable} == pytest.approx(stable, rel=1e-3, abs=1e-4)
+    # Now nothing is sampled at all, and what was written reads as what was measured.
+    third = score_run.run(pipeline, one, pipeline.sampler, stop, rows=rows)
+    assert third.metrics == again.metrics
+
+
+def test_rows_hold_for_their_settings_and_inputs(tmp_path):
+    score = ClipScore(means={"depth/x": (0.25, 1.0)}, counts={"depth/videos": 1})
+    row = RunRow(scores={"depth": (score,) * 3}, heldout={"depth": [[0.5] * 4] * 3})
+    rows = RunRows(folder=tmp_path, settings={"seed": 0})
+    rows.write(7, {"depth.npz": "ab"}, row)
+    assert rows.read(7, {"depth.npz": "ab"}) == row
+    assert rows.read(7, {"depth.npz": "cd"}) is None and rows.read(8, {}) is None
+    assert RunRows(folder=tmp_path, settings={"seed": 1}).read(7, {"depth.npz": "ab"}) is None
+    (tmp_path / "0007.json").write_text("{cut")
+    assert rows.read(7, {"depth.npz": "ab"}) is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (dict(benchmark="imagenet"), "choose one of worlds_validation, worlds_closeup"),
+        (dict(num_clips=0), "num_clips=0"),
+        (dict(batch_size=0), "batch_size=0"),
+    ],
+)
+def test_bad_settings_are_named(arguments, message):
+    with pytest.raises(UserError, match=message):
+        BenchmarkConfig(**arguments)

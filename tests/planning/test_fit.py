@@ -1,0 +1,40 @@
+"""Sizes that no device holds are refused by arithmetic, in one line."""
+
+import dataclasses
+import math
+
+import jax
+import pytest
+from flax import nnx
+
+from unityvideo_jax.errors import UserError
+from unityvideo_jax.models.config import DiTConfig, parameter_count
+from unityvideo_jax.models.dit import DiT
+from unityvideo_jax.runtime import capacity
+
+TINY = DiTConfig(dim=24, ffn_dim=40, num_heads=2, num_layers=3, text_dim=10, freq_dim=6)
+
+
+@pytest.mark.parametrize("switcher", ["adaln", "additive", "none"])
+@pytest.mark.parametrize("heads", ["per_modality", "shared"])
+@pytest.mark.parametrize("modalities", [("rgb",), ("rgb", "depth", "flow")])
+def test_parameters_are_counted_without_making_them(switcher, heads, modalities):
+    config = dataclasses.replace(TINY, switcher=switcher, heads=heads, modalities=modalities)
+    state = nnx.state(nnx.eval_shape(lambda: DiT(config, rngs=nnx.Rngs(0))), nnx.Param)
+    assert parameter_count(config) == sum(math.prod(x.shape) for x in jax.tree.leaves(state))
+
+
+def test_bytes_are_shown_as_people_write_them():
+    sizes = (0, 1023, 1024, 1536, 3 * 2**30, 2**60, 10**40)
+    shown = ["0 bytes", "1023 bytes", "1.0 KiB", "1.5 KiB", "3.0 GiB", "1.0 EiB"]
+    assert [capacity.show(n) for n in sizes[:-1]] == shown
+    assert capacity.show(sizes[-1]).endswith("EiB")
+
+
+def test_what_the_host_or_the_disk_cannot_hold_is_refused(tmp_path):
+    capacity.check_host(1, "a", "b")
+    capacity.check_disk(1, tmp_path / "not" / "there", "a", "b")
+    with pytest.raises(UserError, match=r"^--size=9: needs at least .* this machine has .*; less"):
+        capacity.check_host(10**30, "--size=9", "less")
+    with pytest.raises(UserError, match=r"^--size=9: writes at least .* left; less"):
+        capacity.check_disk(10**30, tmp_path / "not" / "there", "--size=9", "less")

@@ -1,0 +1,1 @@
+"""Checkpoints on disk: which one, whether it is whole, and its weights."""

@@ -1,0 +1,79 @@
+"""Where a run keeps its configuration and its checkpoints."""
+
+import json
+import os
+import pathlib
+import shlex
+
+import ml_collections
+
+from unityvideo_jax.errors import UserError
+
+CONFIG = "config.json"
+CHECKPOINTS = "checkpoints"
+
+
+def checkpoint_steps(path: str | os.PathLike) -> list[int]:
+    """Steps of the checkpoints in a run's folder, in order.
+
+    Raises:
+      UserError: a file where a folder belongs, or a checkpoint without content.
+    """
+    folder = pathlib.Path(path) / CHECKPOINTS
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder}: a file where the checkpoints' folder belongs; remove it")
+    found = [f for f in folder.iterdir() if f.name.isdigit()] if folder.exists() else []
+    for entry in found:
+        if not entry.is_dir():
+            raise UserError(f"{entry}: a file where a checkpoint's folder belongs; remove it")
+        if not any(entry.iterdir()):
+            raise UserError(
+                f"{entry}: an empty folder where a checkpoint belongs; remove it, and the run goes "
+                "on from the checkpoint before"
+            )
+    return sorted(int(entry.name) for entry in found)
+
+
+def read_config(path: str | os.PathLike) -> ml_collections.ConfigDict:
+    """The configuration of the run in a folder.
+
+    Raises:
+      UserError: no run there, or a damaged file.
+    """
+    path = pathlib.Path(path)
+    file = path / CONFIG
+    try:
+        content = json.loads(file.read_text())
+    except FileNotFoundError as error:
+        if copy := copy_of_config(path):
+            raise UserError(f"{file}: missing; {restore(copy, file)}") from error
+        raise UserError(
+            f"--workdir={path}: no {CONFIG}, so no run is there; check the path, or train one with "
+            "`python -m unityvideo_jax.train --workdir=...`"
+        ) from error
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{file}: not readable as JSON ({error}); {restore(copy_of_config(path), file)}"
+        ) from error
+    for name in ("model", "data"):
+        if not isinstance(content, dict) or not isinstance(content.get(name), dict):
+            raise UserError(
+                f"{file}: lacks the section {name!r}, so it is no run's configuration; "
+                f"{restore(copy_of_config(path), file)}"
+            )
+    return ml_collections.ConfigDict(content)
+
+
+def copy_of_config(path: pathlib.Path) -> pathlib.Path | None:
+    """The configuration that the newest checkpoint was saved with."""
+    for step in reversed(checkpoint_steps(path)):
+        copy = path / CHECKPOINTS / str(step) / "config" / "metadata"
+        if copy.is_file():
+            return copy
+    return None
+
+
+def restore(copy: pathlib.Path | None, file: pathlib.Path) -> str:
+    if copy is None:
+        return "restore it from a copy, or name another --workdir"
+    return f"restore it with `cp {shlex.quote(str(copy))} {shlex.quote(str(file))}`"

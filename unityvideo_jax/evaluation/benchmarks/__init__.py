@@ -1,0 +1,1 @@
+"""Benchmarks made of files: folders of clips, real clips, UniBench."""

@@ -1,0 +1,354 @@
+"""Scores a pipeline on procedural worlds or a folder of clips whose ground truth is known.
+
+Each clip's RGB is given, each scored modality is estimated from it, decoded without the truth's
+side record, and compared. Two references stand beside the model: the truth itself through the
+codec and the VAE (the best that any model on these latents can reach), and a trivial prediction
+(the least that a useful model must beat).
+"""
+
+import dataclasses
+import pathlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from unityvideo_jax import modalities, worlds
+from unityvideo_jax.errors import UserError
+from unityvideo_jax.evaluation import condition_gap
+from unityvideo_jax.evaluation.benchmarks.folder import Batch, FolderClips, filled
+from unityvideo_jax.evaluation.condition_gap import ConditionGapConfig
+from unityvideo_jax.evaluation.heldout import (
+    HeldoutConfig,
+    HeldoutLoss,
+    heldout_errors,
+    require_finite,
+)
+from unityvideo_jax.evaluation.latent_pairs import LatentPairs, drawing
+from unityvideo_jax.evaluation.run_rows import RunRow, RunRows
+from unityvideo_jax.metrics.base import Arrays
+from unityvideo_jax.metrics.depth_units import UNIT
+from unityvideo_jax.metrics.scores import ClipScore, merge
+from unityvideo_jax.metrics.table import METRICS
+from unityvideo_jax.runtime import capacity, seeds
+from unityvideo_jax.sampling.generate import SamplerConfig
+from unityvideo_jax.sampling.pipeline import Pipeline
+from unityvideo_jax.sampling.streams import PIXEL_BYTES, RGB
+
+BENCHMARKS = {
+    "worlds_validation": "validation",
+    "worlds_closeup": "closeup",
+    "heldout_animals": "heldout_animals",
+    "heldout_objects": "heldout_objects",
+}
+# What the scores of a clip take in memory, at least.
+ROW_BYTES = 1024
+TORSO_FRONT = 2  # DensePose's number
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BenchmarkConfig:
+    """Attributes:
+    benchmark: one of `BENCHMARKS`, or a folder of clips, such as UniBench's.
+    num_clips: clips 0 to num_clips - 1 of the split, or the first of the folder by name.
+    batch_size: clips at once.
+    seed: of the sampler's noise; clip i takes seed + i.
+    worlds_seed: of the scenes.
+    use_captions: give the model the clip's caption; without, it sees RGB and the modality prompt.
+    truth_unit: of a folder's depth where no file states it, one of `units.NAMES`; "" if unknown.
+    heldout: of the held-out loss; None leaves it out.
+    gap: of the condition gap, measured anew on every run; None leaves it out.
+    """
+
+    benchmark: str = "worlds_validation"
+    num_clips: int = 16
+    batch_size: int = 4
+    seed: int = 0
+    worlds_seed: int = 0
+    use_captions: bool = False
+    truth_unit: str = ""
+    heldout: HeldoutConfig | None = None
+    gap: ConditionGapConfig | None = None
+
+    def __post_init__(self):
+        if self.benchmark not in BENCHMARKS and not pathlib.Path(self.benchmark).is_dir():
+            known = ", ".join(BENCHMARKS)
+            raise UserError(
+                f"benchmark={self.benchmark!r}: no such folder; choose one of {known}, or build "
+                "UniBench's folder with `python -m unityvideo_jax.unibench`"
+            )
+        for name in ("num_clips", "batch_size"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name}={getattr(self, name)}: must be at least 1")
+        capacity.check_host(
+            self.num_clips * ROW_BYTES, f"num_clips={self.num_clips}", "score fewer clips"
+        )
+
+
+@dataclasses.dataclass(kw_only=True)
+class Results:
+    """Attributes:
+    metrics, vae_round_trip, trivial: of the model and of the two references, by key.
+    clips: each clip's own scores of the model.
+    numbers: of these clips in the benchmark.
+    faults: clips of a folder that could not be read, and why.
+    """
+
+    metrics: dict[str, float | int]
+    vae_round_trip: dict[str, float | int]
+    trivial: dict[str, float | int]
+    clips: list[ClipScore]
+    numbers: list[int]
+    faults: list[str] = dataclasses.field(default_factory=list)
+
+
+def trivial_prediction(modality: str, truth: Arrays) -> dict[str, np.ndarray]:
+    """What needs no model.
+
+    Constant depth; rest; one instance, or one body part, that fills the frame; nobody's skeleton.
+    """
+    if modality == "depth":
+        return {"depth": np.ones_like(truth["depth"])}
+    if modality == "segmentation":
+        return {"segments": np.ones_like(truth["segments"])}
+    if modality == "flow":
+        return {"flow": np.zeros_like(truth["flow"])}
+    if modality == "skeleton":
+        return {key: truth[key][:, :0] for key in ("keypoints", "visibility")}
+    if modality == "densepose":
+        uv = np.full_like(truth["uv"], 0.5)
+        return {"part": np.full_like(truth["part"], TORSO_FRONT), "uv": uv}
+    raise ValueError(f"no trivial prediction for {modality}")
+
+
+def clips(world: worlds.WorldConfig, indices: Sequence[int], batch_size: int) -> Iterator[Batch]:
+    """Batches of clips; the last one is filled up. (One batch size means one compilation.)"""
+    for first in range(0, len(indices), batch_size):
+        chosen = indices[first : first + batch_size]
+        index = filled(chosen, batch_size)
+        scenes = worlds.sample_scenes(world, jnp.asarray(index))
+        described = worlds.describe(world, scenes)
+        yield Batch(
+            index=index,
+            count=len(chosen),
+            clip=worlds.render(world, scenes),
+            captions=[d.caption for d in described],
+            prompts=[d.prompts for d in described],
+        )
+
+
+class _Scorer:
+    """Scores one modality of the model and of its two references."""
+
+    def __init__(self, modality: str, codec: modalities.Codec):
+        self.modality = modality
+        self.codec = codec
+        self.metric = METRICS[modality]()
+        self.encode = drawing(codec)
+
+    def score(
+        self, predicted, round_trip, truth: Arrays, name: str
+    ) -> tuple[tuple[ClipScore, ...], Arrays]:
+        """Scores of one clip in the order of `SYSTEMS`, and the model's prediction as arrays."""
+        arrays, rebuilt = (
+            modalities.decode_alone(self.codec, video) for video in (predicted, round_trip)
+        )
+        others = (rebuilt, trivial_prediction(self.modality, truth))
+        return tuple(self.metric.score(a, truth, name) for a in (arrays, *others)), arrays
+
+
+class _Clips:
+    """The benchmark's clips at the size of a run's data, and the modalities that have truth."""
+
+    def __init__(self, data: Mapping[str, Any], config: BenchmarkConfig):
+        size = {key: data[key] for key in ("num_frames", "height", "width")}
+        self._batch_size = min(config.batch_size, config.num_clips)
+        frames, height, width = size.values()
+        capacity.check_host(
+            self._batch_size * frames * height * width * PIXEL_BYTES,
+            f"batch_size={config.batch_size}",
+            "score fewer clips at once",
+        )
+        self._folder = None
+        self.modalities = set(METRICS)
+        if config.benchmark not in BENCHMARKS:
+            self._folder = FolderClips(config.benchmark, truth_unit=config.truth_unit, **size)
+            self._folder.check(config.num_clips)
+            self.modalities = self._folder.modalities
+            return
+        self._world = worlds.WorldConfig(
+            **size,
+            fps=float(data["fps"]),
+            split=BENCHMARKS[config.benchmark],
+            seed=config.worlds_seed,
+        )
+
+    def checksums(self, index: int) -> dict[str, str]:
+        """Of a clip's files; worlds have none."""
+        return self._folder.checksums(index) if self._folder else {}
+
+    @property
+    def faults(self) -> list[str]:
+        """Clips that could not be read, and why; worlds have none."""
+        return [fault for _, fault in sorted(self._folder.faults.items())] if self._folder else []
+
+    def batches(self, indices: Sequence[int]) -> Iterator[Batch]:
+        """Batches of these clips."""
+        if self._folder:
+            return self._folder.batches(indices, self._batch_size)
+        return clips(self._world, indices, self._batch_size)
+
+
+def run(
+    pipeline: Pipeline,
+    config: BenchmarkConfig,
+    sampler: SamplerConfig,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    draw: Callable[[int, str, Arrays, Arrays], None] = lambda clip, modality, predicted, truth: (
+        None
+    ),
+    rows: RunRows | None = None,
+) -> Results:
+    """Estimates, decodes and scores.
+
+    Args:
+      pipeline: of a trained run; its data config gives the size of the clips.
+      config: which clips.
+      sampler: how to sample.
+      progress: called with clips done and in all after each batch.
+      draw: called with the clip's number, the modality, and predicted and true arrays.
+      rows: where each clip's scores are kept, and taken up again; None keeps none.
+
+    Returns:
+      All metrics of the modalities that both the model and `METRICS` know.
+    """
+    benchmark = _Clips(pipeline.config["data"], config)
+    wanted = [name for name in pipeline.modalities if name in METRICS]
+    for name in wanted:
+        if name not in benchmark.modalities:
+            print(f"{name}: not every clip has its truth; left out", flush=True)
+    scorers = [
+        _Scorer(name, pipeline.codec(name)) for name in wanted if name in benchmark.modalities
+    ]
+    pairs = LatentPairs(pipeline)
+    heldout = _Heldout(pipeline, pairs, config.heldout) if config.heldout else None
+    sums = [benchmark.checksums(i) if rows else {} for i in range(config.num_clips)]
+    earlier = {i: rows.read(i, sums[i]) if rows else None for i in range(config.num_clips)}
+    done = {i: row for i, row in earlier.items() if row is not None}
+    for batch in benchmark.batches([i for i in earlier if i not in done]):
+        found = _score_batch(pipeline, config, sampler, batch, scorers, draw)
+        if heldout:
+            heldout.measure(batch, found)
+        for i, row in found.items():
+            if rows:
+                rows.write(i, sums[i], row)
+        done |= found
+        progress(len(done), config.num_clips)
+    faults = benchmark.faults
+    if not done:
+        raise UserError(f"{faults[0]} ({len(faults)} of {config.num_clips} clips have faults)")
+    results = _results(dict(sorted(done.items())), wanted, config)
+    if config.gap:
+        first = sorted(done)[: config.gap.clips]
+        if len(first) < 2:
+            print("condition gap: left out, it compares at least 2 clips", flush=True)
+        else:
+            batches = benchmark.batches(first)
+            results.metrics |= condition_gap.measure(
+                pipeline.velocity, pipeline.params, pairs, batches, config.gap
+            )
+    return dataclasses.replace(results, faults=faults)
+
+
+def _score_batch(
+    pipeline: Pipeline,
+    config: BenchmarkConfig,
+    sampler: SamplerConfig,
+    batch: Batch,
+    scorers: Sequence[_Scorer],
+    draw: Callable[[int, str, Arrays, Arrays], None],
+) -> dict[int, RunRow]:
+    """Samples and scores the clips of a batch; rows by the number of the clip."""
+    rgb = 2.0 * np.asarray(batch.clip["rgb"], np.float32) - 1.0
+    captions = batch.captions if config.use_captions else [""] * len(batch.captions)
+    found = {int(i): RunRow() for i in batch.index[: batch.count]}
+    for scorer in scorers:
+        name = scorer.modality
+        samples = pipeline(
+            captions,
+            given={RGB: rgb},
+            wanted=(name,),
+            modality_prompts={
+                name: [p.get(name, modalities.get(name).prompt) for p in batch.prompts]
+            },
+            sampler=sampler,
+            seed=[seeds.after(config.seed, int(i)) for i in batch.index],
+        )
+        round_trip = pipeline.decode(
+            pipeline.encode(np.asarray(scorer.encode(batch.clip)), name), name
+        )
+        keys = (*scorer.metric.keys, *scorer.metric.extra)
+        for b, (i, row) in enumerate(found.items()):
+            arrays = {**batch.clip, UNIT: batch.units} if batch.units else batch.clip
+            truth = {k: np.asarray(arrays[k][b]) for k in keys if k in arrays}
+            label = f"{pathlib.Path(config.benchmark).name} clip {i}"
+            row.scores[name], arrays = scorer.score(
+                samples.videos[name][b], round_trip[b], truth, label
+            )
+            draw(i, name, arrays, truth)
+    return found
+
+
+def _results(
+    by_number: Mapping[int, RunRow], modality_names: Sequence[str], config: BenchmarkConfig
+) -> Results:
+    """All numbers over the rows of all clips."""
+    rows = list(by_number.values())
+    numbers: tuple[dict[str, float | int], ...] = ({}, {}, {})
+    for name in modality_names:
+        systems = list(zip(*(row.scores[name] for row in rows if name in row.scores), strict=True))
+        if not systems:
+            continue
+        if not any(score.scored for score in systems[0]):
+            # Few clips of a split may lack what this modality shows; the others still count.
+            print(f"{name}: nothing to score in {len(rows)} clips", flush=True)
+            continue
+        for target, scores in zip(numbers, systems, strict=True):
+            metric = METRICS[name]()
+            metric.rows = list(scores)
+            target |= metric.compute()
+    metrics, round_trip, trivial = numbers
+    if config.heldout:
+        loss = HeldoutLoss(config.heldout)
+        for i, row in by_number.items():
+            for name, errors in row.heldout.items():
+                loss.update(name, np.asarray([errors], np.float32), f"clip {i}")
+        metrics |= loss.compute()
+    return Results(
+        metrics=metrics,
+        vae_round_trip=round_trip,
+        trivial=trivial,
+        clips=[merge([parts[0] for parts in row.scores.values()]) for row in rows],
+        numbers=list(by_number),
+    )
+
+
+class _Heldout:
+    """The held-out errors over every modality of the model."""
+
+    def __init__(self, pipeline: Pipeline, pairs: LatentPairs, config: HeldoutConfig):
+        self._params, self._pairs = pipeline.params, pairs
+        self._errors = jax.jit(
+            lambda params, *arrays: heldout_errors(pipeline.velocity(params), *arrays, config)
+        )
+
+    def measure(self, batch: Batch, rows: Mapping[int, RunRow]) -> None:
+        """Adds the errors of a batch to its rows; the caption is the clip's own, as in training."""
+        for name, pair in self._pairs(batch, batch.captions):
+            errors = self._errors(self._params, *pair, jnp.asarray(batch.index))
+            errors = np.asarray(errors)[: batch.count]
+            require_finite(name, errors, f"clips {', '.join(map(str, rows))}")
+            for row, error in zip(rows.values(), errors, strict=True):
+                row.heldout[name] = error.tolist()

@@ -1,0 +1,1 @@
+"""What a run needs on which devices, and the best mesh."""

@@ -1,0 +1,1 @@
+"""Autoencoders and text encoders by name or folder."""

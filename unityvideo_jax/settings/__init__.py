@@ -1,0 +1,1 @@
+"""Configs: presets by name, and checked sections."""

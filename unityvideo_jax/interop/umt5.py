@@ -28,7 +28,11 @@ from unityvideo_jax.interop.tensors import TensorFiles
 from unityvideo_jax.models.text.umt5 import UMT5, UMT5Config
 
 # What to do about a UMT5 that is not there.
-UMT5_MEMBEDDING = ("shared.weight", "token_embedding.weight")
+MEND = (
+    "set --config.data.text_encoder=umt5:FOLDER (train) or --text_encoder=umt5:FOLDER (prepare, "
+    "sample, evaluate), FOLDER being a download of Wan with its tokenizer"
+)
+EMBEDDING = ("shared.weight", "token_embedding.weight")
 NORM = ("encoder.final_layer_norm.weight", "norm.weight")
 # Ours, Hugging Face's after "encoder.block.N.layer.", the original one's after "blocks.N.".
 BLOCK = (

@@ -8,6 +8,7 @@ import safetensors.numpy
 
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.files import checksums, strict_json
+from unityvideo_jax.interop import umt5
 from unityvideo_jax.interop.tensors import TensorFiles
 from unityvideo_jax.models.text.encoder import LENGTH, TextEncoder
 from unityvideo_jax.models.text.minilm import MiniLM, WordPiece
@@ -35,8 +36,6 @@ def get_text_encoder(name: str = "words", length: int = LENGTH) -> TextEncoder:
     if kind == "umt5":
         if not folder:
             raise UserError(f"text encoder 'umt5': its folder is not named; {umt5.MEND}")
-        from unityvideo_jax.interop import umt5  # lazy: the other encoders need no JAX
-
         return umt5.load_text_encoder(folder, length)
     raise UserError(f"unknown text encoder {name!r}; known: words, minilm, umt5:FOLDER")
 

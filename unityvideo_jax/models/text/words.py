@@ -18,10 +18,6 @@ WEIGHTS = {"meaning": 1.0, "spelling": 0.6, "context": 0.6, "position": 0.35}
 DECAY = 0.5
 # Punctuation and articles take room in a fixed length and tell nothing.
 SKIPPED = frozenset(string.punctuation) | {"a", "an", "the"}
-END = (
-    "set --config.data.text_encoder=umt5:FOLDER (train) or --text_encoder=umt5:FOLDER (prepare, "
-    "sample, evaluate), FOLDER being a download of Wan with its tokenizer"
-)
 END = "\x03"  # the word that ends every text
 
 

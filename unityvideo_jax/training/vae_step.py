@@ -39,6 +39,8 @@ class VAELossConfig:
       kl: of the Kullback-Leibler divergence to the unit normal, in nats a latent number.
       foreground: how much pixels off a modality's background weigh together, relative to all pixels
         together. Skeletons cover a few per cent of the picture, and only those can be decoded.
+      first_frame: weight of a clip's first frame, which is a latent frame of its own, relative to
+        each other frame.
       background: by modality, the value of "nothing here" in all channels.
       modality_weights: by modality; 1 if not named.
 
@@ -50,11 +52,13 @@ class VAELossConfig:
     coarse: float = 0.25
     kl: float = 3e-5
     foreground: float = 1.0
+    first_frame: float = 1.0
     background: Mapping[str, float] = dataclasses.field(default_factory=dict)
     modality_weights: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        weights = {name: getattr(self, name) for name in ("gradient", "coarse", "kl", "foreground")}
+        names = ("gradient", "coarse", "kl", "foreground", "first_frame")
+        weights = {name: getattr(self, name) for name in names}
         weights |= {f"modality_weights.{k}": v for k, v in self.modality_weights.items()}
         for name, value in weights.items():
             if not 0 <= value < math.inf:
@@ -185,7 +189,10 @@ def vae_loss(
     noise = jax.random.normal(key, mean.shape, mean.dtype)
     error = vae.reconstruct(mean + jnp.exp(0.5 * logvar) * noise) - flat
     weight = foreground_weights(video, names, config).reshape(*flat.shape[:-1], 1)
-    per_video = reconstruction_loss(error, weight, config).reshape(n, m)
+    # All terms are linear in the error's size, so a frame's weight may scale its error.
+    frames = jnp.ones(error.shape[1]).at[0].set(config.first_frame)
+    scaled = error * (frames / frames.mean())[:, None, None, None]
+    per_video = reconstruction_loss(scaled, weight, config).reshape(n, m)
     shares = jnp.array([config.modality_weights.get(name, 1.0) for name in names], jnp.float32)
     loss = jnp.sum(per_video.mean(axis=0) * shares) / jnp.sum(shares)
     kl = 0.5 * jnp.mean(jnp.square(mean) + jnp.exp(logvar) - 1.0 - logvar)

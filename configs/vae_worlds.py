@@ -47,9 +47,11 @@ def get_config() -> ml_collections.ConfigDict:
         coarse=0.25,
         kl=3e-5,
         foreground=1.0,
+        first_frame=1.5,
         # What a codec draws where there is nothing; rgb and depth have no such value.
         background=dict(flow=0.0, segmentation=-1.0, skeleton=-1.0, densepose=-1.0),
-        modality_weights=dict(rgb=1.0),
+        # Masks and body parts are read at their borders, which the others bear to lose more of.
+        modality_weights=dict(rgb=1.0, segmentation=2.0, densepose=2.0),
     )
 
     config.optimizer = dict(

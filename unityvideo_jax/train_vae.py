@@ -32,9 +32,9 @@ from unityvideo_jax.files import escape
 from unityvideo_jax.files.paths import atomic_path
 from unityvideo_jax.models.vae.wan_vae import VAEConfig, WanVAE
 from unityvideo_jax.parallel.mesh import MeshConfig, make_mesh
-from unityvideo_jax.planning import fit
 from unityvideo_jax.pretrained.vae import WEIGHTS_FILE, load_vae, save_vae
 from unityvideo_jax.runtime import seeds
+from unityvideo_jax.sampling import fit
 from unityvideo_jax.sampling.streams import PIXEL_BYTES
 from unityvideo_jax.settings.sections import section
 from unityvideo_jax.training import vae_report, vae_step

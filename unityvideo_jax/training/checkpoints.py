@@ -96,7 +96,7 @@ class Checkpointer:
           inputs: JSON-able position of the input pipeline after that step.
           config: the run's configuration, kept beside the weights.
         """
-        trees, records = _items(state), {"inputs": inputs, "config": config}
+        trees, records = saved_items(state), {"inputs": inputs, "config": config}
         items = {name: ocp.args.StandardSave(tree) for name, tree in trees.items()}
         items |= {name: ocp.args.JsonSave(record) for name, record in records.items()}
         items[manifest.ITEM] = ocp.args.JsonSave(manifest.make(trees, records))
@@ -136,7 +136,7 @@ class Checkpointer:
         """
         folder = self._path / str(step)
         held = reading.guarded(folder, lambda: manifest.read(folder))
-        trees = _items(like)
+        trees = saved_items(like)
         if "optimizer" not in manifest.items(folder, held):
             raise UserError(
                 f"{self._path.parent}: holds converted weights, which a run starts from and does "
@@ -185,7 +185,7 @@ def last_whole(workdir: str | os.PathLike) -> str:
     return f"the last whole checkpoint is {folder / str(max(whole))}"
 
 
-def _items(state: TrainState) -> dict[str, Any]:
+def saved_items(state: TrainState) -> dict[str, Any]:
     """What of a state is saved, each as a tree of plain dictionaries and lists."""
     items = {
         "params": nnx.to_pure_dict(state.params),

@@ -1,6 +1,9 @@
-"""Checks every jaxtyping annotation of the package while the tests run; tells what was compared."""
+"""Checks every jaxtyping annotation of the package while the tests run, and lists comparisons."""
 
+import atexit
 import os
+import shutil
+import tempfile
 
 import numpy as np
 import pytest
@@ -13,6 +16,15 @@ os.environ.setdefault(
     "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0 "
     "--xla_llvm_disable_expensive_passes=true",
 )
+
+# Everything that this run compiles is compiled once: workers and the programs that tests start
+# share one folder, which no later run sees. A broken entry is an error, not a slow compilation.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    COMPILED = tempfile.mkdtemp(prefix="compiled-")
+    atexit.register(shutil.rmtree, COMPILED, ignore_errors=True)
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = COMPILED
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
+    os.environ["JAX_RAISE_PERSISTENT_CACHE_ERRORS"] = "true"
 
 from jaxtyping import install_import_hook
 

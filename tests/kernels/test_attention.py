@@ -262,9 +262,9 @@ def test_layer_normalises_before_the_heads_are_split(to_itself):
     streams = jnp.asarray(x.reshape(2, 2, 4, 24), jnp.float32)
     if to_itself:
         rope = tuple(part.reshape(2, 4, 6) for part in rope_table(12, 2, (1, 2, 2)))
-        product, bias = layer(streams, None, jnp.dtype("float32"), rope)
+        product, bias = layer.product_and_bias(streams, None, jnp.dtype("float32"), rope)
     else:
         context = jnp.asarray(context, jnp.float32)[:, None]
-        product, bias = layer(streams, context, jnp.dtype("float32"))
+        product, bias = layer.product_and_bias(streams, context, jnp.dtype("float32"))
     ours = (product + bias).reshape(2, 8, 24)
     np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-5)

@@ -17,8 +17,8 @@ from unityvideo_jax.kernels.pointwise import (
     add_bias,
     gated_sum,
     gelu,
+    input_and_norm,
     rms_norm,
-    skip_and_norm,
     sum_and_norm,
 )
 from unityvideo_jax.kernels.rope import rope_table
@@ -45,7 +45,7 @@ def torch_branch(x, scale, shift):
 
 def our_branch(x, scale, shift):
     """Both that are returned, in one: each then has a gradient of its own."""
-    x, y = skip_and_norm(x, scale, shift, 1e-6)
+    x, y = input_and_norm(x, scale, shift, 1e-6)
     return x * y
 
 
@@ -150,7 +150,7 @@ def test_triton_takes_the_kernels(width, monkeypatch):
     rope = tuple(x.reshape(S, N, -1) for x in rope_table(128, S, (3, 2, 2)))
 
     def branch(x, vector, modulation):
-        skip, y = skip_and_norm(x, modulation, modulation, 1e-6)
+        skip, y = input_and_norm(x, modulation, modulation, 1e-6)
         y = gelu(rms_norm(y, vector, vector, rope, 1e-6), vector)
         skip, y = sum_and_norm(skip, y, vector, modulation, modulation, 1e-6)
         return gated_sum(skip, y, vector, modulation).astype(jnp.float32).sum()
@@ -171,7 +171,7 @@ def test_triton_takes_the_kernels(width, monkeypatch):
 def test_a_constant_row_and_large_values_stay_finite():
     x = jnp.asarray([[1e4] * D, [0.0] * D, [-80.0] * D, [80.0] * D], jnp.float32)
     one, zero = jnp.ones(D), jnp.zeros(D)
-    for function in (lambda x: gelu(x, zero), lambda x: skip_and_norm(x, one, zero, 1e-6)[1]):
+    for function in (lambda x: gelu(x, zero), lambda x: input_and_norm(x, one, zero, 1e-6)[1]):
         value, back = jax.vjp(function, x)
         (slope,) = back(jnp.ones_like(x))
         assert np.isfinite(value).all() and np.isfinite(slope).all()

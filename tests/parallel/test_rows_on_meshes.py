@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType
 
-from unityvideo_jax.kernels.pointwise import gated_sum, gelu, rms_norm, skip_and_norm, sum_and_norm
+from unityvideo_jax.kernels.pointwise import gated_sum, gelu, input_and_norm, rms_norm, sum_and_norm
 from unityvideo_jax.kernels.rope import rope_table
 
 B, S, N, D = 4, 2, 24, 48
@@ -17,7 +17,7 @@ MESHES = [(1, 2, 2, 2, 1), (1, 1, 2, 2, 2), (2, 2, 2, 1, 1), (1, 8, 1, 1, 1)]
 
 def branch(x, vector, modulation):
     """All five of them in one; a sample's modulation differs from another's."""
-    skip, y = skip_and_norm(x, 1.0 + modulation, modulation, 1e-6)
+    skip, y = input_and_norm(x, 1.0 + modulation, modulation, 1e-6)
     y = rms_norm(y, vector, 1.0 + vector, ROPE, 1e-6)
     skip, y = sum_and_norm(skip, y, vector, 1.0 + modulation, modulation, 1e-6)
     return gated_sum(skip, gelu(y, vector), vector, modulation)

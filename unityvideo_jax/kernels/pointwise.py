@@ -1,8 +1,9 @@
-"""What a block does beside its matrix products: biases, norms, rotations, gates, GELU.
+"""What a block computes beside its matrix products: biases, norms, rotations, gates, GELU.
 
-Their time is that of the memory they move. Left to itself, autodiff keeps float32 arrays as wide as
-the activations (GELU's slope). So the gradients here are written by hand: they keep the inputs, in
-the type these came in, and compute the rest again. Each is a formula over rows (`models.rows`).
+Moving memory takes all of their time. Plain autodiff would save float32 arrays as wide as the
+activations (GELU's slope). So the gradients here are written by hand: they save the inputs in
+their own type and recompute the rest. Each is a formula over rows (`kernels.rows`).
+`docs/kernels.md` explains why these functions add the biases of the products before them.
 """
 
 import functools
@@ -74,23 +75,25 @@ def _gelu_gradient(row, x, gradient, bias):
 
 def _gelu_backward(kept, gradient):
     x, bias = kept
-    operands = (_gelu_gradient, (x, gradient), (bias,))
-    return tuple(over_rows(*operands, sums=(bias,), whole=False, features="mlp"))
+    return tuple(
+        over_rows(_gelu_gradient, (x, gradient), (bias,), sums=(bias,), whole=False, features="mlp")
+    )
 
 
 gelu.defvjp(lambda x, bias: (gelu(x, bias), (x, bias)), _gelu_backward)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
-def skip_and_norm(
+def input_and_norm(
     x: Float[Array, "*n d"],
     scale: Float[Array, "..."],
     shift: Float[Array, "..."],
     eps: float,
 ) -> tuple[Float[Array, "*n d"], Float[Array, "*n d"]]:
-    """`x`, and its layer normalisation times `scale` plus `shift`; float32 inside.
+    """Returns `x`, and its layer normalisation times `scale` plus `shift`; float32 inside.
 
-    Both, because a residual branch starts from both: so their gradients are added as they are made.
+    Returning `x` too lets the gradient kernel add the gradients of both uses of `x`, in the
+    residual sum and in the norm.
 
     Args:
       x: activations; their type is returned.
@@ -101,7 +104,7 @@ def skip_and_norm(
 
 
 def _standardise(eps, row, x):
-    """Of mean 0 and variance 1; and what it was multiplied by."""
+    """`x` with mean 0 and variance 1, and the inverse of its standard deviation."""
     x = row.centre(x)
     inverse = jax.lax.rsqrt(row.mean(jnp.square(x)) + eps)
     return x * inverse, inverse
@@ -118,15 +121,15 @@ def _layer_norm_gradient(eps, row, x, skip_gradient, gradient, scale):
     return [skip_gradient + inverse * inner], [gradient * normal, gradient]
 
 
-def _skip_and_norm_backward(eps, kept, gradients):
+def _input_and_norm_backward(eps, kept, gradients):
     x, scale = kept
     formula = _bind(_layer_norm_gradient, eps)
     return tuple(over_rows(formula, (x, *gradients), (scale,), sums=(scale, scale)))
 
 
-skip_and_norm.defvjp(
-    lambda x, scale, shift, eps: (skip_and_norm(x, scale, shift, eps), (x, scale)),
-    _skip_and_norm_backward,
+input_and_norm.defvjp(
+    lambda x, scale, shift, eps: (input_and_norm(x, scale, shift, eps), (x, scale)),
+    _input_and_norm_backward,
 )
 
 
@@ -138,24 +141,26 @@ def sum_and_norm(
     shift: Float[Array, "..."],
     eps: float,
 ) -> tuple[Float[Array, "*n d"], Float[Array, "*n d"]]:
-    """`skip_and_norm` of `x + y + bias`: where a residual branch ends, the next one starts.
+    """Returns `x + y + bias` and its modulated layer normalisation: see `input_and_norm`.
+
+    One residual branch ends here and the next one starts, so both take one kernel.
 
     Args:
       x: activations; their type is returned.
       y: a product with a kernel, of the same type.
       bias: float32.
-      scale, shift, eps: of `skip_and_norm`.
+      scale, shift, eps: of `input_and_norm`.
     """
     if not has_kernel(x, (bias, scale, shift)):
-        # By itself XLA fuses this better for a TPU (its own estimate).
-        return skip_and_norm(x + add_bias(y, bias), scale, shift, eps)
-    return _skip_and_norm_of_sum(x, y, bias, scale, shift, eps)
+        # XLA's own fusion of this is faster on a TPU (by the compiler's estimate).
+        return input_and_norm(x + add_bias(y, bias), scale, shift, eps)
+    return _fused_sum_and_norm(x, y, bias, scale, shift, eps)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(5,))
-def _skip_and_norm_of_sum(x, y, bias, scale, shift, eps):
-    operands = (_bind(_sum_and_norm, eps), (x, y), (bias, scale, shift))
-    return tuple(over_rows(*operands, outputs=2))
+def _fused_sum_and_norm(x, y, bias, scale, shift, eps):
+    formula = _bind(_sum_and_norm, eps)
+    return tuple(over_rows(formula, (x, y), (bias, scale, shift), outputs=2))
 
 
 def _sum_and_norm(eps, row, x, y, bias, scale, shift):
@@ -169,18 +174,18 @@ def _sum_and_norm_gradient(eps, row, x, skip_gradient, gradient, scale):
 
 
 def _sum_and_norm_forward(x, y, bias, scale, shift, eps):
-    x, y = _skip_and_norm_of_sum(x, y, bias, scale, shift, eps)
+    x, y = _fused_sum_and_norm(x, y, bias, scale, shift, eps)
     return (x, y), (x, bias, scale)
 
 
 def _sum_and_norm_backward(eps, kept, gradients):
     x, bias, scale = kept
-    operands = (_bind(_sum_and_norm_gradient, eps), (x, *gradients), (scale,))
-    gradient, *sums = over_rows(*operands, sums=(bias, scale, scale))
+    formula = _bind(_sum_and_norm_gradient, eps)
+    gradient, *sums = over_rows(formula, (x, *gradients), (scale,), sums=(bias, scale, scale))
     return gradient, gradient, *sums
 
 
-_skip_and_norm_of_sum.defvjp(_sum_and_norm_forward, _sum_and_norm_backward)
+_fused_sum_and_norm.defvjp(_sum_and_norm_forward, _sum_and_norm_backward)
 
 
 def rms_norm(
@@ -190,18 +195,18 @@ def rms_norm(
     rope: RopeTable | None,
     eps: float,
 ) -> Float[Array, "*n d"]:
-    """Root-mean-square normalisation of `x + bias`, times `scale`, then turned by `rope`.
+    """Root-mean-square normalisation of `x + bias`, times `scale`, then rotated by `rope`.
 
     float32 inside.
 
     Args:
       x: a product with a kernel; the type that is returned.
       bias, scale: float32.
-      rope: angles of the tokens, of all heads alike; None turns nothing. It gets no gradient.
+      rope: angles of the tokens, of all heads alike; None rotates nothing. It gets no gradient.
       eps: added to the mean square.
     """
     if not has_kernel(x, (bias, scale), features="heads"):
-        # As the end of the product; in the norm a TPU would move more bytes (its own estimate).
+        # In the norm a TPU would move more bytes (by the compiler's estimate).
         x, bias = add_bias(x, bias), jnp.zeros_like(bias)
     return _rms_norm_of_sum(x, bias, scale, rope, eps)
 
@@ -272,8 +277,7 @@ def _gate_gradient(row, y, gradient, bias, gate):
 
 def _gated_sum_backward(kept, gradient):
     y, *vectors = kept
-    operands = (_gate_gradient, (y, gradient), vectors)
-    return gradient, *over_rows(*operands, sums=vectors, whole=False)
+    return gradient, *over_rows(_gate_gradient, (y, gradient), vectors, sums=vectors, whole=False)
 
 
 gated_sum.defvjp(

@@ -151,7 +151,7 @@ class Attention(nnx.Module):
         self.q_norm = RMSNorm(dim, eps, ("heads",))
         self.k_norm = RMSNorm(dim, eps, ("heads",))
 
-    def __call__(
+    def product_and_bias(
         self,
         x: Float[Array, "b s n d"],
         context: Float[Array, "b g m d"] | None,
@@ -161,8 +161,8 @@ class Attention(nnx.Module):
         """Attend in `dtype` from the streams of `x` to their group of `context`.
 
         Without a context all streams attend to all of `x` (self-attention). `rope` holds the angles
-        [s, n, half] of its tokens. Returns the last product and its bias, for what comes next to
-        add them.
+        [s, n, half] of its tokens. Returns the output projection's product and its bias, which the
+        caller adds (`docs/kernels.md`).
         """
         source = x if context is None else context
         q = self.q_norm(*self.q.product_and_bias(x, dtype), rope)

@@ -7,6 +7,7 @@ broadcasts and cross-attention splits by stream without moving any data, also wh
 the tokens of every stream among its devices.
 """
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -16,7 +17,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float, Int
 
 from unityvideo_jax.errors import UserError
-from unityvideo_jax.kernels.pointwise import gated_sum, gelu, skip_and_norm, sum_and_norm
+from unityvideo_jax.kernels.pointwise import gated_sum, gelu, input_and_norm, sum_and_norm
 from unityvideo_jax.kernels.rope import RopeTable, rope_table
 from unityvideo_jax.models.attention import Attention
 from unityvideo_jax.models.config import DEFAULT_MODALITIES, DiTConfig, model_flops
@@ -54,14 +55,24 @@ class Block(nnx.Module):
 
     def __init__(self, config: DiTConfig, *, rngs: nnx.Rngs) -> None:
         self.config = config
-        size = (config.dim, config.num_heads, config.eps, config.attention)
-        size += (config.attention_parallel,)
+        attention = functools.partial(
+            Attention,
+            dim=config.dim,
+            num_heads=config.num_heads,
+            eps=config.eps,
+            implementation=config.attention,
+            parallel=config.attention_parallel,
+        )
         self.modulation = Modulation(config.num_tables, 6, config.dim, rngs=rngs)
-        self.self_attention = Attention(*size, rngs=rngs)
+        self.self_attention = attention(rngs=rngs)
         self.cross_norm = LayerNorm(config.dim, config.eps)
-        self.cross_attention = Attention(*size, rngs=rngs)
-        sizes = (config.dim, config.ffn_dim, config.dim)
-        self.ffn = MLP(sizes, ("embed", "mlp", "embed"), gelu, rngs=rngs)
+        self.cross_attention = attention(rngs=rngs)
+        self.ffn = MLP(
+            sizes=(config.dim, config.ffn_dim, config.dim),
+            axes=("embed", "mlp", "embed"),
+            activation=gelu,
+            rngs=rngs,
+        )
 
     def __call__(
         self,
@@ -72,7 +83,10 @@ class Block(nnx.Module):
         rope: RopeTable,
         clean: Bool[Array, "b s n 1"] | None = None,
     ) -> Float[Array, "b s n d"]:
-        """One block.
+        """One block: three residual branches, the first and the last modulated by the timestep.
+
+        A branch gives its last matrix product and the bias apart; the step that reads them adds
+        them, in one kernel (`docs/kernels.md`).
 
         Args:
           x: tokens in the compute type.
@@ -85,15 +99,16 @@ class Block(nnx.Module):
         dtype, eps = x.dtype, self.config.eps
         shift, scale, gate, ffn_shift, ffn_scale, ffn_gate = self.modulation(vectors, choice, clean)
 
-        x, y = skip_and_norm(x, 1.0 + scale, shift, eps)
-        x = gated_sum(x, *self.self_attention(y, None, dtype, rope), gate)
+        x, normed = input_and_norm(x, 1.0 + scale, shift, eps)
+        attended, bias = self.self_attention.product_and_bias(normed, None, dtype, rope)
+        x = gated_sum(x, attended, bias, gate)
 
-        x, y = self.cross_norm(x)
-        y, bias = self.cross_attention(y, context, dtype)
+        x, normed = self.cross_norm.input_and_norm(x)
+        attended, bias = self.cross_attention.product_and_bias(normed, context, dtype)
 
-        x, y = sum_and_norm(x, y, bias, 1.0 + ffn_scale, ffn_shift, eps)
-        y, bias = self.ffn.product_and_bias(y, dtype)
-        return gated_sum(x, checkpoint_name(y, FFN_OUTPUT), bias, ffn_gate)
+        x, normed = sum_and_norm(x, attended, bias, 1.0 + ffn_scale, ffn_shift, eps)
+        fed, bias = self.ffn.product_and_bias(normed, dtype)
+        return gated_sum(x, checkpoint_name(fed, FFN_OUTPUT), bias, ffn_gate)
 
 
 class DiT(nnx.Module):

@@ -12,7 +12,7 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
-from unityvideo_jax.kernels.pointwise import add_bias, rms_norm, skip_and_norm
+from unityvideo_jax.kernels.pointwise import add_bias, input_and_norm, rms_norm
 from unityvideo_jax.kernels.rope import RopeTable
 
 Initializer = Callable[..., Array]
@@ -66,7 +66,7 @@ class Linear(nnx.Module):
     def product_and_bias(
         self, x: Float[Array, "... i"], dtype: jnp.dtype
     ) -> tuple[Float[Array, "... o"], Float[Array, " o"]]:
-        """The two summands, for what comes next to add them."""
+        """The last matrix product and its bias, which the caller adds (`docs/kernels.md`)."""
         kernel = self.kernel[...].astype(dtype)
         y = jnp.matmul(x.astype(dtype), kernel, precision=matmul_precision(dtype))
         return checkpoint_name(y, LINEAR), self.bias[...]
@@ -78,17 +78,18 @@ def is_kernel(path: tuple) -> bool:
 
 
 class LayerNorm(nnx.Module):
-    """Layer normalisation with scale and bias, see `pointwise.skip_and_norm`."""
+    """Layer normalisation with scale and bias."""
 
     def __init__(self, dim: int, eps: float) -> None:
         self.eps = eps
         self.scale = nnx.Param(jnp.ones((dim,), jnp.float32), logical_axes=("embed",))
         self.bias = nnx.Param(jnp.zeros((dim,), jnp.float32), logical_axes=("embed",))
 
-    def __call__(
+    def input_and_norm(
         self, x: Float[Array, "... d"]
     ) -> tuple[Float[Array, "... d"], Float[Array, "... d"]]:
-        return skip_and_norm(x, self.scale[...], self.bias[...], self.eps)
+        """`x`, and `x` normalised: see `pointwise.input_and_norm`."""
+        return input_and_norm(x, self.scale[...], self.bias[...], self.eps)
 
 
 class RMSNorm(nnx.Module):
@@ -138,7 +139,7 @@ class MLP(nnx.Module):
     def product_and_bias(
         self, x: Float[Array, "... i"], dtype: jnp.dtype
     ) -> tuple[Float[Array, "... o"], Float[Array, " o"]]:
-        """The two summands, for what comes next to add them."""
+        """The last matrix product and its bias, which the caller adds (`docs/kernels.md`)."""
         hidden = self.activation(*self.up.product_and_bias(x, dtype))
         return self.down.product_and_bias(hidden, dtype)
 

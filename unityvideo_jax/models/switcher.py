@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from unityvideo_jax.kernels.pointwise import skip_and_norm
+from unityvideo_jax.kernels.pointwise import input_and_norm
 from unityvideo_jax.models.layers import Linear, identity, matmul_precision, xavier
 
 
@@ -169,7 +169,7 @@ class Heads(nnx.Module):
         """Predicted velocity of every patch, float32; `clean` as `Modulation` takes it."""
         choice = choose(modality, self.count, grouped=self.grouped)
         shift, scale = self.modulation(time_embedding[:, :, :, None], choice, clean)
-        _, x = skip_and_norm(x, 1.0 + scale, shift, self.eps)
+        _, x = input_and_norm(x, 1.0 + scale, shift, self.eps)
         kernel = select(self.kernel[...], choice).astype(dtype)
         out = jnp.matmul(
             x, kernel, precision=matmul_precision(dtype), preferred_element_type=jnp.float32

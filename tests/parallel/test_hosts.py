@@ -19,7 +19,7 @@ from unityvideo_jax.parallel.mesh import MeshConfig, make_mesh
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 VIRTUAL = {
-    "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
+    "XLA_FLAGS": os.environ["XLA_FLAGS"].replace("device_count=8", "device_count=2"),
     "JAX_PLATFORMS": "cpu",
     "UNITYVIDEO_HEARTBEAT": "15",
     "PYTHONPATH": f"{ROOT}:{HERE}",

@@ -1,4 +1,4 @@
-"""Samples a second that the input delivers, beside what a step takes.
+"""Samples per second that the input delivers, beside what a step takes.
 
 From latent shards: writes shards of noise latents, which do not compress, with text that is zero
 after its last token, as prepare writes it, and reads them as `train` does. Files come from memory,
@@ -90,7 +90,7 @@ def write_shards(
 def from_shards(
     directory: pathlib.Path, args: argparse.Namespace, workers: int, threads: int
 ) -> tuple[float, float]:
-    """Samples a second in the host's memory, and CPU seconds a sample of all processes."""
+    """Samples per second in the host's memory, and CPU seconds per sample of all processes."""
     from unityvideo_jax.inputs.pipeline import make_iterator
 
     config = dict(
@@ -122,7 +122,7 @@ def cpu_seconds() -> float:
 
 
 def online(args: argparse.Namespace) -> float:
-    """Samples a second of worlds rendered and encoded, the device doing nothing else."""
+    """Samples per second of worlds rendered and encoded, the device doing nothing else."""
     from unityvideo_jax.inputs.config import as_data_config
     from unityvideo_jax.inputs.online import OnlineWorlds
 

@@ -15,7 +15,7 @@ from unityvideo_jax import worlds
 
 
 def measure(config: worlds.WorldConfig, batch: int, repeats: int) -> dict[str, float]:
-    """Seconds to compile, seconds a batch (sampling included; the median), frames a second."""
+    """Seconds to compile, seconds per batch (sampling included; the median), frames per second."""
     step = jax.jit(lambda index: worlds.render(config, worlds.sample_scenes(config, index)))
     start = time.perf_counter()
     compiled = step.lower(jax.ShapeDtypeStruct((batch,), np.int32)).compile()
@@ -65,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             print(
                 f"{args.num_frames}x{args.size}x{args.size} supersample={supersample} "
                 f"batch={batch}: {result['frames_per_s']:.0f} frames/s, "
-                f"{result['batch_s']:.3f} s a batch, compiled in {result['compile_s']:.0f} s, "
+                f"{result['batch_s']:.3f} s per batch, compiled in {result['compile_s']:.0f} s, "
                 f"{result['memory_gb']:.1f} GB",
                 flush=True,
             )

@@ -2,7 +2,7 @@
 
 
 class UserError(ValueError):
-    """Input that cannot be used: names the file, key or flag, and how to mend it.
+    """Input that cannot be used: names the file, key or flag, and how to fix it.
 
     The absl programs print its message alone and exit with status 2; every other exception is a
     defect of ours and keeps its traceback.

@@ -1,1 +1,1 @@
-"""Latent video shards, one series a modality."""
+"""Latent video shards, one series per modality."""

@@ -41,7 +41,7 @@ class Latents(tfds.core.GeneratorBasedBuilder):
         # Shuffling would sort by hashed key; record n of every series must be the same clip n.
         return tfds.core.DatasetInfo(
             builder=self,
-            description="Video latents with their text, one series a modality.",
+            description="Video latents with their text, one series per modality.",
             features=self._features,
             disable_shuffling=True,
         )

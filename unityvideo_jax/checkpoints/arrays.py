@@ -1,7 +1,7 @@
 """A checkpoint's weights on disk as arrays: written part by part, and read part by part.
 
 Orbax saves and restores whole trees, which a host that converts 14 billion weights cannot hold. A
-checkpoint of Orbax without OCDBT is a folder of zarr arrays, one a weight; so Orbax writes the
+checkpoint of Orbax without OCDBT is a folder of zarr arrays, one per weight; so Orbax writes the
 checkpoint's frame here and TensorStore the arrays in it. `CheckpointManager` restores the result
 like any other, onto any sharding.
 """
@@ -38,7 +38,7 @@ def create(folder: pathlib.Path, weights: Mapping[str, Weight], config: Any) -> 
     Args:
       folder: of checkpoints; does not exist.
       weights: shapes by dotted path.
-      config: JSON-able, kept beside the weights.
+      config: JSON-able, stored beside the weights.
     """
     temporary = paths.without_patterns(folder.parent) / f".{folder.name}{paths.PART}"
     shutil.rmtree(temporary, ignore_errors=True)

@@ -16,7 +16,7 @@ from jax.experimental import multihost_utils
 from jaxtyping import Array, Shaped, UInt32
 
 Sums = UInt32[np.ndarray, "2"]
-# Odd numbers that tell apart the weights of rows and, in either sum, of columns.
+# Odd numbers that distinguish the weights of rows and, in either sum, of columns.
 ROWS, COLUMNS, ACROSS = 0x9E3779B1, 0xC2B2AE35, 0x27D4EB2F
 BLOCK = 2**17  # elements that stay in a processor's cache between the passes over them
 UNSIGNED = {1: np.uint8, 2: np.uint16, 4: np.uint32}

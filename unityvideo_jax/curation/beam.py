@@ -2,9 +2,9 @@
 
 A pipeline's elements are parts of a few clips. A part's outcomes are one file, written whole or not
 at all under a name that only its clips decide: a part that is tried again, on whatever worker,
-writes the same file, and a job that was killed goes on with the parts that are missing. So results
-depend neither on the runner nor on the number of workers. Every worker must see the job's two
-folders under the same paths, and have the packages and weights of the stages.
+writes the same file, and a job that was killed continues with the missing parts. So results depend
+neither on the runner nor on the number of workers. Every worker must see the job's two folders
+under the same paths, and have the packages and weights of the stages.
 
 Each clip runs in a child process: a video that crashes the decoder or never ends costs that
 process, is set aside with its reason, and stops neither its worker nor the job.

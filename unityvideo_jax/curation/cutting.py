@@ -47,7 +47,7 @@ def find(folder: str) -> list[Clip]:
 
 def _video(path: pathlib.Path) -> Clip:
     name = path.as_posix()
-    # Two videos may share their stem; the digest of the path tells them apart.
+    # Two videos may share their stem; the digest of the path distinguishes them.
     stem = re.sub(r"[^A-Za-z0-9]+", "_", path.stem)[:40].strip("_")
     key = f"{stem}-{hashlib.sha256(os.fsencode(name)).hexdigest()[:8]}"
     source = path.parts[0] if len(path.parts) > 1 else ""
@@ -61,7 +61,7 @@ def _video(path: pathlib.Path) -> Clip:
 class Probe(Stage):
     """Sets aside files that cannot be read or would mislead what follows.
 
-    Scores: width and height of the picture as it is shown, fps, seconds, kilobits a second.
+    Scores: width and height of the picture as it is shown, fps, seconds, kilobits per second.
 
     Attributes:
       accept: of `FIXABLE`, what not to refuse: a variable frame rate is then resampled by time
@@ -167,7 +167,7 @@ class Cut(Stage):
 
     Attributes:
       num_frames: 4n+1, as the causal VAE takes them.
-      fps: frames a second of the clips.
+      fps: frames per second of the clips.
       short_side: larger clips are scaled down to this shorter side; 0 keeps their size.
       max_clips: windows of one scene at most; 0 is all that fit.
       crf: quality of the written file.

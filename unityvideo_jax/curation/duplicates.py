@@ -1,4 +1,4 @@
-"""Near-duplicates: a perceptual hash a clip, and one clip kept of those that are alike."""
+"""Near-duplicates: a perceptual hash per clip, and one clip selected from those that are alike."""
 
 import collections
 import dataclasses
@@ -39,7 +39,7 @@ class Fingerprint(Stage):
 class Duplicates(Collective):
     """Keeps the best of those clips whose hashes differ in few bits.
 
-    The best has the most pixels, then the most bits a second, then the first key.
+    The best has the most pixels, then the most bits per second, then the first key.
 
     Hashes that differ in at most d of their bits agree wholly in one of d + 1 bands, so that only
     clips which share a band are compared and none is missed.

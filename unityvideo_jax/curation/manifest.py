@@ -1,4 +1,4 @@
-"""What a job leaves for people and programs: a row a clip, and statistics of all."""
+"""What a job leaves for people and programs: one row per clip, and statistics of all."""
 
 import collections
 import json

@@ -15,7 +15,7 @@ from unityvideo_jax.files.names import safe_path
 from unityvideo_jax.files.npz import read_npz
 from unityvideo_jax.files.paths import atomic_path
 
-COLUMNS, TILE = 6, 176  # frames a row of a sheet, and their greatest width in pixels
+COLUMNS, TILE = 6, 176  # frames per row of a sheet, and their greatest width in pixels
 SHEETS = "sheets"
 STYLE = """
 body{font:14px/1.5 system-ui,sans-serif;max-width:80rem;margin:2rem auto;padding:0 1rem}

@@ -1,4 +1,4 @@
-"""Runs the phases on one machine, in this process or in several, and goes on after a kill."""
+"""Runs the phases on one machine, in this process or in several, and resumes after a kill."""
 
 import concurrent.futures
 import fcntl

@@ -33,7 +33,7 @@ class Clip:
       video: the file that it comes from, relative to the source folder.
       source: the collection that the video belongs to: the first folder of `video`, or ''.
       start, end: seconds of the video, end exclusive; end 0 is not known yet.
-      fps: frames a second of the cut clip; 0 before.
+      fps: frames per second of the cut clip; 0 before.
       frame_count: of the cut clip; 0 before.
       caption: what the video shows.
       group: name of the balanced group that it is stored in.

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 
 from unityvideo_jax.errors import UserError
 
-AGAIN = "then give the same command again, which goes on from what is whole"
+AGAIN = "then give the same command again, which continues from what is whole"
 ADVICE = {
     errno.ENOSPC: f"make space, {AGAIN}",
     errno.EDQUOT: f"delete files or raise the quota, {AGAIN}",

@@ -1,7 +1,7 @@
 """Faults of single items: one bad file among a thousand is set aside, counted and listed.
 
-A program that meets one goes on with the other items. At its end it lists the faults and stops with
-status 2, or, with --allow_faults, finishes without the items and with status 0.
+A program that meets one continues with the other items. At its end it lists the faults and stops
+with status 2, or, with --allow_faults, finishes without the items and with status 0.
 """
 
 import dataclasses

@@ -171,8 +171,8 @@ class ClipSeries:
         path = series_path(directory, dataset, modality)
         if not path.is_dir():
             raise UserError(f"{path}: no series of modality {modality!r}; pack it, or leave it out")
-        mend = f"restore the file, or delete {path} and pack the clips again"
-        self._records = Records(path, dataset, split, clip_features(), mend)
+        fix = f"restore the file, or delete {path} and pack the clips again"
+        self._records = Records(path, dataset, split, clip_features(), fix)
 
     def __len__(self) -> int:
         return len(self._records)

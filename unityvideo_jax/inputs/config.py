@@ -66,7 +66,7 @@ class DataConfig:
       read_threads: reader threads a process.
 
     Raises:
-      UserError: a value out of range, named with its mend.
+      UserError: a value out of range, named with its fix.
     """
 
     kind: str = "shards"

@@ -109,11 +109,8 @@ def prepare(
     clips = _Clips(source, modalities)
     finished = _finished(workdir, settings, codecs, clips)
     # A series that was deleted, because a file of it is corrupt, is written again.
-    have = (
-        [m for m in finished.modalities if shards.series_path(workdir, m).is_dir()]
-        if (finished)
-        else []
-    )
+    listed = finished.modalities if finished else ()
+    have = [name for name in listed if shards.series_path(workdir, name).is_dir()]
     todo = [name for name in modalities if name not in have]
     if not finished and "rgb" not in todo:
         raise UserError("--modalities lacks rgb, which every sample contains; add it")

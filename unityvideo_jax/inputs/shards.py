@@ -73,8 +73,15 @@ class Card:
     null_context_sha256: str = ""
 
     def __post_init__(self):
-        sizes = (self.count, self.num_frames, self.height, self.width)
-        sizes = (*sizes, self.text_length, self.text_dim, *self.latent_shape)
+        sizes = (
+            self.count,
+            self.num_frames,
+            self.height,
+            self.width,
+            self.text_length,
+            self.text_dim,
+            *self.latent_shape,
+        )
         if len(self.latent_shape) != 4 or not all(type(n) is int and n > 0 for n in sizes):
             raise ValueError("counts and sizes must be positive integers")
         if not isinstance(self.fps, int | float) or self.fps <= 0:

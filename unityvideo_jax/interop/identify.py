@@ -1,4 +1,4 @@
-"""What a file of weights is, as far as the names and types of its tensors tell."""
+"""What a file of weights is, judged by the names and types of its tensors."""
 
 import collections
 import re
@@ -65,7 +65,7 @@ MODELS = (
 
 
 def describe(tensors: Mapping[str, Any]) -> str | None:
-    """What these weights are, for "is ..."; None if their names tell nothing.
+    """What these weights are, for "is ..."; None if their names do not show it.
 
     Args:
       tensors: with `shape` and `kind`, by name.

@@ -1,4 +1,4 @@
-"""What a conversion has finished, so that a killed one goes on where it was."""
+"""What a conversion has finished, so that a killed one resumes where it was."""
 
 import pathlib
 from typing import Any
@@ -8,7 +8,7 @@ from unityvideo_jax.files import provenance, strict_json
 
 
 class Journal:
-    """Names of finished files, kept on disk beside what was converted.
+    """Names of finished files, stored on disk beside what was converted.
 
     Attributes:
       done: the names.

@@ -128,8 +128,8 @@ def find_files(path: str | os.PathLike) -> list[pathlib.Path]:
         if files:
             return files
     pickles = sorted(file.name for file in path.iterdir() if file.suffix in PICKLES)
-    mend = f"convert {pickles[0]} with safetensors.torch.save_file" if pickles else "put it there"
-    raise UserError(f"{path}: holds no *.safetensors file; {mend}")
+    fix = f"convert {pickles[0]} with safetensors.torch.save_file" if pickles else "put it there"
+    raise UserError(f"{path}: holds no *.safetensors file; {fix}")
 
 
 def _indexed(index: pathlib.Path) -> list[pathlib.Path]:

@@ -28,7 +28,7 @@ from unityvideo_jax.interop.tensors import TensorFiles
 from unityvideo_jax.models.text.umt5 import UMT5, UMT5Config
 
 # What to do about a UMT5 that is not there.
-MEND = (
+FIX = (
     "set --config.data.text_encoder=umt5:FOLDER (train) or --text_encoder=umt5:FOLDER (prepare, "
     "sample, evaluate), FOLDER being a download of Wan with its tokenizer"
 )
@@ -168,7 +168,7 @@ def _read_config(path: pathlib.Path) -> UMT5Config | None:
 
 
 def clean(text: str) -> str:
-    """Wan's cleaning: broken Unicode mended, HTML entities undone twice, white space collapsed.
+    """Wan's cleaning: broken Unicode fixed, HTML entities undone twice, white space collapsed.
 
     Raises:
       UserError: ftfy is not installed; names the extra.
@@ -191,7 +191,7 @@ class UMT5TextEncoder:
     Attributes:
       model: the encoder.
       tokenizer: a fast tokenizer of transformers.
-      length: tokens a text; longer ones are cut, keeping the end token.
+      length: tokens per text; longer ones are cut, keeping the end token.
       name: what shards record.
     """
 
@@ -212,7 +212,7 @@ class UMT5TextEncoder:
         return functools.partial(run, state)
 
     def padded_length(self, count: int) -> int:
-        """To how many tokens a text of so many is padded."""
+        """The length that a text of so many tokens is padded to."""
         return min(*(size for size in (*SIZES, self.length) if size >= count), self.length)
 
     def count(self, text: str) -> int:
@@ -248,7 +248,7 @@ def load_text_encoder(directory: str | os.PathLike, length: int = 512) -> UMT5Te
 
     Args:
       directory: see the top of this module.
-      length: tokens a text; Wan pads to 512.
+      length: tokens per text; Wan pads to 512.
 
     Raises:
       UserError: the folder or a file of it is missing or faulty, or the extra `interop` is.
@@ -272,7 +272,7 @@ def find_umt5(directory: str | os.PathLike) -> tuple[pathlib.Path, pathlib.Path]
     """
     directory = pathlib.Path(directory).expanduser()
     if not directory.is_dir():
-        raise UserError(f"text encoder 'umt5:{directory}': no such folder; {MEND}")
+        raise UserError(f"text encoder 'umt5:{directory}': no such folder; {FIX}")
     tokens = _first_folder(directory, ("tokenizer", "google/umt5-xxl", "."), TOKENIZER_FILES)
     original = [file for pattern in ORIGINAL_FILES for file in sorted(directory.glob(pattern))]
     if original:
@@ -308,7 +308,7 @@ def _first_folder(
             return directory / folder
     places = ", ".join(str(directory / folder) for folder in folders)
     raise UserError(
-        f"text encoder 'umt5:{directory}': no {' or '.join(patterns)} in any of {places}; {MEND}"
+        f"text encoder 'umt5:{directory}': no {' or '.join(patterns)} in any of {places}; {FIX}"
     )
 
 

@@ -125,7 +125,7 @@ def fill(
       arrays: our weights by dotted path; assigned to by leading indices.
       checkpoint: of `open_checkpoint`.
       done: names of files that need not be read again.
-      finished: told of each file once all of it has been assigned.
+      finished: called with each file once all of it has been assigned.
     """
     for ours, places in checkpoint.new.items():
         for place in places:

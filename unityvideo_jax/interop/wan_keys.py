@@ -1,6 +1,6 @@
 """Where each tensor of a Wan or UnityVideo checkpoint lies in our transformer: the one key map.
 
-Three layouts, told apart by their names:
+Three layouts, distinguished by their names:
   diffusers   Wan 2.1 and 2.2 as diffusers' WanTransformer3DModel has them.
   wan         the names of the original Wan release.
   unityvideo  the public UnityVideo release: Wan's names under `base.`, and for the modalities

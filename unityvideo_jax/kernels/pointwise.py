@@ -33,8 +33,8 @@ def add_bias(x: Float[Array, "*n d"], bias: Float[Array, " d"]) -> Float[Array, 
     return x + bias.astype(x.dtype)
 
 
-def _add_bias_backward(kept, gradient):
-    del kept
+def _add_bias_backward(saved, gradient):
+    del saved
     axes = tuple(range(gradient.ndim - 1))
     return gradient, jnp.sum(gradient.astype(jnp.float32), axis=axes)
 
@@ -73,8 +73,8 @@ def _gelu_gradient(row, x, gradient, bias):
     return [gradient], [gradient]
 
 
-def _gelu_backward(kept, gradient):
-    x, bias = kept
+def _gelu_backward(saved, gradient):
+    x, bias = saved
     return tuple(
         over_rows(_gelu_gradient, (x, gradient), (bias,), sums=(bias,), whole=False, features="mlp")
     )
@@ -121,8 +121,8 @@ def _layer_norm_gradient(eps, row, x, skip_gradient, gradient, scale):
     return [skip_gradient + inverse * inner], [gradient * normal, gradient]
 
 
-def _input_and_norm_backward(eps, kept, gradients):
-    x, scale = kept
+def _input_and_norm_backward(eps, saved, gradients):
+    x, scale = saved
     formula = _bind(_layer_norm_gradient, eps)
     return tuple(over_rows(formula, (x, *gradients), (scale,), sums=(scale, scale)))
 
@@ -178,8 +178,8 @@ def _sum_and_norm_forward(x, y, bias, scale, shift, eps):
     return (x, y), (x, bias, scale)
 
 
-def _sum_and_norm_backward(eps, kept, gradients):
-    x, bias, scale = kept
+def _sum_and_norm_backward(eps, saved, gradients):
+    x, bias, scale = saved
     formula = _bind(_sum_and_norm_gradient, eps)
     gradient, *sums = over_rows(formula, (x, *gradients), (scale,), sums=(bias, scale, scale))
     return gradient, gradient, *sums
@@ -232,8 +232,8 @@ def _rms_norm_gradient(eps, row, x, gradient, bias, scale):
     return [inner], [inner, gradient * normal]
 
 
-def _rms_norm_backward(eps, kept, gradient):
-    x, bias, scale, rope = kept
+def _rms_norm_backward(eps, saved, gradient):
+    x, bias, scale, rope = saved
     return *over_rows(
         _bind(_rms_norm_gradient, eps),
         (x, gradient),
@@ -275,8 +275,8 @@ def _gate_gradient(row, y, gradient, bias, gate):
     return [gated], [gated, gradient * (y + bias)]
 
 
-def _gated_sum_backward(kept, gradient):
-    y, *vectors = kept
+def _gated_sum_backward(saved, gradient):
+    y, *vectors = saved
     return gradient, *over_rows(_gate_gradient, (y, gradient), vectors, sums=vectors, whole=False)
 
 

@@ -1,9 +1,9 @@
-"""Formulas over the rows of activations: by XLA, or in one kernel on NVIDIA GPUs.
+"""Runs formulas over rows of activations: by XLA, or in one kernel on NVIDIA GPUs.
 
-A row holds the features of a token. What a norm, a gate or an activation computes of each row, and
-what its gradient sums over all of them, is written once as a formula. Where XLA on a GPU makes a
-kernel of a row's sum, one of what comes from it and one of the sums over rows, each of which reads
-the arrays again, the Pallas kernel here (for Triton) reads them once. A TPU's compiler fuses more.
+A row holds the features of one token. A formula states what a norm, a gate or an activation
+computes from each row, and which terms its gradient sums over all rows. On a GPU, XLA makes three
+kernels of it (the sums within rows, what follows from them, the sums over rows), and each reads the
+arrays again. The Pallas kernel here (for Triton) reads them once. A TPU's compiler fuses more.
 """
 
 import dataclasses
@@ -22,13 +22,13 @@ from unityvideo_jax.kernels import attention
 from unityvideo_jax.kernels.rope import RopeTable, apply_rope
 from unityvideo_jax.parallel import rules
 
-# What a formula makes of float32 rows: the rows it returns, and the terms to be summed over rows.
+# Maps float32 rows to the rows it returns and the terms to be summed over rows.
 Formula = Callable[..., tuple[Sequence[Array], Sequence[Array]]]
 
-# A kernel's warps that a Hopper GPU runs at once, at 128 registers a thread: 16 for each of its 132
-# multiprocessors. So many programs leave none of them idle at the end.
+# The warps of a kernel with 128 registers per thread that a Hopper GPU runs at once: 16 on each of
+# its 132 multiprocessors. That many programs leave none of them idle at the end.
 _RESIDENT_WARPS = 16 * 132
-_FEATURES_A_WARP = 512
+_FEATURES_PER_WARP = 512
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Row:
         return x - self.mean(x)
 
     def turn(self, x: Float[Array, "*n d"], direction: int = 1) -> Float[Array, "*n d"]:
-        """The features turned by the row's angles, or back (-1); without angles, as they are."""
+        """Rotates the features by the row's angles, or back (-1); without angles, returns them."""
         if self.rope is None:
             return x
         cos, sin = self.rope
@@ -96,7 +96,7 @@ def over_rows(
     run = functools.partial(_kernel, formula=formula, counts=counts, whole=whole)
     if layout:
         like, per_vector, table = layout
-        # What is summed over a device's own rows has them in place of the tokens.
+        # Partial sums are sharded like rows: one entry per device on the token axis.
         terms_spec = PartitionSpec(None, *like)
         run = jax.shard_map(
             run, in_specs=(like, per_vector, table), out_specs=(like, terms_spec), check_vma=False
@@ -119,19 +119,19 @@ def has_kernel(
 
 
 def _sum_to(x, like):
-    """The sum of `x` over the axes along which `like` was broadcast to its shape."""
+    """Sums `x` over the axes along which `like` was broadcast to the shape of `x`."""
     lead = x.ndim - like.ndim
     axes = [lead + i for i, size in enumerate(like.shape) if size != x.shape[lead + i]]
     return jnp.sum(x, axis=(*range(lead), *axes), keepdims=True).reshape(like.shape)
 
 
 def _layout(x, vectors, whole, features):
-    """None for XLA; else the parts of the mesh's devices: of rows, of each vector, of angles."""
+    """Partition specs of rows, vectors and angles; () without a mesh; None for XLA."""
     platform, kind = attention.target_device()
     # Float32 stays with XLA, as in `attention.pick_implementation`.
     if not is_supported(platform, kind) or x.dtype.itemsize != 2 or x.ndim < 2:
         return None
-    # A vector a token would be an array.
+    # With one vector per token it would be another array of rows.
     if any(v.ndim > 1 and v.shape[:-1] != (*x.shape[:-2], 1) for v in vectors):
         return None
     mesh = rules.ambient_mesh()
@@ -177,23 +177,23 @@ class _LoadedRow(Row):
 # Compiled once for all layers that call it with the same formula and shapes.
 @functools.partial(jax.jit, static_argnames=("formula", "counts", "whole"))
 def _kernel(arrays, vectors, rope, *, formula, counts, whole):
-    """Outputs; and what the programs sum up, [sum, ..., program, features], None without sums."""
+    """Returns the outputs, and the partial sums [sum, ..., program, features] or None."""
     outputs, num_sums = counts
     *lead, n, d = shape = arrays[0].shape
     dtype = arrays[0].dtype
     groups = math.prod(lead)
     arrays = tuple(x.reshape(groups, n, d) for x in arrays)
-    # In one array, which XLA makes in one kernel: by itself each of a layer's vectors would be
-    # copied out of the stack of all layers'.
+    # One array of all vectors takes XLA one kernel; separately, each would be copied out of the
+    # stack of all layers.
     vectors = [x.reshape(-1, d) for x in vectors]
     sets = max(len(x) for x in vectors)
     vectors = jnp.stack([jnp.broadcast_to(x, (sets, d)) for x in vectors])
-    # The fastest of some tried on an H200: of `height` rows at a time, `tokens` in a program.
+    # `height` rows at a time, `tokens` per program: the fastest of those tried on an H200.
     if not whole:
         width, warps, height, tokens = 1024, 4, 2, 64 if num_sums else 4
     else:
         width = pl.next_power_of_2(d)
-        warps = max(width // _FEATURES_A_WARP, 1)
+        warps = max(width // _FEATURES_PER_WARP, 1)
         height, tokens = 1, 4
         if num_sums:
             tokens = pl.cdiv(n, max(_RESIDENT_WARPS // (warps * groups), 1))
@@ -201,8 +201,8 @@ def _kernel(arrays, vectors, rope, *, formula, counts, whole):
 
     def program(arrays, vectors, rope, made, totals):
         group, part, block = (pl.program_id(axis) for axis in range(3))
-        # Rows and vectors are all [1, width]. So Triton spreads them over threads alike, and none
-        # has to hand anything to another.
+        # Rows and vectors are all [1, width], so that Triton spreads them over threads alike and no
+        # thread passes values to another.
         feature = (block * width + jnp.arange(width))[None]
         is_feature = feature < d
 
@@ -217,7 +217,7 @@ def _kernel(arrays, vectors, rope, *, formula, counts, whole):
             if rope is None:
                 return row, None
             streams, _, half = rope[0].shape
-            # Not `%`: Triton would not see that what it gives lies side by side.
+            # `lax.rem`, not `%`: with `%` Triton cannot prove contiguous addresses.
             pair = jax.lax.rem(jnp.arange(width // 2), half)[None]
             is_token = jnp.broadcast_to(token < n, pair.shape)
             where = (jax.lax.rem(group, streams), token, pair)
@@ -227,14 +227,14 @@ def _kernel(arrays, vectors, rope, *, formula, counts, whole):
             which = jnp.minimum(group, sets - 1)
             return [load(vectors, (i, which, feature), is_feature) for i in range(len(vectors))]
 
-        # Beside a norm's sums they would take the registers of other programs: there every row
-        # loads them again, from the cache.
-        kept = None if whole and num_sums else load_vectors()
+        # Beside a norm's sums, the vectors would take the registers of other programs. There every
+        # row loads them again, from the cache.
+        held = None if whole and num_sums else load_vectors()
 
         def step(i, sums):
             first = part * tokens + i * height
             loaded = [load_row(first + j) for j in range(height)]
-            values = load_vectors() if kept is None else kept
+            values = load_vectors() if held is None else held
             for j, (row, angles) in enumerate(loaded):
                 token = first + j
                 row = [x.astype(jnp.float32) for x in row]

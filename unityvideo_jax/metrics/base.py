@@ -81,7 +81,7 @@ def check_finite(array: np.ndarray, what: str, name: str, *, allow_inf: bool = F
     if bad.any():
         first = tuple(int(i) for i in np.argwhere(bad)[0])
         kind = "NaN" if np.isnan(array[first]) else "an infinity"
-        raise UserError(f"{name}: {what} holds {kind}, first at {first}; mend its source")
+        raise UserError(f"{name}: {what} holds {kind}, first at {first}; fix its source")
 
 
 def labels(array: np.ndarray, what: str, name: str) -> Shaped[np.ndarray, "..."]:

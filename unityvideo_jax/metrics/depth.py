@@ -253,7 +253,7 @@ class DepthMetric(Metric):
         """
         predicted, true = np.asarray(prediction["depth"]), np.asarray(truth["depth"])
         if predicted.dtype == np.float64:
-            # What float32 cannot tell from 0 or infinity has no finite inverse, or no finite sum.
+            # Values that float32 rounds to 0 or infinity have no finite inverse, or no finite sum.
             with np.errstate(over="ignore", under="ignore"):
                 predicted = predicted.astype(np.float32)
         _check(predicted, true, name)

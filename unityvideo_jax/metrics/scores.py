@@ -1,8 +1,8 @@
 """What one clip adds to the scores, and how clips are put together.
 
 Every metric turns a clip into a `ClipScore`: small, plain, and enough to form the average over any
-set of clips. So clips are scored one by one with bounded memory, kept as JSON, put together in any
-order, and resampled for confidence intervals without being scored again.
+set of clips. So clips are scored one by one with bounded memory, stored as JSON, put together in
+any order, and resampled for confidence intervals without being scored again.
 """
 
 import dataclasses

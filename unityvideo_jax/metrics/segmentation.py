@@ -10,8 +10,9 @@ or colours of the instances. Instances without a partner are scored against an e
   f_mean    boundary F in each frame (see `boundary`), averaged likewise; all frames count.
   j_and_f   (j_mean + f_mean) / 2.
 
-Protocol `coco_frames`: COCO's AP over single frames, one class for all, at most 100 masks a frame.
-A video of colours has no confidences, so every mask scores 1 and the order of numbers breaks ties.
+Protocol `coco_frames`: COCO's AP over single frames, one class for all, at most 100 masks per
+frame. A video of colours has no confidences, so every mask scores 1 and the order of numbers breaks
+ties.
 Protocol `coco_clip`: the same with a whole clip as one image, so that a mask is a tube (as in video
 instance segmentation).
 """

@@ -7,7 +7,7 @@ OKS. `pck_0.2` counts visible and occluded joints, `pck_0.2_visible` the visible
 is not predicted is wrong; one of a person without a measurable torso in that frame is not scored
 but counted.
 
-Protocol `coco_oks_box53`: COCO's keypoint AP over frames, at most 20 people a frame, with
+Protocol `coco_oks_box53`: COCO's keypoint AP over frames, at most 20 people per frame, with
 OKS = mean over true joints of exp(-d^2 / (2 area (2 sigma)^2)). Areas of people are not part of a
 skeleton, so area = 0.53 of the box around the true joints.
 """

@@ -175,8 +175,8 @@ class Attention(nnx.Module):
             joint=context is None,
         )
         out, bias = self.o.product_and_bias(out.reshape(x.shape), dtype)
-        # The weights of a query sum to one: what all values have in common comes out as it went in.
-        # So their bias is added as a vector, behind the product, and not to all of them.
+        # The attention weights of a query sum to one, so a bias that all values share leaves
+        # attention unchanged. It is projected and added as one vector, not to every value.
         return out, bias + jnp.sum(v_bias[:, None] * self.o.kernel[...], axis=0)
 
     def _split(self, x: Float[Array, "b s n d"]) -> Float[Array, "b s n h k"]:

@@ -39,7 +39,7 @@ class DiTConfig:
       in_context: each stream attends to its own context (in-context learner); otherwise every
         stream attends to the first stream's.
       heads: "per_modality", or "shared" by all modalities but rgb, which keeps its own.
-      shared_timestep: every stream is told the largest timestep among them, so that a clean one
+      shared_timestep: every stream gets the largest timestep among them, so that a clean one
         gets the noisy one's (public release); otherwise its own (UnityVideo sec. 3.2).
       rope_theta: base of the rotary frequencies.
       remat: what the backward pass recomputes, from the most memory to the least: "none" =
@@ -79,7 +79,7 @@ class DiTConfig:
     attention_parallel: str = "ulysses"
 
     def __post_init__(self) -> None:
-        # Read back from JSON, tuples are lists; kept as tuples so that configs can be compared.
+        # Read back from JSON, tuples are lists; stored as tuples so that configs can be compared.
         for name in ("patch_size", "modalities"):
             value = getattr(self, name)
             if isinstance(value, str) or not isinstance(value, Sequence):
@@ -204,7 +204,7 @@ def model_flops(config: DiTConfig, latent_shape: tuple[int, int, int], streams: 
     Args:
       config: the model.
       latent_shape: (frames, height, width) of one stream's latents.
-      streams: streams a sample.
+      streams: streams per sample.
     """
     d, f = config.dim, config.ffn_dim
     tokens = streams

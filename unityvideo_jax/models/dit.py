@@ -1,8 +1,8 @@
 """The diffusion transformer: Wan 2.1's, over streams of several modalities at once.
 
 Streams lie side by side along the width, RGB first, and attend jointly. Attention does not care
-about the order of its tokens, only about the angles that RoPE gives them; so tokens are kept stream
-by stream, [batch, stream, token, dim], with the angles of the joint grid. Modulation then
+about the order of its tokens, only about the angles that RoPE gives them; so tokens are stored
+stream by stream, [batch, stream, token, dim], with the angles of the joint grid. Modulation then
 broadcasts and cross-attention splits by stream without moving any data, also when a mesh splits
 the tokens of every stream among its devices.
 """
@@ -171,7 +171,8 @@ class DiT(nnx.Module):
           modality: id of each stream, an index of `config.modalities`.
           context: text features of each stream, at most `text_len` long; zeros are appended.
           clean: latent frames that are at t = 0 whatever their stream's timestep: those that
-            condition Wan 2.2 TI2V-5B. Frames that share a patch are clean together. None is none.
+            condition Wan 2.2 TI2V-5B. Frames that share a patch are clean together. None means
+            that no frame is.
           constrain: called with activations [b, s, n, d] and their logical axes
             ("batch", None, "tokens", None) before every block; lays them out over the ambient mesh.
 
@@ -241,7 +242,7 @@ class DiT(nnx.Module):
         return jax.lax.scan(body, x, stacked, unroll=unroll)[0]
 
     def _check(self, latents: Array, context: Array) -> tuple[int, int, int]:
-        """The token grid of one stream, or one clear error about a size."""
+        """Returns the token grid of one stream; UserError if a size does not fit."""
         config = self.config
         if latents.shape[-1] != config.in_channels:
             raise UserError(
@@ -266,10 +267,10 @@ def _silu(x: Float[Array, "... d"], bias: Float[Array, " d"]) -> Float[Array, ".
 
 
 def _in_compute_type(parameters: nnx.State, dtype: jnp.dtype) -> nnx.State:
-    """The kernels of all layers in the type they are used in.
+    """Casts the kernels of all layers to the type they are used in.
 
-    Once before the scan rather than in every layer: what a layer then reads, gathers from other
-    devices and returns as its gradient takes half the bytes.
+    This happens once before the scan, not in every layer: what a layer then reads, gathers from
+    other devices and returns as its gradient takes half the bytes.
     """
     return jax.tree_util.tree_map_with_path(
         lambda path, x: x.astype(dtype) if is_kernel(path) else x, parameters

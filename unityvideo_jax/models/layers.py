@@ -26,13 +26,13 @@ small_normal: Initializer = jax.nn.initializers.normal(0.02)
 
 
 def identity(key: Array, shape: tuple[int, int], dtype: type) -> Float[Array, "i o"]:
-    """The kernel that changes nothing; an initialiser like the others, which draws nothing."""
+    """Initialises a kernel to the identity; it draws no random number."""
     del key
     return jnp.eye(*shape, dtype=dtype)
 
 
 def matmul_precision(dtype: jnp.dtype) -> jax.lax.Precision:
-    """Float32 asked for is float32 got: accelerators would round its products to fewer bits."""
+    """Full precision for float32, whose products accelerators would otherwise round."""
     is_full = jnp.dtype(dtype) == jnp.float32
     return jax.lax.Precision.HIGHEST if is_full else jax.lax.Precision.DEFAULT
 

@@ -47,6 +47,6 @@ def rematerialise(body: Callable, remat: str, *, unrolled: bool = False) -> Call
     """The body of a scan over layers under a policy of `DiTConfig.remat`."""
     if remat == "none":
         return body
-    # A loop keeps the compiler from merging the two computations by itself; without one it would
-    # keep everything, whatever the policy.
+    # In a loop the compiler does not merge the two computations; unrolled, it would keep everything,
+    # whatever the policy.
     return jax.checkpoint(body, policy=_POLICIES[remat], prevent_cse=unrolled)

@@ -45,7 +45,7 @@ def _copies(row: Float[Array, "..."], count: int) -> Float[Array, "count ..."]:
 class Modulation(nnx.Module):
     """Tables of modulation vectors, [modality, vectors, dim], added to the timestep's.
 
-    Wan 2.1 has one table; UnityVideo sec. 3.3 one a modality, which starts as its copy.
+    Wan 2.1 has one table; UnityVideo sec. 3.3 has one per modality, which starts as its copy.
     """
 
     def __init__(self, count: int, vectors: int, dim: int, *, rngs: nnx.Rngs) -> None:
@@ -69,8 +69,8 @@ class Modulation(nnx.Module):
         vectors = [vectors[:, :, :, i] for i in range(vectors.shape[3])]
         if clean is None:
             return vectors
-        # A choice between two vectors, made where they are used: a vector a token, kept in
-        # float32, would outweigh the activations (Wan 2.2 at 121 frames: 1.9 GiB a sample).
+        # Select lazily: a float32 vector per token would use more memory than the activations
+        # (Wan 2.2 at 121 frames: 1.9 GiB per sample).
         return [jnp.where(clean, one[:, :, 1:], one[:, :, :1]) for one in vectors]
 
 
@@ -99,7 +99,7 @@ class PatchEmbedding(nnx.Module):
 
 
 class AdditiveSwitch(nnx.Module):
-    """The public release's switch: a linear map of the tokens that are not RGB, a vector each.
+    """The public release's switch: a linear map of tokens other than RGB, a vector per modality.
 
     The map starts as the identity and the vectors at zero, so that the tokens start as the base
     model's.
@@ -121,7 +121,7 @@ class AdditiveSwitch(nnx.Module):
 
 
 class ModalityEmbedding(nnx.Module):
-    """L_m of UnityVideo sec. 3.3: a vector a modality, added to the timestep embedding."""
+    """L_m of UnityVideo sec. 3.3: one vector per modality, added to the timestep embedding."""
 
     def __init__(self, count: int, dim: int) -> None:
         self.table = nnx.Param(
@@ -133,7 +133,7 @@ class ModalityEmbedding(nnx.Module):
 
 
 class Heads(nnx.Module):
-    """Final norm, modulation and projection to patches, one set of weights a head.
+    """Final norm, modulation and projection to patches, one set of weights per head.
 
     The projection starts at zero, so that an untrained model predicts zero velocity.
     """
@@ -166,7 +166,7 @@ class Heads(nnx.Module):
         dtype: jnp.dtype,
         clean: Bool[Array, "b s n 1"] | None = None,
     ) -> Float[Array, "b s n p"]:
-        """Predicted velocity of every patch, float32; `clean` as `Modulation` takes it."""
+        """Predicts the velocity of every patch in float32; `clean` is that of `Modulation`."""
         choice = choose(modality, self.count, grouped=self.grouped)
         shift, scale = self.modulation(time_embedding[:, :, :, None], choice, clean)
         _, x = input_and_norm(x, 1.0 + scale, shift, self.eps)

@@ -18,20 +18,20 @@ from unityvideo_jax.parallel.rules import AxisRules, num_parts
 PORT = 8476
 # Seconds after which a silent process counts as dead; UNITYVIDEO_HEARTBEAT overrides it.
 HEARTBEAT = "60"
-LOST_PEER = 75  # exit status: the same command, run again everywhere, goes on
+LOST_PEER = 75  # exit status: the same command, run again everywhere, resumes
 
 
 def arguments(environ: Mapping[str, str]) -> dict[str, object] | None:
     """What `jax.distributed.initialize` is given in this environment; None for a single process.
 
     In this order:
-      UNITYVIDEO_HOSTS=a,b,c: one process a host, the first of them coordinating, on port 8476
+      UNITYVIDEO_HOSTS=a,b,c: one process per host, the first of them coordinating, on port 8476
         unless it says another (`a:9000,b,c`). UNITYVIDEO_PROCESS_ID is this one's place in the
         list, and can be left out if the hosts are named as they call themselves.
       JAX_COORDINATOR_ADDRESS=host:port with UNITYVIDEO_NUM_PROCESSES and UNITYVIDEO_PROCESS_ID
         or, in an indexed Kubernetes job, JOB_COMPLETION_INDEX.
       SLURM with more than one task, and TPU pods (with the variable that GKE sets, or
-        UNITYVIDEO_HOSTS=auto): JAX finds the rest by itself.
+        UNITYVIDEO_HOSTS=auto): JAX finds the rest.
 
     Raises:
       UserError: variables that are missing, or that contradict each other.

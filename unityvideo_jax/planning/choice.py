@@ -17,7 +17,7 @@ from unityvideo_jax.planning.planner import STREAMS, latent_shape
 from unityvideo_jax.planning.rates import rates_of
 from unityvideo_jax.sampling.generate import SamplerConfig
 
-# Tensor parallelism waits for its sums three times a layer, each way: only on the fastest links.
+# Tensor parallelism waits for its sums three times per layer, each way: only on the fastest links.
 MAX_TENSOR = 8
 
 
@@ -56,7 +56,7 @@ def estimate(
         if rest:
             raise UserError(
                 f"config.mesh.{name} does not divide {model.num_heads} heads, a width of "
-                f"{model.dim} or {tokens} tokens a stream"
+                f"{model.dim} or {tokens} tokens per stream"
             )
     return closed_form.estimate(_step(config, model, batch, mesh), chip_of(kind), rates_of(kind))
 
@@ -128,7 +128,7 @@ def rank(
 ) -> list[Estimate]:
     """Estimates of all meshes and remat policies, the best first.
 
-    Those that fit come first, by samples a second to about 1 % and then by memory; the others
+    Those that fit come first, by samples per second to about 1 % and then by memory; the others
     follow by their memory.
 
     Args:
@@ -161,7 +161,7 @@ def rank(
     if not found:
         raise UserError(
             f"no mesh of {devices} devices divides config.train.batch_size="
-            f"{config.train.batch_size}, {model.num_heads} heads and {tokens} tokens a stream: "
+            f"{config.train.batch_size}, {model.num_heads} heads and {tokens} tokens per stream: "
             "change the batch or the number of devices"
         )
     return sorted(found, key=_goodness)

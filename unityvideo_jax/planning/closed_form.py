@@ -339,7 +339,7 @@ def _sent(step: Step, blocks: int, rest: int) -> dict[str, float]:
         # Queries, keys, values and the output, in every pass.
         tokens = share["context"] * 4 * heads * (2 + recomputed)
     else:
-        # Keys and values, again when the output was not kept; back with float32 gradients.
+        # Keys and values, again when the output was not saved; back with float32 gradients.
         rounds = (context - 1) * 2 * heads
         tokens = rounds * (2 + (model.remat == "full")) + context * 4 * heads * (context > 1)
     # After self-attention, cross-attention and the feed-forward, each way.

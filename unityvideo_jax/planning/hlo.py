@@ -16,7 +16,7 @@ COLLECTIVES = (
     "ragged-all-to-all",
     "collective-permute",
 )
-# Instructions that move nothing by themselves.
+# Instructions that move no data.
 _FREE = {
     *("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "while"),
     *("conditional", "call", "partition-id", "replica-id", "opt-barrier", "async-done"),

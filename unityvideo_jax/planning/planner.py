@@ -330,7 +330,7 @@ def _compile(traced: Any, device: Any, quick: bool) -> tuple[Any, str]:
 
 
 def _plan(traced: Any, compiled: Any, problem: str, *, mesh: Mesh, **known: Any) -> Plan:
-    """What is known before compiling, and what the compiled program tells."""
+    """What is known before compiling, and what the compiled program shows."""
     analysis = compiled.memory_analysis() if compiled else None
     return Plan(
         mesh=dict(mesh.shape),

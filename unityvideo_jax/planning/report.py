@@ -58,7 +58,7 @@ def describe_estimate(plan: Estimate) -> str:
         ("parameters" if sampling else "parameters and their average", _gib(plan.parameters)),
         *([] if sampling else [("optimiser", _gib(plan.optimizer))]),
         ("weights cast" if sampling else "gradients, weights cast", _gib(plan.copies)),
-        *([] if sampling else [("kept for the backward pass", _gib(plan.kept))]),
+        *([] if sampling else [("saved for the backward pass", _gib(plan.kept))]),
         ("a layer at work", _gib(plan.working)),
         ("memory", _gib(plan.memory) + _of(plan)),
         ("model FLOPs", f"{plan.model_flops:.3e}"),
@@ -73,7 +73,7 @@ def describe_estimate(plan: Estimate) -> str:
 
 
 def compare(plans: Sequence[Plan] | Sequence[Estimate]) -> str:
-    """One line a plan, those that fit first, by samples a second."""
+    """One line per plan, those that fit first, by samples per second."""
     header = ("mesh", "remat", "fits", "GiB", "sent GiB", "time", "samples/s", "most by", "share")
     lines = [header, *(_line(plan) for plan in order(plans))]
     widths = [max(len(line[n]) for line in lines) for n in range(len(header))]
@@ -84,7 +84,7 @@ def compare(plans: Sequence[Plan] | Sequence[Estimate]) -> str:
 
 
 def order(plans: Iterable[Plan] | Iterable[Estimate]) -> list:
-    """Those that fit first, then by samples a second where the time is known."""
+    """Those that fit first, then by samples per second where the time is known."""
 
     def goodness(plan: Plan | Estimate) -> tuple:
         seconds = plan.step_seconds

@@ -19,7 +19,7 @@ def get_text_encoder(name: str = "words", length: int = LENGTH) -> TextEncoder:
     """The encoder of this name.
 
     Args:
-      name: 'words' (ships, 256 numbers a token), 'minilm' (384; the extra `minilm`), or
+      name: 'words' (ships, 256 numbers per token), 'minilm' (384; the extra `minilm`), or
         'umt5:FOLDER', Wan's own (4096; the extra `interop`), FOLDER being a download of Wan.
       length: tokens per text, at least 2.
 
@@ -35,7 +35,7 @@ def get_text_encoder(name: str = "words", length: int = LENGTH) -> TextEncoder:
     kind, _, folder = name.partition(":")
     if kind == "umt5":
         if not folder:
-            raise UserError(f"text encoder 'umt5': its folder is not named; {umt5.MEND}")
+            raise UserError(f"text encoder 'umt5': its folder is not named; {umt5.FIX}")
         return umt5.load_text_encoder(folder, length)
     raise UserError(f"unknown text encoder {name!r}; known: words, minilm, umt5:FOLDER")
 

@@ -31,7 +31,7 @@ SHIPPED = ASSETS / "vae_worlds"
 # Names of the original Wan's file.
 ORIGINAL_FILES = ("*_VAE.safetensors", "*_VAE.pth")
 WEIGHT_FILES = ("*.safetensors", "*.pth")
-MEND = (
+FIX = (
     "set --config.data.vae=FOLDER (train) or --vae=FOLDER (prepare, sample, evaluate) to one of "
     "`python -m unityvideo_jax.train_vae` or of Wan"
 )
@@ -108,7 +108,7 @@ def load_vae(directory: str | os.PathLike | None = None, *, dtype: str = "float3
         return load_wan_vae(source, dtype=dtype)
     config = _read_config(source / CONFIG_FILE)
     if not (source / WEIGHTS_FILE).exists():
-        raise UserError(f"{source / WEIGHTS_FILE}: the autoencoder's weights are missing; {MEND}.")
+        raise UserError(f"{source / WEIGHTS_FILE}: the autoencoder's weights are missing; {FIX}.")
     tensors = TensorFiles(source / WEIGHTS_FILE)
     # No initial weights are drawn: shapes come from an abstract module.
     vae = nnx.eval_shape(lambda: WanVAE(config, rngs=nnx.Rngs(0), dtype=dtype))
@@ -144,7 +144,7 @@ def find_vae(directory: str | os.PathLike | None = None) -> pathlib.Path:
     if original:
         return original[0]
     if not path.is_dir() or not (weight_files(path) or (path / CONFIG_FILE).is_file()):
-        raise UserError(f"{directory}: holds no autoencoder; {MEND}")
+        raise UserError(f"{directory}: holds no autoencoder; {FIX}")
     return path
 
 
@@ -175,11 +175,11 @@ def _is_foreign(source: pathlib.Path) -> bool:
 
 def _read_config(path: pathlib.Path) -> VAEConfig:
     if not path.exists():
-        raise UserError(f"{path}: the autoencoder's weights are missing; {MEND}.")
+        raise UserError(f"{path}: the autoencoder's weights are missing; {FIX}.")
     checksums.check(path)
     try:
         values = strict_json.read_object(path)
         values.pop("architecture", None)
         return VAEConfig(**values)
     except (ValueError, TypeError, AttributeError) as error:
-        raise UserError(f"{path}: not an autoencoder's configuration ({error}); {MEND}.") from error
+        raise UserError(f"{path}: not an autoencoder's configuration ({error}); {FIX}.") from error

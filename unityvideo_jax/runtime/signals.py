@@ -25,7 +25,7 @@ def heard(react: Callable[[int], None]) -> Iterator[None]:
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     outer = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-    # Python tells the pipe only of signals that it handles.
+    # Python writes to the pipe only for signals that it handles.
     before = {number: signal.signal(number, lambda *_: None) for number in HEARD}
 
     def listen() -> None:

@@ -23,7 +23,7 @@ def as_batch(name: str, video: Shaped[np.ndarray, "..."], batch: int) -> Float[n
     elif not np.issubdtype(video.dtype, np.floating):
         raise UserError(f"{name}: dtype {video.dtype} is neither uint8 nor float in [-1, 1]")
     if not np.isfinite(video).all():
-        raise UserError(f"{name}: holds NaN or infinity; mend the video")
+        raise UserError(f"{name}: holds NaN or infinity; fix the video")
     if np.abs(video).max() > 1.01:
         raise UserError(
             f"{name}: values reach {np.abs(video).max():.3g}; pass uint8 or floats in [-1, 1]"

@@ -32,8 +32,8 @@ def check_keys(
     for key in keys:
         if key not in known:
             near = difflib.get_close_matches(key, known, n=1)
-            mend = f"did you mean {near[0]!r}? " if near else ""
-            raise UserError(f"{where}{key}: no such key; {mend}known: {', '.join(sorted(known))}")
+            fix = f"did you mean {near[0]!r}? " if near else ""
+            raise UserError(f"{where}{key}: no such key; {fix}known: {', '.join(sorted(known))}")
     for key in needed:
         if key not in keys:
             raise UserError(f"{where}{key}: missing; set it")

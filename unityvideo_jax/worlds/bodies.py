@@ -11,7 +11,7 @@ from unityvideo_jax.worlds.pytree import pytree
 from unityvideo_jax.worlds.vector import compose, rotate_x, rotate_y, rotate_z, times
 
 PARTS = 18  # capsules an actor
-# Where capsules that a body does not need are kept: far below the ground, seen by no ray.
+# Where capsules that a body does not need are placed: far below the ground, seen by no ray.
 PARKED = -500.0
 
 

@@ -158,7 +158,7 @@ class _Writer:
         for i in things:
             deed = self.scene.things.behaviour[i]
             if deed in (looks.SEAT, looks.KICKED):
-                continue  # told with who uses it
+                continue  # described with who uses it
             (still if deed == looks.REST else moving).append(i)
         sentences = []
         if parts:

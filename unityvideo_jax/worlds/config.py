@@ -27,7 +27,7 @@ class WorldConfig:
         like `validation` with the camera close to a person in every clip.
       closeup: share of the other splits' clips whose camera is close to a person, in [0, 1].
       seed: worlds of two seeds have nothing in common.
-      supersample: RGB is averaged over supersample^2 rays a pixel; ground truth is always that of
+      supersample: RGB is averaged over supersample^2 rays per pixel; ground truth is always that of
         the pixel's centre.
 
     Raises:

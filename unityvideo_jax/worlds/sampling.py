@@ -408,7 +408,7 @@ def _ask(config: WorldConfig, draws: _Draws, actors: Actors, things: Things) -> 
         return jnp.concatenate([jnp.zeros_like(person), things.active])
     if config.split == "heldout_animals":
         return jnp.concatenate([someone & ~person, jnp.zeros_like(things.active)])
-    # Sometimes one person alone, told apart by the colour of the shirt.
+    # Sometimes one person alone, distinguished by the colour of the shirt.
     count = person.sum()
     chosen = jnp.minimum((which * count).astype(jnp.int32), count - 1)
     unique = (person & (actors.shirt_name == actors.shirt_name[chosen])).sum() == 1

@@ -187,16 +187,16 @@ def check(name: str, scene: str, signed: str, size: Size, known: Mapping[str, di
       known: as `frozen` gives it.
     """
     entry = known[name]
-    mend = "use the version of unityvideo_jax that made the benchmark, or delete the clip and build"
+    fix = "use the version of unityvideo_jax that made the benchmark, or delete the clip and build"
     if scene != entry["scene"]:
         raise UserError(
-            f"{name}: its scene hashes to {scene}, UniBench v{VERSION} has {entry['scene']}; {mend}"
+            f"{name}: its scene hashes to {scene}, UniBench v{VERSION} has {entry['scene']}; {fix}"
         )
     expected = entry["signatures"].get(size.name)
     if expected is not None and (steps := distance(signed, expected)) > TOLERANCE:
         raise UserError(
             f"{name}: its pictures differ from UniBench v{VERSION} by {steps}/255 "
-            f"(at most {TOLERANCE}); {mend}"
+            f"(at most {TOLERANCE}); {fix}"
         )
 
 

@@ -3,7 +3,7 @@
 Consistency of features f_t over a video = mean over t >= 1 of
 (max(0, cos(f_t, f_t-1)) + max(0, cos(f_t, f_0))) / 2; over videos, frames are pooled.
 Flickering = (255 - mean absolute difference of neighbouring frames) / 255. (VBench selects static
-videos for it; here every video counts, which the key cannot tell apart: compare like with like.)
+videos for it; here every video counts, which the key cannot distinguish: compare like with like.)
 """
 
 import itertools

@@ -51,7 +51,7 @@ def _is_punctuation(character: str) -> bool:
 
 
 def split_words(text: str) -> list[str]:
-    """Lower-case words without accents, each punctuation mark and each CJK character by itself."""
+    """Lower-case words without accents; each punctuation mark or CJK character is a word."""
     words: list[str] = []
     open_word = False
     for character in unicodedata.normalize("NFD", text.lower()):

@@ -16,7 +16,7 @@ MEANING, SPELLING, CONTEXT, POSITION = 144, 40, 48, 24
 WEIGHTS = {"meaning": 1.0, "spelling": 0.6, "context": 0.6, "position": 0.35}
 # Weight of a word in the context of the next word but k: DECAY ** k.
 DECAY = 0.5
-# Punctuation and articles take room in a fixed length and tell nothing.
+# Punctuation and articles take room in a fixed length and carry no meaning.
 SKIPPED = frozenset(string.punctuation) | {"a", "an", "the"}
 END = "\x03"  # the word that ends every text
 
@@ -78,7 +78,7 @@ class WordsEncoder:
         ("red", "blue") stay apart and words the table lacks have a stable place of their own; those
         get a hashed meaning too.
       Context: a random projection of the words before, halving with each step, because attention
-        over a bag of words cannot tell "red ball, blue box" from "blue ball, red box".
+        over a bag of words cannot distinguish "red ball, blue box" from "blue ball, red box".
       Position: slow sinusoids.
     Punctuation and articles are skipped. The text ends with an end token, which is all that "" has.
 

@@ -133,7 +133,7 @@ def resize(images: Any, height: int, width: int, mode: str = "bilinear") -> Any:
 
 
 def normalise(images: Any, statistics: tuple[tuple[float, ...], ...] = IMAGENET) -> Any:
-    """From [0, 255] to zero mean and unit deviation of a data set."""
+    """Maps [0, 255] to zero mean and unit deviation of a data set."""
     import torch
 
     mean, std = (torch.tensor(s, device=images.device).view(1, 3, 1, 1) for s in statistics)

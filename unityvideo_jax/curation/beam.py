@@ -146,7 +146,7 @@ _children = threading.local()
 
 
 def run_apart(chain: tuple[Stage, ...], clip: Clip, job: Job, seconds: float) -> Outcome:
-    """As `stage.run`, in a child process that the clip may crash or block.
+    """Runs `stage.run` in a child process that the clip may crash or block.
 
     Raises:
       UserError: a stage cannot be set up, or the disk refuses.
@@ -190,7 +190,7 @@ class _Child:
             raise error
 
     def run(self, clip: Clip, seconds: float) -> Outcome:
-        """What `stage.run` makes of a clip, or the UserError that it raises.
+        """Returns what `stage.run` makes of a clip, or the UserError that it raises.
 
         Raises:
           EOFError, OSError: the process died.

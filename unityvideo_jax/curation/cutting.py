@@ -107,7 +107,7 @@ class Probe(Stage):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Scenes(Stage):
-    """One clip a scene, between the cuts that PySceneDetect finds.
+    """Cuts one clip per scene, between the cuts that PySceneDetect finds.
 
     Attributes:
       detector: 'content' (a jump in colour between neighbouring frames) or 'adaptive' (a jump

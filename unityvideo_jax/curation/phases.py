@@ -26,7 +26,7 @@ class Phase:
 
     @property
     def name(self) -> str:
-        """Of its journal's file."""
+        """Name of its journal's file."""
         if self.collective is not None:
             return self.collective.name
         return self.stages[0].name if self.alone else "clips"

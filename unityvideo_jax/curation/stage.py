@@ -70,7 +70,7 @@ class Clip:
         return dataclasses.replace(self, **values)
 
     def score(self, **scores: Score) -> "Clip":
-        """With further scores, floats rounded to six digits: rows are compared and read.
+        """Adds further scores, floats rounded to six digits: rows are compared and read.
 
         Raises:
           UserError: a score that is not finite, which no row can hold.
@@ -82,7 +82,7 @@ class Clip:
         return self.change(scores={**self.scores, **rounded})
 
     def note(self, stage: str, text: str) -> "Clip":
-        """With a stage's remark."""
+        """Adds a stage's remark."""
         return self.change(notes={**self.notes, stage: text})
 
     def reject(self, stage: str, reason: str) -> "Clip":
@@ -90,19 +90,19 @@ class Clip:
         return self.change(rejected_by=stage, reason=reason)
 
     def row(self) -> dict[str, Any]:
-        """As plain JSON, without the pixels."""
+        """Converts to plain JSON, without the pixels."""
         values = dataclasses.asdict(self.change(frames=None))
         del values["frames"]
         return values
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> "Clip":
-        """What `row` gave, also through JSON."""
+        """Restores what `row` gave, also through JSON."""
         tuples = {name: tuple(row[name]) for name in ("modalities", "wanted")}
         return cls(**{**row, **tuples})
 
     def absorb(self, later: "Clip") -> "Clip":
-        """With what a stage that ran alone found out about this clip, whatever ran between."""
+        """Adds what a stage that ran alone found out about this clip, whatever ran between."""
         new = tuple(m for m in later.modalities if m not in self.modalities)
         return self.change(
             scores={**self.scores, **later.scores},
@@ -222,7 +222,7 @@ def set_up(stages: Iterable[Stage]) -> None:
 
 
 def run(stages: Iterable[Stage], clip: Clip, job: Job) -> Outcome:
-    """One clip through a chain of stages; never raises for a clip's sake.
+    """Runs one clip through a chain of stages; never raises for a clip's sake.
 
     A rejected clip skips the stages that follow. A clip whose stage fails is rejected by it, the
     error is the reason; whatever the stage made before is dropped.

@@ -75,7 +75,7 @@ class Row:
     seconds: dict[str, float] = dataclasses.field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        """As plain JSON values."""
+        """Converts to plain JSON values."""
         return {**vars(self), "score": self.score.to_json()}
 
     @classmethod
@@ -182,7 +182,7 @@ def _union(sets: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _checksums(truth: Clip, predicted: Clip | None) -> dict[str, str]:
-    """Of every file that may be read for a clip."""
+    """SHA-256 of every file that may be read for a clip."""
     everything = (*METRICS, RGB)
     sums = {f"benchmark/{k}": v for k, v in truth.checksums(everything).items()}
     if predicted is not None:

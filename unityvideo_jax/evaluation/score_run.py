@@ -186,7 +186,7 @@ class _Clips:
         )
 
     def checksums(self, index: int) -> dict[str, str]:
-        """Of a clip's files; worlds have none."""
+        """SHA-256 of a clip's files; empty for worlds."""
         return self._folder.checksums(index) if self._folder else {}
 
     @property

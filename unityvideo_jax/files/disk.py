@@ -69,7 +69,7 @@ def _reads(error: BaseException, path: str | None) -> bool:
 
 
 def explain(error: OSError, where: str | os.PathLike | None = None) -> str:
-    """One line: the path, the reason, the free space if that is the reason, and what to do.
+    """Formats one line: the path, the reason, the free space if that is the reason, and what to do.
 
     Args:
       error: with one of the numbers of `ADVICE`.

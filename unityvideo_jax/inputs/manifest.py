@@ -109,7 +109,7 @@ class ManifestSource(VideoFiles):
         return mismatch(files)
 
     def identity(self, key: str, modality: str) -> str:
-        """Of the row's content, not of its place, so that a row above can be deleted."""
+        """Hash of the row's content, not of its place, so that a row above can be deleted."""
         return self._identity(self._rows[key][modality], key, modality)
 
     def _file(self, key: str, modality: str) -> pathlib.Path:

@@ -102,7 +102,7 @@ class _Header(tarfile.TarInfo):
 
     @classmethod
     def frombuf(cls, buf: bytes, encoding: str, errors: str) -> "_Header":
-        """As `tarfile` has it; ReadError for a header of over `MAX_HEADER` bytes."""
+        """Parses a header as `tarfile` does; ReadError for a header of over `MAX_HEADER` bytes."""
         found = super().frombuf(buf, encoding, errors)
         if found.type in HEADERS and found.size > MAX_HEADER:
             raise tarfile.ReadError(f"a header of {found.size} bytes")

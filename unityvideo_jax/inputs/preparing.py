@@ -194,7 +194,7 @@ class _Clips:
         return list(self.numbers)
 
     def leave_out(self, names: Collection[str]) -> None:
-        """Of what an earlier run set aside, nothing counts any more."""
+        """Drops the clips of these names from the numbers and the faults."""
         self.numbers = {key: n for key, n in self.numbers.items() if key not in names}
         self.faults = [fault for fault in self.faults if fault.what not in names]
 

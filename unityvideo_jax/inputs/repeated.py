@@ -44,5 +44,5 @@ class Repeated:
             self._used = state["used"]
 
     def describe(self, index: int) -> str:
-        """As the iterator says."""
+        """Describes a record as the iterator does."""
         return self._batches.describe(index)

@@ -216,7 +216,7 @@ class UMT5TextEncoder:
         return min(*(size for size in (*SIZES, self.length) if size >= count), self.length)
 
     def count(self, text: str) -> int:
-        """Tokens that the text has, the end token included."""
+        """Counts the tokens of a text, the end token included."""
         return len(self.tokenizer(clean(text))["input_ids"])
 
     def __call__(self, texts: Sequence[str]) -> Float[np.ndarray, "n length dim"]:

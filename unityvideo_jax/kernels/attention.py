@@ -46,7 +46,7 @@ def pick_implementation(dtype: jnp.dtype, head_dim: int) -> str:
 
 
 def output_name(num_queries: int, num_keys: int) -> str:
-    """What rematerialisation calls the output: two policies differ in whether they keep it.
+    """Name of the output for rematerialisation: two policies differ in whether they save it.
 
     Keys that are not as many as the queries are those of a text. They are few, so that attending to
     them twice costs little beside the memory that their output takes.
@@ -78,7 +78,7 @@ def block_forward(
     v: Float[Array, "b m h d"],
     implementation: str,
 ) -> tuple[Output, LogSumExp]:
-    """Attention to one block of the keys, and the log-sum-exp (float32) that weighs it.
+    """Computes attention to one block of the keys, and the log-sum-exp (float32) that weighs it.
 
     Not to be differentiated: `block_backward` is its other half.
     """

@@ -61,7 +61,7 @@ attention.defvjp(_fwd, _bwd)
 def block_forward(
     q: Float[Array, "b n h d"], k: Float[Array, "b m h d"], v: Float[Array, "b m h d"]
 ) -> tuple[Output, LogSumExp]:
-    """Attention and its log-sum-exp, see `kernels.block_forward`."""
+    """Computes attention and its log-sum-exp: see `attention.block_forward`."""
     b, n, h, d = q.shape
     outputs = (jax.ShapeDtypeStruct(q.shape, q.dtype), jax.ShapeDtypeStruct((b, h, n), jnp.float32))
     return _call(_forward_kernel(q.dtype.name, d), outputs, q, k, v)

@@ -81,7 +81,7 @@ def block_forward(
     *,
     interpret: bool,
 ) -> tuple[Float[Array, "b n h d"], Float[Array, "b h n"]]:
-    """Attention and its log-sum-exp, see `kernels.block_forward`."""
+    """Computes attention and its log-sum-exp: see `attention.block_forward`."""
     kernel, segments, (block_q, block_kv) = _make(
         q, k, saved_name=None, save_residuals=True, interpret=interpret
     )

@@ -177,7 +177,7 @@ class ImageFolder:
         return in_order(images)
 
     def info(self) -> VideoInfo:
-        """From the headers of the first image and the names of all."""
+        """Reads the facts from the first image's header and the names of all."""
         with _opened(self.files[0]) as image:
             _check_still(self.files[0], image)
             width, height = ImageOps.exif_transpose(image).size
@@ -191,7 +191,7 @@ class ImageFolder:
         )
 
     def frames(self, start: float = 0.0) -> Iterator[Shown]:
-        """One frame per image at `DEFAULT_FPS`."""
+        """Yields one frame per image, at `DEFAULT_FPS`."""
         del start
         for number, file in enumerate(self.files):
             yield Shown(

@@ -22,10 +22,10 @@ def fit(
 
 
 def to_uint8(video: Float[np.ndarray, "*b t h w 3"]) -> UInt8[np.ndarray, "*b t h w 3"]:
-    """From [-1, 1] to [0, 255], rounded and clipped."""
+    """Maps [-1, 1] to uint8 in [0, 255], rounded and clipped."""
     return np.round((np.clip(np.asarray(video), -1.0, 1.0) + 1.0) * 127.5).astype(np.uint8)
 
 
 def to_float(frames: UInt8[np.ndarray, "*b t h w 3"]) -> Float[np.ndarray, "*b t h w 3"]:
-    """From [0, 255] to float32 in [-1, 1]."""
+    """Maps [0, 255] to float32 in [-1, 1]."""
     return frames.astype(np.float32) / 127.5 - 1.0

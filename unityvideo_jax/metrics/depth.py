@@ -189,7 +189,7 @@ def score_video(
     frames = []
 
     def errors() -> Iterator[Float[np.ndarray, "h w"]]:
-        """Of every frame, which is aligned once: its numbers go into `frames` on the way."""
+        """Aligns every frame once and adds its numbers to `frames`."""
         for t, frame in enumerate(truth):
             values = aligned(t)
             if counts[t]:

@@ -22,7 +22,7 @@ OUTLIER_PIXELS, OUTLIER_SHARE = 3.0, 0.05
 
 
 def _length(vectors: Float[np.ndarray, "*s 2"]) -> Float[np.ndarray, "*s"]:
-    """As `np.linalg.norm`, which is slow to add up two numbers."""
+    """Euclidean norm; `np.linalg.norm` is slow for two components."""
     x, y = vectors[..., 0], vectors[..., 1]
     return np.sqrt(x * x + y * y)
 

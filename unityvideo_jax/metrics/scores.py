@@ -50,7 +50,7 @@ class ClipScore:
         return ClipScore(**{n: {prefix + k: v for k, v in p.items()} for n, p in parts.items()})
 
     def to_json(self) -> dict[str, Any]:
-        """As plain JSON values."""
+        """Converts to plain JSON values."""
         return dataclasses.asdict(self)
 
     @classmethod

@@ -158,7 +158,7 @@ class Attention(nnx.Module):
         dtype: jnp.dtype,
         rope: RopeTable | None = None,
     ) -> tuple[Float[Array, "b s n d"], Float[Array, " d"]]:
-        """Attend in `dtype` from the streams of `x` to their group of `context`.
+        """Attends in `dtype` from the streams of `x` to their group of `context`.
 
         Without a context all streams attend to all of `x` (self-attention). `rope` holds the angles
         [s, n, half] of its tokens. Returns the output projection's product and its bias, which the

@@ -44,9 +44,9 @@ _POLICIES = {
 
 
 def rematerialise(body: Callable, remat: str, *, unrolled: bool = False) -> Callable:
-    """The body of a scan over layers under a policy of `DiTConfig.remat`."""
+    """Wraps the body of a scan over layers in a policy of `DiTConfig.remat`."""
     if remat == "none":
         return body
-    # In a loop the compiler does not merge the two computations; unrolled, it would keep everything,
-    # whatever the policy.
+    # In a loop the compiler does not merge the two computations; unrolled, it would merge them and
+    # save everything, whatever the policy.
     return jax.checkpoint(body, policy=_POLICIES[remat], prevent_cse=unrolled)

@@ -10,7 +10,7 @@ GIB = 2**30
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Chip:
-    """One JAX device.
+    """Vendor's figures of one JAX device.
 
     Attributes:
       flops: dense bfloat16 FLOP/s.

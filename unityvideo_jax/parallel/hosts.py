@@ -22,7 +22,7 @@ LOST_PEER = 75  # exit status: the same command, run again everywhere, resumes
 
 
 def arguments(environ: Mapping[str, str]) -> dict[str, object] | None:
-    """What `jax.distributed.initialize` is given in this environment; None for a single process.
+    """Arguments of `jax.distributed.initialize` in this environment; None for a single process.
 
     In this order:
       UNITYVIDEO_HOSTS=a,b,c: one process per host, the first of them coordinating, on port 8476

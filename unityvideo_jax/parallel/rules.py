@@ -67,7 +67,7 @@ class AxisRules:
 
 
 def split_axes(axes: MeshAxes, mesh: Mesh | AbstractMesh) -> tuple[str, ...]:
-    """Those of `axes` that the mesh has and that are longer than one."""
+    """Selects the `axes` that the mesh has with more than one device."""
     flat = (axes,) if isinstance(axes, str) else (axes or ())
     return tuple(axis for axis in flat if mesh.shape.get(axis, 1) > 1)
 

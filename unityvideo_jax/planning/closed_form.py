@@ -73,12 +73,12 @@ class Step:
 
     @property
     def samples(self) -> int:
-        """Of one device at once; `context` and `tensor` share them."""
+        """Samples of one device at once; `context` and `tensor` share them."""
         return self.batch // self.shards // self.accumulation
 
     @property
     def tokens(self) -> int:
-        """Of one device at once."""
+        """Tokens of one device at once."""
         return self.samples * self.sample_tokens // self.mesh["context"]
 
     @property
@@ -129,7 +129,7 @@ class Estimate:
 
     @property
     def model(self) -> DiTConfig:
-        """With its remat policy and its way of attending over split tokens."""
+        """The model's configuration, with its remat policy and its way of splitting attention."""
         return self.step.model
 
     @property
@@ -354,7 +354,7 @@ def _sent(step: Step, blocks: int, rest: int) -> dict[str, float]:
 
 
 def _bandwidth(axis: str, mesh: Mapping[str, int], rates: Rates) -> float:
-    """Of one device along an axis: that of the slowest part of its ring.
+    """Bandwidth of one device along an axis: that of the slowest part of its ring.
 
     The last axes are the nearest. A ring through several hosts leaves each over the adapters of all
     its devices there.

@@ -198,7 +198,7 @@ def _callees(instruction, computations, times, trips, fused) -> Iterator[tuple]:
 
 
 def _trip_count(attributes: str, condition: list[Instruction]) -> int:
-    """Of a `lax.scan`: it counts from 0 up to the only whole number in its condition."""
+    """Trip count of a `lax.scan`: it counts from 0 up to the only whole number in its condition."""
     if known := _TRIPS.search(attributes):
         return int(known[1])
     limits = [

@@ -84,7 +84,7 @@ def compare(plans: Sequence[Plan] | Sequence[Estimate]) -> str:
 
 
 def order(plans: Iterable[Plan] | Iterable[Estimate]) -> list:
-    """Those that fit first, then by samples per second where the time is known."""
+    """Sorts those that fit first, then by samples per second where the time is known."""
 
     def goodness(plan: Plan | Estimate) -> tuple:
         seconds = plan.step_seconds

@@ -56,7 +56,7 @@ def check_disk(needed: int, folder: str | os.PathLike, what: str, fix: str) -> N
 
 
 def show(size: int) -> str:
-    """Bytes as people write them, such as "1.5 GiB"."""
+    """Formats bytes as people write them, such as "1.5 GiB"."""
     power = min((max(size, 1).bit_length() - 1) // 10, len(UNITS) - 1)
     # Integers, since sizes that are refused may be too large for a float.
     tenths = size * 10 // 1024**power

@@ -80,7 +80,7 @@ def asks_to_stop(what: str) -> Iterator[list[int]]:
 
 
 def leave_with_parent() -> None:
-    """In a worker process: lives no longer than its parent, to which it also leaves Ctrl-C."""
+    """Makes a worker process end with its parent, to which it also leaves Ctrl-C."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_follow_parent, daemon=True).start()
 

@@ -58,7 +58,7 @@ class SamplerConfig:
         context: Float[np.ndarray, "b s l d"],
         null_context: Float[np.ndarray, "b s l d"],
     ) -> "SamplerConfig":
-        """Without text guidance if there is no text to drop: its term is zero, its pass wasted."""
+        """Drops text guidance if there is no text: its term would be zero and its pass wasted."""
         if np.array_equal(context, null_context):
             return dataclasses.replace(self, text_guidance=1.0)
         return self

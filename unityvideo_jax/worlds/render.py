@@ -120,7 +120,7 @@ def _chunk(config: WorldConfig, batch: int) -> int:
 
 
 def _trace_in_pieces(config: WorldConfig, scenes: Scene) -> dict[str, Array]:
-    """As `_trace`, a few frames at a time if the clips are large."""
+    """Runs `_trace` on a few frames at a time if the clips are large."""
     stage, total = set_stage(config, scenes), config.num_frames
     rays = config.height * config.width * config.supersample**2
     step = max(1, _RAYS_OF_CLIP // rays)

@@ -30,7 +30,7 @@ class _Draws:
         return low + (high - low) * values
 
     def choice(self, weights: Any, shape: tuple[int, ...] = ()) -> Array:
-        """Indices with these odds; an int means equal odds."""
+        """Draws indices with these odds; an int means equal odds."""
         weights = np.ones(weights) if isinstance(weights, int) else np.asarray(weights, np.float64)
         edges = jnp.asarray(np.cumsum(weights / weights.sum())[:-1], jnp.float32)
         return jnp.sum(self.uniform(shape=shape)[..., None] >= edges, axis=-1).astype(jnp.int32)

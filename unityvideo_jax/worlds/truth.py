@@ -57,7 +57,7 @@ def surface_motion(
 
 
 def names(skin: Skin, hit: Surface) -> dict[str, Array]:
-    """Instances, segments, DensePose part and its U, V."""
+    """Computes instances, segments, DensePose parts and their U, V."""
     row = jnp.stack([skin.instance, skin.segment, skin.part[..., 0], skin.part[..., 1]], axis=-1)
     row = jnp.where(hit.on_solid[..., None], take(row[:, None], hit.solid), 0)
     across = skin.across[hit.solid] == 1

@@ -212,7 +212,7 @@ def _stride(frames: int) -> int:
 
 
 def _height(modality: str, truth: Arrays) -> float:
-    """Of the frames; for joints, which know no frame, of what they span."""
+    """Height of the frames; for joints, which have no frame, the height that they span."""
     if modality != "skeleton":
         return float(np.shape(truth[METRICS[modality].keys[0]])[1])
     y = np.asarray(truth["keypoints"])[..., 1][np.asarray(truth["visibility"]) > 0]

@@ -42,7 +42,7 @@ def centre_crop(frames: Any, size: int) -> Any:
 
 
 def normalise(frames: Any, statistics: tuple[tuple[float, ...], tuple[float, ...]]) -> Any:
-    """From [0, 255] to zero mean and unit deviation of a data set."""
+    """Maps [0, 255] to zero mean and unit deviation of a data set."""
     import torch
 
     mean, std = (torch.tensor(s).view(1, 3, 1, 1) for s in statistics)
@@ -50,7 +50,7 @@ def normalise(frames: Any, statistics: tuple[tuple[float, ...], tuple[float, ...
 
 
 def for_clip(frames: Any, size: int) -> Any:
-    """As CLIP's networks take frames: bicubic, cropped, normalised."""
+    """Prepares frames as CLIP's networks take them: bicubic, cropped, normalised."""
     return normalise(centre_crop(resize_shorter(frames, size, "bicubic"), size), CLIP)
 
 

@@ -39,7 +39,7 @@ class TextEncoder(Protocol):
         ...
 
     def count(self, text: str) -> int:
-        """Tokens that the text has, the marks at its ends included; those past `length` are cut."""
+        """Counts a text's tokens, the marks at its ends included; those past `length` are cut."""
         ...
 
 

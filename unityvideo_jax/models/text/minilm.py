@@ -106,7 +106,7 @@ class MiniLM:
         return out
 
     def count(self, text: str) -> int:
-        """Tokens that the text has, [CLS] and [SEP] included."""
+        """Counts the tokens of a text, [CLS] and [SEP] included."""
         return len(self.tokenizer.pieces(text)) + 2
 
     def hidden_states(self, ids: np.ndarray) -> Float[np.ndarray, "n l dim"]:

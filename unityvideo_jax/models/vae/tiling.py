@@ -20,7 +20,7 @@ Span = tuple[int, int]
 def encode_tiled(
     vae: WanVAE, video: Float[np.ndarray, "b t h w 3"], *, tile: int = 256, overlap: int = 64
 ) -> Float[np.ndarray, "b s p q z"]:
-    """As `WanVAE.encode`, by tiles.
+    """Encodes as `WanVAE.encode` does, by tiles.
 
     Args:
       vae: the autoencoder.
@@ -50,7 +50,7 @@ def encode_tiled(
 def decode_tiled(
     vae: WanVAE, latents: Float[np.ndarray, "b t h w z"], *, tile: int = 256, overlap: int = 64
 ) -> Float[np.ndarray, "b s p q 3"]:
-    """As `WanVAE.decode`, by tiles; `tile` and `overlap` in pixels, as `encode_tiled` takes them.
+    """Decodes as `WanVAE.decode` does, by tiles; `tile` and `overlap` as in `encode_tiled`.
 
     Returns:
       Video in [-1, 1] on the host.

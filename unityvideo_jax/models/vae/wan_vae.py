@@ -88,7 +88,7 @@ class WanVAE(nnx.Module):
         video: Float[Array, "b t h w 3"] | Float[np.ndarray, "b t h w 3"],
         modality: str | None = None,
     ) -> Float[Array, "b s p q z"]:
-        """As `encode`, by chunks of 1, 4, 4, ... frames: memory does not grow with length."""
+        """Encodes by chunks of 1, 4, 4, ... frames: memory does not grow with length."""
         self.config.latent_shape(*video.shape[1:4])
         latents = _encode_streamed(*nnx.split(self), jnp.asarray(video))
         return self.normalize(latents, modality)
@@ -98,7 +98,7 @@ class WanVAE(nnx.Module):
         latents: Float[Array, "b t h w z"] | Float[np.ndarray, "b t h w z"],
         modality: str | None = None,
     ) -> Float[Array, "b s p q 3"]:
-        """As `decode`, a latent frame at a time; see `decode_chunks` to keep no video at all."""
+        """Decodes one latent frame at a time; `decode_chunks` does not store the video."""
         self._check_latents(latents.shape)
         return _decode_streamed(*nnx.split(self), self.denormalize(jnp.asarray(latents), modality))
 

@@ -161,7 +161,7 @@ def test_a_killed_conversion_goes_on(pretrained, tmp_path, monkeypatch):
     lines = []
     convert.convert_in(str(pretrained), str(tmp_path / "run"), run_config(), lines.append)
     assert set(reads) == {file.name for file in files} - done
-    assert f"going on after {len(done)} of {len(files)} files" in lines
+    assert f"continuing after {len(done)} of {len(files)} files" in lines
     for name, array in arrays_of(tmp_path / "whole").items():
         np.testing.assert_array_equal(array, arrays_of(tmp_path / "run")[name])
 

@@ -31,7 +31,7 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
     That is a `UserError`, or whatever comes from a disk that is full, read-only, broken or not
     ours. SIGTERM and Ctrl-C end the program at once with status 143 and 130; training saves first.
     Paths that the program writes are tried before `main` is called. Modules named by `--plugins`
-    are imported first, so that what they register is known. What JAX compiles is kept in `CACHE`,
+    are imported first, so that what they register is known. What JAX compiles is stored in `CACHE`,
     or where JAX_COMPILATION_CACHE_DIR says, so that the next program starts faster.
     """
 
@@ -153,7 +153,7 @@ def _keep_compiled() -> None:
         try:
             jax.config.update("jax_compilation_cache_dir", paths.expand(CACHE))
         except UserError:
-            print("nothing compiled is kept: the home folder is not known", flush=True)
+            print("compiled programs are not stored: the home folder is not known", flush=True)
 
 
 def _import(name: str) -> None:

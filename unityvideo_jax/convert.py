@@ -6,7 +6,7 @@ r"""Converts weights: Wan or UnityVideo safetensors into a run to start from, or
   python -m unityvideo_jax.convert --from=run --to=diffusers --workdir=exported
 
 Tensors are moved one at a time, so that memory holds the largest tensor and never the model. A
-conversion that was killed goes on when the same command is given again.
+conversion that was killed resumes when the same command is given again.
 """
 
 import contextlib
@@ -103,7 +103,7 @@ def convert_in(source: str, workdir: str, config, log=print) -> None:
             arrays.create(staged, wan_keys.weights(model), provenance.plain(config))
             journal.save()
         elif journal.done:
-            log(f"going on after {len(journal.done)} of {len(checkpoint.files)} files")
+            log(f"continuing after {len(journal.done)} of {len(checkpoint.files)} files")
         wan.fill(
             arrays.open_arrays(staged / str(arrays.STEP)),
             checkpoint,

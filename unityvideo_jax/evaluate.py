@@ -133,7 +133,7 @@ def _check_faults(faults: Sequence[str], clips: int, of: int, output: pathlib.Pa
     if faults and not _ALLOW_FAULTS.value:
         raise UserError(
             f"{len(faults)} faults in {clips} of {of} clips, listed above, such as {faults[0]}; "
-            f"fix them and run again (the other clips are kept in {output}/rows), or pass "
+            f"fix them and run again (the other clips are stored in {output}/rows), or pass "
             "--allow_faults to average without them"
         )
 

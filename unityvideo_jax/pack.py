@@ -4,7 +4,7 @@ Command: python -m unityvideo_jax.pack --tars=OpenUni --subset=Koala36M --workdi
          python -m unityvideo_jax.pack --benchmark=unibench --workdir=packed
 
 The first reads OpenUni as it is published (data/openuni/README.md), the second what `python -m
-unityvideo_jax.unibench` wrote (data/unibench/README.md). The same command again goes on where a
+unityvideo_jax.unibench` wrote (data/unibench/README.md). The same command again resumes where a
 killed one stopped. Clips that lack something in the tars are set aside and listed. For a broken tar
 or a bad clip of a benchmark the status is 2, unless --allow_faults finishes without it. `python -m
 unityvideo_jax.prepare --source=koala` makes latents of the clips.

@@ -7,7 +7,7 @@ Command: python -m unityvideo_jax.prepare --source=worlds --workdir=shards --num
          python -m unityvideo_jax.prepare --config=openuni_local --source=VIDEOS \
              --workdir=openuni
 
-The last form curates raw videos first: `docs/curation.md`. The same command again goes on where a
+The last form curates raw videos first: `docs/curation.md`. The same command again resumes where a
 killed one stopped. A clip that cannot be read does not stop the others; at the end the faults are
 listed and the status is 2, unless --allow_faults finishes without such clips. With further
 --modalities it adds their series to a finished dataset.
@@ -45,7 +45,7 @@ KINDS = {
     manifest.ManifestSource: "manifest",
     clip_shards.ClipShardsSource: "packed",
 }
-# What every source of files is told of its clips.
+# What every source of files knows about its clips.
 TARGET = ("num_frames", "height", "width", "fps", "depth_unit")
 # Flags that a configuration replaces.
 NOT_OF_CURATION = (
@@ -70,7 +70,9 @@ def define_flags() -> None:
     flags.DEFINE_integer("height", 64, "Pixels, a multiple of 16 (with Wan 2.2's VAE of 32).")
     flags.DEFINE_integer("width", 64, "Pixels, likewise.")
     flags.DEFINE_float(
-        "fps", 0.0, f"Frames a second. Default 0: {DEFAULT_FPS:g} for worlds, a folder's own rate."
+        "fps",
+        0.0,
+        f"Frames per second; 0 means {DEFAULT_FPS:g} for worlds, a folder's own rate.",
     )
     flags.DEFINE_enum(
         "depth_unit",

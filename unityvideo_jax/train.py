@@ -119,7 +119,7 @@ def check(config) -> None:
 
 
 def main(argv: Sequence[str]) -> None:
-    """Trains, or goes on training, the run in --workdir."""
+    """Trains, or resumes, the run in --workdir."""
     del argv
     from unityvideo_jax.inputs.config import as_data_config
     from unityvideo_jax.inputs.fingerprints import fingerprints

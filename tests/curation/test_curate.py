@@ -72,7 +72,7 @@ def test_real_video_becomes_shards_a_manifest_and_a_page(tmp_path):
         modalities.check_clip(flow, dict(arrays))
     page = (tmp_path / "out" / "index.html").read_text()
     sheets = re.findall(r"src='(sheets/[^']+)'", page)
-    # A sheet for every clip that was cut, of six frames a row.
+    # A sheet for every clip that was cut, of six frames per row.
     assert len(sheets) == sum(c.frame_count > 0 for c in clips)
     for name in sheets:
         with Image.open(tmp_path / "out" / name) as image:

@@ -82,7 +82,7 @@ def test_what_can_be_mended_is_if_accepted(folder, tmp_path, name, accept, size)
 def test_clips_are_the_frames_at_their_times(folder, tmp_path):
     made_videos.write(folder / "a.mp4", FRAMES, fps=8)
     clips = stage.run(CHAIN, only(folder), job_of(tmp_path)).clips
-    # 5 s hold two clips of nine frames at 4 a second.
+    # 5 s hold two clips of nine frames at 4 per second.
     assert [(c.start, c.end, c.fps, c.frame_count) for c in clips] == [
         (0.0, 2.25, 4, 9),
         (2.25, 4.5, 4, 9),

@@ -59,7 +59,7 @@ def test_every_clip_has_one_row_and_its_reason(expected):
     assert keys == sorted(set(keys))
     lost = {row["key"].split("-")[0]: row["rejected_by"] for row in rows if row["rejected_by"]}
     assert lost["broken"] == "probe" and set(lost) <= {"broken", "4", "5"}
-    # 2 s hold three clips of 5 frames at 8 a second; the two videos alike give three between them.
+    # 2 s hold three clips of 5 frames at 8 fps; the two videos alike give three between them.
     kept = [row for row in rows if not row["rejected_by"]]
     assert len(kept) == 5 * 3 and len(rows) == 6 * 3 + 1 and len(files) == 18
     assert all(row["scores"]["mark"] == 1 and row["modalities"] == ("flow",) for row in kept)

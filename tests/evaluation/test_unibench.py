@@ -212,7 +212,7 @@ def test_a_run_is_scored_on_it_at_its_own_size(built):
     # Bounds that the codecs themselves keep; the model's side record is not used.
     assert results.metrics["depth/disparity_scale_shift_video/abs_rel"] < 1e-3
     assert results.metrics["flow/pooled_all/epe"] < 1e-2
-    # One of four people has five pixels a frame here, fewer than the codec keeps: (1 + 2/3) / 2.
+    # One of four people has five pixels per frame here, fewer than the codec keeps: (1 + 2/3) / 2.
     iou = results.metrics["segmentation/hungarian_clip/mean_iou"]
     np.testing.assert_allclose(iou, 5 / 6, atol=1e-3)
     assert results.trivial["flow/pooled_all/epe"] > 0.1

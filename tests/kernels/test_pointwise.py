@@ -62,8 +62,8 @@ CASES = {
         (TOKENS, (D,)),
     ),
     "layer norm, affine": (our_branch, torch_branch, (TOKENS, (D,), (D,))),
-    "layer norm, a vector a stream": (our_branch, torch_branch, (TOKENS, STREAMS, STREAMS)),
-    "layer norm, a vector a token": (our_branch, torch_branch, (TOKENS, TOKENS, TOKENS)),
+    "layer norm, a vector per stream": (our_branch, torch_branch, (TOKENS, STREAMS, STREAMS)),
+    "layer norm, a vector per token": (our_branch, torch_branch, (TOKENS, TOKENS, TOKENS)),
     "the next branch's layer norm": (
         our_two_branches,
         lambda x, y, bias, scale, shift: torch_branch(x + y + bias, scale, shift),
@@ -126,8 +126,8 @@ def test_values_and_gradients_are_torchs(name, dtype):
 KERNELS = {
     "gelu": 2,
     "layer norm, affine": 2,
-    "layer norm, a vector a stream": 2,
-    "layer norm, a vector a token": 0,
+    "layer norm, a vector per stream": 2,
+    "layer norm, a vector per token": 0,
     "the next branch's layer norm": 2,
     "rms_norm": 2,
     "rms_norm, turned": 2,

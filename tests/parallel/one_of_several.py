@@ -1,6 +1,6 @@
 """A process of a job: trains the synthetic run as `train.py` would, on its share of the batches.
 
-Called as: one_of_several.py WORKDIR MESH_AS_JSON SECONDS_A_BATCH [STEPS_TO_PROFILE]
+Called as: one_of_several.py WORKDIR MESH_AS_JSON SECONDS_PER_BATCH [STEPS_TO_PROFILE]
 """
 
 import json

@@ -240,7 +240,7 @@ def test_rings_through_hosts_are_as_fast_as_their_adapters():
 
     rates = rates_of(H200)
     assert speed("fsdp", fsdp=8) == speed("context", fsdp=16, context=4) == rates.links
-    # Eight adapters of a host carry one ring together; a ring of one device a host has its own.
+    # Eight adapters of a host carry one ring together; a ring of one device per host has its own.
     assert speed("fsdp", fsdp=16) == min(rates.links, 8 * rates.network)
     assert speed("fsdp", fsdp=8, context=2) == min(rates.links, 4 * rates.network)
     assert speed("data", data=2, fsdp=8) == rates.network

@@ -53,7 +53,7 @@ def test_state_is_counted_by_the_shards_of_its_weights(made):
     assert made.parameters == 2 * expected  # and the moving average
     assert made.optimizer == pytest.approx(2 * expected, abs=64)  # two moments, and counters
     latents, context = 2 * 2 * 4 * 4 * 16 * 4, 2 * 4 * 8 * 4
-    assert made.batch == 2 * (latents + context + 2 * 4)  # two samples a device
+    assert made.batch == 2 * (latents + context + 2 * 4)  # two samples per device
 
 
 def test_flops_are_the_models_and_those_recomputed(made):

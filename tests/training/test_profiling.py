@@ -86,7 +86,7 @@ def test_a_run_says_that_it_waited_for_input(profiled):
 def test_a_range_that_the_run_has_passed_records_nothing(tmp_path):
     lines = []
     profiler = Profiler(ProfileConfig(steps="3:5"), tmp_path, 6, 9, lines.append)
-    assert lines == ["--profile_steps=3:5: the run goes on after step 6; nothing to record"]
+    assert lines == ["--profile_steps=3:5: the run continues after step 6; nothing to record"]
     with profiler.step(7, None):
         pass
     profiler.close()

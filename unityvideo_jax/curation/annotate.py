@@ -1,4 +1,4 @@
-"""The stages that draw modalities, one a modality, each with a choice of annotators."""
+"""The stages that draw modalities, one per modality, each with a choice of annotators."""
 
 import dataclasses
 import functools

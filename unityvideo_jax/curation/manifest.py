@@ -19,7 +19,7 @@ NOT_MEASURED = ("phash", "scene", "scenes")
 
 
 def write(workdir: str | os.PathLike, clips: Sequence[Clip]) -> pathlib.Path:
-    """Writes `manifest.jsonl`: one row a clip in order of keys, the rejected ones too."""
+    """Writes `manifest.jsonl`: one row per clip in order of keys, the rejected ones too."""
     path = pathlib.Path(workdir) / MANIFEST
     with atomic_path(path) as temporary, open(temporary, "w") as handle:
         for clip in sorted(clips, key=lambda c: c.key):

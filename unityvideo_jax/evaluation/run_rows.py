@@ -1,4 +1,4 @@
-"""What is kept of each clip that a run sampled, so that an evaluation goes on where it stopped."""
+"""Stores the scores of each sampled clip, so that an evaluation resumes where it stopped."""
 
 import dataclasses
 import pathlib

@@ -3,7 +3,7 @@
 One clip at a time is read, scored, drawn and written as `OUTPUT/rows/<clip>.json`, by as many
 processes as are asked for; so memory does not grow with the benchmark, and a second run takes up
 rows whose inputs and settings are unchanged.
-A faulty or missing clip does not stop the others; it is named, counted, and kept out of every
+A faulty or missing clip does not stop the others; it is named, counted, and left out of every
 average. Whether averages without it are given at all is the caller's choice.
 """
 
@@ -54,7 +54,7 @@ class HarnessConfig:
 
 @dataclasses.dataclass(kw_only=True)
 class Row:
-    """What is kept of a clip.
+    """Scores and facts stored of a clip.
 
     Attributes:
       clip: its name.
@@ -87,7 +87,7 @@ class Row:
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Outcome:
     """Attributes:
-    rows: one a clip of the benchmark, in order of name.
+    rows: one per clip of the benchmark, in order of name.
     streams: what the system predicted.
     skipped: why a video metric could not run, by its name.
     unknown: clips that the system predicted and the benchmark lacks.

@@ -33,7 +33,7 @@ def in_order(
     if processes == 1:
         yield from map(make(), names)
         return
-    # One pool a process, since a pool whose process dies does not tell at which of its tasks.
+    # One pool per process, since a pool whose process dies does not say at which of its tasks.
     context = multiprocessing.get_context("spawn")
     pools = [
         ProcessPoolExecutor(1, mp_context=context, initializer=_start, initargs=(make,))
@@ -52,7 +52,7 @@ def in_order(
             threads.shutdown(wait=False, cancel_futures=True)
             raise UserError(
                 f"{name}: the process that worked on it was killed, perhaps for lack of memory; "
-                "what is finished is kept: run again, with fewer --processes if memory was short"
+                "finished clips are stored: run again, with fewer --processes if memory was short"
             ) from error
         finally:
             free.put(pool)

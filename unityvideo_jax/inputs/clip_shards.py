@@ -42,7 +42,7 @@ class ClipFile:
     Attributes:
       key: the clip's name, the same in every series.
       text: the caption (rgb) or the modality prompt (others; empty means the registry's).
-      name: the file's name, whose suffix tells its format: a video, or .npz.
+      name: the file's name, whose suffix gives its format: a video, or .npz.
       data: the file's bytes.
       fps, num_frames, height, width: of the video; 0 where the file is no video.
       metadata: everything else that was published of the clip, as a JSON object; rgb only.

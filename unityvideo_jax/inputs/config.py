@@ -63,7 +63,7 @@ class DataConfig:
       vae: folder of VAE weights, as `models.vae_weights.find_vae` takes it; '' is the shipped one.
       vae_dtype: in which worlds are encoded online, "float32" or "bfloat16".
       num_workers: reader processes; 0 reads in threads, which is faster unless decoding is heavy.
-      read_threads: reader threads a process.
+      read_threads: reader threads per process.
 
     Raises:
       UserError: a value out of range, named with its fix.

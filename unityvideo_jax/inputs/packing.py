@@ -103,7 +103,7 @@ def pack_openuni(
 ) -> ClipCard:
     """OpenUni's published tars of one subset as TFDS records, byte for byte.
 
-    A killed run goes on with the first tar that it had not finished. Clips that lack a modality,
+    A killed run resumes at the first tar that it had not finished. Clips that lack a modality,
     metadata or frames are set aside, each with its reason, in `<workdir>/openuni/set_aside.json`.
 
     Args:

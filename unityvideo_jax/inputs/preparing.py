@@ -44,11 +44,11 @@ def prepare(
     extra_settings: dict[str, Any] | None = None,
     allow_faults: bool = False,
 ) -> shards.Card:
-    """Writes latent shards, going on where an earlier run of the same settings was killed.
+    """Writes latent shards, resuming where an earlier run of the same settings was killed.
 
     A finished dataset gains the modalities that it lacks, also those whose folder was deleted; one
     that lacks nothing is left alone. A clip that cannot be read does not stop the others: they are
-    encoded and kept, so that the same command goes on once the clip is fixed or moved away.
+    encoded and stored, so that the same command resumes once the clip is fixed or moved away.
 
     Args:
       source: clips, all of num_frames x height x width.

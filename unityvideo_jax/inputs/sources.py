@@ -23,7 +23,7 @@ class ClipBatch:
     Attributes:
       videos: modality -> video in [-1, 1].
       sides: modality -> side record, each number with the batch in front.
-      texts: modality -> one text a clip; the caption for rgb, the prompt C_m for others.
+      texts: modality -> one text per clip; the caption for rgb, the prompt C_m for others.
     """
 
     videos: Mapping[str, Video]

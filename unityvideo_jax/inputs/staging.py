@@ -52,7 +52,7 @@ def _show(name: str, value: Any) -> str:
 class Staging:
     """The clips that one unfinished preparation has finished, in `<workdir>/latents/.staging/`.
 
-    A clip is known by its identity, so the same command goes on after clips were added, replaced or
+    A clip is known by its identity, so the same command resumes after clips were added, replaced or
     moved away.
 
     Args:
@@ -182,7 +182,7 @@ class Progress:
         self._printed = self._start
         self._compiling = compiles and done < total
         if done:
-            print(f"{what}: {done}/{total} clips were done before, going on", flush=True)
+            print(f"{what}: {done}/{total} clips were done before, continuing", flush=True)
         if self._compiling:
             print(f"{what}: compiling for the first clips, up to some minutes", flush=True)
 

@@ -24,7 +24,7 @@ DEFAULT_BOUNDS = (1.0 / 50.0, 1.0)
 # One of so many surface pixels at either end (and one more per frame) may be a stray, if it
 # lengthens the range by this share: one too near pixel must not darken all others.
 STRAYS, MARGIN = 1000, 1 / 4
-# Nearest and farthest depth in metres that the metric codec tells apart.
+# Nearest and farthest depth in metres that the metric codec distinguishes.
 METRIC_RANGE = (0.1, 100.0)
 
 Video = Float[Array, "t h w 3"] | Float[np.ndarray, "t h w 3"]

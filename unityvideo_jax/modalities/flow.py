@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 from unityvideo_jax.modalities import checks
 from unityvideo_jax.modalities.base import Clip, Modality, Side, register
 
-# The fastest motion that is kept, as a share of the frame diagonal a frame.
+# The fastest motion that is encoded, as a share of the frame diagonal per frame.
 LIMIT = 0.2
 # Companding: speed s in [0, 1] becomes log(1 + MU s) / log(1 + MU).
 MU = 31.0

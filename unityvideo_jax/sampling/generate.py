@@ -84,7 +84,7 @@ def stream_noise(
     if key.ndim == 0:
         key = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(batch))
     if key.shape != (batch,):
-        raise UserError(f"{key.shape} keys for a batch of {batch}: give one key, or one a sample")
+        raise UserError(f"{key.shape} keys for a batch of {batch}: give one key, or one per sample")
     fold = jax.vmap(jax.vmap(jax.random.fold_in, (None, 0)), (0, None))
     keys = fold(key, draw * streams + jnp.arange(streams))
     return jax.vmap(jax.vmap(lambda k: jax.random.normal(k, shape[2:], jnp.float32)))(keys)

@@ -4,7 +4,7 @@
 
 With one scale at 1 this is the usual guidance by the other. Each term costs one more pass, and a
 scale of 1 costs none. The condition is dropped the way training drops it (its stream is pure noise
-at timestep 1) and with the text kept, since training rarely sees both dropped at once.
+at timestep 1) and with the text, since training rarely sees both dropped at once.
 """
 
 from collections.abc import Callable, Sequence

@@ -94,7 +94,7 @@ def euler(sigmas: Float[np.ndarray, " n"]) -> SolverTable:
 
 
 def heun(sigmas: Float[np.ndarray, " n"]) -> SolverTable:
-    """Second order: two evaluations a step, save for the last one.
+    """Second order: two evaluations per step, save for the last one.
 
     The step down to sigma 0 is Euler's: at timestep 0 the model takes a stream for a given one,
     so its velocity there is not the path's. One first-order step leaves the global order at 2.

@@ -94,7 +94,7 @@ class Checkpointer:
         Args:
           state: what to save; its step names the checkpoint.
           inputs: JSON-able position of the input pipeline after that step.
-          config: the run's configuration, kept beside the weights.
+          config: the run's configuration, stored beside the weights.
         """
         trees, records = saved_items(state), {"inputs": inputs, "config": config}
         items = {name: ocp.args.StandardSave(tree) for name, tree in trees.items()}

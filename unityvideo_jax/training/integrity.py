@@ -31,7 +31,7 @@ class IntegrityCheck:
       mesh: of them.
       objective: of the loss.
       modalities: names of the modality ids.
-      step: of the state that is held to be right, from which the run goes on.
+      step: of the state that is held to be right, from which the run continues.
       probe: a batch on the devices, the same in every check.
       parts: which the probe is cut into, of which one is used, to bound memory.
     """

@@ -52,8 +52,8 @@ def _check_dropout(model: DiTConfig, objective: ObjectiveConfig) -> None:
     if model.shared_timestep and objective.condition_dropout:
         raise UserError(
             f"config.objective.condition_dropout={objective.condition_dropout}: a dropped stream "
-            "is at t = 1, and with config.model.shared_timestep the others would be told so; set "
-            "it to 0"
+            "is at t = 1, and with config.model.shared_timestep the others would get that timestep; "
+            "set it to 0"
         )
 
 
@@ -96,7 +96,7 @@ def _train(
     goodput = Goodput()
     model = section(DiTConfig, config, "model")
     objective = section(ObjectiveConfig, config, "objective")
-    # As pinned: a run that goes on keeps the schedule that it was started with.
+    # As pinned: a run that resumes keeps the schedule that it was started with.
     optim = section(OptimizerConfig, read_config(workdir), "optimizer")
     run = section(TrainConfig, config, "train")
     plan = stages(config.curriculum, dict(config.data.modality_weights), run.steps)

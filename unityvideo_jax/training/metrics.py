@@ -155,7 +155,7 @@ class Speed:
           step: steps done by now.
 
         Returns:
-          Seconds a step, tokens/s, model TFLOP/s a device and, if known, the share of the peak;
+          Seconds per step, tokens/s, model TFLOP/s per device and, if known, the share of the peak;
           nothing if no step was done since.
         """
         steps = step - self._step

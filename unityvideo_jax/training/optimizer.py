@@ -37,14 +37,14 @@ class OptimizerConfig:
       warmup_steps: linear warm-up from zero (public release: 200).
       schedule: after it, "constant" (public release) or "cosine" to a tenth of the peak.
       schedule_steps: step at which the cosine ends; 0 is `config.train.steps` as the run was
-        started, so that a run which is made longer goes on at the rate it ended with.
+        started, so that a run which is made longer continues at the rate it ended with.
       b1, b2, eps: AdamW's.
       momentum: Muon's, with Nesterov's look ahead.
       weight_decay: times the learning rate; only matrices decay.
       clip_norm: bound of the gradient's global norm (public release: 1.5).
       ema_decay: of the averaged parameters (public release: 0.9999); 0 keeps no average.
-      accumulation: micro-batches a step.
-      moments: type that AdamW's two moments and Muon's one are kept in; "bfloat16" halves their
+      accumulation: micro-batches per step.
+      moments: type that AdamW's two moments and Muon's one are stored in; "bfloat16" halves their
         bytes.
 
     Raises:
@@ -164,7 +164,7 @@ def _algorithm(params: Any) -> Any:
 
 
 def _muon(config: OptimizerConfig, rate: optax.Schedule) -> optax.GradientTransformation:
-    """Muon on kernels [..., in, out], each of the stacked matrices by itself."""
+    """Muon on kernels [..., in, out], each of the stacked matrices separately."""
 
     def matrices(params: Any) -> Any:
         axes = contrib.MuonDimensionNumbers(reduction_axis=-2, output_axis=-1)

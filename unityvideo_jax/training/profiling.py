@@ -82,7 +82,7 @@ class Profiler:
             if step > end:
                 raise UserError(f"{asked}: the run ends at config.train.steps={end}")
             if 0 < step <= start:
-                log(f"{asked}: the run goes on after step {start}; nothing to record")
+                log(f"{asked}: the run continues after step {start}; nothing to record")
 
     def compile(self, step_fn: Any, *args: Any) -> Any:
         """The jitted step compiled for `args`; written down if asked for."""

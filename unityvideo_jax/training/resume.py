@@ -1,4 +1,4 @@
-"""What may change when a run goes on, what each change does, and what must stay."""
+"""What may change when a run resumes, what each change does, and what must stay."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -176,7 +176,7 @@ def notes(
     """One line for each change that changes the training, and for a schedule that does not change.
 
     Args:
-      stored, wanted: flat configurations of the run and of what goes on, both `with_schedule`.
+      stored, wanted: flat configurations of the run and of its continuation, both `with_schedule`.
       command: flat configuration as given.
     """
     lines = [

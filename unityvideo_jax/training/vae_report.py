@@ -32,7 +32,7 @@ class LatentStatistics:
 def latent_statistics(
     vae: WanVAE, names: Sequence[str], batches: Iterable[Float[Array, "n m t h w 3"]]
 ) -> LatentStatistics:
-    """Statistics over batches of clips, every modality of each; sums are kept in float64."""
+    """Statistics over batches of clips, every modality of each; sums are in float64."""
     shape = (len(names), vae.config.z_dim)
     total, squares, count = np.zeros(shape), np.zeros(shape), 0
     for videos in batches:

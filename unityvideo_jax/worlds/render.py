@@ -27,7 +27,7 @@ _RAYS_OF_CLIP = 1 << 23
 
 
 def _pixels(height: int, width: int, supersample: int) -> Float[Array, "r 2"]:
-    """(x, y) of rays, row by row: pixel centres, or a regular grid of `supersample`^2 a pixel."""
+    """(x, y) of rays, row by row: pixel centres, or `supersample`^2 rays on a grid per pixel."""
     y, x = jnp.meshgrid(
         (jnp.arange(height * supersample) + 0.5) / supersample,
         (jnp.arange(width * supersample) + 0.5) / supersample,

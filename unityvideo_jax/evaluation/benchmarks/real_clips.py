@@ -5,7 +5,7 @@
     FOLDER/<key>.<modality>.npz      optional: annotations under the clip's keys, at its size
 
 The choice is by the SHA-256 of the videos, so it depends on nothing but them: the smallest hashes
-of those that are long enough. What is left of others is told, with reasons, in the card.
+of those that are long enough. The card lists the others with reasons.
 """
 
 import dataclasses

@@ -56,7 +56,7 @@ Arrays = Mapping[str, Shaped[np.ndarray, "..."]]
 class Size:
     """Frames and pixels to render; the default is the benchmark's own.
 
-    The paper's demos are 384 x 672; the public release makes 33 frames at 8 a second.
+    The paper's demos are 384 x 672; the public release makes 33 frames at 8 per second.
     """
 
     num_frames: int = 33

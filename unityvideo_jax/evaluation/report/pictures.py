@@ -145,7 +145,7 @@ def _flow(prediction: Arrays, truth: Arrays, step: int) -> Rows:
 
 def _segmentation(prediction: Arrays, truth: Arrays, step: int) -> Rows:
     predicted, true = match_labels(*(_every(a["segments"], step) for a in (prediction, truth)))
-    # Not drawn by the codec, which orders the instances of each picture by themselves.
+    # Not drawn by the codec, which orders the instances of each picture separately.
     palette = instance_palette()
     return {
         "truth": media.to_uint8(palette[true]),

@@ -52,7 +52,7 @@ def _check_dropout(model: DiTConfig, objective: ObjectiveConfig) -> None:
     if model.shared_timestep and objective.condition_dropout:
         raise UserError(
             f"config.objective.condition_dropout={objective.condition_dropout}: a dropped stream "
-            "is at t = 1, and with config.model.shared_timestep all others would be too; set it to 0"
+            "is at t = 1, and with config.model.shared_timestep all others would be; set it to 0"
         )
 
 

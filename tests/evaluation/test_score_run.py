@@ -1,6 +1,7 @@
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from tiny_pipeline import (  # noqa: F401
@@ -38,6 +39,18 @@ def parts():
         text_encoder=get_text_encoder("words", 16),
         step=0,
     )
+
+
+@pytest.fixture(autouse=True)
+def renders_pairs(monkeypatch):
+    """Renders a single clip as one of a pair: the renderer is compiled for one batch size."""
+
+    def render(world, scenes, original=worlds.render):
+        count = len(jax.tree.leaves(scenes)[0])
+        pair = jax.tree.map(lambda x: jnp.concatenate([x, x])[:2], scenes)
+        return {key: value[:count] for key, value in original(world, pair).items()}
+
+    monkeypatch.setattr(worlds, "render", render)
 
 
 class Oracle(Pipeline):

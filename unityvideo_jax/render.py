@@ -19,7 +19,7 @@ _NUM_CLIPS = flags.DEFINE_integer("num_clips", 4, "How many clips.", lower_bound
 _FIRST = flags.DEFINE_integer("first", 0, "Index of the first clip.", lower_bound=0)
 _HEIGHT = flags.DEFINE_integer("height", 96, "Pixels, a multiple of 16.", lower_bound=16)
 _WIDTH = flags.DEFINE_integer("width", 96, "Pixels, a multiple of 16.", lower_bound=16)
-_NUM_FRAMES = flags.DEFINE_integer("num_frames", 17, "Frames per clip, 4n+1.", lower_bound=1)
+_NUM_FRAMES = flags.DEFINE_integer("num_frames", 17, "Frames a clip, 4n+1.", lower_bound=1)
 _SEED = cli.define_seed("seed", "Seed of the worlds.")
 _CLOSEUP = flags.DEFINE_float("closeup", 0.0, "Share of clips with the camera near a person.")
 _COLUMNS = flags.DEFINE_integer("columns", 3, "Frames shown of each clip.", lower_bound=1)
@@ -32,7 +32,7 @@ def _encoder(name: str):
 
 
 def main(argv: Sequence[str]) -> None:
-    """Renders, encodes and writes the sheet: one row per clip, the modalities side by side."""
+    """Renders, encodes and writes the sheet: a row a clip, the modalities side by side."""
     del argv
     config = worlds.WorldConfig(
         height=_HEIGHT.value,

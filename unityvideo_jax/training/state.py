@@ -16,7 +16,7 @@ from unityvideo_jax.parallel.rules import AxisRules, like_parameters, shardings
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainState:
-    """Steps done, float32 parameters, their moving average if any, and the optimiser's state."""
+    """Steps done, float32 parameters, their moving average if kept, and the optimiser's state."""
 
     step: Any  # int32 [], or its sharding where the tree describes a layout
     params: Any

@@ -6,7 +6,7 @@ ones in every evaluation. Protocol `uniform_t<K>`: K timesteps in the middle of 
 streams of a sample (UnityVideo sec. 3.4), then over clips and timesteps.
 
 These timesteps end at 1 - 1/2K, but sampling starts at 1. Protocol `near_noise` gives the same loss
-at t = 0.97 and t = 1, each on its own; `uniform_t<K>` leaves them out.
+at t = 0.97 and t = 1, each by itself; `uniform_t<K>` leaves them out.
 """
 
 import dataclasses

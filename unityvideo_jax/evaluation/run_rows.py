@@ -1,4 +1,4 @@
-"""Stores the scores of each sampled clip, so that an evaluation resumes where it stopped."""
+"""What is kept of each clip that a run sampled, so that an evaluation goes on where it stopped."""
 
 import dataclasses
 import pathlib

@@ -3,7 +3,7 @@
 One clip at a time is read, scored, drawn and written as `OUTPUT/rows/<clip>.json`, by as many
 processes as are asked for; so memory does not grow with the benchmark, and a second run takes up
 rows whose inputs and settings are unchanged.
-A faulty or missing clip does not stop the others; it is named, counted, and left out of every
+A faulty or missing clip does not stop the others; it is named, counted, and kept out of every
 average. Whether averages without it are given at all is the caller's choice.
 """
 
@@ -54,7 +54,7 @@ class HarnessConfig:
 
 @dataclasses.dataclass(kw_only=True)
 class Row:
-    """Scores and facts stored of a clip.
+    """What is kept of a clip.
 
     Attributes:
       clip: its name.
@@ -75,7 +75,7 @@ class Row:
     seconds: dict[str, float] = dataclasses.field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        """Converts to plain JSON values."""
+        """As plain JSON values."""
         return {**vars(self), "score": self.score.to_json()}
 
     @classmethod
@@ -87,7 +87,7 @@ class Row:
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Outcome:
     """Attributes:
-    rows: one per clip of the benchmark, in order of name.
+    rows: one a clip of the benchmark, in order of name.
     streams: what the system predicted.
     skipped: why a video metric could not run, by its name.
     unknown: clips that the system predicted and the benchmark lacks.
@@ -182,7 +182,7 @@ def _union(sets: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _checksums(truth: Clip, predicted: Clip | None) -> dict[str, str]:
-    """SHA-256 of every file that may be read for a clip."""
+    """Of every file that may be read for a clip."""
     everything = (*METRICS, RGB)
     sums = {f"benchmark/{k}": v for k, v in truth.checksums(everything).items()}
     if predicted is not None:

@@ -186,7 +186,7 @@ class _Clips:
         )
 
     def checksums(self, index: int) -> dict[str, str]:
-        """SHA-256 of a clip's files; empty for worlds."""
+        """Of a clip's files; worlds have none."""
         return self._folder.checksums(index) if self._folder else {}
 
     @property
@@ -219,7 +219,7 @@ def run(
       sampler: how to sample.
       progress: called with clips done and in all after each batch.
       draw: called with the clip's number, the modality, and predicted and true arrays.
-      rows: where each clip's scores are written and read again; None writes none.
+      rows: where each clip's scores are kept, and taken up again; None keeps none.
 
     Returns:
       All metrics of the modalities that both the model and `METRICS` know.

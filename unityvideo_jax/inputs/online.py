@@ -24,7 +24,7 @@ from unityvideo_jax.pretrained.text import get_text_encoder
 def group_size(rows: int, modalities: int, limit: int = 16) -> int:
     """Clips that share a modality and are rendered at once: the largest divisor of `rows`.
 
-    Small enough that a batch holds at least two groups per modality if it can, and at most `limit`,
+    Small enough that a batch holds at least two groups a modality, if it can, and at most `limit`,
     which bounds the memory of rendering and encoding.
     """
     most = max(1, min(limit, rows // (2 * modalities)))

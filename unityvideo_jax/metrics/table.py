@@ -1,4 +1,4 @@
-"""The table of metrics: one class per modality. A further modality is scored once it is here."""
+"""The table of metrics: one class a modality. A further modality is scored once it stands here."""
 
 from unityvideo_jax.metrics.base import Metric
 from unityvideo_jax.metrics.densepose import DensePoseMetric

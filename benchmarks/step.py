@@ -23,7 +23,6 @@ import json
 import math
 import pathlib
 import re
-import runpy
 import subprocess
 import sys
 import tempfile
@@ -34,13 +33,14 @@ from typing import Any
 import numpy as np
 
 from unityvideo_jax.runtime import failures
+from unityvideo_jax.settings import presets
 
 WARM_UP = 2
 
 
-def load_config(path: str, settings: Sequence[str] = ()) -> Any:
+def read_config(path: str, settings: Sequence[str] = ()) -> Any:
     """The config of a file, with settings such as `model.remat=full`."""
-    config = runpy.run_path(path)["get_config"]()
+    config = presets.load_config(path)
     for setting in settings:
         key, value = setting.split("=", 1)
         with contextlib.suppress(ValueError, SyntaxError):  # a text without quotes
@@ -78,7 +78,7 @@ def measure_ours(args: argparse.Namespace) -> dict[str, Any]:
     from unityvideo_jax.training.optimizer import OptimizerConfig, make_optimizer
     from unityvideo_jax.training.step import jit_train_step
 
-    config = load_config(args.config, [f"model.remat={args.remat[0]}", *args.set])
+    config = read_config(args.config, [f"model.remat={args.remat[0]}", *args.set])
     model = DiTConfig(**config.model)
     optim = OptimizerConfig(**config.optimizer)
     optimizer = make_optimizer(optim, config.train.steps)
@@ -173,7 +173,7 @@ def measure_peer(args: argparse.Namespace) -> dict[str, Any]:
 
     from unityvideo_jax.models.config import DiTConfig, model_flops
 
-    config = load_config(args.config)
+    config = read_config(args.config)
     # It has one text and no switcher.
     model = DiTConfig(**{**config.model, "in_context": False, "switcher": "none"})
     time_, height, width = args.latents

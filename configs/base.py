@@ -14,7 +14,7 @@ def get_config() -> ml_collections.ConfigDict:
     """Returns the configuration; every key can be overridden as `--config.<key>=...`."""
     config = ml_collections.ConfigDict()
     config.seed = 0
-    # Workdir of a conversion, or of another run, whose weights training starts from.
+    # A pretrained model (folder or name), or the workdir of a conversion or run, to start from.
     config.init_from = ""
 
     config.model = dict(

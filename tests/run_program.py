@@ -13,4 +13,5 @@ if __name__ == "__main__":
     jax.config.update("jax_disable_most_optimizations", True)
     Pipeline.from_workdir = classmethod(lambda cls, workdir, **_: tiny_pipeline())
     program = importlib.import_module(f"unityvideo_jax.{sys.argv.pop(1)}")
+    program.define_flags()
     cli.run(program.main)

@@ -64,7 +64,7 @@ def test_configs_import_nothing_but_each_other():
         assert set(_imports(path)) <= known, path
 
 
-def test_core_imports_without_tensorflow_and_torch():
+def test_all_modules_import_together_without_tensorflow_torch_or_flags():
     modules = [
         ".".join(p.relative_to(ROOT).with_suffix("").parts)
         for p in sorted(PACKAGE.rglob("*.py"))
@@ -76,8 +76,17 @@ def test_core_imports_without_tensorflow_and_torch():
         "from absl import flags\n"
         f"for name in {modules!r}:\n"
         "    importlib.import_module(name)\n"
-        # Programs share flag names and never share a process: forget one's before the next.
-        "    for flag in list(flags.FLAGS): delattr(flags.FLAGS, flag)\n"
+        # Programs share flag names: each defines its own when it is run, none when imported.
+        "modules = flags.FLAGS.flags_by_module_dict()\n"
+        "ours = [name for name in modules if name.startswith('unityvideo_jax')]\n"
+        "assert not ours, ours\n"
+        # And each defines them, together with those of cli, without a clash.
+        "for name in sorted(sys.modules):\n"
+        "    if define := getattr(sys.modules[name], 'define_flags', None):\n"
+        "        before = set(flags.FLAGS)\n"
+        "        define()\n"
+        "        assert set(flags.FLAGS) - before, name\n"
+        "        for flag in set(flags.FLAGS) - before: delattr(flags.FLAGS, flag)\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from configs import vae_worlds
 from unityvideo_jax import train_vae
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.inputs.encode import load_encoder
 from unityvideo_jax.models.vae.wan_vae import VAEConfig, WanVAE
 from unityvideo_jax.pretrained.vae import load_vae, save_vae
+from unityvideo_jax.settings import presets
 from unityvideo_jax.training import vae_report, vae_step
 from unityvideo_jax.training.vae_step import VAELossConfig, VAEOptimizerConfig
 from unityvideo_jax.worlds import WorldConfig
@@ -32,7 +32,7 @@ def videos(indices, height=16, width=16, frames=5):
 
 @pytest.fixture
 def config():
-    config = vae_worlds.get_config()
+    config = presets.load("vae_worlds")
     config.model.base_dim = config.model.decoder_base_dim = 4
     config.model.num_res_blocks = 1
     config.dtype = "float32"

@@ -1,6 +1,7 @@
 """A pipeline of random weights, small enough to compile in seconds, shared by several tests."""
 
 import functools
+import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -8,10 +9,15 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from unityvideo_jax.files import provenance
 from unityvideo_jax.models.dit import DiT, DiTConfig
 from unityvideo_jax.models.vae.wan_vae import VAEConfig, WanVAE
-from unityvideo_jax.pretrained.text import get_text_encoder
+from unityvideo_jax.pretrained.text import load_text_encoder
+from unityvideo_jax.pretrained.vae import save_vae
+from unityvideo_jax.sampling.generate import SamplerConfig
 from unityvideo_jax.sampling.pipeline import Pipeline
+from unityvideo_jax.training.checkpoints import Checkpointer
+from unityvideo_jax.training.state import TrainState
 
 CONFIG = {
     "seed": 0,
@@ -77,12 +83,44 @@ def tiny_vae() -> WanVAE:
     return nnx.merge(*_filled(lambda: WanVAE(config, rngs=nnx.Rngs(0)), 0, 0.3))
 
 
+def tiny_model(**changes) -> DiT:
+    """The tiny transformer; `changes` are of its configuration and leave its weights' shapes."""
+    config = DiTConfig(**CONFIG["model"] | changes)
+    graph = nnx.graphdef(nnx.eval_shape(lambda: DiT(config, rngs=nnx.Rngs(0))))
+    return nnx.merge(graph, tiny_params())
+
+
+def tiny_parts(**changes) -> dict:
+    """What `Pipeline` takes; `changes` replace some."""
+    return {
+        "model": tiny_model(),
+        "vae": tiny_vae(),
+        "text_encoder": load_text_encoder("words", 16),
+        **{key: CONFIG["data"][key] for key in ("num_frames", "height", "width", "fps")},
+        "sampler": SamplerConfig(**CONFIG["sampling"]),
+        "step": 7,
+        **changes,
+    }
+
+
 @functools.cache
 def tiny_pipeline() -> Pipeline:
-    return Pipeline(
-        config=CONFIG,
-        params=tiny_params(),
-        vae=tiny_vae(),
-        text_encoder=get_text_encoder("words", 16),
-        step=7,
+    return Pipeline(**tiny_parts())
+
+
+def save_run(run: pathlib.Path) -> dict:
+    """Writes the workdir of a run of 7 steps whose average is the tiny pipeline; its config."""
+    save_vae(tiny_vae(), run.parent / "vae", storage="float32")
+    config = CONFIG | {"data": CONFIG["data"] | {"vae": str(run.parent / "vae")}}
+    run.mkdir(parents=True)
+    provenance.write_json(run / "config.json", config)
+    checkpointer = Checkpointer(run, keep=2)
+    state = TrainState(
+        step=jnp.int32(7),
+        params=tiny_params(1),
+        ema=tiny_params(0),
+        opt_state=[jnp.zeros(1)],
     )
+    checkpointer.save(state, {}, config)
+    checkpointer.wait()
+    return config

@@ -92,10 +92,10 @@ def define_path(
 
 
 class _ConfigParser(ConfigFileFlagParser):
-    """Reads the file that a path or the name of a preset means."""
+    """Reads the file that a path or the name of a preset means; no key can be added to it."""
 
     def parse(self, path: str) -> ml_collections.ConfigDict:
-        return super().parse(presets.find(paths.expand(path)))
+        return presets.load_config(path).lock()
 
 
 def define_config(help: str) -> flags.FlagHolder:
@@ -104,6 +104,58 @@ def define_config(help: str) -> flags.FlagHolder:
     holder = config_flags.DEFINE_config_file("config", None, help)
     flags.FLAGS["config"].parser = _ConfigParser("config")
     return holder
+
+
+def define_pipeline() -> None:
+    """The flags that name the weights to sample from, for `load_pipeline`."""
+    define_path("workdir", None, "Workdir of a training run.")
+    define_path(
+        "pretrained", None, "Instead of a run: a model's folder, or the name of one that ships."
+    )
+    flags.DEFINE_integer("checkpoint_step", None, "Which checkpoint; the latest if left out.")
+    flags.DEFINE_bool(
+        "fallback", False, "If the checkpoint is damaged, take the newest whole one before it."
+    )
+    flags.DEFINE_bool("ema", True, "Use the run's averaged weights.")
+    define_path("vae", None, "Folder of the VAE, instead of config.data.vae.")
+    flags.DEFINE_string("text_encoder", None, "Text encoder, instead of config.data.text_encoder.")
+
+
+def load_pipeline() -> Any:
+    """The `Pipeline` that the flags of `define_pipeline` name.
+
+    Raises:
+      UserError: not exactly one of --workdir and --pretrained, or weights that do not load.
+    """
+    from unityvideo_jax.sampling.pipeline import Pipeline
+
+    args = flags.FLAGS
+    if bool(args.workdir) == bool(args.pretrained):
+        raise UserError("give either --workdir=RUN or --pretrained=FOLDER_OR_NAME")
+    parts = {"vae": args.vae, "text_encoder": args.text_encoder}
+    if args.workdir:
+        return Pipeline.from_workdir(
+            args.workdir,
+            step=args.checkpoint_step,
+            use_ema=args.ema,
+            fallback=args.fallback,
+            **parts,
+        )
+    for name in ("checkpoint_step", "fallback", "ema"):
+        if args[name].present:
+            raise UserError(f"--{name}: is for --workdir, a model has one set of weights; drop it")
+    return Pipeline.from_pretrained(args.pretrained, **parts)
+
+
+def weights_of(pipeline: Any) -> dict[str, Any]:
+    """What a result's record says of the weights that the flags of `define_pipeline` name."""
+    args = flags.FLAGS
+    return {
+        "workdir": args.workdir,
+        "pretrained": args.pretrained,
+        "checkpoint_step": pipeline.step,
+        "ema": args.ema,
+    }
 
 
 def define_seed(name: str, help: str) -> flags.FlagHolder:
@@ -121,16 +173,8 @@ def _outputs() -> list[tuple[flags.Flag, str]]:
 
 
 def read_config(value: ml_collections.ConfigDict | None) -> ml_collections.ConfigDict | None:
-    """The value of a --config flag with its references resolved and `~` in its paths expanded.
-
-    Raises:
-      UserError: the file did not load.
-    """
-    try:
-        # A file that failed to load raises at the first look inside.
-        config = value and value.copy_and_resolve_references()
-    except OSError as error:
-        raise UserError(f"--config: {error}") from error
+    """The value of a --config flag with its references resolved and `~` in its paths expanded."""
+    config = value and value.copy_and_resolve_references()
     if config is not None:
         with config.unlocked():
             _expand_within(config)

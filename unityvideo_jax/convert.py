@@ -1,9 +1,10 @@
-r"""Converts weights: Wan or UnityVideo safetensors into a run to start from, or a run into those.
+r"""Converts weights: Wan's or the release's into a run, or a run into theirs or a model's folder.
 
   python -m unityvideo_jax.convert --from=Wan2.2-TI2V-5B --to=orbax --workdir=wan22 \
       --config=wan22_5b
   python -m unityvideo_jax.train --config=wan22_5b --config.init_from=wan22 --workdir=run
   python -m unityvideo_jax.convert --from=run --to=diffusers --workdir=exported
+  python -m unityvideo_jax.convert --from=run --to=pretrained --storage=int8 --workdir=my-model
 
 Tensors are moved one at a time, so that memory holds the largest tensor and never the model. A
 conversion that was killed resumes when the same command is given again.
@@ -28,10 +29,14 @@ from unityvideo_jax.files.paths import is_part
 from unityvideo_jax.interop import shards, wan, wan_keys
 from unityvideo_jax.interop.journal import Journal, fingerprint
 from unityvideo_jax.models.dit import DiTConfig
+from unityvideo_jax.pretrained import model as pretrained
+from unityvideo_jax.pretrained.vae import load_vae
+from unityvideo_jax.sampling import parts
 from unityvideo_jax.settings.sections import section
 from unityvideo_jax.training.workdir import open_workdir
 
 STAGING = ".convert"
+PRETRAINED = "pretrained"
 M_MMAP_THRESHOLD = -3  # of glibc's malloc.h
 
 
@@ -189,6 +194,36 @@ def convert_out(
     log(f"step {folder.name} ({item}) of {source} is in {workdir}")
 
 
+def convert_to_model(
+    source: str,
+    workdir: str,
+    *,
+    step: int | None = None,
+    fallback: bool = False,
+    use_ema: bool = True,
+    storage: str = "float32",
+    log=print,
+) -> None:
+    """A run's checkpoint into the folder of a model, which `--pretrained` and init_from take.
+
+    Arguments as `convert_out`; `storage` may be "int8" too.
+
+    Raises:
+      UserError: no such run, or a workdir that holds something.
+    """
+    config, folder = reading.find(source, step, fallback)
+    item = reading.weights_item(folder, use_ema)
+    reading.verify_item(folder, item)  # all of it, before anything is written
+    pretrained.save(
+        workdir,
+        {**parts.describe_run(config), "step": int(folder.name)},
+        arrays.open_arrays(folder, item),
+        vae=load_vae(config.data.vae or None),
+        storage=storage,
+    )
+    log(f"step {folder.name} ({item}) of {source} is in {workdir}, as {storage}")
+
+
 def _progress(journal: Journal, total: int | None, log):
     start = time.monotonic()
 
@@ -212,7 +247,7 @@ def _give_back_freed_memory() -> None:
 def define_flags() -> None:
     """Called by the program alone, so that importing this module claims no flag names."""
     cli.define_path("from", None, "Safetensors file or folder; a run's workdir to export.")
-    flags.DEFINE_enum("to", None, ("orbax", *wan_keys.LAYOUTS), "What to write.")
+    flags.DEFINE_enum("to", None, ("orbax", PRETRAINED, *wan_keys.LAYOUTS), "What to write.")
     cli.define_path("workdir", None, "Folder to write to.", writes="folder")
     cli.define_config("With --to=orbax: the experiment whose model takes the weights.")
     flags.DEFINE_integer("checkpoint_step", None, "Checkpoint to export; the latest if unset.")
@@ -220,7 +255,9 @@ def define_flags() -> None:
         "fallback", False, "If the checkpoint is damaged, export the newest whole one before it."
     )
     flags.DEFINE_bool("ema", True, "Export the averaged weights.")
-    flags.DEFINE_enum("storage", "float32", sorted(shards.STORAGE), "Type of the export.")
+    flags.DEFINE_enum(
+        "storage", "float32", pretrained.STORAGE, "Type of the export; int8 with --to=pretrained."
+    )
     flags.DEFINE_float("shard_gb", 5.0, "Largest exported file.", lower_bound=1e-6)
 
 
@@ -236,18 +273,21 @@ def main(argv: Sequence[str]) -> None:
     def log(line: str) -> None:
         print(line, flush=True)
 
+    export = {
+        "step": args.checkpoint_step,
+        "fallback": args.fallback,
+        "use_ema": args.ema,
+        "storage": args.storage,
+        "log": log,
+    }
+    if args.to == PRETRAINED:
+        convert_to_model(source, workdir, **export)
+        return
     if args.to != "orbax":
-        convert_out(
-            source,
-            workdir,
-            args.to,
-            step=args.checkpoint_step,
-            fallback=args.fallback,
-            use_ema=args.ema,
-            storage=args.storage,
-            max_shard_bytes=int(args.shard_gb * 10**9),
-            log=log,
-        )
+        if args.storage not in shards.STORAGE:
+            raise UserError(f"--storage={args.storage}: is for --to={PRETRAINED} only")
+        size = int(args.shard_gb * 10**9)
+        convert_out(source, workdir, args.to, max_shard_bytes=size, **export)
         return
     config = cli.read_config(args.config)
     if config is None:

@@ -26,13 +26,7 @@ from unityvideo_jax.errors import UserError
 from unityvideo_jax.files.paths import atomic_path
 from unityvideo_jax.runtime import signals
 
-_OUTPUT = cli.define_path(
-    "output", "out", "Folder for everything that the demo makes.", writes="folder"
-)
-_CLIPS = flags.DEFINE_integer(
-    "clips", 48, "Procedural clips to render and train on.", lower_bound=8
-)
-_STEPS = flags.DEFINE_integer("steps", 1200, "Training steps of the tiny config.", lower_bound=200)
+FLAGS = flags.FLAGS
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -107,7 +101,7 @@ class Demo:
             "td{padding:.2rem .6rem;vertical-align:top}code{font-size:.8em}"
             "figure{margin:1.5rem 0}figcaption{color:#555}</style>"
             "<h1>unityvideo_jax: one model, three tasks</h1>"
-            f"<p>Procedural worlds, latent shards, {_STEPS.value} training steps with one stop and "
+            f"<p>Procedural worlds, latent shards, {FLAGS.steps} training steps with one stop and "
             "one resume, samples of all three modes, estimation on a real video and scores. So few "
             "steps show the path, not the quality: expect a layout in blurred, noisy samples.</p>"
             f"<h2>Steps</h2><table>{rows}</table><h2>Pictures</h2>{figures}<h2>Scores</h2>{scores}"
@@ -134,15 +128,22 @@ def real_clip() -> pathlib.Path:
     return pathlib.Path(spec.submodule_search_locations[0]) / "datasets" / "data" / "bikes.mp4"
 
 
+def define_flags() -> None:
+    """Called by the program alone, so that importing this module claims no flag names."""
+    cli.define_path("output", "out", "Folder for everything that the demo makes.", writes="folder")
+    flags.DEFINE_integer("clips", 48, "Procedural clips to render and train on.", lower_bound=8)
+    flags.DEFINE_integer("steps", 1200, "Training steps of the tiny config.", lower_bound=200)
+
+
 def main(argv: Sequence[str]) -> None:
     """Runs the whole demo into --output."""
     del argv
-    output = pathlib.Path(_OUTPUT.value)
+    output = pathlib.Path(FLAGS.output)
     if output.exists() and any(output.iterdir()) and not (output / "demo.json").exists():
         raise UserError(f"{output}: not empty and not a demo's folder; give another --output")
     bikes = real_clip()
     output.mkdir(parents=True, exist_ok=True)
-    (output / "demo.json").write_text(json.dumps({"clips": _CLIPS.value, "steps": _STEPS.value}))
+    (output / "demo.json").write_text(json.dumps({"clips": FLAGS.clips, "steps": FLAGS.steps}))
     shards, run = output / "shards", output / "run"
     start = time.monotonic()
     demo = Demo(output, total=8)
@@ -150,7 +151,7 @@ def main(argv: Sequence[str]) -> None:
         "--config=worlds_tiny",
         f"--workdir={run}",
         f"--config.data.dirs=('{shards}',)",
-        f"--config.train.steps={_STEPS.value}",
+        f"--config.train.steps={FLAGS.steps}",
     )
     first_checkpoint = run / "checkpoints" / "100"
 
@@ -166,7 +167,7 @@ def main(argv: Sequence[str]) -> None:
         "unityvideo_jax.prepare",
         "--source=worlds",
         f"--workdir={shards}",
-        f"--num_clips={_CLIPS.value}",
+        f"--num_clips={FLAGS.clips}",
     )
     demo.run(
         "Train, and stop in the middle", "unityvideo_jax.train", *train, stop_after=first_checkpoint
@@ -216,4 +217,5 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
+    define_flags()
     cli.run(main)

@@ -39,71 +39,64 @@ from unityvideo_jax.metrics.table import METRICS, PROTOCOLS
 from unityvideo_jax.metrics.video.fvd import ENOUGH_VIDEOS
 from unityvideo_jax.metrics.video.table import VIDEO_PROTOCOLS
 from unityvideo_jax.sampling import solvers
-from unityvideo_jax.sampling.pipeline import Pipeline
 
-_OUTPUT = cli.define_path("output", None, "Folder of the results.", writes="folder", required=True)
-_BENCHMARK = cli.define_path(
-    "benchmark",
-    "worlds_validation",
-    f"A folder of clips; with --workdir also one of {', '.join(score_run.BENCHMARKS)}.",
-)
-_BOOTSTRAP = flags.DEFINE_integer(
-    "bootstrap", 1000, "Draws for the intervals.", lower_bound=10, upper_bound=100_000
-)
-_SEED = cli.define_seed("seed", "Seed of the intervals and the sampler (clip i: seed + i).")
+FLAGS = flags.FLAGS
 
-_PREDICTIONS = cli.define_path("predictions", None, "Folder of a system's predictions.")
-_SYSTEM = flags.DEFINE_string("system", None, "Name of the system that made the predictions.")
-_WEIGHTS = cli.define_path("weights", None, "Folder of the networks of video metrics.")
-_ALLOW_FAULTS = flags.DEFINE_bool(
-    "allow_faults", False, "Give averages although some clips are missing or faulty."
-)
-_PROCESSES = flags.DEFINE_integer(
-    "processes", 1, "Processes that score predictions at once.", lower_bound=1
-)
-_TRUTH_UNIT = flags.DEFINE_enum(
-    "truth_unit", None, units.NAMES, "Unit of true depth in numbers that do not state it."
-)
-_PREDICTION_UNIT = flags.DEFINE_enum(
-    "prediction_unit", None, units.NAMES, "The same of predicted depth."
-)
 
-_WORKDIR = cli.define_path("workdir", None, "Workdir of the training run.")
-_STEP = flags.DEFINE_integer("checkpoint_step", None, "Which checkpoint; the latest if left out.")
-_VAE = cli.define_path("vae", None, "Folder of the VAE, instead of config.data.vae.")
-_TEXT_ENCODER = flags.DEFINE_string(
-    "text_encoder", None, "Text encoder, instead of config.data.text_encoder."
-)
-_FALLBACK = flags.DEFINE_bool(
-    "fallback", False, "If the checkpoint is damaged, take the newest whole one before it."
-)
-_EMA = flags.DEFINE_bool("ema", True, "Use the averaged weights.")
-_NUM_CLIPS = flags.DEFINE_integer("num_clips", 16, "How many clips.", lower_bound=1)
-_BATCH = flags.DEFINE_integer("batch_size", 4, "Clips at once on each device.", lower_bound=1)
-_WORLDS_SEED = cli.define_seed("worlds_seed", "Seed of the scenes.")
-_CAPTIONS = flags.DEFINE_bool("captions", False, "Give the model the clips' captions.")
-_TIMESTEPS = flags.DEFINE_integer(
-    "heldout_timesteps", 8, "Timesteps of the held-out loss, a multiple of 4; 0 leaves it out."
-)
-_GAP = flags.DEFINE_integer(
-    "condition_gap_clips", 8, "Clips of the condition gap, at least 2; 0 leaves it out."
-)
-_STEPS = flags.DEFINE_integer("steps", None, "Solver steps; the run's own if left out.")
-_SOLVER = flags.DEFINE_enum("solver", None, solvers.SOLVERS, "ODE solver.")
-_CONDITION = flags.DEFINE_float("condition_guidance", None, "Guidance scale of the given RGB.")
-_SHIFT = flags.DEFINE_float("shift", None, "Timestep shift.")
+def define_flags() -> None:
+    """Called by the program alone, so that importing this module claims no flag names."""
+    cli.define_path("output", None, "Folder of the results.", writes="folder", required=True)
+    cli.define_path(
+        "benchmark",
+        "worlds_validation",
+        f"A folder of clips; with a model also one of {', '.join(score_run.BENCHMARKS)}.",
+    )
+    flags.DEFINE_integer(
+        "bootstrap", 1000, "Draws for the intervals.", lower_bound=10, upper_bound=100_000
+    )
+    cli.define_seed("seed", "Seed of the intervals and the sampler (clip i: seed + i).")
+    cli.define_path("predictions", None, "Folder of a system's predictions.")
+    flags.DEFINE_string("system", None, "Name of the system that made the predictions.")
+    cli.define_path("weights", None, "Folder of the networks of video metrics.")
+    flags.DEFINE_bool(
+        "allow_faults", False, "Give averages although some clips are missing or faulty."
+    )
+    flags.DEFINE_integer("processes", 1, "Processes that score predictions at once.", lower_bound=1)
+    flags.DEFINE_enum(
+        "truth_unit", None, units.NAMES, "Unit of true depth in numbers that do not state it."
+    )
+    flags.DEFINE_enum("prediction_unit", None, units.NAMES, "The same of predicted depth.")
+    cli.define_pipeline()
+    flags.DEFINE_integer("num_clips", 16, "How many clips.", lower_bound=1)
+    flags.DEFINE_integer("batch_size", 4, "Clips at once on each device.", lower_bound=1)
+    cli.define_seed("worlds_seed", "Seed of the scenes.")
+    flags.DEFINE_bool("captions", False, "Give the model the clips' captions.")
+    flags.DEFINE_integer(
+        "heldout_timesteps", 8, "Timesteps of the held-out loss, a multiple of 4; 0 leaves it out."
+    )
+    flags.DEFINE_integer(
+        "condition_gap_clips", 8, "Clips of the condition gap, at least 2; 0 leaves it out."
+    )
+    flags.DEFINE_integer("steps", None, "Solver steps; the run's own if left out.")
+    flags.DEFINE_enum("solver", None, solvers.SOLVERS, "ODE solver.")
+    flags.DEFINE_float("condition_guidance", None, "Guidance scale of the given RGB.")
+    flags.DEFINE_float("shift", None, "Timestep shift.")
 
 
 def main(argv: Sequence[str]) -> None:
     """Scores what the flags name and writes the report."""
     del argv
-    output = pathlib.Path(_OUTPUT.value)
-    if bool(_WORKDIR.value) == bool(_PREDICTIONS.value):
-        raise UserError("give --workdir to score a run, or --predictions to score a folder")
-    if _WORKDIR.value:
-        _score_run(output)
-    else:
+    output = pathlib.Path(FLAGS.output)
+    chosen = [name for name in ("workdir", "pretrained", "predictions") if FLAGS[name].value]
+    if len(chosen) != 1:
+        raise UserError(
+            "give --workdir to score a run, or --predictions to score a folder, or --pretrained to "
+            "score a model"
+        )
+    if chosen == ["predictions"]:
         _score_folder(output)
+    else:
+        _score_run(output)
     print((output / "results.md").read_text(), flush=True)
     print(f"wrote {output}/results.json, results.md and results.html", flush=True)
 
@@ -118,9 +111,9 @@ def _progress(start: float):
 def _common(clips: Sequence[scores.ClipScore], start: float) -> dict:
     """What both kinds of record say: intervals, versions, and how to do it again."""
     return {
-        "intervals": scores.bootstrap(clips, samples=_BOOTSTRAP.value, seed=_SEED.value),
-        "bootstrap": {"samples": _BOOTSTRAP.value, "seed": _SEED.value, "level": 0.95},
-        "seed": _SEED.value,
+        "intervals": scores.bootstrap(clips, samples=FLAGS.bootstrap, seed=FLAGS.seed),
+        "bootstrap": {"samples": FLAGS.bootstrap, "seed": FLAGS.seed, "level": 0.95},
+        "seed": FLAGS.seed,
         "versions": provenance.versions(),
         "command": ["python", "-m", "unityvideo_jax.evaluate", *sys.argv[1:]],
         "seconds": round(time.monotonic() - start, 1),
@@ -130,7 +123,7 @@ def _common(clips: Sequence[scores.ClipScore], start: float) -> dict:
 def _check_faults(faults: Sequence[str], clips: int, of: int, output: pathlib.Path) -> None:
     """Lists faults; raises UserError for them unless --allow_faults is given."""
     show(faults)
-    if faults and not _ALLOW_FAULTS.value:
+    if faults and not FLAGS.allow_faults:
         raise UserError(
             f"{len(faults)} faults in {clips} of {of} clips, listed above, such as {faults[0]}; "
             f"fix them and run again (the other clips are stored in {output}/rows), or pass "
@@ -139,19 +132,19 @@ def _check_faults(faults: Sequence[str], clips: int, of: int, output: pathlib.Pa
 
 
 def _score_folder(output: pathlib.Path) -> None:
-    if not _SYSTEM.value:
+    if not FLAGS.system:
         raise UserError("--system is missing; name the system that made the predictions")
     # NumPy scores and JAX only draws, so the report is the same whatever accelerator there is.
     jax.config.update("jax_platforms", "cpu")
     start = time.monotonic()
     config = score_folder.HarnessConfig(
-        benchmark=pathlib.Path(_BENCHMARK.value),
-        predictions=pathlib.Path(_PREDICTIONS.value),
+        benchmark=pathlib.Path(FLAGS.benchmark),
+        predictions=pathlib.Path(FLAGS.predictions),
         output=output,
-        weights=pathlib.Path(_WEIGHTS.value) if _WEIGHTS.value else None,
-        processes=_PROCESSES.value,
-        truth_unit=_TRUTH_UNIT.value or "",
-        prediction_unit=_PREDICTION_UNIT.value or "",
+        weights=pathlib.Path(FLAGS.weights) if FLAGS.weights else None,
+        processes=FLAGS.processes,
+        truth_unit=FLAGS.truth_unit or "",
+        prediction_unit=FLAGS.prediction_unit or "",
     )
     outcome = score_folder.run(config, _progress(start))
     faulty = outcome.counts["clips_with_faults"]
@@ -166,7 +159,7 @@ def _score_folder(output: pathlib.Path) -> None:
     )
     record = {
         "benchmark": config.benchmark.resolve().name,
-        "system": _SYSTEM.value,
+        "system": FLAGS.system,
         "num_clips": len(outcome.rows),
         "counts": outcome.counts,
         "metrics": metrics,
@@ -204,38 +197,26 @@ def _used(metrics: dict) -> dict[str, str]:
 
 def _score_run(output: pathlib.Path) -> None:
     config = score_run.BenchmarkConfig(
-        benchmark=_BENCHMARK.value,
-        num_clips=_NUM_CLIPS.value,
-        batch_size=_BATCH.value * jax.local_device_count(),
-        seed=_SEED.value,
-        worlds_seed=_WORLDS_SEED.value,
-        use_captions=_CAPTIONS.value,
-        truth_unit=_TRUTH_UNIT.value or "",
-        heldout=HeldoutConfig(timesteps=_TIMESTEPS.value, seed=_SEED.value)
-        if _TIMESTEPS.value
+        benchmark=FLAGS.benchmark,
+        num_clips=FLAGS.num_clips,
+        batch_size=FLAGS.batch_size * jax.local_device_count(),
+        seed=FLAGS.seed,
+        worlds_seed=FLAGS.worlds_seed,
+        use_captions=FLAGS.captions,
+        truth_unit=FLAGS.truth_unit or "",
+        heldout=HeldoutConfig(timesteps=FLAGS.heldout_timesteps, seed=FLAGS.seed)
+        if FLAGS.heldout_timesteps
         else None,
-        gap=ConditionGapConfig(clips=_GAP.value, seed=_SEED.value) if _GAP.value else None,
+        gap=ConditionGapConfig(clips=FLAGS.condition_gap_clips, seed=FLAGS.seed)
+        if FLAGS.condition_gap_clips
+        else None,
     )
-    if _PREDICTION_UNIT.value:
+    if FLAGS.prediction_unit:
         raise UserError("--prediction_unit: a run knows its own unit; give it with --predictions")
-    pipeline = Pipeline.from_workdir(
-        _WORKDIR.value,
-        step=_STEP.value,
-        use_ema=_EMA.value,
-        fallback=_FALLBACK.value,
-        vae=_VAE.value,
-        text_encoder=_TEXT_ENCODER.value,
-    )
+    pipeline = cli.load_pipeline()
     pipeline.spread(jax.local_devices())
-    chosen = {
-        "steps": _STEPS.value,
-        "solver": _SOLVER.value,
-        "condition_guidance": _CONDITION.value,
-        "shift": _SHIFT.value,
-    }
-    sampler = dataclasses.replace(
-        pipeline.sampler, **{k: v for k, v in chosen.items() if v is not None}
-    )
+    names = ("steps", "solver", "condition_guidance", "shift")
+    sampler = pipeline.sampler.changed(**{name: FLAGS[name].value for name in names})
     start = time.monotonic()
     data = pipeline.config["data"]
 
@@ -255,8 +236,12 @@ def _score_run(output: pathlib.Path) -> None:
         "package": unityvideo_jax.__version__,
         "sampler": dataclasses.asdict(sampler),
         "config": provenance.config_hash(pipeline.config),
-        "checkpoint": [str(pathlib.Path(_WORKDIR.value).resolve()), pipeline.step, _EMA.value],
-        "parts": [_VAE.value, _TEXT_ENCODER.value],
+        "checkpoint": [
+            str(pathlib.Path(FLAGS.workdir).resolve()),
+            pipeline.step,
+            FLAGS.ema,
+        ],
+        "parts": [FLAGS.vae, FLAGS.text_encoder],
     }
     rows = RunRows(folder=output / "rows", settings=provenance.plain(depends))
     results = score_run.run(pipeline, config, sampler, _progress(start), draw, rows)
@@ -275,9 +260,7 @@ def _score_run(output: pathlib.Path) -> None:
         "sampler": dataclasses.asdict(sampler),
         "size": [data["num_frames"], data["height"], data["width"]],
         "codecs": {name: pipeline.codec(name).version for name in scored},
-        "workdir": _WORKDIR.value,
-        "checkpoint_step": pipeline.step,
-        "ema": _EMA.value,
+        **cli.weights_of(pipeline),
         "config_sha256": provenance.config_hash(pipeline.config),
         "config": provenance.plain(pipeline.config),
     }
@@ -297,4 +280,5 @@ def _score_run(output: pathlib.Path) -> None:
 
 
 if __name__ == "__main__":
+    define_flags()
     cli.run(main)

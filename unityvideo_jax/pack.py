@@ -20,41 +20,45 @@ from unityvideo_jax import modalities as registry
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.inputs.packing import pack_benchmark, pack_openuni
 
-_TARS = cli.define_path("tars", None, "Root of OpenUni's published layout.")
-_SUBSET = flags.DEFINE_string("subset", "", "Which source of OpenUni, such as Koala36M.")
-_MODALITIES = flags.DEFINE_list("modalities", [], "What a clip must have. Default: all with tars.")
-_CAPTION = flags.DEFINE_string("caption_column", "", "Of the metadata. Default: a usual name.")
-_ALLOW_FAULTS = flags.DEFINE_bool("allow_faults", False, "Finish without what cannot be read.")
-_BENCHMARK = cli.define_path("benchmark", None, "Folder of a benchmark's clips.")
-_WORKDIR = cli.define_path(
-    "workdir", None, "The TFDS data_dir to write.", writes="folder", required=True
-)
+FLAGS = flags.FLAGS
+
+
+def define_flags() -> None:
+    """Called by the program alone, so that importing this module claims no flag names."""
+    cli.define_path("tars", None, "Root of OpenUni's published layout.")
+    flags.DEFINE_string("subset", "", "Which source of OpenUni, such as Koala36M.")
+    flags.DEFINE_list("modalities", [], "What a clip must have. Default: all with tars.")
+    flags.DEFINE_string("caption_column", "", "Of the metadata. Default: a usual name.")
+    flags.DEFINE_bool("allow_faults", False, "Finish without what cannot be read.")
+    cli.define_path("benchmark", None, "Folder of a benchmark's clips.")
+    cli.define_path("workdir", None, "The TFDS data_dir to write.", writes="folder", required=True)
 
 
 def main(argv: Sequence[str]) -> None:
     """Packs what the flags name."""
     del argv
-    if bool(_TARS.value) == bool(_BENCHMARK.value):
+    if bool(FLAGS.tars) == bool(FLAGS.benchmark):
         raise UserError("give either --tars=ROOT or --benchmark=FOLDER")
-    for name in _MODALITIES.value:
+    for name in FLAGS.modalities:
         registry.get(name)
-    workdir = pathlib.Path(_WORKDIR.value)
-    if _BENCHMARK.value:
+    workdir = pathlib.Path(FLAGS.workdir)
+    if FLAGS.benchmark:
         card = pack_benchmark(
-            pathlib.Path(_BENCHMARK.value), workdir, allow_faults=_ALLOW_FAULTS.value
+            pathlib.Path(FLAGS.benchmark), workdir, allow_faults=FLAGS.allow_faults
         )
     else:
         card = pack_openuni(
-            pathlib.Path(_TARS.value),
+            pathlib.Path(FLAGS.tars),
             workdir,
-            subset=_SUBSET.value,
-            modalities=_MODALITIES.value,
-            caption_column=_CAPTION.value,
-            allow_faults=_ALLOW_FAULTS.value,
+            subset=FLAGS.subset,
+            modalities=FLAGS.modalities,
+            caption_column=FLAGS.caption_column,
+            allow_faults=FLAGS.allow_faults,
         )
     counts = ", ".join(f"{count} in {split}" for split, count in card.counts.items())
     print(f"{workdir}/{card.dataset}: clips of {', '.join(card.modalities)}: {counts}", flush=True)
 
 
 if __name__ == "__main__":
+    define_flags()
     cli.run(main)

@@ -75,7 +75,7 @@ def parse_mesh(text: str, slices: int):
     return MeshConfig(**sizes)
 
 
-def _load_config() -> Any:
+def _checked_config() -> Any:
     args = flags.FLAGS
     config = cli.read_config(args.config)
     if config is None:
@@ -160,7 +160,7 @@ def main(argv: Sequence[str]) -> None:
     """Prints a plan for every mesh, a comparison if there are several, and which is the best."""
     del argv
     args = flags.FLAGS
-    config = _load_config()
+    config = _checked_config()
     if args.topology != "local":
         # The TPU's compiler is wanted, not a TPU.
         jax.config.update("jax_platforms", "cpu")

@@ -34,7 +34,7 @@ from unityvideo_jax.inputs.folder import FolderSource
 from unityvideo_jax.inputs.preparing import prepare
 from unityvideo_jax.inputs.sources import Source, WorldsSource
 from unityvideo_jax.models.text.encoder import LENGTH
-from unityvideo_jax.pretrained.text import get_text_encoder
+from unityvideo_jax.pretrained.text import load_text_encoder
 from unityvideo_jax.runtime import capacity
 
 DEFAULT_WORLDS, DEFAULT_FPS = 64, 8.0
@@ -228,7 +228,7 @@ def main(argv: Sequence[str]) -> None:
     card = prepare(
         source,
         load_encoder(args.vae),
-        get_text_encoder(args.text_encoder, args.text_length),
+        load_text_encoder(args.text_encoder, args.text_length),
         workdir=args.workdir,
         modalities=args.modalities,
         num_frames=args.num_frames,

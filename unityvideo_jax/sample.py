@@ -1,4 +1,4 @@
-r"""Samples videos from a trained run: joint generation, control, estimation, or any mix of streams.
+r"""Samples videos from trained weights: joint generation, control, estimation, or a mix of streams.
 
   python -m unityvideo_jax.sample --workdir=run --mode=joint --modality=depth \
       --prompt="A man kicks a red ball." --output=joint
@@ -10,6 +10,8 @@ r"""Samples videos from a trained run: joint generation, control, estimation, or
       --prompt="A woman waves." --output=two_controls
   python -m unityvideo_jax.sample --workdir=run --wanted=rgb --first_frame=photo.jpg \
       --prompt="The dog runs off." --output=image_to_video
+  python -m unityvideo_jax.sample --pretrained=FOLDER --mode=joint --modality=depth \
+      --prompt="A dog runs." --output=from_a_model
   python -m unityvideo_jax.sample --workdir=run --batch_file=requests.jsonl --output=many
 """
 
@@ -18,72 +20,22 @@ import dataclasses
 import pathlib
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import jax
 from absl import flags
 
 from unityvideo_jax import cli, modalities, units
 from unityvideo_jax.errors import UserError
-from unityvideo_jax.files import paths, provenance
+from unityvideo_jax.files import paths
 from unityvideo_jax.files.names import safe_path
 from unityvideo_jax.runtime import capacity
 from unityvideo_jax.sampling import files, requests, solvers
-from unityvideo_jax.sampling.generate import SamplerConfig
 from unityvideo_jax.sampling.pipeline import Pipeline
-from unityvideo_jax.sampling.streams import PIXEL_BYTES, RGB, check_size, stream_order
+from unityvideo_jax.sampling.streams import PIXEL_BYTES, check_size, stream_order
 
-_WORKDIR = cli.define_path("workdir", None, "Workdir of the training run.", required=True)
-_STEP = flags.DEFINE_integer("checkpoint_step", None, "Which checkpoint; the latest if left out.")
-_VAE = cli.define_path("vae", None, "Folder of the VAE, instead of config.data.vae.")
-_TEXT_ENCODER = flags.DEFINE_string(
-    "text_encoder", None, "Text encoder, instead of config.data.text_encoder."
-)
-_FALLBACK = flags.DEFINE_bool(
-    "fallback", False, "If the checkpoint is damaged, take the newest whole one before it."
-)
-_EMA = flags.DEFINE_bool("ema", True, "Use the averaged weights.")
-_MODE = flags.DEFINE_string("mode", "", f"One of {', '.join(requests.MODES)}.")
-_MODALITY = flags.DEFINE_list("modality", [], "Modality of the mode, or several (a,b).")
-_INPUT = cli.define_path("input", "", "Video, image folder, or npz of truth, of the mode.")
-_GIVEN = flags.DEFINE_list("given", [], "Instead of a mode: given streams, modality=path.")
-_WANTED = flags.DEFINE_list("wanted", [], "Instead of a mode: streams to sample.")
-_FIRST_FRAME = cli.define_path(
-    "first_frame", "", "Image that the sampled RGB starts with; for models that learned it."
-)
-_PROMPT = flags.DEFINE_string("prompt", "", "Caption of the RGB video.")
-_MODALITY_PROMPT = flags.DEFINE_multi_string(
-    "modality_prompt", [], "Replaces the modality's own prompt; with several, modality=text each."
-)
-_BATCH_FILE = cli.define_path("batch_file", "", "JSONL of requests instead of the flags above.")
-_STEPS = flags.DEFINE_integer("steps", None, "Solver steps.")
-_SOLVER = flags.DEFINE_enum("solver", None, solvers.SOLVERS, "ODE solver.")
-_TEXT = flags.DEFINE_float("text_guidance", None, "Guidance scale of the text; 1 is off.")
-_CONDITION = flags.DEFINE_float("condition_guidance", None, "The same for given streams.")
-_SHIFT = flags.DEFINE_float("shift", None, "Timestep shift.")
-_GRID = flags.DEFINE_enum("grid", None, solvers.GRIDS, "Grid of noise levels.")
-_SEED = cli.define_seed("seed", "Seed; request n of a batch file takes seed + n.")
-_NUM_FRAMES = flags.DEFINE_integer("num_frames", None, "Frames, 4n+1.", lower_bound=1)
-_HEIGHT = flags.DEFINE_integer(
-    "height", None, "Pixels, a multiple of 16 (Wan 2.2: 32).", lower_bound=1
-)
-_WIDTH = flags.DEFINE_integer("width", None, "Pixels, likewise.", lower_bound=1)
-_FPS = flags.DEFINE_float(
-    "fps",
-    None,
-    "Frames/s of the model's video; input is taken by time at this rate.",
-    lower_bound=0.1,
-)
-_DEPTH_UNIT = flags.DEFINE_enum(
-    "depth_unit",
-    "",
-    ["", *units.NAMES],
-    "Unit of given depth without a .json beside it. Default: metres in .npz and floats, "
-    "millimetres in 16-bit pictures.",
-)
-_OUTPUT = cli.define_path("output", None, "Folder of the results.", writes="folder", required=True)
-_PROFILE = flags.DEFINE_bool("profile", False, "Trace each request for XProf, beside its results.")
+FLAGS = flags.FLAGS
+
 
 TASK_FLAGS = (
     *("mode", "modality", "input", "given", "wanted", "first_frame"),
@@ -92,44 +44,32 @@ TASK_FLAGS = (
 
 
 def _requests() -> list[requests.Request]:
-    if _BATCH_FILE.value:
+    if FLAGS.batch_file:
         for name in TASK_FLAGS:
             if flags.FLAGS[name].present:
                 raise UserError(f"--{name} and --batch_file: put it into the file's lines instead")
-        return requests.read_batch_file(_BATCH_FILE.value, _SEED.value)
-    texts = _MODALITY_PROMPT.value
+        return requests.read_batch_file(FLAGS.batch_file, FLAGS.seed)
+    texts = FLAGS.modality_prompt
     by_name = any(text.partition("=")[0] in modalities.names() for text in texts)
     return [
         requests.build(
             where="flags",
-            mode=_MODE.value,
-            modality=_MODALITY.value,
-            input=_INPUT.value,
+            mode=FLAGS.mode,
+            modality=FLAGS.modality,
+            input=FLAGS.input,
             given={
                 name: paths.expand(path)
-                for name, path in requests.parse_pairs(_GIVEN.value, "--given").items()
+                for name, path in requests.parse_pairs(FLAGS.given, "--given").items()
             },
-            wanted=_WANTED.value,
-            first_frame=_FIRST_FRAME.value,
-            prompt=_PROMPT.value,
+            wanted=FLAGS.wanted,
+            first_frame=FLAGS.first_frame,
+            prompt=FLAGS.prompt,
             modality_prompt=requests.parse_pairs(texts, "--modality_prompt")
             if by_name or len(texts) > 1
             else "".join(texts),
-            seed=_SEED.value,
+            seed=FLAGS.seed,
         )
     ]
-
-
-def _sampler(default: SamplerConfig) -> SamplerConfig:
-    chosen = {
-        "steps": _STEPS.value,
-        "solver": _SOLVER.value,
-        "text_guidance": _TEXT.value,
-        "condition_guidance": _CONDITION.value,
-        "shift": _SHIFT.value,
-        "grid": _GRID.value,
-    }
-    return dataclasses.replace(default, **{k: v for k, v in chosen.items() if v is not None})
 
 
 def _load_given(
@@ -137,21 +77,17 @@ def _load_given(
 ) -> tuple[dict[str, files.Given], files.Given | None]:
     """The request's given streams, and its first frame if it has one."""
     stream_order([*request.given, *request.wanted], pipeline.modalities)
-    data = pipeline.config["data"]
-    size = {
-        "height": _HEIGHT.value or data["height"],
-        "width": _WIDTH.value or data["width"],
-    }
+    size = {"height": FLAGS.height or pipeline.height, "width": FLAGS.width or pipeline.width}
     multiple = pipeline.token_pixels
-    check_size(_NUM_FRAMES.value or data["num_frames"], **size, multiple=multiple)
+    check_size(FLAGS.num_frames or pipeline.num_frames, **size, multiple=multiple)
     first = files.read_first_frame(request.first_frame, **size) if request.first_frame else None
     given = files.read_given(
         request.given,
-        num_frames=_NUM_FRAMES.value,
-        default_frames=data["num_frames"],
-        fps=_FPS.value or data["fps"],
+        num_frames=FLAGS.num_frames,
+        default_frames=pipeline.num_frames,
+        fps=FLAGS.fps or pipeline.fps,
         multiple=multiple,
-        depth_unit=_DEPTH_UNIT.value,
+        depth_unit=FLAGS.depth_unit,
         codecs={name: pipeline.codec(name) for name in request.given},
         **size,
     )
@@ -173,74 +109,82 @@ def _check_inputs_stay(todo: list[requests.Request], output: pathlib.Path) -> No
                     )
 
 
-def _record(
-    pipeline: Pipeline,
-    request: requests.Request,
-    sampler: SamplerConfig,
-    given: Mapping[str, files.Given],
-    first: files.Given | None,
-) -> dict[str, Any]:
-    streams = stream_order([*request.given, *request.wanted], pipeline.modalities)
-    return {
-        "command": ["python", "-m", "unityvideo_jax.sample", *sys.argv[1:]],
-        "request": dataclasses.asdict(request),
-        "prompts": {
-            s: request.prompt
-            if s == RGB
-            else request.modality_prompts.get(s, modalities.get(s).prompt)
-            for s in streams
-        },
-        "sampler": dataclasses.asdict(sampler),
-        "given": {name: one.source for name, one in given.items()},
-        "first_frame": first and first.source,
-        "codecs": {s: pipeline.codec(s).version for s in streams},
-        "workdir": _WORKDIR.value,
-        "checkpoint_step": pipeline.step,
-        "ema": _EMA.value,
-        "config_sha256": provenance.config_hash(pipeline.config),
-        "config": provenance.plain(pipeline.config),
-        "versions": provenance.versions(),
-    }
-
-
 @contextlib.contextmanager
 def _traced(folder: pathlib.Path, number: int) -> Iterator[None]:
     """Traces a request into `folder` if asked to; the first one's trace holds its compilation."""
-    trace = jax.profiler.trace(folder) if _PROFILE.value else contextlib.nullcontext()
+    trace = jax.profiler.trace(folder) if FLAGS.profile else contextlib.nullcontext()
     with trace, jax.profiler.StepTraceAnnotation("sample", step_num=number):
         yield
+
+
+def define_flags() -> None:
+    """Called by the program alone, so that importing this module claims no flag names."""
+    cli.define_pipeline()
+    flags.DEFINE_string("mode", "", f"One of {', '.join(requests.MODES)}.")
+    flags.DEFINE_list("modality", [], "Modality of the mode, or several (a,b).")
+    cli.define_path("input", "", "Video, image folder, or npz of truth, of the mode.")
+    flags.DEFINE_list("given", [], "Instead of a mode: given streams, modality=path.")
+    flags.DEFINE_list("wanted", [], "Instead of a mode: streams to sample.")
+    cli.define_path(
+        "first_frame", "", "Image that the sampled RGB starts with; for models that learned it."
+    )
+    flags.DEFINE_string("prompt", "", "Caption of the RGB video.")
+    flags.DEFINE_multi_string(
+        "modality_prompt",
+        [],
+        "Replaces the modality's own prompt; with several, modality=text each.",
+    )
+    cli.define_path("batch_file", "", "JSONL of requests instead of the flags above.")
+    flags.DEFINE_integer("steps", None, "Solver steps.")
+    flags.DEFINE_enum("solver", None, solvers.SOLVERS, "ODE solver.")
+    flags.DEFINE_float("text_guidance", None, "Guidance scale of the text; 1 is off.")
+    flags.DEFINE_float("condition_guidance", None, "The same for given streams.")
+    flags.DEFINE_float("shift", None, "Timestep shift.")
+    flags.DEFINE_enum("grid", None, solvers.GRIDS, "Grid of noise levels.")
+    cli.define_seed("seed", "Seed; request n of a batch file takes seed + n.")
+    flags.DEFINE_integer("num_frames", None, "Frames, 4n+1.", lower_bound=1)
+    flags.DEFINE_integer("height", None, "Pixels, a multiple of 16 (Wan 2.2: 32).", lower_bound=1)
+    flags.DEFINE_integer("width", None, "Pixels, likewise.", lower_bound=1)
+    flags.DEFINE_float(
+        "fps",
+        None,
+        "Frames/s of the model's video; input is taken by time at this rate.",
+        lower_bound=0.1,
+    )
+    flags.DEFINE_enum(
+        "depth_unit",
+        "",
+        ["", *units.NAMES],
+        "Unit of given depth without a .json beside it. Default: metres in .npz and floats, "
+        "millimetres in 16-bit pictures.",
+    )
+    cli.define_path("output", None, "Folder of the results.", writes="folder", required=True)
+    flags.DEFINE_bool("profile", False, "Trace each request for XProf, beside its results.")
 
 
 def main(argv: Sequence[str]) -> None:
     """Samples every request into --output; a batch file's each into its own folder."""
     del argv
     todo = _requests()
-    output = pathlib.Path(_OUTPUT.value)
+    output = pathlib.Path(FLAGS.output)
     for request in todo:
         if request.name:
             safe_path(output, request.name, where="request")
     _check_inputs_stay(todo, output)
-    pipeline = Pipeline.from_workdir(
-        _WORKDIR.value,
-        step=_STEP.value,
-        use_ema=_EMA.value,
-        fallback=_FALLBACK.value,
-        vae=_VAE.value,
-        text_encoder=_TEXT_ENCODER.value,
-    )
-    sampler = _sampler(pipeline.sampler)
+    pipeline = cli.load_pipeline()
+    names = ("steps", "solver", "text_guidance", "condition_guidance", "shift", "grid")
+    sampler = pipeline.sampler.changed(**{name: FLAGS[name].value for name in names})
     pipeline.warn_of_cut(t for one in todo for t in (one.prompt, *one.modality_prompts.values()))
     # All inputs are read before the first sample is made, so that a bad one costs nothing.
-    data = pipeline.config["data"]
-    frames = _NUM_FRAMES.value or data["num_frames"]
-    pixels = frames * (_HEIGHT.value or data["height"]) * (_WIDTH.value or data["width"])
+    frames = FLAGS.num_frames or pipeline.num_frames
+    pixels = frames * (FLAGS.height or pipeline.height) * (FLAGS.width or pipeline.width)
     capacity.check_host(
         PIXEL_BYTES * pixels * sum(len(request.given) for request in todo),
         f"the inputs of {len(todo)} requests",
         "divide the batch file",
     )
     given = [_load_given(pipeline, request) for request in todo]
-    fps = _FPS.value or pipeline.config["data"]["fps"]
+    fps = FLAGS.fps or pipeline.fps
     print(
         f"weights of step {pipeline.step}, {sampler.solver} in {sampler.steps} steps, "
         f"{len(todo)} request(s)",
@@ -252,32 +196,30 @@ def main(argv: Sequence[str]) -> None:
         with _traced(folder / "profile", number):
             samples = pipeline(
                 request.prompt,
-                given={name: one.video for name, one in streams.items()},
+                given=streams,
                 wanted=request.wanted,
-                first_frame=None if first is None else first.video[0],
+                first_frame=first,
                 modality_prompts=request.modality_prompts,
                 sampler=sampler,
                 seed=request.seed,
-                num_frames=None if streams else _NUM_FRAMES.value,
-                height=_HEIGHT.value,
-                width=_WIDTH.value,
+                num_frames=None if streams else FLAGS.num_frames,
+                height=FLAGS.height,
+                width=FLAGS.width,
             )
             seconds = time.monotonic() - start
-        record = _record(pipeline, request, sampler, streams, first)
-        shape = next(iter(samples.videos.values())).shape
-        names = files.write_samples(
-            folder,
-            samples,
-            sides={name: one.side for name, one in streams.items() if one.side is not None},
-            units={name: one.unit for name, one in streams.items() if one.unit},
-            codecs={name: pipeline.codec(name) for name in samples.streams},
-            fps=fps,
-            record=record | {"size": shape[1:4], "fps": fps, "seconds": round(seconds, 3)},
-        )
+        record = {
+            "command": ["python", "-m", "unityvideo_jax.sample", *sys.argv[1:]],
+            "request": dataclasses.asdict(request),
+            "fps": fps,
+            "seconds": round(seconds, 3),
+            **cli.weights_of(pipeline),
+        }
+        names = dataclasses.replace(samples, fps=fps).save(folder, record=record)
         label = request.name or "sample"
         print(f"[{number}/{len(todo)}] {label}: {seconds:.1f} s, {folder}", flush=True)
         print("  " + ", ".join(names), flush=True)
 
 
 if __name__ == "__main__":
+    define_flags()
     cli.run(main)

@@ -22,18 +22,7 @@ from unityvideo_jax.runtime import seeds
 from unityvideo_jax.settings.sections import check_keys, section
 from unityvideo_jax.training.workdir import open_workdir
 
-_CONFIG = cli.define_config("The experiment.")
-_WORKDIR = cli.define_path("workdir", None, "Folder of the run.", writes="folder")
-_PROFILE_STEPS = flags.DEFINE_string(
-    "profile_steps", "", "Trace steps A to B - 1 for XProf, as A:B, into WORKDIR/profile."
-)
-_PROFILE_MEMORY = flags.DEFINE_integer(
-    "profile_memory", 0, "Write live device memory before this step; 0 is never.", lower_bound=0
-)
-_FALLBACK = flags.DEFINE_bool(
-    "fallback", False, "If the checkpoint is damaged, go on from the newest whole one before it."
-)
-_DUMP_HLO = flags.DEFINE_bool("dump_hlo", False, "Write the compiled step into WORKDIR/profile.")
+FLAGS = flags.FLAGS
 
 
 def build_iterator(
@@ -72,7 +61,7 @@ def make_sampler(config, graphdef):
     """Contact sheets of all tasks for a few records that have every modality."""
     from flax import nnx
 
-    from unityvideo_jax.pretrained.text import get_text_encoder
+    from unityvideo_jax.pretrained.text import load_text_encoder
     from unityvideo_jax.pretrained.vae import load_vae
     from unityvideo_jax.sampling.generate import SamplerConfig
     from unityvideo_jax.sampling.sheets import TrainingSheets
@@ -81,7 +70,7 @@ def make_sampler(config, graphdef):
     plan = stages(config.curriculum, dict(config.data.modality_weights), config.train.steps)
     # Every process samples the same records.
     batch = next(build_iterator(config, plan[-1], (0, 1), seed_offset=1, split="validation"))
-    texts = get_text_encoder(config.data.text_encoder, config.data.text_length)
+    texts = load_text_encoder(config.data.text_encoder, config.data.text_length)
     return TrainingSheets(
         lambda params: nnx.merge(graphdef, params),
         load_vae(config.data.vae or None),
@@ -118,6 +107,24 @@ def check(config) -> None:
             as_data_config({**config.data, "dir_weights": stage.dir_weights})
 
 
+def define_flags() -> None:
+    """Called by the program alone, so that importing this module claims no flag names."""
+    cli.define_config("The experiment.")
+    cli.define_path("workdir", None, "Folder of the run.", writes="folder")
+    flags.DEFINE_string(
+        "profile_steps", "", "Trace steps A to B - 1 for XProf, as A:B, into WORKDIR/profile."
+    )
+    flags.DEFINE_integer(
+        "profile_memory", 0, "Write live device memory before this step; 0 is never.", lower_bound=0
+    )
+    flags.DEFINE_bool(
+        "fallback",
+        False,
+        "If the checkpoint is damaged, go on from the newest whole one before it.",
+    )
+    flags.DEFINE_bool("dump_hlo", False, "Write the compiled step into WORKDIR/profile.")
+
+
 def main(argv: Sequence[str]) -> None:
     """Trains, or resumes, the run in --workdir."""
     del argv
@@ -128,15 +135,15 @@ def main(argv: Sequence[str]) -> None:
     from unityvideo_jax.training import loop
     from unityvideo_jax.training.profiling import ProfileConfig
 
-    config = cli.read_config(_CONFIG.value)
-    if config is None or _WORKDIR.value is None:
+    config = cli.read_config(FLAGS.config)
+    if config is None or FLAGS.workdir is None:
         raise UserError("give both --config=NAME and --workdir=FOLDER")
     check(config)
     profile = ProfileConfig(
-        steps=_PROFILE_STEPS.value, hlo=_DUMP_HLO.value, memory=_PROFILE_MEMORY.value
+        steps=FLAGS.profile_steps, hlo=FLAGS.dump_hlo, memory=FLAGS.profile_memory
     )
     hosts.initialize()
-    workdir = pathlib.Path(_WORKDIR.value)
+    workdir = pathlib.Path(FLAGS.workdir)
     log = lambda line: print(line, flush=True) if hosts.is_first() else None  # noqa: E731
     opened = open_workdir(
         workdir,
@@ -157,9 +164,10 @@ def main(argv: Sequence[str]) -> None:
             lambda graphdef: make_sampler(config, graphdef),
             log=log,
             profile=profile,
-            fallback=_FALLBACK.value,
+            fallback=FLAGS.fallback,
         )
 
 
 if __name__ == "__main__":
+    define_flags()
     cli.run(main)

@@ -20,31 +20,38 @@ from unityvideo_jax.evaluation.benchmarks import real_clips, unibench
 from unityvideo_jax.evaluation.benchmarks.unibench import Size
 from unityvideo_jax.inputs.clip_folders import Clip
 
-_WORKDIR = cli.define_path(
-    "workdir", None, "Folder to write, a folder per clip.", writes="folder", required=True
-)
-_FIRST = flags.DEFINE_integer("first", 0, "First clip of this share.", lower_bound=0)
-_NUM_CLIPS = flags.DEFINE_integer("num_clips", None, "Clips of this share.", lower_bound=1)
-_SMALL = flags.DEFINE_bool("small", False, "Render at the size of the quick check.")
-_REAL = cli.define_path("real", None, "Folder of real videos to choose from instead.")
-_FREEZE = flags.DEFINE_bool("freeze", False, "Record the clips as the frozen ones of this version.")
+FLAGS = flags.FLAGS
+
+
+def define_flags() -> None:
+    """Called by the program alone, so that importing this module claims no flag names."""
+    cli.define_path(
+        "workdir", None, "Folder to write, a folder per clip.", writes="folder", required=True
+    )
+    flags.DEFINE_integer("first", 0, "First clip of this share.", lower_bound=0)
+    flags.DEFINE_integer("num_clips", None, "Clips of this share.", lower_bound=1)
+    flags.DEFINE_bool("small", False, "Render at the size of the quick check.")
+    cli.define_path("real", None, "Folder of real videos to choose from instead.")
+    flags.DEFINE_bool("freeze", False, "Record the clips as the frozen ones of this version.")
 
 
 def main(argv: Sequence[str]) -> None:
     """Builds or checks the share that the flags name."""
     del argv
-    workdir = pathlib.Path(_WORKDIR.value)
-    if _REAL.value:
+    workdir = pathlib.Path(FLAGS.workdir)
+    if FLAGS.real:
         chosen = real_clips.build(
-            pathlib.Path(_REAL.value), workdir, num_clips=_NUM_CLIPS.value or unibench.NUM_CLIPS
+            pathlib.Path(FLAGS.real),
+            workdir,
+            num_clips=FLAGS.num_clips or unibench.NUM_CLIPS,
         )
         print(f"{workdir}: {len(chosen)} real clips, frozen in {real_clips.CARD_NAME}", flush=True)
         return
-    names = unibench.names()[_FIRST.value :][: _NUM_CLIPS.value]
+    names = unibench.names()[FLAGS.first :][: FLAGS.num_clips]
     if not names:
-        raise UserError(f"--first={_FIRST.value}: there are {unibench.NUM_CLIPS} clips")
-    size = unibench.CHECK_SIZE if _SMALL.value else Size()
-    if _FREEZE.value:
+        raise UserError(f"--first={FLAGS.first}: there are {unibench.NUM_CLIPS} clips")
+    size = unibench.CHECK_SIZE if FLAGS.small else Size()
+    if FLAGS.freeze:
         unibench.freeze(names, size, print)
         return
     known = unibench.frozen()
@@ -69,4 +76,5 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
+    define_flags()
     cli.run(main)

@@ -22,7 +22,7 @@ from unityvideo_jax.settings import presets
 @pytest.fixture(autouse=True)
 def small_encoders(monkeypatch):
     monkeypatch.setattr(program, "load_encoder", lambda vae: stand_ins.encoder())
-    monkeypatch.setattr(program, "get_text_encoder", lambda name, length: stand_ins.HashTexts())
+    monkeypatch.setattr(program, "load_text_encoder", lambda name, length: stand_ins.HashTexts())
 
 
 def config(**changes):

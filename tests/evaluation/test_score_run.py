@@ -5,10 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from tiny_pipeline import (  # noqa: F401
-    CONFIG,
     quick_compile,
-    tiny_params,
-    tiny_vae,
+    tiny_parts,
 )
 
 from unityvideo_jax import modalities, worlds
@@ -20,25 +18,17 @@ from unityvideo_jax.evaluation.run_rows import RunRow, RunRows
 from unityvideo_jax.evaluation.score_run import BenchmarkConfig
 from unityvideo_jax.metrics.scores import ClipScore
 from unityvideo_jax.metrics.table import METRICS
-from unityvideo_jax.pretrained.text import get_text_encoder
 from unityvideo_jax.sampling.pipeline import Pipeline
-from unityvideo_jax.sampling.streams import Samples
+from unityvideo_jax.sampling.samples import Samples
 
 # Compiling the renderer takes most of the time; every test renders at this one size.
 SIZE = dict(num_frames=5, height=64, width=64)
-WORLD_CONFIG = CONFIG | {"data": CONFIG["data"] | SIZE}
 DEPTH = "depth/disparity_scale_shift_video"
 SEGMENTATION = "segmentation/hungarian_clip"
 
 
 def parts():
-    return dict(
-        config=WORLD_CONFIG,
-        params=tiny_params(),
-        vae=tiny_vae(),
-        text_encoder=get_text_encoder("words", 16),
-        step=0,
-    )
+    return tiny_parts(**SIZE)
 
 
 @pytest.fixture(autouse=True)

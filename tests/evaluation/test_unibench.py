@@ -9,7 +9,7 @@ from typing import ClassVar
 
 import numpy as np
 import pytest
-from tiny_pipeline import CONFIG, tiny_params, tiny_vae
+from tiny_pipeline import tiny_parts
 
 from unityvideo_jax import media, modalities
 from unityvideo_jax.errors import UserError
@@ -21,10 +21,9 @@ from unityvideo_jax.inputs import packing
 from unityvideo_jax.inputs.clip_folders import Clip
 from unityvideo_jax.inputs.clip_shards import ClipSeries, ClipShardsSource
 from unityvideo_jax.metrics import scores
-from unityvideo_jax.pretrained.text import get_text_encoder
 from unityvideo_jax.sampling.generate import SamplerConfig
 from unityvideo_jax.sampling.pipeline import Pipeline
-from unityvideo_jax.sampling.streams import Samples
+from unityvideo_jax.sampling.samples import Samples
 
 ROOT = pathlib.Path(__file__).parents[2]
 SIZE = unibench.CHECK_SIZE
@@ -177,13 +176,7 @@ class Oracle(Pipeline):
     SIZE: ClassVar = dict(num_frames=5, height=96, width=96)
 
     def __init__(self, folder):
-        super().__init__(
-            config=CONFIG | {"data": CONFIG["data"] | self.SIZE},
-            params=tiny_params(),
-            vae=tiny_vae(),
-            text_encoder=get_text_encoder("words", 16),
-            step=0,
-        )
+        super().__init__(**tiny_parts(**self.SIZE))
         clips = FolderClips(folder, **self.SIZE)
         self.rows = {int(b.index[0]): b for b in clips.batches([0, 1], 1)}
 

@@ -16,7 +16,7 @@ from unityvideo_jax.inputs.folder import FolderSource
 from unityvideo_jax.metrics import scores
 from unityvideo_jax.metrics.depth import ALIGNMENTS
 from unityvideo_jax.sampling import files
-from unityvideo_jax.sampling.streams import Samples
+from unityvideo_jax.sampling.samples import Samples
 
 SHAPE = (5, 16, 32)
 METRES = np.linspace(2, 7, 5 * 16 * 32, dtype=np.float32).reshape(SHAPE)
@@ -181,16 +181,15 @@ def sampled(codec: str, *, wanted: bool, expected: str, arrays: dict | None = No
                 codecs=chosen,
             )["depth"]
             sides, units, video = {"depth": given.side}, {"depth": given.unit}, given.video
-        samples = Samples(videos={"depth": video[None]}, latents={}, streams=("depth",))
-        files.write_samples(
-            folder / "out",
-            samples,
+        samples = Samples(
+            videos={"depth": video[None]},
+            latents={},
+            streams=("depth",),
             sides=sides,
             units=units,
             codecs=chosen,
-            fps=8.0,
-            record={"request": {"wanted": ["depth"] * wanted}},
         )
+        samples.save(folder / "out")
         with np.load(folder / "out" / "depth.npz") as stored:
             assert str(stored["unit"]) == expected, stored["unit"]
             if expected == "m":

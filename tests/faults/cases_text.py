@@ -15,7 +15,7 @@ from unityvideo_jax.curation.captions import Captions
 from unityvideo_jax.inputs import openuni_tars
 from unityvideo_jax.inputs.folder import FolderSource
 from unityvideo_jax.inputs.manifest import ManifestSource
-from unityvideo_jax.pretrained.text import get_text_encoder
+from unityvideo_jax.pretrained.text import load_text_encoder
 from unityvideo_jax.sampling import requests
 
 TARGET = dict(num_frames=5, height=16, width=16)
@@ -114,7 +114,7 @@ def _cut_captions(folder: pathlib.Path) -> None:
         prepare(
             FolderSource(folder, ("rgb",), **TARGET),
             stand_ins.encoder(),
-            get_text_encoder("words", 16),
+            load_text_encoder("words", 16),
             workdir=folder / "out",
             modalities=("rgb",),
             **TARGET,

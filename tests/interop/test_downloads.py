@@ -14,16 +14,16 @@ import torch
 from flax import nnx
 from wan_download import VAE_SIZES, save_diffusers, save_original
 
-from configs import wan22_5b
 from unityvideo_jax import convert, media
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.inputs import shards
 from unityvideo_jax.inputs.encode import load_encoder, vae_id_or_none
 from unityvideo_jax.interop.tensors import TensorFiles
 from unityvideo_jax.models.vae.wan_vae import WAN_2_1, WAN_2_2
-from unityvideo_jax.pretrained.text import get_text_encoder
-from unityvideo_jax.pretrained.vae import find_vae, load_config, load_vae
+from unityvideo_jax.pretrained.text import load_text_encoder
+from unityvideo_jax.pretrained.vae import find_vae, load_vae, load_vae_config
 from unityvideo_jax.sampling.pipeline import Pipeline
+from unityvideo_jax.settings import presets
 
 ROOT = pathlib.Path(__file__).parents[2]
 VERSION = "2.2"
@@ -50,7 +50,7 @@ def assert_equal(one: nnx.Module, two: nnx.Module) -> None:
 def test_autoencoders_of_both_layouts_are_the_same(diffusers, original):
     one, two = load_vae(diffusers), load_vae(original / "own")
     assert_equal(one, two)
-    assert one.config == two.config == load_config(original / "own")
+    assert one.config == two.config == load_vae_config(original / "own")
     file = original / "own" / f"Wan{VERSION}_VAE.pth"
     assert find_vae(original / "own") == find_vae(file) == file
     assert_equal(one, load_vae(file))
@@ -66,13 +66,13 @@ def test_the_original_file_needs_no_config(config, tmp_path):
     torch.save({"conv2.bias": torch.zeros(config.z_dim)}, tmp_path / f"Wan{version}_VAE.pth")
     (tmp_path / "config.json").write_text('{"_class_name": "WanModel"}')
     (tmp_path / "diffusion_pytorch_model.safetensors").touch()
-    assert load_config(tmp_path) == config
+    assert load_vae_config(tmp_path) == config
     with pytest.raises(UserError, match=r"_VAE\.pth: does not fit .*: lacks conv1\.bias"):
         load_vae(tmp_path)
 
 
 def test_text_encoders_of_both_layouts_are_the_same(diffusers, original):
-    one, two = (get_text_encoder(f"umt5:{folder}", 20) for folder in (diffusers, original))
+    one, two = (load_text_encoder(f"umt5:{folder}", 20) for folder in (diffusers, original))
     # Sizes that the weights alone do not tell are UMT5-XXL's.
     assert two.model.config == dataclasses.replace(one.model.config, max_distance=128)
     assert str(two.model.embedding[...].dtype) == "bfloat16"
@@ -119,7 +119,7 @@ def test_types_of_pickles(tmp_path):
 @pytest.mark.parametrize("name", ["umt5", "umt5:nowhere", "umt5:EMPTY"])
 def test_a_text_encoder_that_is_not_there_names_key_and_mend(name, tmp_path):
     with pytest.raises(UserError, match=r"--config\.data\.text_encoder=umt5:FOLDER"):
-        get_text_encoder(name.replace("EMPTY", str(tmp_path)))
+        load_text_encoder(name.replace("EMPTY", str(tmp_path)))
 
 
 def program(name, *flags, succeeds=True):
@@ -172,7 +172,7 @@ def test_prepare_convert_train_and_sample_from_a_download(diffusers, tmp_path):
     small = {f"{part}.{key}": value for part in SMALL for key, value in SMALL[part].items()}
     small |= {"data.dirs": (str(data),), "curriculum": ()}
     small |= {"data.vae": str(download), "data.text_encoder": f"umt5:{download}"}
-    config = wan22_5b.get_config()
+    config = presets.load("wan22_5b")
     config.update_from_flattened_dict(small)
     start, lines = tmp_path / "start", []
     convert.convert_in(str(download), str(start), config, lines.append)

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanImageToVideoPipeline
-from flax import nnx
 from PIL import Image
 from tiny_pipeline import quick_compile  # noqa: F401
 from wan_torch import our_config, torch_wan
@@ -17,7 +16,7 @@ from unityvideo_jax import media
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.interop.wan import load_dit
 from unityvideo_jax.pretrained.vae import load_vae
-from unityvideo_jax.sampling.generate import stream_noise
+from unityvideo_jax.sampling.generate import SamplerConfig, stream_noise
 from unityvideo_jax.sampling.pipeline import Pipeline
 
 PROMPTS = ["a dog runs off", "a red ball rolls"]
@@ -71,16 +70,17 @@ def pipeline(reference, tmp_path_factory):
     reference.transformer.save_pretrained(folder / "transformer")
     reference.vae.save_pretrained(folder / "vae")
     model = our_config(modalities=("rgb",), switcher="none")
-    data = dict(num_frames=FRAMES, height=HEIGHT, width=WIDTH, fps=24.0)
-    sampling = dict(
-        steps=STEPS, solver="unipc", text_guidance=GUIDANCE, shift=SHIFT, grid="diffusers"
-    )
     made = Pipeline(
-        config=dict(model=dataclasses.asdict(model), data=data, sampling=sampling),
-        params=nnx.state(load_dit(folder, model)),
+        load_dit(folder, model),
         vae=load_vae(folder / "vae"),
         text_encoder=RandomTexts(),
-        step=0,
+        num_frames=FRAMES,
+        height=HEIGHT,
+        width=WIDTH,
+        fps=24.0,
+        sampler=SamplerConfig(
+            steps=STEPS, solver="unipc", text_guidance=GUIDANCE, shift=SHIFT, grid="diffusers"
+        ),
     )
     velocity = made.velocity
 

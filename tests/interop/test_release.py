@@ -12,10 +12,10 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from wan_torch import call, channels_last, original_names, our_config, quick_jit, torch_wan
 
-from configs import unityvideo_release_5b
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.interop.wan import load_dit, save_dit
 from unityvideo_jax.sampling.generate import SamplerConfig, generate, stream_noise
+from unityvideo_jax.settings import presets
 
 NAMES = ("depth", "raft", "segmentation", "skeleton", "densepose")
 SWITCHES = dict(switcher="additive", heads="shared")
@@ -127,7 +127,7 @@ def test_the_release_is_reproduced(release, file, theirs, ours, parity):
 
 def test_its_sampling_is_reproduced(release, file, parity):
     """The preset's: 20 Euler steps from 1 to 0, no shift, no guidance; both streams sampled."""
-    preset = unityvideo_release_5b.get_config()
+    preset = presets.load("unityvideo_release_5b")
     sampler = SamplerConfig(**preset.sampling)
     np.testing.assert_allclose(sampler.table().sigma, np.linspace(1, 0, 21)[:-1], atol=1e-12)
     model = load_dit(file, our_config(**SWITCHES, shared_timestep=preset.model.shared_timestep))

@@ -136,7 +136,7 @@ def test_bfloat16_stays_close_and_sharded_files_load(reference, folder, model, t
 def test_texts_as_wan_embeds_them(reference, folder, parity):
     """The steps of diffusers' WanPipeline: clean, tokenize, mask, zero the rest."""
     pipeline = pytest.importorskip("diffusers.pipelines.wan.pipeline_wan")
-    encoder = text.get_text_encoder(f"umt5:{folder}", LENGTH)
+    encoder = text.load_text_encoder(f"umt5:{folder}", LENGTH)
     assert isinstance(encoder, TextEncoder)
     assert (encoder.name, encoder.dim, encoder.length) == ("umt5", 32, LENGTH)
     texts = [
@@ -173,12 +173,12 @@ def test_cleaning(dirty, cleaned):
 
 def test_faulty_folders_are_named(folder, tmp_path):
     with pytest.raises(UserError, match=r"nothing': no such folder"):
-        text.get_text_encoder(f"umt5:{tmp_path / 'nothing'}")
+        text.load_text_encoder(f"umt5:{tmp_path / 'nothing'}")
     with pytest.raises(UserError, match=r"no tokenizer\.json or spiece\.model"):
-        text.get_text_encoder(f"umt5:{tmp_path}")
+        text.load_text_encoder(f"umt5:{tmp_path}")
     shutil.copytree(folder / "tokenizer", tmp_path / "tokenizer")
     with pytest.raises(UserError, match=r"no \*\.safetensors or \*\.pth in any of"):
-        text.get_text_encoder(f"umt5:{tmp_path}")
+        text.load_text_encoder(f"umt5:{tmp_path}")
     (tmp_path / "models_t5.pth").touch()
     with pytest.raises(UserError, match=r"models_t5\.pth: truncated"):
         umt5.load_umt5(tmp_path)
@@ -199,7 +199,7 @@ def test_faulty_folders_are_named(folder, tmp_path):
     whole = (weights / "model.safetensors").read_bytes()
     (weights / "model.safetensors").write_bytes(whole[:-100])
     with pytest.raises(UserError, match="truncated"):
-        text.get_text_encoder(f"umt5:{tmp_path}")
+        text.load_text_encoder(f"umt5:{tmp_path}")
 
 
 @pytest.mark.parametrize(
@@ -213,4 +213,4 @@ def test_configurations_that_cannot_be(wrong):
 def test_names_its_extra(folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(UserError, match=r"unityvideo_jax\[interop\]"):
-        text.get_text_encoder(f"umt5:{folder}")
+        text.load_text_encoder(f"umt5:{folder}")

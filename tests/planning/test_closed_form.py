@@ -9,9 +9,6 @@ import jax.numpy as jnp
 import pytest
 from flax import nnx
 
-from configs.unityvideo_10b import get_config as get_10b
-from configs.wan21_1_3b import get_config
-from configs.wan22_5b import get_config as get_5b
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.kernels.rope import rope_table
 from unityvideo_jax.models.config import REMAT_POLICIES, DiTConfig
@@ -22,6 +19,7 @@ from unityvideo_jax.parallel.mesh import AXES, MeshConfig
 from unityvideo_jax.planning import choice, closed_form
 from unityvideo_jax.planning.closed_form import Step
 from unityvideo_jax.planning.rates import gpus, rates_of
+from unityvideo_jax.settings import presets
 
 ALONE = dict.fromkeys(AXES, 1)
 H100, H200 = "NVIDIA H100", "NVIDIA H200"
@@ -29,14 +27,14 @@ H100, H200 = "NVIDIA H100", "NVIDIA H200"
 LONG, SHORT = (13, 60, 104), (5, 32, 32)
 
 
-def _model(preset=get_config, **settings):
-    config = preset()
+def _model(preset="wan21_1_3b", **settings):
+    config = presets.load(preset)
     config.model.update(settings)
     return DiTConfig(**config.model)
 
 
 def _estimate(
-    latents, batch, remat, preset=get_config, keep_ema=True, scan_layers=True, kind=H200, **mesh
+    latents, batch, remat, preset="wan21_1_3b", keep_ema=True, scan_layers=True, kind=H200, **mesh
 ):
     step = Step(
         model=_model(preset, remat=remat, scan_layers=scan_layers),
@@ -54,7 +52,7 @@ def _estimate(
 # Those of H100s, and those with an average of the weights, are of the code before norms had
 # kernels of their own.
 NO_EMA = {"keep_ema": False}
-LARGE = {"preset": get_10b, "keep_ema": False}
+LARGE = {"preset": "unityvideo_10b", "keep_ema": False}
 
 
 # None is not compared: before norms had their kernels unrolled or over two GPUs, or not recorded.
@@ -75,7 +73,7 @@ LARGE = {"preset": get_10b, "keep_ema": False}
         (H200, LONG, 2, "attention_ffn", NO_EMA | {"data": 2}, 2.480, 30.7),
         (H200, LONG, 1, "attention_ffn", NO_EMA | {"context": 2}, 1.341, 23.2),
         (H200, LONG, 4, "attention_ffn", NO_EMA | {"data": 4}, 2.521, 30.6),
-        (H200, LONG, 1, "attention", NO_EMA | {"preset": get_5b}, 5.872, 77.4),
+        (H200, LONG, 1, "attention", NO_EMA | {"preset": "wan22_5b"}, 5.872, 77.4),
         (H200, SHORT, 8, "attention", LARGE | {"fsdp": 2}, 1.560, 65.2),
         (H200, SHORT, 16, "attention", LARGE | {"fsdp": 2}, 2.917, 74.0),
         (H200, SHORT, 16, "attention_ffn", LARGE | {"fsdp": 2}, 2.804, 80.2),
@@ -200,7 +198,7 @@ def test_every_mesh_divides_the_model_and_is_named_once():
 
 
 def test_the_best_mesh_fits_and_is_the_fastest_that_does():
-    config = get_config()
+    config = presets.load("wan21_1_3b")
     config.data.update(num_frames=81, height=480, width=832)
     config.optimizer.moments = "bfloat16"
     ranked = choice.rank(config, H200, 8, batch=choice.one_a_shard)
@@ -264,7 +262,7 @@ def test_what_was_not_measured_says_so():
 
 
 def test_what_a_mesh_does_not_divide_is_refused():
-    config = get_config()
+    config = presets.load("wan21_1_3b")
     for mesh, batch, says in (
         (MeshConfig(data=8), 4, "must be a multiple of .* = 8"),
         (MeshConfig(data=1, context=8), 8, "with attention_parallel='ulysses' does not divide"),

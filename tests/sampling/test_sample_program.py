@@ -129,3 +129,5 @@ def test_a_bad_flag_is_one_line_and_writes_nothing(tmp_path):
     assert "error: num_frames=6: the VAE takes 4n+1 frames; use 5 or 9" in done.stderr
     assert "Traceback" not in done.stderr
     assert not out.exists()
+    both = run("--pretrained=m", "--mode=joint", "--modality=depth", f"--output={out}")
+    assert "error: give either --workdir=RUN or --pretrained=FOLDER_OR_NAME" in both.stderr

@@ -1,39 +1,20 @@
-import jax.numpy as jnp
+import json
+
 import ml_collections
 import numpy as np
 import pytest
-from tiny_pipeline import (  # noqa: F401
-    CONFIG,
-    quick_compile,
-    tiny_params,
-    tiny_pipeline,
-    tiny_vae,
-)
+from tiny_pipeline import quick_compile, save_run, tiny_pipeline  # noqa: F401
 
+from unityvideo_jax import convert
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.files import provenance
-from unityvideo_jax.pretrained.vae import save_vae
+from unityvideo_jax.pretrained.vae import flatten
 from unityvideo_jax.sampling.pipeline import Pipeline
-from unityvideo_jax.training.checkpoints import Checkpointer
-from unityvideo_jax.training.state import TrainState
 
 
 def test_a_saved_run_samples_as_its_parts_do(tmp_path):
-    save_vae(tiny_vae(), tmp_path / "vae", storage="float32")
-    config = CONFIG | {"data": CONFIG["data"] | {"vae": str(tmp_path / "vae")}}
     run = tmp_path / "run"
-    run.mkdir()
-    provenance.write_json(run / "config.json", config)
-    checkpointer = Checkpointer(run, keep=2)
-    state = TrainState(
-        step=jnp.int32(7),
-        params=tiny_params(1),
-        ema=tiny_params(0),
-        opt_state=[jnp.zeros(1)],
-    )
-    checkpointer.save(state, {}, config)
-    checkpointer.wait()
-
+    config = save_run(run)
     averaged = Pipeline.from_workdir(run)
     assert averaged.step == 7
     wanted = ("rgb", "depth")
@@ -46,6 +27,20 @@ def test_a_saved_run_samples_as_its_parts_do(tmp_path):
     assert provenance.config_hash(averaged.config) == provenance.config_hash(
         ml_collections.ConfigDict(config)
     )
+
+    # The same weights as a model's folder, without optimiser and history.
+    lines = []
+    convert.convert_to_model(str(run), str(tmp_path / "model"), log=lines.append)
+    assert lines == [f"step 7 (ema) of {run} is in {tmp_path / 'model'}, as float32"]
+    loaded = Pipeline.from_pretrained(tmp_path / "model")
+    for name, value in flatten(averaged.params).items():
+        np.testing.assert_array_equal(flatten(loaded.params)[name], value, name)
+    averaged.save_pretrained(tmp_path / "saved")
+    for file in ("model.safetensors", "config.json"):
+        written = [(tmp_path / folder / file).read_bytes() for folder in ("model", "saved")]
+        if file == "config.json":
+            written = [json.loads(content) for content in written]
+        assert written[0] == written[1], file
 
 
 def test_a_folder_without_a_run_is_named(tmp_path):

@@ -58,6 +58,22 @@ def test_a_local_file_comes_before_a_preset(tmp_path, monkeypatch):
     assert presets.load("worlds_tiny").model.dim == 96
 
 
+def test_a_file_states_its_difference_from_a_preset_of_its_own_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name, body in {
+        "worlds_tiny": "config = uv.load_config('worlds_tiny'); config.model.dim *= 2",
+        "wider": "config = uv.load_config('worlds_tiny.py'); config.model.dim += 1",
+        "chosen": "config = uv.load_config('wider'); config.model.dim += int(argument or 0)",
+        "empty": "config = None",
+    }.items():
+        lines = ("import unityvideo_jax as uv", "def get_config(argument=''):", f"    {body}")
+        (tmp_path / f"{name}.py").write_text("\n".join((*lines, "    return config", "")))
+    dims = {"worlds_tiny": 192, "wider": 193, "chosen:7": 200, tmp_path / "wider.py": 193}
+    assert {name: presets.load_config(name).model.dim for name in dims} == dims
+    with pytest.raises(UserError, match=r"empty\.py: lacks a function get_config\(\)"):
+        presets.load_config("empty")
+
+
 @pytest.mark.parametrize(
     ("given", "says"),
     [

@@ -76,9 +76,9 @@ def test_faulty_command_lines_are_one_error_and_write_nothing(tmp_path, args, sa
 def test_a_plugin_makes_a_modality_known(tmp_path):
     config = tmp_path / "config.py"
     config.write_text(
-        "from unityvideo_jax.settings import presets\n"
+        "import unityvideo_jax as uv\n"
         "def get_config():\n"
-        "    config = presets.load('worlds_tiny')\n"
+        "    config = uv.load_config('worlds_tiny')\n"
         "    config.model.modalities = ('rgb', 'normals')\n"
         "    config.data.modality_weights = {'normals': 1.0}\n"
         "    config.curriculum = ()\n"

@@ -20,7 +20,7 @@ from unityvideo_jax.inputs.config import check_size
 from unityvideo_jax.inputs.encode import load_encoder
 from unityvideo_jax.inputs.folder import FolderSource
 from unityvideo_jax.inputs.preparing import prepare
-from unityvideo_jax.pretrained.text import get_text_encoder
+from unityvideo_jax.pretrained.text import load_text_encoder
 
 
 def curate(config: Any, *, source: str, workdir: str | os.PathLike) -> dict[str, shards.Card]:
@@ -101,7 +101,7 @@ def encode_groups(
     if not clips:
         return {}
     encoder = load_encoder(encode.vae)
-    texts = get_text_encoder(encode.text_encoder, encode.text_length)
+    texts = load_text_encoder(encode.text_encoder, encode.text_length)
     groups: dict[str, list[Clip]] = {}
     for clip in clips:
         groups.setdefault(clip.group, []).append(clip)

@@ -1,5 +1,12 @@
-"""Where the data that ships with the package lies."""
+"""Where the files that come with the package lie."""
 
 import pathlib
 
-ASSETS = pathlib.Path(__file__).resolve().parents[1] / "assets"
+PACKAGE = pathlib.Path(__file__).resolve().parents[1]
+ASSETS = PACKAGE / "assets"
+
+
+def folder(name: str) -> pathlib.Path:
+    """The folder `configs` or `data`: in the package once installed, beside it in a checkout."""
+    inside = PACKAGE / name
+    return inside if inside.is_dir() else PACKAGE.parent / name

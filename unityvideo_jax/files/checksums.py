@@ -7,7 +7,7 @@ record holds the hash of its own other keys.
 import functools
 import hashlib
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from unityvideo_jax.errors import UserError
@@ -30,6 +30,13 @@ def write_sums(folder: pathlib.Path, contents: Mapping[str, bytes]) -> pathlib.P
     with atomic_path(folder / SUMS) as temporary:
         temporary.write_text("".join(lines))
     return folder / SUMS
+
+
+def list_files(folder: pathlib.Path, names: Iterable[str]) -> None:
+    """Lists files of a folder that are written already."""
+    lines = [f"{provenance.file_hash(folder / name)}  {name}\n" for name in names]
+    with atomic_path(folder / SUMS) as temporary:
+        temporary.write_text("".join(lines))
 
 
 def check(path: pathlib.Path, fix: str = FIX) -> None:

@@ -59,8 +59,8 @@ class DataConfig:
       repeats: steps that a batch of online worlds is used for; noise, timestep and task differ.
       depth_codec: how depth is drawn, 'relative' (each clip's own range, for any data) or 'metric'
         (fixed bounds in metres, for data in metres, such as worlds).
-      text_encoder, text_length: as `models.text.get_text_encoder` takes them.
-      vae: folder of VAE weights, as `models.vae_weights.find_vae` takes it; '' is the shipped one.
+      text_encoder, text_length: as `pretrained.text.load_text_encoder` takes them.
+      vae: folder of VAE weights, as `pretrained.vae.find_vae` takes it; '' is the shipped one.
       vae_dtype: in which worlds are encoded online, "float32" or "bfloat16".
       num_workers: reader processes; 0 reads in threads, which is faster unless decoding is heavy.
       read_threads: reader threads per process.

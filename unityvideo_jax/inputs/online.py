@@ -18,7 +18,7 @@ from unityvideo_jax.inputs.mixing import Mixture
 from unityvideo_jax.inputs.pipeline import rows_per_process
 from unityvideo_jax.inputs.sources import asks_for_all, sample_worlds, text_of
 from unityvideo_jax.models.text.encoder import CutTexts, TextEncoder
-from unityvideo_jax.pretrained.text import get_text_encoder
+from unityvideo_jax.pretrained.text import load_text_encoder
 
 
 def group_size(rows: int, modalities: int, limit: int = 16) -> int:
@@ -98,7 +98,7 @@ class OnlineWorlds:
             closeup=float(config.closeup),
         )
         self._encoder = encoder or load_encoder(config.vae, config.vae_dtype)
-        self._texts = text_encoder or get_text_encoder(config.text_encoder, config.text_length)
+        self._texts = text_encoder or load_text_encoder(config.text_encoder, config.text_length)
         self._null = self._texts([""])[0]
         # Asked about the first batch alone: its captions are of all kinds.
         self._warn_of_cut = CutTexts(self._texts, f"config.data.text_length={self._texts.length}")

@@ -24,7 +24,7 @@ from jaxtyping import Float
 
 from unityvideo_jax import modalities as registry
 from unityvideo_jax.errors import UserError, reason
-from unityvideo_jax.files import checksums, provenance, strict_json
+from unityvideo_jax.files import assets, checksums, provenance, strict_json
 from unityvideo_jax.files.names import safe_name
 from unityvideo_jax.files.npz import read_npy
 from unityvideo_jax.files.paths import atomic_path
@@ -146,10 +146,10 @@ def read_card(directory: str | os.PathLike) -> Card:
 @functools.cache
 def builder_module(name: str) -> types.ModuleType:
     """The module `data/<name>/<name>.py`, which defines a TFDS builder."""
-    # By file, from beside this package, in a checkout and installed alike: a folder `data` where
-    # the user happens to stand must not shadow the builder.
-    path = pathlib.Path(__file__).resolve().parents[2] / "data" / name / f"{name}.py"
-    full = f"data.{name}.{name}"
+    # By file, as in a checkout the folder lies outside the package; a folder `data` where the user
+    # happens to stand must not shadow it.
+    path = assets.folder("data") / name / f"{name}.py"
+    full = f"unityvideo_jax.data.{name}.{name}"
     spec = importlib.util.spec_from_file_location(full, path)
     if spec is None or spec.loader is None or not path.exists():
         raise FileNotFoundError(f"{path}: the builder is missing from this installation")

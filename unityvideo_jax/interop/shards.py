@@ -15,7 +15,7 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
-from jaxtyping import Shaped
+from jaxtyping import Int8, Shaped
 
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.files import strict_json
@@ -26,6 +26,7 @@ TYPES = {
     "F16": np.dtype(np.float16),
     "BF16": np.dtype(ml_dtypes.bfloat16),
 }
+WRITTEN = TYPES | {"I8": np.dtype(np.int8)}
 # Bits of every type that the format has; only those in `TYPES` are weights that are read.
 SIZES = {
     **{"BOOL": 8, "U8": 8, "I8": 8, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "F4": 4},
@@ -74,11 +75,19 @@ class StoredTensor:
         """
         if self.kind not in TYPES:
             raise UserError(f"{self.file}: {not_float(self)}")
+        values = self._read(TYPES[self.kind])
+        check_finite(self.file, self.name, values)
+        return values
+
+    def read_int8(self) -> Int8[np.ndarray, "..."]:
+        """A tensor of kind "I8"."""
+        return self._read(WRITTEN["I8"])
+
+    def _read(self, dtype: np.dtype) -> Shaped[np.ndarray, "..."]:
         count = math.prod(self.shape)
-        flat = np.fromfile(self.file, TYPES[self.kind], count, offset=self.start)
+        flat = np.fromfile(self.file, dtype, count, offset=self.start)
         if flat.size != count:
             raise UserError(f"{self.file}: {self.name} ends early: truncated; copy it again")
-        check_finite(self.file, self.name, flat)
         return flat.reshape(self.shape)
 
 
@@ -285,26 +294,41 @@ def write_shard(
     Raises:
       UserError: a weight that is not finite in that type.
     """
-    dtype = TYPES[STORAGE[storage]]
+    kind = STORAGE[storage]
+    kinds = {name: (kind, shape) for name, shape in shard.shapes.items()}
+    write_tensors(folder / shard.name, kinds, read)
+
+
+def write_tensors(
+    path: pathlib.Path,
+    tensors: Mapping[str, tuple[str, tuple[int, ...]]],
+    read: Callable[[str], np.ndarray],
+) -> None:
+    """Writes one safetensors file, one tensor in memory at a time; it appears only when whole.
+
+    Args:
+      path: of the file.
+      tensors: type (a key of `WRITTEN`) and shape by name, in their order.
+      read: makes a tensor from its name; floats are cast to the type.
+
+    Raises:
+      UserError: a weight that is not finite in its type.
+    """
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     offset = 0
-    for name, shape in shard.shapes.items():
-        end = offset + math.prod(shape) * dtype.itemsize
-        header[name] = {
-            "dtype": STORAGE[storage],
-            "shape": list(shape),
-            "data_offsets": [offset, end],
-        }
+    for name, (kind, shape) in tensors.items():
+        end = offset + math.prod(shape) * WRITTEN[kind].itemsize
+        header[name] = {"dtype": kind, "shape": list(shape), "data_offsets": [offset, end]}
         offset = end
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)  # tensors start at a multiple of eight bytes
-    with atomic_path(folder / shard.name) as temporary, temporary.open("wb") as stream:
+    with atomic_path(path) as temporary, temporary.open("wb") as stream:
         stream.write(struct.pack("<Q", len(text)) + text)
-        for name in shard.shapes:
+        for name, (kind, _) in tensors.items():
             with np.errstate(over="ignore"):  # what overflows is caught by name below
-                tensor = np.ascontiguousarray(read(name)).astype(dtype, copy=False)
+                tensor = np.ascontiguousarray(read(name)).astype(WRITTEN[kind], copy=False)
             if not np.isfinite(tensor).all():
-                raise UserError(f"{name} is not finite as {storage}: keep it in float32")
+                raise UserError(f"{name} is not finite as {WRITTEN[kind]}: keep it in float32")
             stream.write(tensor.view(np.uint8).data)
 
 

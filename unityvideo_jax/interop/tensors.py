@@ -5,7 +5,7 @@ import pathlib
 from collections.abc import Iterator, Mapping
 
 import numpy as np
-from jaxtyping import Shaped
+from jaxtyping import Int8, Shaped
 
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.files import checksums
@@ -33,6 +33,13 @@ class TensorFiles(Mapping[str, np.ndarray]):
 
     def __getitem__(self, name: str) -> Shaped[np.ndarray, "..."]:
         return self._tensors[name].read()
+
+    def read_int8(self, name: str) -> Int8[np.ndarray, "..."]:
+        """A tensor of kind "I8", which `[]` refuses: it is no weight without its scales."""
+        return self._tensors[name].read_int8()
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._tensors  # without reading it
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._tensors)

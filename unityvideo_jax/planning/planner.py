@@ -28,7 +28,7 @@ from unityvideo_jax.parallel.mesh import MeshConfig, make_mesh
 from unityvideo_jax.parallel.rules import AxisRules, num_parts
 from unityvideo_jax.planning import hlo
 from unityvideo_jax.planning.flops import count_flops
-from unityvideo_jax.pretrained.vae import load_config
+from unityvideo_jax.pretrained.vae import load_vae_config
 from unityvideo_jax.sampling.generate import SamplerConfig, jit_generate
 from unityvideo_jax.settings.sections import section
 from unityvideo_jax.training import state as state_lib
@@ -164,7 +164,7 @@ def latent_shape(config: ml_collections.ConfigDict) -> tuple[int, int, int, int]
     """
     channels = config.model.in_channels
     try:
-        vae = load_config(config.data.vae)
+        vae = load_vae_config(config.data.vae)
     except UserError:  # not at hand, and not needed: Wan's are known by their channels
         vae = WAN_2_2 if channels == WAN_2_2.z_dim else WAN_2_1
     data = config.data

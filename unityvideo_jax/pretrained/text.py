@@ -15,7 +15,7 @@ from unityvideo_jax.models.text.minilm import MiniLM, WordPiece
 from unityvideo_jax.models.text.words import WordsEncoder
 
 
-def get_text_encoder(name: str = "words", length: int = LENGTH) -> TextEncoder:
+def load_text_encoder(name: str = "words", length: int = LENGTH) -> TextEncoder:
     """The encoder of this name.
 
     Args:

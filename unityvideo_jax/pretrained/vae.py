@@ -155,7 +155,7 @@ def weight_files(source: pathlib.Path) -> list[pathlib.Path]:
     return [file for pattern in WEIGHT_FILES for file in sorted(source.glob(pattern))]
 
 
-def load_config(directory: str | os.PathLike | None = None) -> VAEConfig:
+def load_vae_config(directory: str | os.PathLike | None = None) -> VAEConfig:
     """The configuration of an autoencoder alone; arguments and errors as `load_vae`."""
     source = find_vae(directory)
     if _is_foreign(source):

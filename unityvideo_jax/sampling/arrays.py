@@ -1,12 +1,15 @@
 """Videos and images that a caller passes, checked and made alike."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Shaped
+from jaxtyping import Array, Float, Shaped
 
 from unityvideo_jax import media
 from unityvideo_jax.errors import UserError
+from unityvideo_jax.runtime import seeds
 
 
 def as_batch(name: str, video: Shaped[np.ndarray, "..."], batch: int) -> Float[np.ndarray, "..."]:
@@ -81,3 +84,18 @@ def common_size(
                 "resize the video or leave the size out"
             )
     return size
+
+
+def sample_keys(seed: int | Sequence[int], batch: int) -> Array:
+    """One key per sample, from one seed and its place or from a seed of its own.
+
+    Raises:
+      UserError: another number of seeds than of samples, or one out of range.
+    """
+    for one in np.atleast_1d(seed).tolist():
+        seeds.check(one, "seed")
+    if isinstance(seed, int | np.integer):
+        return jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(int(seed)), jnp.arange(batch))
+    if len(seed) != batch:
+        raise UserError(f"seed: {len(seed)} seeds for {batch} prompts; give one, or one per prompt")
+    return jnp.stack([jax.random.key(int(s)) for s in seed])

@@ -1,4 +1,4 @@
-"""Given streams from files, and sampled streams to files."""
+"""Given streams from files."""
 
 import dataclasses
 import os
@@ -9,36 +9,70 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Shaped
 
 from unityvideo_jax import media, modalities
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.files import provenance
 from unityvideo_jax.files.npz import read_npz
-from unityvideo_jax.files.paths import atomic_path
 from unityvideo_jax.inputs import pictures
 from unityvideo_jax.inputs.crop import Crop, resize
-from unityvideo_jax.metrics.depth_units import UNIT, unit_of
+from unityvideo_jax.metrics.depth_units import unit_of
 from unityvideo_jax.modalities.base import Codec, Side
 from unityvideo_jax.modalities.checks import check_clip
-from unityvideo_jax.sampling.streams import RGB, TOKEN_PIXELS, Samples, check_size
+from unityvideo_jax.sampling.streams import RGB, TOKEN_PIXELS, check_size
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Given:
-    """A stream read from a file.
+    """A stream from a file, or an array of a caller's.
 
     Attributes:
-      video: f32 in [-1, 1].
+      video: f32 [T,H,W,3] in [-1, 1] if it was read; else as it was passed in.
       side: the codec's record if the file held ground truth, else None.
       unit: of depth that the file held: "m", or "relative" where its scale is unknown.
       source: path, hash, rate and frames taken, as the result file records them.
     """
 
-    video: Float[np.ndarray, "t h w 3"]
+    video: Shaped[np.ndarray, "..."]
     side: Side | None
     unit: str = ""
     source: dict[str, Any]
+
+
+def as_given(given: Mapping[str, Any], **options: Any) -> dict[str, Given]:
+    """Given streams as a caller passes them: files are read, the others are taken as they are.
+
+    Args:
+      given: per stream a path, a `Given`, or a video.
+      options: of `read_given`.
+
+    Raises:
+      UserError: as `read_given`.
+    """
+    files = {k: os.fspath(v) for k, v in given.items() if isinstance(v, str | os.PathLike)}
+    read = read_given(files, **options) if files else {}
+    return {name: read.get(name) or _wrapped(value) for name, value in given.items()}
+
+
+def as_first_frame(image: Any, *, height: int, width: int) -> Given:
+    """An image as a caller passes it: a path, a `Given` of one frame, or an array.
+
+    Raises:
+      UserError: as `read_first_frame`.
+    """
+    if isinstance(image, str | os.PathLike):
+        image = read_first_frame(os.fspath(image), height=height, width=width)
+    if isinstance(image, Given):
+        return dataclasses.replace(image, video=image.video[0])
+    return _wrapped(image)
+
+
+def _wrapped(value: Any) -> Given:
+    if isinstance(value, Given):
+        return value
+    video = np.asarray(value)
+    return Given(video=video, side=None, source={"array": list(video.shape)})
 
 
 def read_given(
@@ -172,69 +206,3 @@ def _encoded(codec: Codec, path: str, arrays: dict[str, np.ndarray], **source: A
 def _given(path: str, video: np.ndarray, side: Side | None, **source: Any) -> Given:
     digest = provenance.file_hash(path)
     return Given(video=video, side=side, source={"path": path, "sha256": digest, **source})
-
-
-def write_samples(
-    folder: str | os.PathLike,
-    samples: Samples,
-    *,
-    sides: Mapping[str, Side],
-    fps: float,
-    record: Mapping[str, Any],
-    index: int = 0,
-    codecs: Mapping[str, Codec] = types.MappingProxyType({}),
-    units: Mapping[str, str] = types.MappingProxyType({}),
-) -> list[str]:
-    """Writes one sample: `<stream>.mp4`, `<modality>.npz`, `sheet.png` and, last, `sample.json`.
-
-    The npz holds decoded arrays under the clip's keys: depth, pixels, instance numbers. Depth has
-    its `unit` beside it, which `sample.json` repeats: "m" where the codec is metric or depth was
-    given in a known unit, else "relative". A stream without a side record is decoded with the
-    codec's default.
-
-    Args:
-      folder: made if missing.
-      samples: of a pipeline's call.
-      sides: side records of given streams.
-      fps: of the mp4 files.
-      record: what `sample.json` says besides the files.
-      index: which sample of the batch.
-      codecs: that read the videos, by modality; the modality's own where there is none.
-      units: of given depth; "m" where a side record comes without one.
-
-    Returns:
-      The names of the files.
-    """
-    folder = pathlib.Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    wanted, files, rows = record["request"]["wanted"], [], {}
-    written: dict[str, str] = {}
-    for name in samples.streams:
-        video = samples.videos[name][index]
-        frames = media.to_uint8(video)
-        media.write_video(folder / f"{name}.mp4", frames, fps)
-        files.append(f"{name}.mp4")
-        rows[f"{name} ({'sampled' if name in wanted else 'given'})"] = frames
-        if name == RGB:
-            continue
-        codec = codecs.get(name, modalities.get(name).codec)
-        if name in sides:
-            arrays = codec.decode(video, sides[name])
-            if "depth" in arrays:
-                arrays[UNIT] = np.asarray(units.get(name, "m"))
-        else:
-            arrays = modalities.decode_alone(codec, video)
-        if UNIT in arrays:
-            written[name] = str(arrays[UNIT])
-        _save_npz(folder / f"{name}.npz", arrays)
-        files.append(f"{name}.npz")
-    height = next(iter(rows.values())).shape[1]
-    media.contact_sheet(rows, folder / "sheet.png", scale=max(1, 128 // height))
-    files.append("sheet.png")
-    provenance.write_json(folder / "sample.json", {**record, "units": written, "files": files})
-    return [*files, "sample.json"]
-
-
-def _save_npz(path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
-    with atomic_path(path) as temporary, temporary.open("wb") as stream:
-        np.savez_compressed(stream, **{k: np.asarray(v) for k, v in arrays.items()})

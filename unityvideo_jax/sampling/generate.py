@@ -18,6 +18,7 @@ from unityvideo_jax.errors import UserError
 from unityvideo_jax.flow_matching.path import VelocityFn
 from unityvideo_jax.sampling import solvers
 from unityvideo_jax.sampling.guidance import guided_velocity, pass_weights
+from unityvideo_jax.settings.sections import check_keys, check_values
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -52,6 +53,17 @@ class SamplerConfig:
         """The solver's coefficients; UserError on an unknown solver, grid, steps or shift."""
         sigmas = solvers.sigma_grid(self.steps, self.shift, self.grid)
         return solvers.solver_table(self.solver, sigmas)
+
+    def changed(self, **settings: Any) -> "SamplerConfig":
+        """These settings with some others; None keeps what is.
+
+        Raises:
+          UserError: no such setting, or a value that cannot be.
+        """
+        check_keys(settings, [field.name for field in dataclasses.fields(self)], "")
+        wanted = {key: value for key, value in settings.items() if value is not None}
+        check_values(type(self), wanted, "")
+        return dataclasses.replace(self, **wanted)
 
     def for_texts(
         self,

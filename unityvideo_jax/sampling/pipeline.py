@@ -1,6 +1,7 @@
 """Text encoder, VAE and model behind one call: prompts and videos in, videos out."""
 
 import contextlib
+import dataclasses
 import functools
 import os
 import types
@@ -15,26 +16,29 @@ from jaxtyping import Array, Float, Shaped
 
 from unityvideo_jax import modalities
 from unityvideo_jax.errors import UserError
-from unityvideo_jax.models.dit import DiT, DiTConfig
+from unityvideo_jax.files import provenance
+from unityvideo_jax.models.dit import DiT
 from unityvideo_jax.models.text.encoder import CutTexts, TextEncoder
 from unityvideo_jax.models.vae.wan_vae import STREAMED_PIXELS, WanVAE
-from unityvideo_jax.pretrained.text import get_text_encoder
-from unityvideo_jax.runtime import seeds
-from unityvideo_jax.sampling import arrays
+from unityvideo_jax.pretrained import model as pretrained
+from unityvideo_jax.sampling import arrays, files, parts, texts
 from unityvideo_jax.sampling.devices import Devices
 from unityvideo_jax.sampling.fit import check_sampling
 from unityvideo_jax.sampling.generate import SamplerConfig, jit_generate
-from unityvideo_jax.sampling.streams import RGB, Samples, check_size, stream_order
-from unityvideo_jax.settings.sections import check_keys, check_values, section
+from unityvideo_jax.sampling.samples import Samples
+from unityvideo_jax.sampling.streams import RGB, check_size, stream_order
 
 
 class Pipeline:
     """Samples videos of any modality from prompts and videos of any other.
 
-    Build it with `from_workdir`, or from parts in memory.
+    Load it with `from_pretrained` or `from_workdir`, or build it from parts in memory.
 
     Attributes:
-      config: the run's configuration (keys model, data, sampling).
+      config: what records say of it: a run's configuration, or the parts' own.
+      sampler: the settings of a call that names none.
+      num_frames, height, width: the size of a call that names none and is given no video.
+      fps: frames per second of the videos.
       step: training step of the weights.
       modalities: names that the model knows, RGB first.
       warn_of_cut: given texts, warns once if some are longer than the model reads; every call
@@ -43,31 +47,48 @@ class Pipeline:
 
     def __init__(
         self,
+        model: DiT,
         *,
-        config: Mapping[str, Any],
-        params: Any,
         vae: WanVAE,
         text_encoder: TextEncoder,
-        step: int,
+        num_frames: int = 17,
+        height: int = 64,
+        width: int = 64,
+        fps: float = 8.0,
+        sampler: SamplerConfig | None = None,
+        depth_codec: str = "relative",
+        prompt_dropout: float = 0.0,
+        step: int = 0,
+        config: Mapping[str, Any] | None = None,
     ):
         """Takes parts that are loaded already.
 
         Args:
-          config: with the keys model, data and sampling of a run.
-          params: state of the DiT, as nnx.split gives it.
+          model: the transformer.
           vae: video autoencoder with the latents that the model was trained on.
           text_encoder: the one that the model was trained on.
+          num_frames, height, width: default size of a video: 4n+1 frames, pixels.
+          fps: frames per second of the videos that the model was trained on.
+          sampler: default settings; None takes those of `SamplerConfig`.
+          depth_codec: how depth was drawn in training, "relative" or "metric".
+          prompt_dropout: how often training left out the modality prompts; if it did, text guidance
+            drops them too.
           step: training step of the weights.
+          config: the run's whole configuration, for records; None describes these parts.
+
+        Raises:
+          UserError: an autoencoder of other latents, or an unknown codec.
         """
-        self.config = config
-        self.step = step
-        self.model_config = section(DiTConfig, config, "model")
+        self.model_config = model.config
         self.modalities = tuple(self.model_config.modalities)
-        self.text_encoder = text_encoder
+        self._graph, self.params = nnx.split(model)
+        self.vae, self.text_encoder = vae, text_encoder
+        self.num_frames, self.height, self.width = num_frames, height, width
+        self.fps, self.step = float(fps), step
+        self.sampler = sampler or SamplerConfig()
+        self.depth_codec, self.prompt_dropout = depth_codec, float(prompt_dropout)
+        self.config = config or parts.describe(self)
         self.warn_of_cut = CutTexts(text_encoder, f"config.data.text_length={text_encoder.length}")
-        self._graph = nnx.graphdef(nnx.eval_shape(lambda: DiT(self.model_config, rngs=nnx.Rngs(0))))
-        self.params = params
-        self.vae = vae
         if vae.config.z_dim != self.model_config.in_channels:
             raise UserError(
                 f"the VAE has {vae.config.z_dim} latent channels, model.in_channels is "
@@ -75,6 +96,21 @@ class Pipeline:
             )
         self._devices = Devices()
         self._sample = jit_generate(lambda params: self.velocity(params))
+
+    @classmethod
+    def from_pretrained(
+        cls, name: str | os.PathLike, *, vae: str | None = None, text_encoder: str | None = None
+    ) -> "Pipeline":
+        """Loads a folder that `save_pretrained` wrote, or a model that ships with the package.
+
+        Args:
+          name: of the folder, which comes first, or of the shipped model.
+          vae, text_encoder: where they are now; None is where the folder says.
+
+        Raises:
+          UserError: neither, or files that are damaged or do not match each other.
+        """
+        return cls(**parts.from_pretrained(name, vae=vae, text_encoder=text_encoder))
 
     @classmethod
     def from_workdir(
@@ -99,27 +135,39 @@ class Pipeline:
         Raises:
           UserError: no such run or checkpoint, VAE or text encoder.
         """
-        # Here, so that sampling from parts in memory needs none of them.
-        from unityvideo_jax.checkpoints.reading import load_for_inference
-        from unityvideo_jax.inputs.config import READ_LATER, DataConfig
-        from unityvideo_jax.pretrained.vae import load_vae
-
-        config, params, step = load_for_inference(
-            workdir, step=step, use_ema=use_ema, fallback=fallback
-        )
-        config = config.to_dict() if hasattr(config, "to_dict") else config
-        data = config["data"]
-        where = f"{workdir}: config.data."
-        check_keys(data, list(data), where, READ_LATER)
-        check_values(DataConfig, {key: data[key] for key in READ_LATER}, where)
         return cls(
-            config=config,
-            params=params,
-            vae=load_vae(vae or data["vae"] or None),
-            text_encoder=get_text_encoder(
-                text_encoder or data["text_encoder"], data["text_length"]
-            ),
-            step=int(step),
+            **parts.from_workdir(
+                workdir,
+                step=step,
+                use_ema=use_ema,
+                fallback=fallback,
+                vae=vae,
+                text_encoder=text_encoder,
+            )
+        )
+
+    def save_pretrained(
+        self, folder: str | os.PathLike, *, storage: str = "float32", card: str = ""
+    ) -> None:
+        """Writes a folder that `from_pretrained` reads: weights, configuration, card, checksums.
+
+        The VAE goes with it unless it is the shipped one; the text encoder is named only.
+
+        Args:
+          folder: new or empty; it appears when it is whole.
+          storage: "float32", "float16", "bfloat16" or "int8", see `pretrained.model`.
+          card: Markdown for `README.md` below the title and the table of facts.
+
+        Raises:
+          UserError: a folder that holds something, or weights that the storage cannot hold.
+        """
+        pretrained.save(
+            folder,
+            {**parts.describe(self), "step": self.step},
+            pretrained.flatten(self.params),
+            vae=self.vae,
+            storage=storage,
+            card=card,
         )
 
     def spread(self, devices: Sequence[jax.Device]) -> None:
@@ -138,14 +186,9 @@ class Pipeline:
         _, height, width = self.model_config.patch_size
         return height * self.vae.config.spatial_stride, width * self.vae.config.spatial_stride
 
-    @property
-    def sampler(self) -> SamplerConfig:
-        """The run's own sampling settings."""
-        return section(SamplerConfig, self.config, "sampling")
-
     def codec(self, modality: str) -> modalities.Codec:
         """The codec that drew a modality in the data that the model was trained on."""
-        choices = {"depth": self.config["data"].get("depth_codec", "relative")}
+        choices = {"depth": self.depth_codec}
         return modalities.chosen_codec(modality, choices, "config.data.depth_codec")
 
     def velocity(self, params: Any) -> Any:
@@ -188,70 +231,51 @@ class Pipeline:
     ) -> tuple[Float[np.ndarray, "b s l d"], Float[np.ndarray, "b s l d"]]:
         """Text embeddings per sample and stream, and those that text guidance compares with.
 
-        RGB reads the caption, a modality its in-context prompt C_m. Guidance drops the texts that
-        training drops: the caption, and the prompts only if the run had prompt dropout.
+        Arguments and errors as `texts.texts_of`.
         """
-        batch = len(captions)
-        texts, null_texts = [], []
-        drops_prompts = float(self.config["data"].get("prompt_dropout", 0.0)) > 0
-        for name in streams:
-            if name == RGB:
-                texts.append(list(captions))
-                null_texts.append([""] * batch)
-                continue
-            prompt = modality_prompts.get(name, modalities.get(name).prompt)
-            prompts = [prompt] * batch if isinstance(prompt, str) else list(prompt)
-            if len(prompts) != batch:
-                raise UserError(
-                    f"modality_prompts[{name!r}]: {len(prompts)} prompts for {batch} captions"
-                )
-            texts.append(prompts)
-            null_texts.append([""] * batch if drops_prompts else prompts)
-        # Each distinct text is embedded once.
-        distinct = sorted({t for row in texts + null_texts for t in row})
-        self.warn_of_cut(distinct)
-        table = dict(zip(distinct, self.text_encoder(distinct), strict=True))
-
-        def stack(rows):
-            return np.stack([[table[row[b]] for row in rows] for b in range(batch)])
-
-        return stack(texts), stack(null_texts)
+        rows = texts.texts_of(streams, captions, modality_prompts)
+        self.warn_of_cut(text for row in rows.values() for text in row)
+        return texts.embed(rows, self.text_encoder, drops_prompts=self.prompt_dropout > 0)
 
     def __call__(
         self,
         prompts: str | Sequence[str],
         *,
-        given: Mapping[str, Shaped[np.ndarray, "..."]] = types.MappingProxyType({}),
+        given: Mapping[str, Any] = types.MappingProxyType({}),
         wanted: Sequence[str],
-        first_frame: Shaped[np.ndarray, "..."] | None = None,
+        first_frame: Any = None,
         modality_prompts: Mapping[str, str | Sequence[str]] = types.MappingProxyType({}),
         sampler: SamplerConfig | None = None,
         seed: int | Sequence[int] = 0,
         num_frames: int | None = None,
         height: int | None = None,
         width: int | None = None,
+        **settings: Any,
     ) -> Samples:
         """Samples the wanted streams for every prompt.
 
         Args:
           prompts: captions of the video; "" for none, as for estimation from unlabelled video.
-          given: videos per stream, [T,H,W,3] (for every prompt) or [B,T,H,W,3], uint8 or float in
-            [-1, 1]; modalities as their codec encodes them.
+          given: per stream a file, as `sampling.files.read_given` takes it, what that function
+            read, or a video [T,H,W,3] (for every prompt) or [B,T,H,W,3], uint8 or float in [-1, 1];
+            modalities as their codec encodes them.
           wanted: streams to sample; with `given`, any two or more of the model's modalities, or one
             alone.
-          first_frame: image [H,W,3] (for every prompt) or [B,H,W,3], as `given` takes videos, that
-            the wanted RGB starts with (Wan 2.2 TI2V-5B; other models have not learned it).
+          first_frame: what the wanted RGB starts with (Wan 2.2 TI2V-5B; other models have not
+            learned it): an image's file, or [H,W,3] (for every prompt) or [B,H,W,3] as `given`
+            takes videos.
           modality_prompts: replaces a modality's own prompt ("segment the two objects"), one for
-            all captions or one a caption.
-          sampler: None takes the run's own.
-          seed: one for the batch, or one a prompt; a prompt's own seed makes its sample independent
-            of the rest of the batch.
+            all captions or one per caption.
+          sampler: None takes the pipeline's own.
+          seed: one for the batch, or one per prompt; a prompt's own seed makes its sample
+            independent of the rest of the batch.
           num_frames, height, width: of what is sampled; None takes the size of the given videos, or
-            the run's own.
+            the pipeline's own.
+          settings: fields of `SamplerConfig` that differ from `sampler`, such as steps=8.
 
         Raises:
           UserError: names the argument: unknown or repeated modality, sizes that differ or that the
-            model cannot take, counts that disagree.
+            model cannot take, counts that disagree, a file that does not read.
         """
         captions = [prompts] if isinstance(prompts, str) else list(prompts)
         batch = len(captions)
@@ -265,27 +289,37 @@ class Pipeline:
         for name in modality_prompts:
             if name not in streams or name == RGB:
                 raise UserError(f"modality_prompts[{name!r}]: no such modality stream in this call")
+        sampler = (sampler or self.sampler).changed(**settings)
+        given = files.as_given(
+            given,
+            num_frames=num_frames,
+            default_frames=self.num_frames,
+            height=height or self.height,
+            width=width or self.width,
+            fps=self.fps,
+            multiple=self.token_pixels,
+            codecs={name: self.codec(name) for name in given if name in self.modalities},
+        )
         videos = {
-            name: arrays.as_batch(f"given {name}", given[name], batch)
+            name: arrays.as_batch(f"given {name}", given[name].video, batch)
             for name in streams
             if name in given
         }
-        data = self.config["data"]
         size = arrays.common_size(
             videos,
             asked=(num_frames, height, width),
-            default=(data["num_frames"], data["height"], data["width"]),
+            default=(self.num_frames, self.height, self.width),
         )
         check_size(*size, self.token_pixels)
         latent_shape = self.vae.config.latent_shape(*size)[:3]
         check_sampling(
             self.model_config, latent_shape, len(streams), -(-batch // self._devices.count)
         )
-        image = None
+        image = first = None
         if first_frame is not None:
             self._check_first_frame(wanted)
-            image = arrays.as_first_frame(first_frame, size, batch)
-        sampler = sampler or self.sampler
+            first = files.as_first_frame(first_frame, height=size[1], width=size[2])
+            image = arrays.as_first_frame(first.video, size, batch)
         if given and self.model_config.shared_timestep and sampler.condition_guidance != 1.0:
             raise UserError(
                 f"condition_guidance={sampler.condition_guidance:g}: this model was never without "
@@ -293,12 +327,18 @@ class Pipeline:
             )
 
         context, null_context = self.contexts(streams, captions, modality_prompts)
-        sampler = sampler.for_texts(context, null_context)
+        prompts_of = texts.texts_of(streams, captions, modality_prompts)
         latents = self._given_latents(streams, videos, size, batch)
         if image is not None:
             latents = latents.at[:, 0, :1].set(self.encode(image, RGB))
         ids = np.array([self.modalities.index(name) for name in streams], np.int32)
-        rows = (latents, jnp.tile(ids, (batch, 1)), context, null_context, _keys(seed, batch))
+        rows = (
+            latents,
+            jnp.tile(ids, (batch, 1)),
+            context,
+            null_context,
+            arrays.sample_keys(seed, batch),
+        )
         mesh = self._devices.mesh
         with contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh):
             result = self._sample(
@@ -306,7 +346,7 @@ class Pipeline:
                 *(self._devices.share(array) for array in rows),
                 wanted=tuple(name in wanted for name in streams),
                 first_frame=tuple(name == RGB and image is not None for name in streams),
-                sampler=sampler,
+                sampler=sampler.for_texts(context, null_context),
             )[:batch]
         finite = np.asarray(jnp.isfinite(result).all(axis=(2, 3, 4, 5)))
         if not finite.all():
@@ -315,11 +355,43 @@ class Pipeline:
         for s, name in enumerate(streams):
             if name in wanted:
                 videos[name] = self.decode(result[:, s], name)
+        common = {
+            "sampler": dataclasses.asdict(sampler),
+            "given": {name: one.source for name, one in given.items()},
+            "first_frame": first and first.source,
+            "codecs": {name: self.codec(name).version for name in streams},
+            "size": size,
+            "fps": self.fps,
+            **self._origin(),
+        }
         return Samples(
             videos={name: videos[name] for name in streams},
             latents={name: np.asarray(result[:, s]) for s, name in enumerate(streams)},
             streams=streams,
+            wanted=tuple(wanted),
+            fps=self.fps,
+            codecs={name: self.codec(name) for name in streams},
+            sides={name: one.side for name, one in given.items() if one.side is not None},
+            units={name: one.unit for name, one in given.items() if one.unit},
+            records=[
+                {
+                    "prompts": {name: row[b] for name, row in prompts_of.items()},
+                    "seed": int(np.broadcast_to(seed, batch)[b]),
+                    "index": b,
+                    **common,
+                }
+                for b in range(batch)
+            ],
         )
+
+    def _origin(self) -> dict[str, Any]:
+        """What a record says of the weights and of what computed with them."""
+        return {
+            "checkpoint_step": self.step,
+            "config_sha256": provenance.config_hash(self.config),
+            "config": provenance.plain(self.config),
+            "versions": provenance.versions(),
+        }
 
     def _check_first_frame(self, wanted: Sequence[str]) -> None:
         if RGB not in wanted:
@@ -335,18 +407,7 @@ class Pipeline:
         batch: int,
     ) -> Float[Array, "b s lt lh lw c"]:
         placeholder = jnp.zeros((batch, *self.vae.config.latent_shape(*size)), jnp.float32)
-        parts = [
+        latents = [
             self.encode(videos[name], name) if name in videos else placeholder for name in streams
         ]
-        return jnp.stack(parts, axis=1)
-
-
-def _keys(seed: int | Sequence[int], batch: int) -> Array:
-    """One key a sample, from one seed and its place or from a seed of its own."""
-    for one in np.atleast_1d(seed).tolist():
-        seeds.check(one, "seed")
-    if isinstance(seed, int | np.integer):
-        return jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(int(seed)), jnp.arange(batch))
-    if len(seed) != batch:
-        raise UserError(f"seed: {len(seed)} seeds for {batch} prompts; give one, or one a prompt")
-    return jnp.stack([jax.random.key(int(s)) for s in seed])
+        return jnp.stack(latents, axis=1)

@@ -1,10 +1,6 @@
-"""Streams as a user sees them: names in the model's order, sizes that it takes, what comes out."""
+"""Streams as a user sees them: names in the model's order, and sizes that it takes."""
 
-import dataclasses
 from collections.abc import Sequence
-
-import numpy as np
-from jaxtyping import Float
 
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.runtime import capacity
@@ -18,22 +14,6 @@ TOKEN_PIXELS = 16
 PIXEL_BYTES = 12
 
 RGB = "rgb"
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Samples:
-    """What one call made.
-
-    Attributes:
-      videos: per stream, f32 [B,T,H,W,3] in [-1, 1]: sampled and decoded where wanted, as passed in
-        where given.
-      latents: per stream, f32 [B,t,h,w,C].
-      streams: names in the model's order.
-    """
-
-    videos: dict[str, Float[np.ndarray, "b t h w 3"]]
-    latents: dict[str, Float[np.ndarray, "b lt lh lw c"]]
-    streams: tuple[str, ...]
 
 
 def check_size(

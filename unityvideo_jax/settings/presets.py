@@ -8,9 +8,11 @@ import runpy
 import ml_collections
 
 from unityvideo_jax.errors import UserError
+from unityvideo_jax.files import assets, paths
 
-# Beside the package, in a checkout as in an installation.
-FOLDER = pathlib.Path(__file__).resolve().parents[2] / "configs"
+FOLDER = assets.folder("configs")
+# Files that are being loaded now, the innermost last.
+_LOADING: list[pathlib.Path] = []
 
 
 def names() -> tuple[str, ...]:
@@ -27,6 +29,35 @@ def load(name: str) -> ml_collections.ConfigDict:
       UserError: no preset of that name.
     """
     return runpy.run_path(str(_path(name)))["get_config"]()
+
+
+def load_config(given: str | os.PathLike) -> ml_collections.ConfigDict:
+    """The values of a configuration, to be changed at will.
+
+    A file of your own that is called like a preset may load that preset: the file that is being
+    loaded is passed over.
+
+    Args:
+      given: as `find` takes it.
+
+    Raises:
+      UserError: no such file or preset, or a file that does not load or lacks `get_config`.
+    """
+    name, _, argument = find(paths.expand(os.fspath(given))).partition(":")
+    path = pathlib.Path(name).resolve()
+    if path in _LOADING:
+        path = _path(path.stem)
+    _LOADING.append(path)
+    try:
+        get_config = runpy.run_path(str(path)).get("get_config", lambda: None)
+        config = get_config(*[argument] * bool(argument))
+    except OSError as error:
+        raise UserError(f"{name}: does not load ({error})") from error
+    finally:
+        _LOADING.pop()
+    if not isinstance(config, ml_collections.ConfigDict):
+        raise UserError(f"{name}: lacks a function get_config() that returns a ConfigDict")
+    return config
 
 
 def find(given: str) -> str:

@@ -5,6 +5,7 @@ Each is saved with digests of all that it holds, and compared with them whenever
 
 import contextlib
 import dataclasses
+import functools
 import os
 import pathlib
 import shutil
@@ -22,6 +23,7 @@ from unityvideo_jax.errors import UserError, reason
 from unityvideo_jax.files import disk
 from unityvideo_jax.models.dit import DiTConfig
 from unityvideo_jax.parallel import hosts
+from unityvideo_jax.pretrained import model as pretrained
 from unityvideo_jax.settings.sections import section
 from unityvideo_jax.training.state import TrainState, abstract_state
 
@@ -197,19 +199,27 @@ def saved_items(state: TrainState) -> dict[str, Any]:
 def start_from(
     state: TrainState, model: DiTConfig, source: str | os.PathLike, fallback: bool = False
 ) -> TrainState:
-    """A fresh state with the weights of a conversion, or the averaged ones of another run.
+    """A fresh state with the weights of a pretrained model, a conversion, or another run's average.
 
     Args:
       state: as `state.create` makes it; its parameters are freed first, so that the devices never
         hold both.
       model: of `state`.
-      source: workdir of the conversion or run.
+      source: folder of a model, workdir of the conversion or run, or the name of a model that ships
+        with the package.
       fallback: as `find` takes it.
 
     Raises:
-      UserError: no checkpoint there, or one of another model.
+      UserError: no weights there, or those of another model.
     """
-    config, folder = reading.find(source, fallback=fallback)
+    if pretrained.is_model(source) or not os.path.exists(source):
+        folder = pretrained.find(source)
+        config = pretrained.read_config(folder)
+        restore = functools.partial(pretrained.load, folder, config)
+        config = {name: config[name] for name in pretrained.SECTIONS}
+    else:
+        config, folder = reading.find(source, fallback=fallback)
+        restore = functools.partial(reading.restore_weights, folder, use_ema=True)
     theirs = dict(nnx.to_flat_state(reading.abstract_weights(section(DiTConfig, config, "model"))))
     ours = dict(nnx.to_flat_state(reading.abstract_weights(model)))
     for path in sorted({*theirs, *ours}):
@@ -222,6 +232,6 @@ def start_from(
     target = abstract_state(state).params
     for array in jax.tree.leaves((state.params, state.ema)):
         array.delete()
-    params = reading.restore_weights(folder, target, use_ema=True)
+    params = restore(target)
     ema = None if state.ema is None else jax.tree.map(jnp.copy, params)
     return dataclasses.replace(state, params=params, ema=ema)

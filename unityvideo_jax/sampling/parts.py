@@ -1,0 +1,113 @@
+"""The parts of a pipeline, as `Pipeline` takes them, from a run or from a pretrained model."""
+
+import dataclasses
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from flax import nnx
+
+from unityvideo_jax.checkpoints.reading import load_for_inference
+from unityvideo_jax.inputs.config import READ_LATER, DataConfig
+from unityvideo_jax.models.dit import DiT, DiTConfig
+from unityvideo_jax.pretrained import model as pretrained
+from unityvideo_jax.pretrained.text import load_text_encoder
+from unityvideo_jax.pretrained.vae import load_vae
+from unityvideo_jax.sampling.generate import SamplerConfig
+from unityvideo_jax.settings.sections import check_keys, check_values, section
+
+# What of config.data sampling needs, and what runs that lack it were trained with.
+DEFAULTS = {"depth_codec": "relative", "prompt_dropout": 0.0}
+DATA = (*READ_LATER, *DEFAULTS)
+
+
+def from_workdir(
+    workdir: str | os.PathLike,
+    *,
+    step: int | None,
+    use_ema: bool,
+    fallback: bool,
+    vae: str | None,
+    text_encoder: str | None,
+) -> dict[str, Any]:
+    """Keywords of `Pipeline` for a run; arguments and errors as `Pipeline.from_workdir`."""
+    config, params, step = load_for_inference(
+        workdir, step=step, use_ema=use_ema, fallback=fallback
+    )
+    config = config.to_dict()
+    return _assembled(workdir, config, lambda: params, vae, text_encoder) | {"step": step}
+
+
+def from_pretrained(
+    name: str | os.PathLike, *, vae: str | None, text_encoder: str | None
+) -> dict[str, Any]:
+    """Keywords of `Pipeline` for a model; arguments and errors as `Pipeline.from_pretrained`."""
+    folder = pretrained.find(name)
+    config = pretrained.read_config(folder)
+    vae = vae or pretrained.find_own_vae(folder, config)
+    parts = _assembled(
+        folder / pretrained.CONFIG_FILE,
+        {key: config[key] for key in pretrained.SECTIONS},
+        lambda: pretrained.load(folder, config),
+        vae,
+        text_encoder,
+    )
+    return parts | {"step": config["step"]}
+
+
+def _assembled(
+    source: str | os.PathLike,
+    config: Mapping[str, Any],
+    load: Callable[[], Any],
+    vae: str | os.PathLike | None,
+    text_encoder: str | None,
+) -> dict[str, Any]:
+    """The parts that a configuration describes; the small ones come before the weights.
+
+    Args:
+      source: names the configuration in errors.
+      config: with the sections model, data and sampling.
+      load: makes the transformer's parameters.
+      vae, text_encoder: instead of config.data's.
+    """
+    data, where = config["data"], f"{source}: config.data."
+    check_keys(data, list(data), where, READ_LATER)
+    check_values(DataConfig, {key: data[key] for key in READ_LATER}, where)
+    model = section(DiTConfig, config, "model")
+    graph = nnx.graphdef(nnx.eval_shape(lambda: DiT(model, rngs=nnx.Rngs(0))))
+    return {
+        "vae": load_vae(vae or data["vae"] or None),
+        "text_encoder": load_text_encoder(
+            text_encoder or data["text_encoder"], data["text_length"]
+        ),
+        "model": nnx.merge(graph, load()),
+        "num_frames": data["num_frames"],
+        "height": data["height"],
+        "width": data["width"],
+        "fps": data["fps"],
+        "sampler": section(SamplerConfig, config, "sampling"),
+        **{key: data.get(key, default) for key, default in DEFAULTS.items()},
+        "config": config,
+    }
+
+
+def describe(pipeline: Any) -> dict[str, Any]:
+    """The sections model, data and sampling that say what a pipeline's parts are."""
+    texts = pipeline.text_encoder
+    data = {key: getattr(pipeline, key) for key in DATA if hasattr(pipeline, key)}
+    return {
+        "model": dataclasses.asdict(pipeline.model_config),
+        "data": data | {"text_encoder": texts.name, "text_length": texts.length, "vae": ""},
+        "sampling": dataclasses.asdict(pipeline.sampler),
+    }
+
+
+def describe_run(config: Any) -> dict[str, Any]:
+    """The same of a run's configuration: what sampling needs of it."""
+    data = DEFAULTS | {key: config["data"][key] for key in DATA if key in config["data"]}
+    sampler = section(SamplerConfig, config, "sampling")
+    return {
+        "model": dataclasses.asdict(section(DiTConfig, config, "model")),
+        "data": data,
+        "sampling": dataclasses.asdict(sampler),
+    }

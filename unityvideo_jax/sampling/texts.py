@@ -1,0 +1,67 @@
+"""What each stream of a sample reads: RGB the caption, a modality its in-context prompt C_m."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from jaxtyping import Float
+
+from unityvideo_jax import modalities
+from unityvideo_jax.errors import UserError
+from unityvideo_jax.models.text.encoder import TextEncoder
+from unityvideo_jax.sampling.streams import RGB
+
+
+def texts_of(
+    streams: Sequence[str],
+    captions: Sequence[str],
+    modality_prompts: Mapping[str, str | Sequence[str]],
+) -> dict[str, list[str]]:
+    """The texts of every stream, one per sample.
+
+    Args:
+      streams: names.
+      captions: one per sample.
+      modality_prompts: replaces a modality's own prompt, by one for all samples or one for each.
+
+    Raises:
+      UserError: another number of prompts than of captions.
+    """
+    texts = {}
+    for name in streams:
+        if name == RGB:
+            texts[name] = list(captions)
+            continue
+        prompt = modality_prompts.get(name, modalities.get(name).prompt)
+        texts[name] = [prompt] * len(captions) if isinstance(prompt, str) else list(prompt)
+        if len(texts[name]) != len(captions):
+            raise UserError(
+                f"modality_prompts[{name!r}]: {len(texts[name])} prompts for {len(captions)} "
+                "captions"
+            )
+    return texts
+
+
+def embed(
+    texts: Mapping[str, Sequence[str]], encoder: TextEncoder, *, drops_prompts: bool
+) -> tuple[Float[np.ndarray, "b s l d"], Float[np.ndarray, "b s l d"]]:
+    """Embeddings of the texts of every stream, and those that text guidance compares with.
+
+    Guidance drops the texts that training drops: the caption, and the prompts only if training had
+    prompt dropout. Each distinct text is embedded once.
+
+    Args:
+      texts: as `texts_of` gives them.
+      encoder: of the model.
+      drops_prompts: whether training had prompt dropout.
+    """
+    rows = list(texts.values())
+    null_rows = [
+        [""] * len(row) if name == RGB or drops_prompts else row for name, row in texts.items()
+    ]
+    distinct = sorted({text for row in rows + null_rows for text in row})
+    table = dict(zip(distinct, encoder(distinct), strict=True))
+
+    def stack(rows: Sequence[Sequence[str]]) -> np.ndarray:
+        return np.stack([[table[text] for text in sample] for sample in zip(*rows, strict=True)])
+
+    return stack(rows), stack(null_rows)

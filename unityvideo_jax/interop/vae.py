@@ -13,8 +13,7 @@ from flax import nnx
 from jaxtyping import Float
 
 from unityvideo_jax.errors import UserError
-from unityvideo_jax.files import checksums, strict_json
-from unityvideo_jax.files.paths import atomic_path
+from unityvideo_jax.files import checksums, paths, strict_json
 from unityvideo_jax.interop import identify
 from unityvideo_jax.interop.tensors import TensorFiles
 from unityvideo_jax.models.vae.wan_vae import WAN_2_1, WAN_2_2, VAEConfig, WanVAE
@@ -189,7 +188,7 @@ def save_wan_vae(vae: WanVAE, directory: str | os.PathLike, *, names: str = DIFF
     }
     checksums.write_sums(directory, contents)
     for name, content in contents.items():
-        _replace(directory / name, content)
+        paths.write_bytes(directory / name, content)
 
 
 def find_config(source: str | os.PathLike) -> VAEConfig:
@@ -242,8 +241,3 @@ def _guess_config(tensors: TensorFiles) -> VAEConfig:
 def _blank(shape: tuple[int, ...]) -> Float[np.ndarray, "..."]:
     """An array of this shape that takes no memory."""
     return np.broadcast_to(np.float32(0), shape)
-
-
-def _replace(path: pathlib.Path, content: bytes) -> None:
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(content)

@@ -20,7 +20,6 @@ from flax import nnx
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.files import checksums, paths, strict_json
 from unityvideo_jax.files.assets import ASSETS
-from unityvideo_jax.files.paths import atomic_path
 from unityvideo_jax.interop import identify
 from unityvideo_jax.interop.tensors import TensorFiles
 from unityvideo_jax.models.vae.wan_vae import VAEConfig, WanVAE
@@ -81,13 +80,8 @@ def save_vae(
     }
     files[checksums.SUMS] = checksums.write_sums(directory, contents)
     for name, content in contents.items():
-        _replace(files[name], content)
+        paths.write_bytes(files[name], content)
     return files
-
-
-def _replace(path: pathlib.Path, content: bytes) -> None:
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(content)
 
 
 def load_vae(directory: str | os.PathLike | None = None, *, dtype: str = "float32") -> WanVAE:

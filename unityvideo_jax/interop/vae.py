@@ -16,6 +16,7 @@ from unityvideo_jax.errors import UserError
 from unityvideo_jax.files import checksums, paths, strict_json
 from unityvideo_jax.interop import identify
 from unityvideo_jax.interop.tensors import TensorFiles
+from unityvideo_jax.models import build
 from unityvideo_jax.models.vae.wan_vae import WAN_2_1, WAN_2_2, VAEConfig, WanVAE
 
 DIFFUSERS, ORIGINAL = "diffusers", "original"
@@ -128,8 +129,7 @@ def load_wan_vae(
     tensors = TensorFiles(source)
     names = DIFFUSERS if "quant_conv.weight" in tensors else ORIGINAL
     config = config or find_config(source)
-    # No initial weights are drawn: shapes come from an abstract module.
-    graph, state = nnx.split(nnx.eval_shape(lambda: WanVAE(config, rngs=nnx.Rngs(0), dtype=dtype)))
+    graph, state = build.abstract(WanVAE, config, dtype=dtype)
     leaves = {".".join(map(str, path)): (path, leaf) for path, leaf in nnx.to_flat_state(state)}
     theirs = {ours: tensor_name(ours, config, names) for ours in leaves}
     tensors.check(

@@ -22,6 +22,7 @@ from unityvideo_jax.files import checksums, paths, strict_json
 from unityvideo_jax.files.assets import ASSETS
 from unityvideo_jax.interop import identify
 from unityvideo_jax.interop.tensors import TensorFiles
+from unityvideo_jax.models import build
 from unityvideo_jax.models.vae.wan_vae import VAEConfig, WanVAE
 
 WEIGHTS_FILE = "model.safetensors"
@@ -104,9 +105,7 @@ def load_vae(directory: str | os.PathLike | None = None, *, dtype: str = "float3
     if not (source / WEIGHTS_FILE).exists():
         raise UserError(f"{source / WEIGHTS_FILE}: the autoencoder's weights are missing; {MEND}.")
     tensors = TensorFiles(source / WEIGHTS_FILE)
-    # No initial weights are drawn: shapes come from an abstract module.
-    vae = nnx.eval_shape(lambda: WanVAE(config, rngs=nnx.Rngs(0), dtype=dtype))
-    graph, state = nnx.split(vae)
+    graph, state = build.abstract(WanVAE, config, dtype=dtype)
     tensors.check({name: leaf.shape for name, leaf in flatten(state).items()}, identify.VAE)
     loaded = {
         path: leaf.replace(jnp.asarray(tensors[".".join(map(str, path))], jnp.float32))

@@ -15,7 +15,9 @@ from jaxtyping import Array, Float, Shaped
 
 from unityvideo_jax import modalities
 from unityvideo_jax.errors import UserError
-from unityvideo_jax.models.dit import DiT, DiTConfig
+from unityvideo_jax.modalities import RGB
+from unityvideo_jax.models import build
+from unityvideo_jax.models.dit import DiTConfig
 from unityvideo_jax.models.text.encoder import CutTexts, TextEncoder
 from unityvideo_jax.models.vae.wan_vae import STREAMED_PIXELS, WanVAE
 from unityvideo_jax.pretrained.text import get_text_encoder
@@ -65,7 +67,7 @@ class Pipeline:
         self.modalities = tuple(self.model_config.modalities)
         self.text_encoder = text_encoder
         self.warn_of_cut = CutTexts(text_encoder, f"config.data.text_length={text_encoder.length}")
-        self._graph = nnx.graphdef(nnx.eval_shape(lambda: DiT(self.model_config, rngs=nnx.Rngs(0))))
+        self._graph, _ = build.abstract_transformer(self.model_config)
         self.params = params
         self.vae = vae
         if vae.config.z_dim != self.model_config.in_channels:

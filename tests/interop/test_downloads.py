@@ -208,5 +208,5 @@ def test_prepare_refuses_sizes_that_the_model_cannot_take(diffusers, tmp_path):
         f"--vae={diffusers}",
         succeeds=False,
     )
-    assert "error: --height=48: must be divisible by 32; use 32 or 64" in error
+    assert "error: --height=48: must be a multiple of 32 pixels; use 32 or 64" in error
     assert not (tmp_path / "new").exists()

@@ -21,7 +21,8 @@ from unityvideo_jax.inputs.crop import Crop, resize
 from unityvideo_jax.metrics.depth_units import UNIT, unit_of
 from unityvideo_jax.modalities.base import Codec, Side
 from unityvideo_jax.modalities.checks import check_clip
-from unityvideo_jax.sampling.streams import RGB, TOKEN_PIXELS, Samples, check_size
+from unityvideo_jax.models.sizes import TOKEN_PIXELS
+from unityvideo_jax.sampling.streams import Samples, check_size
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

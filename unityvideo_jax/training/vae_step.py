@@ -19,10 +19,9 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, Shaped
 from unityvideo_jax import modalities as registry
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.models.vae.wan_vae import WanVAE
+from unityvideo_jax.metrics.psnr import psnr
 from unityvideo_jax.training.optimizer import check_ranges
 
-# The range of a value in [-1, 1], to which PSNR is relative.
-PEAK = 2.0
 # A pixel this far from the modality's background counts as foreground.
 FOREGROUND = 0.05
 # Foreground rarer than this share is not weighted up further.
@@ -199,11 +198,6 @@ def vae_loss(
     loss += config.kl * kl
     mse = jnp.mean(jnp.square(error), axis=(1, 2, 3, 4)).reshape(n, m)
     return loss, {"loss": loss, "kl": kl, "psnr": psnr(mse).mean(axis=0)}
-
-
-def psnr(mse: Float[Array, "*n"]) -> Float[Array, "*n"]:
-    """Peak signal-to-noise ratio in dB of videos in [-1, 1] from their mean squared error."""
-    return 10.0 * jnp.log10(PEAK**2 / jnp.maximum(mse, 1e-10))
 
 
 def init_state(vae: WanVAE, config: VAEOptimizerConfig) -> tuple[nnx.GraphDef[WanVAE], VAEState]:

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,8 +15,8 @@ from wan_download import VAE_SIZES, torch_vae
 
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.interop import vae as interop
-from unityvideo_jax.models.vae.tiling import decode_tiled, encode_tiled
 from unityvideo_jax.models import build
+from unityvideo_jax.models.vae.tiling import decode_tiled, encode_tiled
 from unityvideo_jax.models.vae.wan_vae import WAN_2_1, WAN_2_2, VAEConfig, WanVAE
 from unityvideo_jax.pretrained.vae import load_vae, save_vae
 
@@ -176,10 +177,7 @@ def test_written_back(reference, vae, tmp_path):
     assert "encoder.head.0.gamma" in names and not any("blocks" in name for name in names)
     for source, config in ((original, None), (original / interop.WEIGHTS_FILE, vae.config)):
         same = interop.load_wan_vae(source, config=config)
-        for ours, theirs in zip(
-            jax.tree.leaves(nnx.state(same)), jax.tree.leaves(nnx.state(vae)), strict=True
-        ):
-            np.testing.assert_array_equal(ours, theirs)
+        chex.assert_trees_all_equal(nnx.state(same), nnx.state(vae))
     with pytest.raises(UserError, match="choose diffusers or original"):
         interop.save_wan_vae(vae, tmp_path, names="ours")
 

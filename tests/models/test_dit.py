@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -52,7 +53,7 @@ def test_adopting_a_backbone_of_another_size_changes_nothing():
     before = jax.tree.map(np.asarray, nnx.state(model))
     with pytest.raises(UserError, match="give the model the backbone's sizes"):
         adopt_backbone(model, rgb_backbone(ffn_dim=80))
-    jax.tree.map(np.testing.assert_array_equal, nnx.state(model), before)
+    chex.assert_trees_all_equal(nnx.state(model), before)
 
 
 def test_untrained_model_predicts_zero_and_starts_like_wan():

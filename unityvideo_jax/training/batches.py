@@ -3,9 +3,11 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import chex
 import numpy as np
 from jaxtyping import Float, Int
 
+from unityvideo_jax.models.config import DiTConfig
 from unityvideo_jax.training.curriculum import Stage, stage_at
 
 # Builds a stage's batches: an iterator with get_state() and set_state(), and describe() if its
@@ -49,6 +51,25 @@ class Inputs:
           index: as its batch says.
         """
         return getattr(self._iterator, "describe", "record {}".format)(index)
+
+
+def check_batch(batch: Mapping[str, Any], model: DiTConfig) -> None:
+    """Checks what an input pipeline yields, before a step is compiled for it.
+
+    Args:
+      batch: latents [B, S, t, h, w, C], modality [B, S] and context [B, S, L, D].
+      model: what it goes to.
+
+    Raises:
+      AssertionError: a shape or kind that the model does not take, or a text that is not finite:
+        a defect of the pipeline. (The steps themselves look for latents that are not finite.)
+    """
+    rows, streams = np.shape(batch["latents"])[:2]
+    chex.assert_shape(batch["latents"], (rows, streams, None, None, None, model.in_channels))
+    chex.assert_shape(batch["modality"], (rows, streams))
+    chex.assert_shape(batch["context"], (rows, streams, None, model.text_dim))
+    chex.assert_type([batch["latents"], batch["context"], batch["modality"]], [float, float, int])
+    chex.assert_tree_all_finite(batch["context"])
 
 
 def not_finite(

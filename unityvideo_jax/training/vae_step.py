@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import optax
@@ -18,8 +19,8 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, Shaped
 
 from unityvideo_jax import modalities as registry
 from unityvideo_jax.errors import UserError
-from unityvideo_jax.models.vae.wan_vae import WanVAE
 from unityvideo_jax.metrics.psnr import psnr
+from unityvideo_jax.models.vae.wan_vae import WanVAE
 from unityvideo_jax.training.optimizer import check_ranges
 
 # A pixel this far from the modality's background counts as foreground.
@@ -224,14 +225,19 @@ def make_step(
 ) -> Step:
     """The compiled step `(state, video, key, learning_rate) -> (state, metrics)`.
 
-    The state is donated; the key is folded with the step number inside.
+    The state is donated; the key is folded with the step number inside. A second set of shapes
+    would compile it again, for minutes: AssertionError.
     """
     transform = transformation(optimizer_config)
 
     def loss_fn(params, video, key):
         return vae_loss(nnx.merge(graph, params), video, key, names, loss_config)
 
+    # chex counts by where a function is defined, over the whole process: this is another one.
+    chex.clear_trace_counter()
+
     @functools.partial(jax.jit, donate_argnums=0)
+    @chex.assert_max_traces(n=1)
     def step(state, video, key, learning_rate):
         key = jax.random.fold_in(key, state.step)
         gradients, metrics = jax.grad(loss_fn, has_aux=True)(state.params, video, key)

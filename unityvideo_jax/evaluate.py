@@ -31,7 +31,7 @@ from unityvideo_jax.evaluation.condition_gap import ConditionGapConfig
 from unityvideo_jax.evaluation.heldout import HeldoutConfig
 from unityvideo_jax.evaluation.report import document, pictures
 from unityvideo_jax.evaluation.report.page import ClipEntry
-from unityvideo_jax.evaluation.run_rows import RunRows
+from unityvideo_jax.evaluation.row_store import RowStore
 from unityvideo_jax.files import provenance
 from unityvideo_jax.files.faults import show
 from unityvideo_jax.metrics import scores
@@ -250,15 +250,16 @@ def _score_run(output: pathlib.Path) -> None:
     settings = dataclasses.asdict(config)
     depends = {k: v for k, v in settings.items() if k not in ("num_clips", "batch_size", "gap")}
     depends |= {
-        "rows": score_folder.ROWS_VERSION,
-        "codecs": {name: modalities.get(name).codec.version for name in METRICS},
+        "codecs": {name: modalities.get(name).codec.version for name in modalities.metrics()},
         "package": unityvideo_jax.__version__,
         "sampler": dataclasses.asdict(sampler),
         "config": provenance.config_hash(pipeline.config),
         "checkpoint": [str(pathlib.Path(_WORKDIR.value).resolve()), pipeline.step, _EMA.value],
         "parts": [_VAE.value, _TEXT_ENCODER.value],
     }
-    rows = RunRows(folder=output / "rows", settings=provenance.plain(depends))
+    rows = RowStore(
+        folder=output / "rows", kind=score_run.RunRow, settings=provenance.plain(depends)
+    )
     results = score_run.run(pipeline, config, sampler, _progress(start), draw, rows)
     _check_faults(results.faults, len(results.faults), config.num_clips, output)
     scored = [name for name in pipeline.modalities if name in METRICS]

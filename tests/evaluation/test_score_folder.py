@@ -326,7 +326,8 @@ def test_rows_are_plain_json(folders, tmp_path):
     run(*folders, tmp_path)
     record = json.loads((tmp_path / "rows" / "clip0.json").read_text())
     assert record["clip"] == "clip0" and record["score"]["means"][DEPTH][1] == 1.0
-    assert provenance.plain(score_folder.Row.from_json(record).to_json()) == record
+    row = {k: v for k, v in record.items() if k not in ("fingerprint", "sha256")}
+    assert provenance.plain(score_folder.Row.from_json(row).to_json()) == row
 
 
 def test_estimators_have_names_that_keys_can_hold(folders, broken, tmp_path):

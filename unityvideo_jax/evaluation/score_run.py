@@ -27,7 +27,7 @@ from unityvideo_jax.evaluation.heldout import (
     require_finite,
 )
 from unityvideo_jax.evaluation.latent_pairs import LatentPairs, drawing
-from unityvideo_jax.evaluation.run_rows import RunRow, RunRows
+from unityvideo_jax.evaluation.row_store import RowStore
 from unityvideo_jax.metrics.base import Arrays
 from unityvideo_jax.metrics.depth_units import UNIT
 from unityvideo_jax.metrics.scores import ClipScore, merge
@@ -43,6 +43,8 @@ BENCHMARKS = {
     "heldout_animals": "heldout_animals",
     "heldout_objects": "heldout_objects",
 }
+# The truth through codec and VAE, and the trivial prediction, stand beside the model.
+SYSTEMS = ("model", "round_trip", "trivial")
 # What the scores of a clip take in memory, at least.
 ROW_BYTES = 1024
 TORSO_FRONT = 2  # DensePose's number
@@ -104,23 +106,34 @@ class Results:
     faults: list[str] = dataclasses.field(default_factory=list)
 
 
-def trivial_prediction(modality: str, truth: Arrays) -> dict[str, np.ndarray]:
-    """What needs no model.
+@dataclasses.dataclass(kw_only=True)
+class RunRow:
+    """What is saved of a clip.
 
-    Constant depth; rest; one instance, or one body part, that fills the frame; nobody's skeleton.
+    Attributes:
+      scores: by modality, of the model and of its two references, in the order of `SYSTEMS`.
+      heldout: errors [task][timestep] by modality; empty without a held-out loss.
     """
-    if modality == "depth":
-        return {"depth": np.ones_like(truth["depth"])}
-    if modality == "segmentation":
-        return {"segments": np.ones_like(truth["segments"])}
-    if modality == "flow":
-        return {"flow": np.zeros_like(truth["flow"])}
-    if modality == "skeleton":
-        return {key: truth[key][:, :0] for key in ("keypoints", "visibility")}
-    if modality == "densepose":
-        uv = np.full_like(truth["uv"], 0.5)
-        return {"part": np.full_like(truth["part"], TORSO_FRONT), "uv": uv}
-    raise ValueError(f"no trivial prediction for {modality}")
+
+    scores: dict[str, tuple[ClipScore, ...]] = dataclasses.field(default_factory=dict)
+    heldout: dict[str, list[list[float]]] = dataclasses.field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """The row as plain JSON values."""
+        scores = {
+            modality: {name: part.to_json() for name, part in zip(SYSTEMS, parts, strict=True)}
+            for modality, parts in self.scores.items()
+        }
+        return {"scores": scores, "heldout": self.heldout}
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> "RunRow":
+        """The inverse of `to_json`."""
+        scores = {
+            modality: tuple(ClipScore.from_json(parts[name]) for name in SYSTEMS)
+            for modality, parts in record["scores"].items()
+        }
+        return cls(scores=scores, heldout=record["heldout"])
 
 
 def clips(world: worlds.WorldConfig, indices: Sequence[int], batch_size: int) -> Iterator[Batch]:
@@ -209,7 +222,7 @@ def run(
     draw: Callable[[int, str, Arrays, Arrays], None] = lambda clip, modality, predicted, truth: (
         None
     ),
-    rows: RunRows | None = None,
+    rows: RowStore[RunRow] | None = None,
 ) -> Results:
     """Estimates, decodes and scores.
 
@@ -235,7 +248,7 @@ def run(
     pairs = LatentPairs(pipeline)
     heldout = _Heldout(pipeline, pairs, config.heldout) if config.heldout else None
     sums = [benchmark.checksums(i) if rows else {} for i in range(config.num_clips)]
-    earlier = {i: rows.read(i, sums[i]) if rows else None for i in range(config.num_clips)}
+    earlier = {i: rows.read(_name(i), sums[i]) if rows else None for i in range(config.num_clips)}
     done = {i: row for i, row in earlier.items() if row is not None}
     for batch in benchmark.batches([i for i in earlier if i not in done]):
         found = _score_batch(pipeline, config, sampler, batch, scorers, draw)
@@ -243,7 +256,7 @@ def run(
             heldout.measure(batch, found)
         for i, row in found.items():
             if rows:
-                rows.write(i, sums[i], row)
+                rows.write(_name(i), sums[i], row)
         done |= found
         progress(len(done), config.num_clips)
     faults = benchmark.faults
@@ -264,6 +277,10 @@ def run(
 
 def _score_batch(
     pipeline: Pipeline,
+def _name(clip: int) -> str:
+    return f"{clip:04d}"
+
+
     config: BenchmarkConfig,
     sampler: SamplerConfig,
     batch: Batch,

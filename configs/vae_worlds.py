@@ -8,6 +8,8 @@ Result:   the README.md that the command writes beside the weights.
 
 import ml_collections
 
+from unityvideo_jax import modalities
+
 
 def get_config() -> ml_collections.ConfigDict:
     """Returns the configuration; every key can be overridden as `--config.<key>=...`."""
@@ -32,7 +34,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.dtype = "bfloat16"
 
     config.data = dict(
-        modalities=("rgb", "depth", "flow", "segmentation", "skeleton", "densepose"),
+        modalities=modalities.BUILT_IN,
         num_frames=17,
         fps=8.0,
         supersample=1,

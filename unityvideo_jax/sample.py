@@ -28,11 +28,12 @@ from unityvideo_jax import cli, modalities, units
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.files import paths, provenance
 from unityvideo_jax.files.names import safe_path
+from unityvideo_jax.modalities import RGB
 from unityvideo_jax.runtime import capacity
 from unityvideo_jax.sampling import files, requests, solvers
 from unityvideo_jax.sampling.generate import SamplerConfig
 from unityvideo_jax.sampling.pipeline import Pipeline
-from unityvideo_jax.sampling.streams import PIXEL_BYTES, RGB, check_size, stream_order
+from unityvideo_jax.sampling.streams import PIXEL_BYTES, check_size, stream_order
 
 _WORKDIR = cli.define_path("workdir", None, "Workdir of the training run.", required=True)
 _STEP = flags.DEFINE_integer("checkpoint_step", None, "Which checkpoint; the latest if left out.")

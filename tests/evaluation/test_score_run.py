@@ -84,7 +84,7 @@ def test_the_truth_scores_perfectly_and_beats_the_trivial():
         assert results.trivial[f"{SEGMENTATION}/mean_iou"] < 0.5
         # The fourth clip only filled the second batch up.
         assert scores["depth/videos"] + scores["depth/videos_without_valid_pixels"] == 3
-    assert [name for name, *_ in oracle.calls] == list(METRICS) * 2
+    assert [name for name, *_ in oracle.calls] == list(modalities.metrics()) * 2
     assert all(captions == ["", ""] for _, captions, _ in oracle.calls)
     assert all(isinstance(p, str) and p for _, _, prompts in oracle.calls for p in prompts)
 

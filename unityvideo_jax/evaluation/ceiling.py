@@ -21,7 +21,6 @@ from unityvideo_jax.evaluation.latent_pairs import drawing
 from unityvideo_jax.evaluation.score_run import clips
 from unityvideo_jax.metrics.psnr import psnr
 from unityvideo_jax.metrics.scores import ClipScore, aggregate
-from unityvideo_jax.metrics.table import METRICS
 from unityvideo_jax.models.vae.wan_vae import WanVAE
 
 SYSTEMS = ("vae", "codec", "trivial")
@@ -80,9 +79,10 @@ def measure(
         _write_clips(vae, world, names, num_clips, batch_size, pathlib.Path(folder))
         make = functools.partial(_reader, folder, tuple(names))
         rows = list(workers.in_order(make, [str(i) for i in range(num_clips)], processes))
+    scored = [name for name in names if modalities.get(name).metric]
     scores = {}
     for place, system in enumerate(SYSTEMS):
-        by_modality = [[row.scores[n][place] for row in rows] for n in names if n in METRICS]
+        by_modality = [[row.scores[n][place] for row in rows] for n in scored]
         merged = [aggregate(found) for found in by_modality if any(s.scored for s in found)]
         scores[system] = {k: v for part in merged for k, v in part.items() if v is not None}
     return Ceiling(

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import unityvideo_jax
-from unityvideo_jax import media
+from unityvideo_jax import media, modalities
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.evaluation import controllability, workers
 from unityvideo_jax.evaluation.benchmarks.frozen import verifier
@@ -24,9 +24,8 @@ from unityvideo_jax.evaluation.row_store import RowStore
 from unityvideo_jax.files import disk, provenance
 from unityvideo_jax.files.faults import FAILED, reason_of, shown
 from unityvideo_jax.files.names import name_fault, safe_path
-from unityvideo_jax.inputs.clip_folders import RGB, Clip, clips_of
+from unityvideo_jax.inputs.clip_folders import Clip, clips_of, scored_streams
 from unityvideo_jax.metrics.scores import ClipScore, merge
-from unityvideo_jax.metrics.table import METRICS
 from unityvideo_jax.metrics.video import table
 from unityvideo_jax.metrics.video.base import VideoMetric
 from unityvideo_jax.modalities import RGB
@@ -174,12 +173,12 @@ def _streams(clip: Clip) -> tuple[str, ...]:
 
 
 def _union(sets: Sequence[Sequence[str]]) -> list[str]:
-    return [s for s in (*METRICS, RGB) if any(s in one for one in sets)]
+    return [s for s in scored_streams() if any(s in one for one in sets)]
 
 
 def _checksums(truth: Clip, predicted: Clip | None) -> dict[str, str]:
     """Of every file that may be read for a clip."""
-    everything = (*METRICS, RGB)
+    everything = scored_streams()
     sums = {f"benchmark/{k}": v for k, v in truth.checksums(everything).items()}
     if predicted is not None:
         folders = {"": predicted} | {f"{e}/": c for e, c in predicted.estimators.items()}
@@ -235,6 +234,7 @@ class _Scorer:
         if row is not None and self._is_drawn(row):
             return row, True
         row = self.row(truth, predicted)
+        row.checksums = checksums
         unforeseen = any(FAILED in fault for fault in row.faults)
         self.rows.write(name, checksums, row, reusable=not unforeseen)
         return row, False
@@ -242,14 +242,12 @@ class _Scorer:
     def _is_drawn(self, row: Row) -> bool:
         """Whether all pictures of an earlier run are still there."""
         try:
-            row = Row.from_json(strict_json.read_object(path))
-            drawn = all(
-                safe_path(self.config.output, *picture.split("/"), where=f"{path}:").is_file()
+            return all(
+                safe_path(self.config.output, *picture.split("/"), where=row.clip).is_file()
                 for picture in row.pictures.values()
             )
-        except (ValueError, KeyError, TypeError, AttributeError):
-            return None
-        return row if drawn else None
+        except (ValueError, TypeError, AttributeError):
+            return False
 
     def row(self, truth: Clip, predicted: Clip | None) -> Row:
         """All scores of a clip; whatever cannot be scored is a fault or a count."""
@@ -293,7 +291,7 @@ class _Scorer:
         if true is None:
             return ClipScore(counts={f"{stream}/clips_without_truth": 1})
         prediction = predicted.arrays(stream, self.config.prediction_unit)
-        score = METRICS[stream]().score(prediction, true, truth.name)
+        score = modalities.get(stream).metric().score(prediction, true, truth.name)
         stem = f"pictures/{truth.name}_{stream}"
         fps = float(truth.record.get("fps", media.DEFAULT_FPS))
         pictures.write_comparison(self.config.output / stem, stream, prediction, true, fps)

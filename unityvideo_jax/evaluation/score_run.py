@@ -31,11 +31,11 @@ from unityvideo_jax.evaluation.row_store import RowStore
 from unityvideo_jax.metrics.base import Arrays
 from unityvideo_jax.metrics.depth_units import UNIT
 from unityvideo_jax.metrics.scores import ClipScore, merge
-from unityvideo_jax.metrics.table import METRICS
+from unityvideo_jax.modalities import RGB
 from unityvideo_jax.runtime import capacity, seeds
 from unityvideo_jax.sampling.generate import SamplerConfig
 from unityvideo_jax.sampling.pipeline import Pipeline
-from unityvideo_jax.sampling.streams import PIXEL_BYTES, RGB
+from unityvideo_jax.sampling.streams import PIXEL_BYTES
 
 BENCHMARKS = {
     "worlds_validation": "validation",
@@ -47,7 +47,6 @@ BENCHMARKS = {
 SYSTEMS = ("model", "round_trip", "trivial")
 # What the scores of a clip take in memory, at least.
 ROW_BYTES = 1024
-TORSO_FRONT = 2  # DensePose's number
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -158,7 +157,8 @@ class _Scorer:
     def __init__(self, modality: str, codec: modalities.Codec):
         self.modality = modality
         self.codec = codec
-        self.metric = METRICS[modality]()
+        self.metric = modalities.get(modality).metric()
+        self.trivial = modalities.get(modality).trivial
         self.encode = drawing(codec)
 
     def score(
@@ -168,7 +168,7 @@ class _Scorer:
         arrays, rebuilt = (
             modalities.decode_alone(self.codec, video) for video in (predicted, round_trip)
         )
-        others = (rebuilt, trivial_prediction(self.modality, truth))
+        others = (rebuilt, self.trivial(truth))
         return tuple(self.metric.score(a, truth, name) for a in (arrays, *others)), arrays
 
 
@@ -185,7 +185,9 @@ class _Clips:
             "score fewer clips at once",
         )
         self._folder = None
-        self.modalities = set(METRICS)
+        self.modalities = {
+            name for name, m in modalities.metrics().items() if {*m.keys} <= {*worlds.ARRAYS}
+        }
         if config.benchmark not in BENCHMARKS:
             self._folder = FolderClips(config.benchmark, truth_unit=config.truth_unit, **size)
             self._folder.check(config.num_clips)
@@ -232,13 +234,13 @@ def run(
       sampler: how to sample.
       progress: called with clips done and in all after each batch.
       draw: called with the clip's number, the modality, and predicted and true arrays.
-      rows: where each clip's scores are kept, and taken up again; None keeps none.
+      rows: where each clip's scores are saved, and read by a second run; None saves none.
 
     Returns:
-      All metrics of the modalities that both the model and `METRICS` know.
+      All metrics of the modalities of the model that have one.
     """
     benchmark = _Clips(pipeline.config["data"], config)
-    wanted = [name for name in pipeline.modalities if name in METRICS]
+    wanted = [name for name in pipeline.modalities if modalities.get(name).metric]
     for name in wanted:
         if name not in benchmark.modalities:
             print(f"{name}: not every clip has its truth; left out", flush=True)
@@ -275,12 +277,12 @@ def run(
     return dataclasses.replace(results, faults=faults)
 
 
-def _score_batch(
-    pipeline: Pipeline,
 def _name(clip: int) -> str:
     return f"{clip:04d}"
 
 
+def _score_batch(
+    pipeline: Pipeline,
     config: BenchmarkConfig,
     sampler: SamplerConfig,
     batch: Batch,
@@ -333,7 +335,7 @@ def _results(
             print(f"{name}: nothing to score in {len(rows)} clips", flush=True)
             continue
         for target, scores in zip(numbers, systems, strict=True):
-            metric = METRICS[name]()
+            metric = modalities.get(name).metric()
             metric.rows = list(scores)
             target |= metric.compute()
     metrics, round_trip, trivial = numbers

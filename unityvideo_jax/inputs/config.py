@@ -52,7 +52,7 @@ class DataConfig:
     dir_weights: tuple[float | int, ...] = ()
     modality_weights: Mapping[str, float | int] = dataclasses.field(
         default_factory=lambda: {
-            name: registry.get(name).sampling_weight for name in registry.BUILT_IN if name != "rgb"
+            name: registry.get(name).sampling_weight for name in registry.BUILT_IN[1:]
         }
     )
     caption_dropout: float | int = 0.1

@@ -19,6 +19,7 @@ from unityvideo_jax.files.paths import atomic_path
 from unityvideo_jax.inputs import pictures
 from unityvideo_jax.inputs.crop import Crop, resize
 from unityvideo_jax.metrics.depth_units import UNIT, unit_of
+from unityvideo_jax.modalities import RGB
 from unityvideo_jax.modalities.base import Codec, Side
 from unityvideo_jax.modalities.checks import check_clip
 from unityvideo_jax.models.sizes import TOKEN_PIXELS

@@ -26,7 +26,7 @@ from unityvideo_jax.sampling import arrays
 from unityvideo_jax.sampling.devices import Devices
 from unityvideo_jax.sampling.fit import check_sampling
 from unityvideo_jax.sampling.generate import SamplerConfig, jit_generate
-from unityvideo_jax.sampling.streams import RGB, Samples, check_size, stream_order
+from unityvideo_jax.sampling.streams import Samples, check_size, stream_order
 from unityvideo_jax.settings.sections import check_keys, check_values, section
 
 

@@ -13,8 +13,6 @@ from unityvideo_jax.runtime import capacity
 # A pixel of a video in [-1, 1]: three numbers in float32.
 PIXEL_BYTES = 12
 
-RGB = "rgb"
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Samples:

@@ -1,6 +1,7 @@
 """The modality of `examples/normals.py`: what one file brings, from numbers to a scored folder."""
 
 import importlib
+import types
 
 import jax
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from unityvideo_jax import media, modalities
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.evaluation import score_folder
+from unityvideo_jax.inputs.sources import check_rendered
 from unityvideo_jax.metrics import scores
 from unityvideo_jax.modalities import base
 
@@ -90,3 +92,10 @@ def test_a_folder_of_predictions_is_scored_and_drawn(normals, tmp_path):
     video, _ = media.read_video(tmp_path / "out" / "pictures" / "a_normals.mp4")
     # Truth, prediction and error side by side, magnified four times.
     assert video.shape == (T, 4 * H, 3 * 4 * W, 3)
+
+
+def test_arrays_that_worlds_lack_are_named(normals):
+    check_rendered("normals", modalities.get("normals").codec)
+    codec = types.SimpleNamespace(keys=("rgb", "albedo"))
+    with pytest.raises(UserError, match="'albedo': its codec draws albedo, which rendered worlds"):
+        check_rendered("albedo", codec)

@@ -82,8 +82,12 @@ def test_a_folder_of_predictions_is_scored_and_drawn(normals, tmp_path):
         clip = tmp_path / side / "a"
         clip.mkdir(parents=True)
         np.savez(clip / "normals.npz", normals=tilted(ball(), degrees))
+    # In a new process, which must know the modality too.
     config = score_folder.HarnessConfig(
-        benchmark=tmp_path / "truth", predictions=tmp_path / "theirs", output=tmp_path / "out"
+        benchmark=tmp_path / "truth",
+        predictions=tmp_path / "theirs",
+        output=tmp_path / "out",
+        processes=2,
     )
     outcome = score_folder.run(config)
     assert outcome.streams == ("normals",) and not outcome.faults

@@ -9,7 +9,10 @@ PEAK = 2.0  # the range of a value
 LEAST = 1e-10  # mean squared error that counts as none: 106 dB
 
 
-def psnr(mse: Float[Array, "*n"] | Float[np.ndarray, "*n"] | float) -> Float[Array, "*n"] | float:
+Numbers = Float[Array, "*n"] | Float[np.ndarray, "*n"] | float
+
+
+def psnr(mse: Numbers) -> Numbers:
     """The ratio in dB from the mean squared error; of NumPy's numbers without a device."""
     numpy = jnp if isinstance(mse, jax.Array) else np
     return 10.0 * numpy.log10(PEAK**2 / numpy.maximum(mse, LEAST))

@@ -7,6 +7,7 @@ import chex
 import numpy as np
 from jaxtyping import Float, Int
 
+from unityvideo_jax.errors import UserError
 from unityvideo_jax.models.config import DiTConfig
 from unityvideo_jax.training.curriculum import Stage, stage_at
 
@@ -54,22 +55,29 @@ class Inputs:
 
 
 def check_batch(batch: Mapping[str, Any], model: DiTConfig) -> None:
-    """Checks what an input pipeline yields, before a step is compiled for it.
+    """Checks the shapes and kinds of a batch, before a step is compiled for it.
+
+    Numbers that are not finite are found by the step, which names their records.
 
     Args:
       batch: latents [B, S, t, h, w, C], modality [B, S] and context [B, S, L, D].
       model: what it goes to.
 
     Raises:
-      AssertionError: a shape or kind that the model does not take, or a text that is not finite:
-        a defect of the pipeline. (The steps themselves look for latents that are not finite.)
+      UserError: the model does not take it.
     """
-    rows, streams = np.shape(batch["latents"])[:2]
-    chex.assert_shape(batch["latents"], (rows, streams, None, None, None, model.in_channels))
-    chex.assert_shape(batch["modality"], (rows, streams))
-    chex.assert_shape(batch["context"], (rows, streams, None, model.text_dim))
-    chex.assert_type([batch["latents"], batch["context"], batch["modality"]], [float, float, int])
-    chex.assert_tree_all_finite(batch["context"])
+    latents, modality, context = (batch[key] for key in ("latents", "modality", "context"))
+    rows, streams = np.shape(latents)[:2]
+    try:
+        chex.assert_shape(latents, (rows, streams, None, None, None, model.in_channels))
+        chex.assert_shape(modality, (rows, streams))
+        chex.assert_shape(context, (rows, streams, None, model.text_dim))
+        chex.assert_type([latents, modality, context], [float, int, float])
+    except AssertionError as error:
+        raise UserError(
+            f"the batches of config.data do not fit config.model: {error}; use the data that was "
+            "prepared for this model, or give the model its in_channels and text_dim"
+        ) from error
 
 
 def not_finite(

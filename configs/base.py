@@ -9,8 +9,6 @@ Keys:     the dataclasses that `unityvideo_jax/training/config.py` lists say wha
 
 import ml_collections
 
-from unityvideo_jax import modalities
-
 
 def get_config() -> ml_collections.ConfigDict:
     """Returns the configuration; every key can be overridden as `--config.<key>=...`."""
@@ -30,7 +28,7 @@ def get_config() -> ml_collections.ConfigDict:
         text_dim=4096,  # the text encoder's
         text_len=512,
         eps=1e-6,
-        modalities=modalities.BUILT_IN,  # RGB first
+        modalities=("rgb", "depth", "flow", "segmentation", "skeleton", "densepose"),
         switcher="adaln",  # or "additive" (public release), "none"
         in_context=True,
         heads="per_modality",  # or "shared" (public release)

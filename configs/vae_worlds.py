@@ -8,8 +8,6 @@ Result:   the README.md that the command writes beside the weights.
 
 import ml_collections
 
-from unityvideo_jax import modalities
-
 
 def get_config() -> ml_collections.ConfigDict:
     """Returns the configuration; every key can be overridden as `--config.<key>=...`."""
@@ -34,7 +32,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.dtype = "bfloat16"
 
     config.data = dict(
-        modalities=modalities.BUILT_IN,
+        modalities=("rgb", "depth", "flow", "segmentation", "skeleton", "densepose"),
         num_frames=17,
         fps=8.0,
         supersample=1,

@@ -26,8 +26,7 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
-from unityvideo_jax import media, worlds
-from unityvideo_jax.metrics.table import METRICS
+from unityvideo_jax import media, modalities, worlds
 
 FPS = 16.0
 MAGNIFIED = 4
@@ -65,7 +64,7 @@ def write_clip(config: worlds.WorldConfig, index: int, truth: pathlib.Path, thei
     clip = {k: np.asarray(v[0]) for k, v in worlds.render(config, scene).items()}
     for folder in (truth, theirs):
         folder.mkdir(parents=True)
-    for modality, metric in METRICS.items():
+    for modality, metric in modalities.metrics().items():
         keys = [k for k in (*metric.keys, *metric.extra) if k in clip]
         arrays = {k: magnify(k, clip[k]) for k in keys}
         np.savez(truth / f"{modality}.npz", **arrays)

@@ -5,6 +5,7 @@ import pathlib
 import sys
 import tracemalloc
 
+import chex
 import jax
 import ml_collections
 import numpy as np
@@ -68,7 +69,7 @@ def test_a_converted_run_is_what_loading_gives(pretrained, tensors, tmp_path):
     assert step == 0
     model = wan.load_dit(pretrained, DiTConfig(**config.model.to_dict()))
     expected = nnx.to_pure_dict(nnx.state(model))
-    jax.tree.map(np.testing.assert_array_equal, nnx.to_pure_dict(params), expected)
+    chex.assert_trees_all_equal(nnx.to_pure_dict(params), expected)
     count = sum(weight.numel() for weight in tensors.values())
     rows = [line.split() for line in lines[0].splitlines()]
     assert rows[1] == ["matched", str(len(tensors)), f"{count:,}"]
@@ -115,10 +116,9 @@ def test_it_is_laid_out_over_a_mesh(pretrained, tmp_path):
         )
         state = start_from(state, model, tmp_path / "run")
     assert jax.tree.map(lambda x: x.sharding, state.params) == layout.params
-    expected = jax.tree.leaves(load_for_inference(tmp_path / "run")[1])
+    expected = load_for_inference(tmp_path / "run")[1]
     for one in (state.params, state.ema):
-        for a, b in zip(jax.tree.leaves(one), expected, strict=True):
-            np.testing.assert_array_equal(a, b)
+        chex.assert_trees_all_equal(one, expected)
 
 
 def test_training_goes_on_neither_from_weights_alone_nor_from_another_model(pretrained, tmp_path):

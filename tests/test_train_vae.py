@@ -106,6 +106,8 @@ def test_training_lowers_the_loss_and_moves_every_weight(vae):
         losses.append(float(metrics["loss"]))
     assert np.mean(losses[-3:]) < 0.6 * losses[0]
     assert int(state.step) == 25
+    with pytest.raises(AssertionError, match="'step' is traced > 1 times"):
+        step(state, video[:1], jax.random.key(1), optimizer.rate(25, 0.0))
     moved = jax.tree.map(lambda a, b: bool(np.any(a != np.asarray(b))), before, state.params)
     assert all(jax.tree.leaves(moved))
     gap = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), state.ema, state.params)

@@ -10,6 +10,7 @@ import pytest
 from flax import nnx
 
 from unityvideo_jax.files import provenance
+from unityvideo_jax.models import build
 from unityvideo_jax.models.dit import DiT, DiTConfig
 from unityvideo_jax.models.vae.wan_vae import VAEConfig, WanVAE
 from unityvideo_jax.pretrained.text import load_text_encoder
@@ -56,13 +57,13 @@ def quick_compile():
     jax.config.update("jax_disable_most_optimizations", before)
 
 
-def _filled(make, seed: int, scale: float):
+def _filled(abstract, seed: int, scale: float):
     """Graph and state in which no weight is zero: a new model's heads are, and would hide all.
 
     Filled on the host, which is faster than compiling every initialiser.
     """
     rng = np.random.default_rng(seed)
-    graph, state = nnx.split(nnx.eval_shape(make))
+    graph, state = abstract
 
     def fill(weight):
         return weight.replace(jnp.asarray(scale * rng.standard_normal(weight.shape), jnp.float32))
@@ -74,19 +75,19 @@ def _filled(make, seed: int, scale: float):
 @functools.cache
 def tiny_params(seed: int = 0):
     config = DiTConfig(**CONFIG["model"])
-    return _filled(lambda: DiT(config, rngs=nnx.Rngs(0)), seed, 0.2)[1]
+    return _filled(build.abstract_transformer(config), seed, 0.2)[1]
 
 
 @functools.cache
 def tiny_vae() -> WanVAE:
     config = VAEConfig(base_dim=2, z_dim=4, dim_mult=(1, 1, 1, 1), num_res_blocks=1)
-    return nnx.merge(*_filled(lambda: WanVAE(config, rngs=nnx.Rngs(0)), 0, 0.3))
+    return nnx.merge(*_filled(build.abstract(WanVAE, config), 0, 0.3))
 
 
 def tiny_model(**changes) -> DiT:
     """The tiny transformer; `changes` are of its configuration and leave its weights' shapes."""
     config = DiTConfig(**CONFIG["model"] | changes)
-    graph = nnx.graphdef(nnx.eval_shape(lambda: DiT(config, rngs=nnx.Rngs(0))))
+    graph, _ = build.abstract_transformer(config)
     return nnx.merge(graph, tiny_params())
 
 

@@ -10,7 +10,6 @@ import base64
 import dataclasses
 import html
 import importlib.util
-import json
 import pathlib
 import shlex
 import signal
@@ -23,6 +22,7 @@ from absl import flags
 
 from unityvideo_jax import cli
 from unityvideo_jax.errors import UserError
+from unityvideo_jax.files import provenance
 from unityvideo_jax.files.paths import atomic_path
 from unityvideo_jax.runtime import signals
 
@@ -143,7 +143,7 @@ def main(argv: Sequence[str]) -> None:
         raise UserError(f"{output}: not empty and not a demo's folder; give another --output")
     bikes = real_clip()
     output.mkdir(parents=True, exist_ok=True)
-    (output / "demo.json").write_text(json.dumps({"clips": FLAGS.clips, "steps": FLAGS.steps}))
+    provenance.write_json(output / "demo.json", {"clips": FLAGS.clips, "steps": FLAGS.steps})
     shards, run = output / "shards", output / "run"
     start = time.monotonic()
     demo = Demo(output, total=8)

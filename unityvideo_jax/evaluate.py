@@ -26,18 +26,18 @@ from absl import flags
 import unityvideo_jax
 from unityvideo_jax import cli, modalities, units
 from unityvideo_jax.errors import UserError
-from unityvideo_jax.evaluation import score_folder, score_run
+from unityvideo_jax.evaluation import condition_gap, heldout, score_folder, score_run
 from unityvideo_jax.evaluation.condition_gap import ConditionGapConfig
 from unityvideo_jax.evaluation.heldout import HeldoutConfig
 from unityvideo_jax.evaluation.report import document, pictures
 from unityvideo_jax.evaluation.report.page import ClipEntry
-from unityvideo_jax.evaluation.run_rows import RunRows
+from unityvideo_jax.evaluation.row_store import RowStore
 from unityvideo_jax.files import provenance
 from unityvideo_jax.files.faults import show
 from unityvideo_jax.metrics import scores
-from unityvideo_jax.metrics.table import METRICS, PROTOCOLS
 from unityvideo_jax.metrics.video.fvd import ENOUGH_VIDEOS
 from unityvideo_jax.metrics.video.table import VIDEO_PROTOCOLS
+from unityvideo_jax.modalities import RGB
 from unityvideo_jax.sampling import solvers
 
 FLAGS = flags.FLAGS
@@ -171,7 +171,7 @@ def _score_folder(output: pathlib.Path) -> None:
         "unknown_clips": outcome.unknown,
         "rows_reused": outcome.reused,
         "codecs": {
-            name: modalities.get(name).codec.version for name in outcome.streams if name in METRICS
+            name: modalities.get(name).codec.version for name in outcome.streams if name != RGB
         },
         "checksums": {
             "weights": outcome.weights,
@@ -185,9 +185,16 @@ def _score_folder(output: pathlib.Path) -> None:
     document.write_report(output, record, entries)
 
 
+def _protocols() -> dict[str, str]:
+    """What the protocols of a run's metrics stand for, by name."""
+    scored = modalities.metrics().values()
+    own = {name: text for metric in scored for name, text in metric.protocols.items()}
+    return own | heldout.PROTOCOLS | condition_gap.PROTOCOLS
+
+
 def _used(metrics: dict) -> dict[str, str]:
     """The protocols of these metrics: those whose name is in one of the keys."""
-    everything = PROTOCOLS | VIDEO_PROTOCOLS
+    everything = _protocols() | VIDEO_PROTOCOLS
     return {
         name: text
         for name, text in everything.items()
@@ -231,8 +238,7 @@ def _score_run(output: pathlib.Path) -> None:
     settings = dataclasses.asdict(config)
     depends = {k: v for k, v in settings.items() if k not in ("num_clips", "batch_size", "gap")}
     depends |= {
-        "rows": score_folder.ROWS_VERSION,
-        "codecs": {name: modalities.get(name).codec.version for name in METRICS},
+        "codecs": {name: modalities.get(name).codec.version for name in modalities.metrics()},
         "package": unityvideo_jax.__version__,
         "sampler": dataclasses.asdict(sampler),
         "config": provenance.config_hash(pipeline.config),
@@ -243,10 +249,12 @@ def _score_run(output: pathlib.Path) -> None:
         ],
         "parts": [FLAGS.vae, FLAGS.text_encoder],
     }
-    rows = RunRows(folder=output / "rows", settings=provenance.plain(depends))
+    rows = RowStore(
+        folder=output / "rows", kind=score_run.RunRow, settings=provenance.plain(depends)
+    )
     results = score_run.run(pipeline, config, sampler, _progress(start), draw, rows)
     _check_faults(results.faults, len(results.faults), config.num_clips, output)
-    scored = [name for name in pipeline.modalities if name in METRICS]
+    scored = [name for name in pipeline.modalities if modalities.get(name).metric]
     record = {
         "benchmark": config.benchmark,
         "num_clips": config.num_clips,
@@ -255,7 +263,7 @@ def _score_run(output: pathlib.Path) -> None:
         "trivial": results.trivial,
         "faults": results.faults,
         **_common(results.clips, start),
-        "protocols": PROTOCOLS,
+        "protocols": _protocols(),
         "settings": settings,
         "sampler": dataclasses.asdict(sampler),
         "size": [data["num_frames"], data["height"], data["width"]],

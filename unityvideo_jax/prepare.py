@@ -28,11 +28,11 @@ from unityvideo_jax import cli, units
 from unityvideo_jax import modalities as registry
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.inputs import clip_shards, manifest
-from unityvideo_jax.inputs.config import check_frames, check_size
 from unityvideo_jax.inputs.encode import load_encoder
 from unityvideo_jax.inputs.folder import FolderSource
 from unityvideo_jax.inputs.preparing import prepare
 from unityvideo_jax.inputs.sources import Source, WorldsSource
+from unityvideo_jax.models.sizes import check_frames, check_pixels
 from unityvideo_jax.models.text.encoder import LENGTH
 from unityvideo_jax.pretrained.text import load_text_encoder
 from unityvideo_jax.runtime import capacity
@@ -218,8 +218,8 @@ def main(argv: Sequence[str]) -> None:
         return
     # Before the slow imports and compilations, since these are the usual slips.
     check_frames(args.num_frames, "--num_frames")
-    check_size(args.height, "--height")
-    check_size(args.width, "--width")
+    check_pixels(args.height, "--height")
+    check_pixels(args.width, "--width")
     for name in args.modalities:
         registry.get(name)
 

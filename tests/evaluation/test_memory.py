@@ -6,7 +6,7 @@ import folder_clips
 import numpy as np
 import pytest
 
-from unityvideo_jax.metrics.table import METRICS
+from unityvideo_jax import modalities
 
 
 @pytest.mark.parametrize(
@@ -17,10 +17,11 @@ from unityvideo_jax.metrics.table import METRICS
 def test_working_memory_is_a_small_multiple_of_the_clip(modality, most):
     short = folder_clips.truth(0)[modality]
     arrays = {key: np.tile(a, (30, *[1] * (a.ndim - 1))) for key, a in short.items()}
-    prediction = {key: arrays[key].copy() for key in METRICS[modality].keys}
+    metric = modalities.get(modality).metric
+    prediction = {key: arrays[key].copy() for key in metric.keys}
     size = sum(array.nbytes for given in (prediction, arrays) for array in given.values())
     tracemalloc.start()
-    METRICS[modality]().score(prediction, arrays, "clip")
+    metric().score(prediction, arrays, "clip")
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < most * size

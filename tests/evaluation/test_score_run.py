@@ -14,10 +14,8 @@ from unityvideo_jax.errors import UserError
 from unityvideo_jax.evaluation import score_run
 from unityvideo_jax.evaluation.condition_gap import ConditionGapConfig
 from unityvideo_jax.evaluation.heldout import HeldoutConfig
-from unityvideo_jax.evaluation.run_rows import RunRow, RunRows
-from unityvideo_jax.evaluation.score_run import BenchmarkConfig
-from unityvideo_jax.metrics.scores import ClipScore
-from unityvideo_jax.metrics.table import METRICS
+from unityvideo_jax.evaluation.row_store import RowStore
+from unityvideo_jax.evaluation.score_run import BenchmarkConfig, RunRow
 from unityvideo_jax.sampling.pipeline import Pipeline
 from unityvideo_jax.sampling.samples import Samples
 
@@ -89,7 +87,7 @@ def test_the_truth_scores_perfectly_and_beats_the_trivial():
         assert results.trivial[f"{SEGMENTATION}/mean_iou"] < 0.5
         # The fourth clip only filled the second batch up.
         assert scores["depth/videos"] + scores["depth/videos_without_valid_pixels"] == 3
-    assert [name for name, *_ in oracle.calls] == list(METRICS) * 2
+    assert [name for name, *_ in oracle.calls] == list(modalities.metrics()) * 2
     assert all(captions == ["", ""] for _, captions, _ in oracle.calls)
     assert all(isinstance(p, str) and p for _, _, prompts in oracle.calls for p in prompts)
 
@@ -115,7 +113,7 @@ def test_a_random_model_runs_through_the_whole_path(tmp_path):
             assert results.metrics[f"condition_gap/clean_mse/{name}/{level}"] > 0
     # The same on all devices, clip by clip, stopped after the first and taken up again.
     pipeline.spread(jax.devices())
-    rows = RunRows(folder=tmp_path, settings={"seed": 0})
+    rows = RowStore(folder=tmp_path, kind=RunRow, settings={"seed": 0})
     one = dataclasses.replace(config, batch_size=1)
 
     def stop(done, total):
@@ -136,18 +134,6 @@ def test_a_random_model_runs_through_the_whole_path(tmp_path):
     # Now nothing is sampled at all, and what was written reads as what was measured.
     third = score_run.run(pipeline, one, pipeline.sampler, stop, rows=rows)
     assert third.metrics == again.metrics
-
-
-def test_rows_hold_for_their_settings_and_inputs(tmp_path):
-    score = ClipScore(means={"depth/x": (0.25, 1.0)}, counts={"depth/videos": 1})
-    row = RunRow(scores={"depth": (score,) * 3}, heldout={"depth": [[0.5] * 4] * 3})
-    rows = RunRows(folder=tmp_path, settings={"seed": 0})
-    rows.write(7, {"depth.npz": "ab"}, row)
-    assert rows.read(7, {"depth.npz": "ab"}) == row
-    assert rows.read(7, {"depth.npz": "cd"}) is None and rows.read(8, {}) is None
-    assert RunRows(folder=tmp_path, settings={"seed": 1}).read(7, {"depth.npz": "ab"}) is None
-    (tmp_path / "0007.json").write_text("{cut")
-    assert rows.read(7, {"depth.npz": "ab"}) is None
 
 
 @pytest.mark.parametrize(

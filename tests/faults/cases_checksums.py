@@ -10,6 +10,7 @@ import shutil
 import tempfile
 from unittest import mock
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -77,7 +78,7 @@ def _restore(folder: pathlib.Path, fallback: bool = False) -> int:
         step = checkpointer.latest()
         state, inputs = checkpointer.restore(abstract_state(_state(step)), step)
     assert inputs == {"next": step}
-    jax.tree.map(np.testing.assert_array_equal, state, _state(step))
+    chex.assert_trees_all_equal(state, _state(step))
     return step
 
 

@@ -16,7 +16,7 @@ from unityvideo_jax.flow_matching import (
     draw_noising,
     flow_matching_loss,
 )
-from unityvideo_jax.models import DEFAULT_MODALITIES
+from unityvideo_jax.modalities import BUILT_IN
 
 SHAPE = (2, 3, 2, 4)
 COUNT = 32
@@ -89,7 +89,7 @@ def test_dropped_conditions_are_pure_noise_at_time_one_without_loss():
     noise = np.asarray(seen.latents)[clean]
     assert abs(noise.mean()) < 0.1 and abs(noise.std() - 1.0) < 0.1
     assert not np.any(np.asarray(seen.gradient)[clean])
-    assert sum(seen.metrics[f"loss/modality/{name}"][1] for name in DEFAULT_MODALITIES) == COUNT
+    assert sum(seen.metrics[f"loss/modality/{name}"][1] for name in BUILT_IN) == COUNT
 
 
 def test_a_first_frame_stays_clean_and_has_no_loss():
@@ -160,7 +160,7 @@ def test_metrics_add_up():
     tasks = np.array([metrics[f"loss/task/{name}"] for name in TASKS])
     np.testing.assert_allclose(tasks.sum(axis=0), metrics["loss"], rtol=1e-5)
     np.testing.assert_array_equal(tasks[:, 1], np.bincount(noising.task, minlength=3))
-    modalities = np.array([metrics[f"loss/modality/{name}"] for name in DEFAULT_MODALITIES])
+    modalities = np.array([metrics[f"loss/modality/{name}"] for name in BUILT_IN])
     bands = np.array([v for k, v in metrics.items() if k.startswith("loss/timestep/")])
     assert len(bands) == 4
     np.testing.assert_allclose(bands.sum(axis=0), modalities.sum(axis=0), rtol=1e-5)
@@ -176,7 +176,7 @@ def test_loss_weights_scale_the_streams_of_a_modality_and_no_metric():
     weighted = observe(batch, key, ObjectiveConfig(modality_loss_weights={"rgb": 0.5, "flow": 3}))
     assert jax.tree.all(jax.tree.map(jnp.array_equal, plain.metrics, weighted.metrics))
     factor = np.array([0.5, 1, 3, 1, 1, 1])[batch["modality"]]  # in the order of the names
-    assert DEFAULT_MODALITIES[2] == "flow"
+    assert BUILT_IN[2] == "flow"
     np.testing.assert_allclose(
         weighted.gradient, plain.gradient * factor[..., None, None, None, None], rtol=1e-5
     )

@@ -12,6 +12,7 @@ from unityvideo_jax import modalities as registry
 from unityvideo_jax.inputs.encode import LatentEncoder
 from unityvideo_jax.inputs.preparing import prepare
 from unityvideo_jax.inputs.sources import ClipBatch
+from unityvideo_jax.models import build
 from unityvideo_jax.models.vae.wan_vae import VAEConfig, WanVAE
 from unityvideo_jax.pretrained.vae import save_vae
 
@@ -99,7 +100,7 @@ def save_tiny_vae(path):
     """The real autoencoder, four channels wide, with random weights."""
     config = VAEConfig(base_dim=4, num_res_blocks=1)
     # Initialising eagerly takes seconds; random arrays of the right shapes do not.
-    graph, shapes = nnx.split(nnx.eval_shape(lambda: WanVAE(config, rngs=nnx.Rngs(0))))
+    graph, shapes = build.abstract(WanVAE, config)
     rng = np.random.default_rng(0)
     weights = jax.tree.map(lambda s: 0.2 * jnp.asarray(rng.normal(size=s.shape), s.dtype), shapes)
     save_vae(nnx.merge(graph, weights), path)

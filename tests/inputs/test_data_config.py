@@ -5,10 +5,9 @@ from unityvideo_jax.errors import UserError
 from unityvideo_jax.inputs.config import (
     DataConfig,
     as_data_config,
-    check_frames,
-    check_size,
     stage_modality_weights,
 )
+from unityvideo_jax.models.sizes import check_frames, check_pixels
 
 MODALITIES = ("rgb", "depth", "flow", "segmentation", "skeleton", "densepose")
 
@@ -61,9 +60,9 @@ def test_other_frame_counts_do_not(frames):
 
 
 def test_sizes_must_divide():
-    check_size(480, "--height")
+    check_pixels(480, "--height")
     with pytest.raises(UserError, match="832 or 848"):
-        check_size(833, "--width")
+        check_pixels(833, "--width")
 
 
 def test_stage_weights_replace_and_are_renormalised():

@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 
-import jax
+import chex
 import numpy as np
 import pytest
 import torch
@@ -42,9 +42,7 @@ def original(diffusers, tmp_path_factory):
 
 
 def assert_equal(one: nnx.Module, two: nnx.Module) -> None:
-    pairs = zip(jax.tree.leaves(nnx.state(one)), jax.tree.leaves(nnx.state(two)), strict=True)
-    for a, b in pairs:
-        np.testing.assert_array_equal(a, b)
+    chex.assert_trees_all_equal(nnx.state(one), nnx.state(two))
 
 
 def test_autoencoders_of_both_layouts_are_the_same(diffusers, original):
@@ -208,5 +206,5 @@ def test_prepare_refuses_sizes_that_the_model_cannot_take(diffusers, tmp_path):
         f"--vae={diffusers}",
         succeeds=False,
     )
-    assert "error: --height=48: must be divisible by 32; use 32 or 64" in error
+    assert "error: --height=48: must be a multiple of 32 pixels; use 32 or 64" in error
     assert not (tmp_path / "new").exists()

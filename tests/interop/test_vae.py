@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,6 +15,7 @@ from wan_download import VAE_SIZES, torch_vae
 
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.interop import vae as interop
+from unityvideo_jax.models import build
 from unityvideo_jax.models.vae.tiling import decode_tiled, encode_tiled
 from unityvideo_jax.models.vae.wan_vae import WAN_2_1, WAN_2_2, VAEConfig, WanVAE
 from unityvideo_jax.pretrained.vae import load_vae, save_vae
@@ -113,7 +115,7 @@ def test_wan_2_2_has_the_published_size():
             base_dim=160, decoder_base_dim=256, z_dim=48, is_residual=True, patch_size=2,
             in_channels=12, out_channels=12, scale_factor_spatial=16,
         )  # fmt: skip
-    ours = nnx.state(nnx.eval_shape(lambda: WanVAE(WAN_2_2, rngs=nnx.Rngs(0))))
+    ours = build.abstract(WanVAE, WAN_2_2)[1]
     assert sum(x.size for x in jax.tree.leaves(ours)) == sum(p.numel() for p in theirs.parameters())
     names = {
         interop.tensor_name(".".join(map(str, path)), WAN_2_2, "diffusers")
@@ -129,7 +131,7 @@ def test_wan_2_1_names_convert_as_diffusers_converts_them():
 
     with torch.device("meta"):
         theirs = set(diffusers.AutoencoderKLWan().state_dict())
-    state = nnx.state(nnx.eval_shape(lambda: WanVAE(WAN_2_1, rngs=nnx.Rngs(0))))
+    state = build.abstract(WanVAE, WAN_2_1)[1]
     paths = [".".join(map(str, path)) for path, _ in nnx.to_flat_state(state)]
     originals = {interop.tensor_name(path, WAN_2_1, "original"): path for path in paths}
     converted = convert_wan_vae_to_diffusers(dict(originals))
@@ -175,10 +177,7 @@ def test_written_back(reference, vae, tmp_path):
     assert "encoder.head.0.gamma" in names and not any("blocks" in name for name in names)
     for source, config in ((original, None), (original / interop.WEIGHTS_FILE, vae.config)):
         same = interop.load_wan_vae(source, config=config)
-        for ours, theirs in zip(
-            jax.tree.leaves(nnx.state(same)), jax.tree.leaves(nnx.state(vae)), strict=True
-        ):
-            np.testing.assert_array_equal(ours, theirs)
+        chex.assert_trees_all_equal(nnx.state(same), nnx.state(vae))
     with pytest.raises(UserError, match="choose diffusers or original"):
         interop.save_wan_vae(vae, tmp_path, names="ours")
 

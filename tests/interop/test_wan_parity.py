@@ -1,5 +1,6 @@
 """Our transformer against diffusers' WanTransformer3DModel, both from the same files."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -196,5 +197,4 @@ def test_original_names_give_the_same_model(reference, folder, tmp_path):
     save_file({renamed[k]: v.contiguous() for k, v in tensors.items()}, tmp_path / "w.safetensors")
     config = our_config()
     one, two = load_dit(folder, config), load_dit(tmp_path / "w.safetensors", config)
-    for a, b in zip(jax.tree.leaves(nnx.state(one)), jax.tree.leaves(nnx.state(two)), strict=True):
-        np.testing.assert_array_equal(a, b)
+    chex.assert_trees_all_equal(nnx.state(one), nnx.state(two))

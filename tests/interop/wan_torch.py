@@ -8,6 +8,7 @@ import torch
 from diffusers import WanTransformer3DModel
 from flax import nnx
 
+from unityvideo_jax.models import build
 from unityvideo_jax.models.dit import DiT, DiTConfig
 
 # Compile time is what these tests cost; unoptimised code is fast enough at this size.
@@ -61,7 +62,7 @@ def our_config(patch=(1, 2, 2), **changes) -> DiTConfig:
 
 @functools.cache
 def _compiled(config: DiTConfig):
-    graph = nnx.graphdef(nnx.eval_shape(lambda: DiT(config, rngs=nnx.Rngs(0))))
+    graph = build.abstract_transformer(config)[0]
     return quick_jit(lambda state, *args, **kwargs: nnx.merge(graph, state)(*args, **kwargs))
 
 

@@ -3,7 +3,7 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
-from synthetic_clips import clip, eight_bit
+from synthetic_clips import clip
 
 from unityvideo_jax import modalities
 from unityvideo_jax.errors import UserError
@@ -108,22 +108,11 @@ def test_bad_clips_are_refused_with_the_mend(case):
     assert str(error.value).startswith("clip_7.npz")
 
 
-def test_a_further_modality_in_one_file(restored_registry):
-    import normals_example
-
-    modalities.register(normals_example.NORMALS)
-    assert "normals" in modalities.names()
-    codec = modalities.get("normals").codec
-    rng = np.random.default_rng(0)
-    normals = rng.normal(size=(2, 5, 16, 24, 3)).astype(np.float32)
-    normals /= np.linalg.norm(normals, axis=-1, keepdims=True)
-    normals[:, :, :4] = 0.0
-    modalities.check_clip(codec, {"normals": normals[0]})
-    with pytest.raises(UserError, match="unit length"):
-        modalities.check_clip(codec, {"normals": 2 * normals[0]})
-    video, side = jax.jit(jax.vmap(codec.encode))({"normals": normals})
-    for shown, floor in ((video[0], "degrees"), (eight_bit(video[0]), "degrees_8bit")):
-        decoded = codec.decode(shown, side)["normals"]
-        np.testing.assert_array_equal(decoded[:, :4], 0.0)
-        cosine = np.clip((decoded * normals[0]).sum(-1)[:, 4:], -1, 1)
-        assert np.degrees(np.arccos(cosine)).max() < codec.error_floor[floor]
+def test_a_metric_comes_with_a_trivial_prediction_and_its_own_name(restored_registry):
+    depth = modalities.get("depth")
+    with pytest.raises(UserError, match="give metric and trivial together"):
+        dataclasses.replace(depth, trivial=None)
+    with pytest.raises(UserError, match="its metric scores 'depth'"):
+        dataclasses.replace(depth, name="height")
+    modalities.register(dataclasses.replace(depth, name="height", metric=None, trivial=None))
+    assert tuple(modalities.metrics()) == modalities.BUILT_IN[1:]

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from unityvideo_jax.models import DiT, DiTConfig
+from unityvideo_jax.models import DiT, DiTConfig, build
 
 # Compile time is what these tests cost; unoptimised code is fast enough at this size.
 quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
@@ -33,7 +33,7 @@ def tiny(**changes) -> DiTConfig:
 def random_model(config: DiTConfig, seed: int = 0) -> DiT:
     """A model in which no weight, head or table is zero or alike."""
     rng = np.random.default_rng(seed)
-    graphdef, state = nnx.split(nnx.eval_shape(lambda: DiT(config, rngs=nnx.Rngs(0))))
+    graphdef, state = build.abstract_transformer(config)
 
     def fill(path, weight):
         scale = 0.3 if path[-1] != "kernel" else weight.shape[-2] ** -0.5
@@ -57,7 +57,7 @@ def inputs(config: DiTConfig, modality, grid=(2, 4, 6), seed: int = 0) -> tuple:
 
 @functools.cache
 def _compiled(config: DiTConfig):
-    graphdef = nnx.split(nnx.eval_shape(lambda: DiT(config, rngs=nnx.Rngs(0))))[0]
+    graphdef = build.abstract_transformer(config)[0]
     return quick_jit(lambda state, *args: nnx.merge(graphdef, state)(*args))
 
 

@@ -5,11 +5,10 @@ import math
 
 import jax
 import pytest
-from flax import nnx
 
 from unityvideo_jax.errors import UserError
+from unityvideo_jax.models import build
 from unityvideo_jax.models.config import DiTConfig, parameter_count
-from unityvideo_jax.models.dit import DiT
 from unityvideo_jax.runtime import capacity
 
 TINY = DiTConfig(dim=24, ffn_dim=40, num_heads=2, num_layers=3, text_dim=10, freq_dim=6)
@@ -20,7 +19,7 @@ TINY = DiTConfig(dim=24, ffn_dim=40, num_heads=2, num_layers=3, text_dim=10, fre
 @pytest.mark.parametrize("modalities", [("rgb",), ("rgb", "depth", "flow")])
 def test_parameters_are_counted_without_making_them(switcher, heads, modalities):
     config = dataclasses.replace(TINY, switcher=switcher, heads=heads, modalities=modalities)
-    state = nnx.state(nnx.eval_shape(lambda: DiT(config, rngs=nnx.Rngs(0))), nnx.Param)
+    state = build.abstract_transformer(config)[1]
     assert parameter_count(config) == sum(math.prod(x.shape) for x in jax.tree.leaves(state))
 
 

@@ -15,8 +15,8 @@ from jax.sharding import NamedSharding
 
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.kernels import splash
+from unityvideo_jax.models import build
 from unityvideo_jax.models.config import REMAT_POLICIES, DiTConfig, model_flops
-from unityvideo_jax.models.dit import DiT
 from unityvideo_jax.parallel.chips import chip_of
 from unityvideo_jax.parallel.mesh import MeshConfig, make_mesh
 from unityvideo_jax.plan import parse_mesh
@@ -44,7 +44,7 @@ def made():
 
 
 def test_state_is_counted_by_the_shards_of_its_weights(made):
-    weights = nnx.state(nnx.eval_shape(lambda: DiT(DiTConfig(**_config().model), rngs=nnx.Rngs(0))))
+    weights = build.abstract_transformer(DiTConfig(**_config().model))[1]
     expected = 0
     for _, weight in nnx.to_flat_state(weights):
         axes = weight.get_metadata("logical_axes")
@@ -234,7 +234,7 @@ def test_sampling_holds_all_weights_on_every_device():
     config.sampling.update(steps=3, solver="heun", text_guidance=2.0)
     made = planner.plan_sampling(config, jax.devices()[:4])
     assert made.samples == 4 and made.evaluations == 5  # Heun: two a step, but one in the last
-    weights = nnx.state(nnx.eval_shape(lambda: DiT(DiTConfig(**config.model), rngs=nnx.Rngs(0))))
+    weights = build.abstract_transformer(DiTConfig(**config.model))[1]
     assert made.parameters == 4 * sum(w.size for w in jax.tree.leaves(weights))
     assert made.optimizer == 0
     forward = model_flops(DiTConfig(**config.model), (2, 4, 4), 2)

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 
+import chex
 import jax
 import numpy as np
 import pytest
@@ -37,7 +38,7 @@ def _records(workdir):
 
 
 def _weights(workdir, **kwargs):
-    return [np.asarray(x) for x in jax.tree.leaves(load_for_inference(workdir, **kwargs)[1])]
+    return jax.tree.map(np.asarray, load_for_inference(workdir, **kwargs)[1])
 
 
 @pytest.fixture(scope="module")
@@ -61,11 +62,8 @@ def test_loss_falls_and_every_part_is_recorded(whole):
 
 
 def test_average_differs_from_last_weights_and_old_checkpoints_go(whole):
-    different = [
-        not np.array_equal(a, b)
-        for a, b in zip(_weights(whole), _weights(whole, use_ema=False), strict=True)
-    ]
-    assert any(different)
+    with pytest.raises(AssertionError, match="not equal"):
+        chex.assert_trees_all_equal(_weights(whole), _weights(whole, use_ema=False))
     assert sorted(p.name for p in (whole / "checkpoints").iterdir()) == ["6", "8"]
     with pytest.raises(UserError, match=r"no checkpoint of step 2; there are \[6, 8\]"):
         load_for_inference(whole, step=2)
@@ -93,8 +91,7 @@ def test_without_an_average_a_run_resumes_and_samples_the_last_weights(whole, tm
     assert rates == pytest.approx([1e-2, 5.5e-3, 1e-3, 1e-3])
     saved = workdir / "checkpoints" / "8"
     assert (saved / "params").is_dir() and not (saved / "ema").exists()
-    for a, b in zip(_weights(workdir), _weights(workdir, use_ema=False), strict=True):
-        np.testing.assert_array_equal(a, b)
+    chex.assert_trees_all_equal(_weights(workdir), _weights(workdir, use_ema=False))
 
 
 @pytest.mark.parametrize(
@@ -112,8 +109,7 @@ def test_meshes_train_alike(whole, tmp_path, mesh, attention_parallel):
     one, many = _records(whole), _records(tmp_path / "run")
     for step in one:
         assert many[step]["loss"] == pytest.approx(one[step]["loss"], rel=2e-4), step
-    for a, b in zip(_weights(whole), _weights(tmp_path / "run"), strict=True):
-        np.testing.assert_allclose(a, b, atol=2e-3)
+    chex.assert_trees_all_close(_weights(whole), _weights(tmp_path / "run"), rtol=1e-7, atol=2e-3)
 
 
 def test_accumulation_is_the_gradient_of_the_mean_over_all_samples():
@@ -162,8 +158,7 @@ def test_accumulation_is_the_gradient_of_the_mean_over_all_samples():
     # The parts differ in what they were drawn to do.
     assert len({float(part["loss/task/joint"][1]) for part in tasks}) > 1
     taken = jax.tree.map(jax.numpy.subtract, params, following.params)
-    for ours, theirs in zip(jax.tree.leaves(taken), jax.tree.leaves(expected), strict=True):
-        np.testing.assert_allclose(ours, theirs, atol=2e-6)
+    chex.assert_trees_all_close(taken, expected, rtol=1e-7, atol=2e-6)
     assert float(metrics["grad_norm"]) == pytest.approx(
         float(optax.global_norm(expected)), rel=1e-4
     )
@@ -176,7 +171,7 @@ def test_not_finite_names_step_and_record_and_keeps_the_checkpoint(tmp_path):
     config.optimizer.accumulation = 2  # the record is found among micro-batches too
     with pytest.raises(UserError, match=r"step 6: the loss of record 43 is not finite"):
         _run(tmp_path / "run", config, poison_at=5)
-    assert all(np.isfinite(w).all() for w in _weights(tmp_path / "run"))
+    chex.assert_tree_all_finite(_weights(tmp_path / "run"))
     assert load_for_inference(tmp_path / "run")[2] == 4
 
 
@@ -207,8 +202,7 @@ def test_a_record_averages_the_steps_before_a_resume_too_and_checks_change_no_bi
     for step, steps in ((3, (1, 2, 3)), (6, (4, 5, 6)), (8, (7, 8))):
         expected = np.mean([one[n]["loss"] for n in steps])
         assert thrice[step]["loss"] == pytest.approx(expected, rel=1e-6)
-    for a, b in zip(_weights(whole), _weights(tmp_path / "run"), strict=True):
-        np.testing.assert_array_equal(a, b)
+    chex.assert_trees_all_equal(_weights(whole), _weights(tmp_path / "run"))
 
 
 def test_dropped_conditions_need_timesteps_of_their_own(tmp_path):
@@ -286,9 +280,8 @@ def test_interrupted_run_ends_with_the_same_bits(whole, tmp_path, number):
     assert interrupted < 8
     _run(workdir, tiny_config())
     for use_ema in (False, True):
-        for a, b in zip(
-            _weights(whole, use_ema=use_ema), _weights(workdir, use_ema=use_ema), strict=True
-        ):
-            np.testing.assert_array_equal(a, b)
+        chex.assert_trees_all_equal(
+            _weights(whole, use_ema=use_ema), _weights(workdir, use_ema=use_ema)
+        )
     losses = [{n: r["loss"] for n, r in _records(w).items()} for w in (whole, workdir)]
     assert losses[0] == losses[1]

@@ -1,5 +1,6 @@
 """AdamW against PyTorch's, Muon against optax's, and moments that are kept in half the bytes."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -132,7 +133,7 @@ def test_muon_is_optaxs_on_every_layer_by_itself_and_leaves_the_rest_to_adamw():
         assert not np.allclose(found["blocks"][name]["kernel"], expected["blocks"][name]["kernel"])
         found["blocks"][name].pop("kernel")
         expected["blocks"][name].pop("kernel")
-    jax.tree.map(np.testing.assert_array_equal, found, expected)
+    chex.assert_trees_all_equal(found, expected)
 
 
 def test_muon_moves_weights_as_far_as_adamw_and_halves_its_momentum():

@@ -74,22 +74,12 @@ def test_faulty_command_lines_are_one_error_and_write_nothing(tmp_path, args, sa
 
 
 def test_a_plugin_makes_a_modality_known(tmp_path):
-    config = tmp_path / "config.py"
-    config.write_text(
-        "import unityvideo_jax as uv\n"
-        "def get_config():\n"
-        "    config = uv.load_config('worlds_tiny')\n"
-        "    config.model.modalities = ('rgb', 'normals')\n"
-        "    config.data.modality_weights = {'normals': 1.0}\n"
-        "    config.curriculum = ()\n"
-        "    return config\n"
-    )
     data = tmp_path / "shards"
-    args = [f"--config={config}", f"--workdir={tmp_path / 'run'}"]
+    args = ["--config=examples/normals_config.py", f"--workdir={tmp_path / 'run'}"]
     args += [f"--config.data.dirs=('{data}',)"]
     assert "unknown ['normals']" in _train(*args).stderr
     # Known now, so that the folder is what is missing.
-    known = _train("--plugins=tests.modalities.normals_example", *args)
+    known = _train("--plugins=examples.normals", *args)
     assert f"error: {data}: no such folder" in known.stderr
     lacking = _train("--plugins=no_such_module", *args)
     assert lacking.stderr.startswith("error: --plugins=no_such_module: no module 'no_such_module'")

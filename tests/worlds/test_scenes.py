@@ -3,6 +3,7 @@
 import dataclasses
 import re
 
+import chex
 import jax
 import numpy as np
 import pytest
@@ -51,7 +52,7 @@ def test_close_cameras_leave_the_rest_of_a_scene_alone(splits):
     some = dataclasses.replace(config, closeup=0.5)
     mixed = jax.device_get(worlds.sample_scenes(some, np.arange(COUNT)))
     for name in ("actors", "things", "surroundings", "asked", "words"):
-        jax.tree.map(np.testing.assert_array_equal, getattr(far, name), getattr(mixed, name))
+        chex.assert_trees_all_equal(getattr(far, name), getattr(mixed, name))
     close = far.camera.distance != mixed.camera.distance
     assert 0.3 < close.mean() < 0.7
     # Whom the camera is close to fills about half of the frame's height or more.

@@ -45,12 +45,14 @@ def test_clip_is_what_the_contract_says(world):
     b, t, h, w = CLIPS, CONFIG.num_frames, CONFIG.height, CONFIG.width
     expected = {
         "rgb": ((b, t, h, w, 3), np.float32), "depth": ((b, t, h, w), np.float32),
+        "normals": ((b, t, h, w, 3), np.float32),
         "flow": ((b, t, h, w, 2), np.float32), "occluded": ((b, t, h, w), np.bool_),
         "instances": ((b, t, h, w), np.int32), "segments": ((b, t, h, w), np.int32),
         "keypoints": ((b, t, 3, 17, 2), np.float32), "visibility": ((b, t, 3, 17), np.int32),
         "part": ((b, t, h, w), np.int32), "uv": ((b, t, h, w, 2), np.float32),
     }  # fmt: skip
     assert {k: (v.shape, v.dtype.type) for k, v in clips.items()} == expected
+    assert set(clips) == set(worlds.ARRAYS)
     assert clips["rgb"].min() >= 0 and clips["rgb"].max() <= 1
     assert clips["rgb"].std() > 0.1
     assert (clips["depth"] > 0).all() and np.isfinite(clips["flow"]).all()
@@ -83,6 +85,34 @@ def test_depth_and_ids_are_those_of_an_independent_tracer(world):
             wrong, total = wrong + (~(close & same)).sum(), total + len(y)
     # Rays that graze a silhouette may go either way in float32.
     assert wrong / total < 2e-3
+
+
+def test_normals_are_the_slopes_of_an_independent_tracer(world):
+    """The cross product of two tangents, from rays a ten-thousandth of a pixel apart."""
+    _, clips, solids, cameras, _ = world
+    step, errors, sky = 1e-4, [], []
+    for clip in range(CLIPS):
+        y, x = _some_pixels(clip).T
+        points, hits = [], []
+        for aside in ((0, 0), (step, 0), (0, step)):
+            pixels = np.stack([x + 0.5 + aside[0], y + 0.5 + aside[1]], axis=1)
+            ray = reference.rays(cameras, clip, 1, pixels, CONFIG.height, CONFIG.width)
+            depth, which = reference.trace(solids, clip, 1, *ray)
+            seen = ray[1] @ cameras["axes"][clip, 1].T
+            points.append(np.where(np.isfinite(depth), depth, 0.0)[:, None] * seen)
+            hits.append(which)
+        normal = np.cross(points[2] - points[0], points[1] - points[0])
+        length = np.linalg.norm(normal, axis=1)
+        surface = np.isfinite(depth) & (hits[0] == hits[1]) & (hits[0] == hits[2]) & (length > 0)
+        mine = clips["normals"][clip, 1, y, x]
+        normal, mine = normal[surface] / length[surface, None], mine[surface]
+        errors.append(np.linalg.norm(mine - normal, axis=1))
+        sky.append(clips["normals"][clip][np.isinf(clips["depth"][clip])])
+    errors = np.concatenate(errors)
+    assert len(errors) > 1000
+    assert np.median(errors) < 1e-4
+    assert np.percentile(errors, 98) < 0.01  # edges of boxes lie between two rays
+    assert (np.concatenate(sky) == 0).all()
 
 
 def test_flow_leads_back_to_where_it_came_from(world):

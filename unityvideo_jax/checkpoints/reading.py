@@ -17,7 +17,8 @@ from jax.sharding import SingleDeviceSharding
 from unityvideo_jax.checkpoints import manifest, run_folder
 from unityvideo_jax.errors import UserError, reason
 from unityvideo_jax.files import disk, paths
-from unityvideo_jax.models.dit import DiT, DiTConfig
+from unityvideo_jax.models import build
+from unityvideo_jax.models.dit import DiTConfig
 from unityvideo_jax.parallel import hosts
 from unityvideo_jax.settings.sections import section
 
@@ -124,7 +125,8 @@ def restore_weights(folder: pathlib.Path, target: Any, use_ema: bool) -> Any:
 
 
 def abstract_weights(model: DiTConfig) -> Any:
-    return nnx.state(nnx.eval_shape(lambda: DiT(model, rngs=nnx.Rngs(0))))
+    """The shapes of a model's weights: where a checkpoint is restored to."""
+    return build.abstract_transformer(model)[1]
 
 
 def manager(folder: pathlib.Path, options: Any = None) -> ocp.CheckpointManager:

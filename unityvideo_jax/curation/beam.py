@@ -29,7 +29,6 @@ from unityvideo_jax.curation.stage import Clip, Job, Outcome, Stage
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.files import provenance, strict_json
 from unityvideo_jax.files.paths import atomic_path
-from unityvideo_jax.inputs.shards import write_json
 from unityvideo_jax.runtime import signals
 
 ERROR_NAME = "error.json"
@@ -134,7 +133,7 @@ def map_part(
     try:
         lines = [line(clip.key, run_apart(chain, clip, job, seconds)) for clip in clips]
     except UserError as error:
-        write_json(pathlib.Path(parts) / ERROR_NAME, {"error": str(error)})
+        provenance.write_json(pathlib.Path(parts) / ERROR_NAME, {"error": str(error)})
         raise
     with atomic_path(path) as temporary:
         temporary.write_text("".join(json.dumps(found) + "\n" for found in lines))

@@ -16,7 +16,7 @@ from unityvideo_jax.curation.stage import Clip, Job, Stage
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.files.faults import list_ignored, shown
 from unityvideo_jax.files.names import UNPRINTED, has_unprinted
-from unityvideo_jax.inputs.config import check_frames
+from unityvideo_jax.models.sizes import check_frames
 
 # What a probe can find fault with; the first three can be fixed and hence accepted.
 FIXABLE = ("variable_frame_rate", "rotated", "odd_size")

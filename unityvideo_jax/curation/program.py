@@ -16,10 +16,10 @@ from unityvideo_jax.curation.journal import Journal
 from unityvideo_jax.curation.stage import Clip, Collective, Job, Stage
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.inputs import shards
-from unityvideo_jax.inputs.config import check_size
 from unityvideo_jax.inputs.encode import load_encoder
 from unityvideo_jax.inputs.folder import FolderSource
 from unityvideo_jax.inputs.preparing import prepare
+from unityvideo_jax.models.sizes import check_pixels
 from unityvideo_jax.pretrained.text import load_text_encoder
 
 
@@ -39,8 +39,8 @@ def curate(config: Any, *, source: str, workdir: str | os.PathLike) -> dict[str,
     """
     stages = registry.build(config)
     encode = config.encode
-    check_size(encode.height, "config.encode.height")
-    check_size(encode.width, "config.encode.width")
+    check_pixels(encode.height, "config.encode.height")
+    check_pixels(encode.width, "config.encode.width")
     cut = next((stage for stage in stages if stage.name == "cut"), None)
     if cut is None or stages[0].name != "probe":
         raise UserError("config.stages: 'probe' must come first, and 'cut' must be among them")

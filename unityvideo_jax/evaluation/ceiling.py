@@ -18,14 +18,12 @@ from jaxtyping import Shaped
 from unityvideo_jax import modalities, worlds
 from unityvideo_jax.evaluation import workers
 from unityvideo_jax.evaluation.latent_pairs import drawing
-from unityvideo_jax.evaluation.score_run import clips, trivial_prediction
+from unityvideo_jax.evaluation.score_run import clips
+from unityvideo_jax.metrics.psnr import psnr
 from unityvideo_jax.metrics.scores import ClipScore, aggregate
-from unityvideo_jax.metrics.table import METRICS
 from unityvideo_jax.models.vae.wan_vae import WanVAE
 
 SYSTEMS = ("vae", "codec", "trivial")
-# The range of a value in [-1, 1], to which PSNR is relative.
-PEAK = 2.0
 # By modality, the keys that a table shows; `metric.headline` for others.
 SHOWN = {
     "segmentation": ("segmentation/hungarian_clip/mean_iou",),
@@ -81,9 +79,10 @@ def measure(
         _write_clips(vae, world, names, num_clips, batch_size, pathlib.Path(folder))
         make = functools.partial(_reader, folder, tuple(names))
         rows = list(workers.in_order(make, [str(i) for i in range(num_clips)], processes))
+    scored = [name for name in names if modalities.get(name).metric]
     scores = {}
     for place, system in enumerate(SYSTEMS):
-        by_modality = [[row.scores[n][place] for row in rows] for n in names if n in METRICS]
+        by_modality = [[row.scores[n][place] for row in rows] for n in scored]
         merged = [aggregate(found) for found in by_modality if any(s.scored for s in found)]
         scores[system] = {k: v for part in merged for k, v in part.items() if v is not None}
     return Ceiling(
@@ -122,19 +121,19 @@ def _score_clip(folder: str, names: tuple[str, ...], clip: str) -> _Row:
     with np.load(pathlib.Path(folder) / f"{clip}.npz", allow_pickle=False) as stored:
         arrays = dict(stored)
     truth = {k.removeprefix("truth/"): v for k, v in arrays.items() if k.startswith("truth/")}
-    psnr, scores = {}, {}
+    ratios, scores = {}, {}
     for name in names:
         before, after = arrays[f"before/{name}"], arrays[f"after/{name}"]
-        error = np.square(after.astype(np.float64) - before).mean()
-        psnr[name] = float(10 * np.log10(PEAK**2 / max(error, 1e-10)))
-        if name in METRICS:
-            metric, codec = METRICS[name](), modalities.get(name).codec
-            read = [modalities.decode_alone(codec, video) for video in (after, before)]
-            read.append(trivial_prediction(name, truth))
+        ratios[name] = float(psnr(np.square(after.astype(np.float64) - before).mean()))
+        known = modalities.get(name)
+        if known.metric:
+            metric = known.metric()
+            read = [modalities.decode_alone(known.codec, video) for video in (after, before)]
+            read.append(known.trivial(truth))
             wanted = {k: truth[k] for k in (*metric.keys, *metric.extra) if k in truth}
             scores[name] = [metric.score(r, wanted, f"clip {clip}") for r in read]
     people, heights = _people(truth)
-    return _Row(psnr=psnr, scores=scores, people=people, heights=heights)
+    return _Row(psnr=ratios, scores=scores, people=people, heights=heights)
 
 
 def _people(truth: Mapping[str, Shaped[np.ndarray, "..."]]) -> tuple[list[int], list[int]]:
@@ -155,15 +154,16 @@ def table(ceiling: Ceiling) -> str:
         "| modality | picture, PSNR dB | metric | through the VAE | codec alone | trivial |",
         "|---|---:|---|---:|---:|---:|",
     ]
-    for name, psnr in ceiling.psnr.items():
-        shown = SHOWN.get(name, (METRICS[name].headline,)) if name in METRICS else ()
+    for name, ratio in ceiling.psnr.items():
+        metric = modalities.get(name).metric
+        shown = SHOWN.get(name, (metric.headline,)) if metric else ()
         shown = [key for key in shown if key in ceiling.scores["vae"]]
         if not shown:
-            lines.append(f"| {name} | {psnr:.2f} | | | | |")
+            lines.append(f"| {name} | {ratio:.2f} | | | | |")
         for key in shown:
             numbers = [ceiling.scores[s].get(key) for s in SYSTEMS]
             text = " | ".join("" if v is None else f"{v:.4f}" for v in numbers)
-            lines.append(f"| {name} | {psnr:.2f} | `{key}` | {text} |")
+            lines.append(f"| {name} | {ratio:.2f} | `{key}` | {text} |")
     counts = ", ".join(f"{np.mean(ceiling.people == n):.0%} {n}" for n in np.unique(ceiling.people))
     if len(ceiling.heights):
         low, middle, high = np.quantile(ceiling.heights, (0.1, 0.5, 0.9))

@@ -28,6 +28,11 @@ from unityvideo_jax.evaluation.latent_pairs import Pair
 from unityvideo_jax.flow_matching import path
 from unityvideo_jax.sampling.generate import stream_noise
 
+PROTOCOLS = {
+    "clean_mse": "error of the clean latents that the model estimates at a timestep beside the "
+    "clip's own RGB and beside the next clip's, without captions; mean_clip needs no model",
+}
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ConditionGapConfig:

@@ -7,10 +7,10 @@ estimator's name is part of the key: "control_by_<estimator>/<modality>/<protoco
 
 import re
 
+from unityvideo_jax import modalities
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.metrics.base import Arrays
 from unityvideo_jax.metrics.scores import ClipScore
-from unityvideo_jax.metrics.table import METRICS
 
 
 def prefix(estimator: str) -> str:
@@ -28,4 +28,5 @@ def score_control(
     reestimated: Arrays, given: Arrays, modality: str, estimator: str, name: str
 ) -> ClipScore:
     """Scores one clip; UserError as the modality's metric."""
-    return METRICS[modality]().score(reestimated, given, name).renamed(prefix(estimator))
+    metric = modalities.get(modality).metric()
+    return metric.score(reestimated, given, name).renamed(prefix(estimator))

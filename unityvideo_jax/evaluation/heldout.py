@@ -23,6 +23,10 @@ from unityvideo_jax.metrics.base import mean
 from unityvideo_jax.sampling.generate import stream_noise
 
 BANDS = 4
+PROTOCOLS = {
+    "uniform_t<K>": "flow-matching loss at K fixed timesteps and fixed noise, all three tasks",
+    "near_noise": "the same loss at timesteps near 1, where sampling starts",
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -10,8 +10,8 @@ from jaxtyping import Array, Float, Int
 
 from unityvideo_jax import modalities
 from unityvideo_jax.evaluation.benchmarks.folder import Batch
+from unityvideo_jax.modalities import RGB
 from unityvideo_jax.sampling.pipeline import Pipeline
-from unityvideo_jax.sampling.streams import RGB
 
 
 def drawing(codec: modalities.Codec) -> Callable[[Mapping[str, Any]], Float[Array, "b t h w 3"]]:

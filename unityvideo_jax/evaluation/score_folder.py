@@ -15,22 +15,20 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import unityvideo_jax
-from unityvideo_jax import media
+from unityvideo_jax import media, modalities
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.evaluation import controllability, workers
 from unityvideo_jax.evaluation.benchmarks.frozen import verifier
 from unityvideo_jax.evaluation.report import pictures
-from unityvideo_jax.files import disk, provenance, strict_json
+from unityvideo_jax.evaluation.row_store import RowStore
+from unityvideo_jax.files import disk, provenance
 from unityvideo_jax.files.faults import FAILED, reason_of, shown
 from unityvideo_jax.files.names import name_fault, safe_path
-from unityvideo_jax.inputs.clip_folders import RGB, Clip, clips_of
+from unityvideo_jax.inputs.clip_folders import Clip, clips_of, scored_streams
 from unityvideo_jax.metrics.scores import ClipScore, merge
-from unityvideo_jax.metrics.table import METRICS
 from unityvideo_jax.metrics.video import table
 from unityvideo_jax.metrics.video.base import VideoMetric
-
-# Changes whenever the same files would give other rows.
-ROWS_VERSION = 4
+from unityvideo_jax.modalities import RGB
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -54,7 +52,7 @@ class HarnessConfig:
 
 @dataclasses.dataclass(kw_only=True)
 class Row:
-    """What is kept of a clip.
+    """What is saved of a clip.
 
     Attributes:
       clip: its name.
@@ -62,7 +60,6 @@ class Row:
       faults: what was wrong with it, in words; a stream with a fault is not in `score`.
       checksums: SHA-256 of every file read, by path below the benchmark or the predictions.
       pictures: PNGs below the output folder, by modality; an mp4 of that name lies beside each.
-      fingerprint: of inputs and settings; equal fingerprints, equal rows.
       seconds: it took, by stream or estimator.
     """
 
@@ -71,11 +68,10 @@ class Row:
     faults: list[str] = dataclasses.field(default_factory=list)
     checksums: dict[str, str] = dataclasses.field(default_factory=dict)
     pictures: dict[str, str] = dataclasses.field(default_factory=dict)
-    fingerprint: str = ""
     seconds: dict[str, float] = dataclasses.field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        """As plain JSON values."""
+        """The row as plain JSON values."""
         return {**vars(self), "score": self.score.to_json()}
 
     @classmethod
@@ -146,7 +142,6 @@ def run(
     names = sorted({name for metric in metrics for name in metric.needs})
     weights = {name: provenance.file_hash(config.weights / name) for name in names}
     settings = {
-        "rows": ROWS_VERSION,
         "package": unityvideo_jax.__version__,
         "streams": streams,
         "estimators": estimators,
@@ -178,12 +173,12 @@ def _streams(clip: Clip) -> tuple[str, ...]:
 
 
 def _union(sets: Sequence[Sequence[str]]) -> list[str]:
-    return [s for s in (*METRICS, RGB) if any(s in one for one in sets)]
+    return [s for s in scored_streams() if any(s in one for one in sets)]
 
 
 def _checksums(truth: Clip, predicted: Clip | None) -> dict[str, str]:
     """Of every file that may be read for a clip."""
-    everything = (*METRICS, RGB)
+    everything = scored_streams()
     sums = {f"benchmark/{k}": v for k, v in truth.checksums(everything).items()}
     if predicted is not None:
         folders = {"": predicted} | {f"{e}/": c for e, c in predicted.estimators.items()}
@@ -216,7 +211,7 @@ class _Scorer:
         self.config = config
         self.streams = streams
         self.estimators = estimators
-        self.settings = settings
+        self.rows = RowStore(folder=config.output / "rows", kind=Row, settings=settings)
         self.video_metrics = [metric(config.weights) for metric in video_metrics]
         self.verify = verifier(config.benchmark)
 
@@ -229,33 +224,30 @@ class _Scorer:
             return _faulty(shown(name), f"the name of its folder {fault}; rename it"), False
         truth, folder = Clip(path=self.config.benchmark / name), self.config.predictions / name
         predicted = Clip(path=folder) if folder.is_dir() else None
-        path = safe_path(self.config.output, "rows", f"{name}.json", where="clip")
+        self.rows.path(name)
         safe_path(self.config.output, "pictures", name, where="clip")
         try:
             checksums = _checksums(truth, predicted)
         except Exception as error:
             return _faulty(name, reason_of(error)), False
-        fingerprint = provenance.config_hash({"inputs": checksums, "settings": self.settings})
-        row = self._earlier(path)
-        if row is not None and row.fingerprint == fingerprint:
+        row = self.rows.read(name, checksums)
+        if row is not None and self._is_drawn(row):
             return row, True
         row = self.row(truth, predicted)
+        row.checksums = checksums
         unforeseen = any(FAILED in fault for fault in row.faults)
-        row.checksums, row.fingerprint = checksums, "" if unforeseen else fingerprint
-        provenance.write_json(path, row.to_json())
+        self.rows.write(name, checksums, row, reusable=not unforeseen)
         return row, False
 
-    def _earlier(self, path: pathlib.Path) -> Row | None:
-        """What an earlier run left, if it is whole."""
+    def _is_drawn(self, row: Row) -> bool:
+        """Whether all pictures of an earlier run are still there."""
         try:
-            row = Row.from_json(strict_json.read_object(path))
-            drawn = all(
-                safe_path(self.config.output, *picture.split("/"), where=f"{path}:").is_file()
+            return all(
+                safe_path(self.config.output, *picture.split("/"), where=row.clip).is_file()
                 for picture in row.pictures.values()
             )
-        except (ValueError, KeyError, TypeError, AttributeError):
-            return None
-        return row if drawn else None
+        except (ValueError, TypeError, AttributeError):
+            return False
 
     def row(self, truth: Clip, predicted: Clip | None) -> Row:
         """All scores of a clip; whatever cannot be scored is a fault or a count."""
@@ -299,7 +291,7 @@ class _Scorer:
         if true is None:
             return ClipScore(counts={f"{stream}/clips_without_truth": 1})
         prediction = predicted.arrays(stream, self.config.prediction_unit)
-        score = METRICS[stream]().score(prediction, true, truth.name)
+        score = modalities.get(stream).metric().score(prediction, true, truth.name)
         stem = f"pictures/{truth.name}_{stream}"
         fps = float(truth.record.get("fps", media.DEFAULT_FPS))
         pictures.write_comparison(self.config.output / stem, stream, prediction, true, fps)

@@ -27,15 +27,15 @@ from unityvideo_jax.evaluation.heldout import (
     require_finite,
 )
 from unityvideo_jax.evaluation.latent_pairs import LatentPairs, drawing
-from unityvideo_jax.evaluation.run_rows import RunRow, RunRows
+from unityvideo_jax.evaluation.row_store import RowStore
 from unityvideo_jax.metrics.base import Arrays
 from unityvideo_jax.metrics.depth_units import UNIT
 from unityvideo_jax.metrics.scores import ClipScore, merge
-from unityvideo_jax.metrics.table import METRICS
+from unityvideo_jax.modalities import RGB
 from unityvideo_jax.runtime import capacity, seeds
 from unityvideo_jax.sampling.generate import SamplerConfig
 from unityvideo_jax.sampling.pipeline import Pipeline
-from unityvideo_jax.sampling.streams import PIXEL_BYTES, RGB
+from unityvideo_jax.sampling.streams import PIXEL_BYTES
 
 BENCHMARKS = {
     "worlds_validation": "validation",
@@ -43,9 +43,10 @@ BENCHMARKS = {
     "heldout_animals": "heldout_animals",
     "heldout_objects": "heldout_objects",
 }
+# The truth through codec and VAE, and the trivial prediction, stand beside the model.
+SYSTEMS = ("model", "round_trip", "trivial")
 # What the scores of a clip take in memory, at least.
 ROW_BYTES = 1024
-TORSO_FRONT = 2  # DensePose's number
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -104,23 +105,34 @@ class Results:
     faults: list[str] = dataclasses.field(default_factory=list)
 
 
-def trivial_prediction(modality: str, truth: Arrays) -> dict[str, np.ndarray]:
-    """What needs no model.
+@dataclasses.dataclass(kw_only=True)
+class RunRow:
+    """What is saved of a clip.
 
-    Constant depth; rest; one instance, or one body part, that fills the frame; nobody's skeleton.
+    Attributes:
+      scores: by modality, of the model and of its two references, in the order of `SYSTEMS`.
+      heldout: errors [task][timestep] by modality; empty without a held-out loss.
     """
-    if modality == "depth":
-        return {"depth": np.ones_like(truth["depth"])}
-    if modality == "segmentation":
-        return {"segments": np.ones_like(truth["segments"])}
-    if modality == "flow":
-        return {"flow": np.zeros_like(truth["flow"])}
-    if modality == "skeleton":
-        return {key: truth[key][:, :0] for key in ("keypoints", "visibility")}
-    if modality == "densepose":
-        uv = np.full_like(truth["uv"], 0.5)
-        return {"part": np.full_like(truth["part"], TORSO_FRONT), "uv": uv}
-    raise ValueError(f"no trivial prediction for {modality}")
+
+    scores: dict[str, tuple[ClipScore, ...]] = dataclasses.field(default_factory=dict)
+    heldout: dict[str, list[list[float]]] = dataclasses.field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """The row as plain JSON values."""
+        scores = {
+            modality: {name: part.to_json() for name, part in zip(SYSTEMS, parts, strict=True)}
+            for modality, parts in self.scores.items()
+        }
+        return {"scores": scores, "heldout": self.heldout}
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> "RunRow":
+        """The inverse of `to_json`."""
+        scores = {
+            modality: tuple(ClipScore.from_json(parts[name]) for name in SYSTEMS)
+            for modality, parts in record["scores"].items()
+        }
+        return cls(scores=scores, heldout=record["heldout"])
 
 
 def clips(world: worlds.WorldConfig, indices: Sequence[int], batch_size: int) -> Iterator[Batch]:
@@ -145,7 +157,8 @@ class _Scorer:
     def __init__(self, modality: str, codec: modalities.Codec):
         self.modality = modality
         self.codec = codec
-        self.metric = METRICS[modality]()
+        self.metric = modalities.get(modality).metric()
+        self.trivial = modalities.get(modality).trivial
         self.encode = drawing(codec)
 
     def score(
@@ -155,7 +168,7 @@ class _Scorer:
         arrays, rebuilt = (
             modalities.decode_alone(self.codec, video) for video in (predicted, round_trip)
         )
-        others = (rebuilt, trivial_prediction(self.modality, truth))
+        others = (rebuilt, self.trivial(truth))
         return tuple(self.metric.score(a, truth, name) for a in (arrays, *others)), arrays
 
 
@@ -172,7 +185,9 @@ class _Clips:
             "score fewer clips at once",
         )
         self._folder = None
-        self.modalities = set(METRICS)
+        self.modalities = {
+            name for name, m in modalities.metrics().items() if {*m.keys} <= {*worlds.ARRAYS}
+        }
         if config.benchmark not in BENCHMARKS:
             self._folder = FolderClips(config.benchmark, truth_unit=config.truth_unit, **size)
             self._folder.check(config.num_clips)
@@ -209,7 +224,7 @@ def run(
     draw: Callable[[int, str, Arrays, Arrays], None] = lambda clip, modality, predicted, truth: (
         None
     ),
-    rows: RunRows | None = None,
+    rows: RowStore[RunRow] | None = None,
 ) -> Results:
     """Estimates, decodes and scores.
 
@@ -219,13 +234,13 @@ def run(
       sampler: how to sample.
       progress: called with clips done and in all after each batch.
       draw: called with the clip's number, the modality, and predicted and true arrays.
-      rows: where each clip's scores are kept, and taken up again; None keeps none.
+      rows: where each clip's scores are saved, and read by a second run; None saves none.
 
     Returns:
-      All metrics of the modalities that both the model and `METRICS` know.
+      All metrics of the modalities of the model that have one.
     """
     benchmark = _Clips(pipeline.config["data"], config)
-    wanted = [name for name in pipeline.modalities if name in METRICS]
+    wanted = [name for name in pipeline.modalities if modalities.get(name).metric]
     for name in wanted:
         if name not in benchmark.modalities:
             print(f"{name}: not every clip has its truth; left out", flush=True)
@@ -235,7 +250,7 @@ def run(
     pairs = LatentPairs(pipeline)
     heldout = _Heldout(pipeline, pairs, config.heldout) if config.heldout else None
     sums = [benchmark.checksums(i) if rows else {} for i in range(config.num_clips)]
-    earlier = {i: rows.read(i, sums[i]) if rows else None for i in range(config.num_clips)}
+    earlier = {i: rows.read(_name(i), sums[i]) if rows else None for i in range(config.num_clips)}
     done = {i: row for i, row in earlier.items() if row is not None}
     for batch in benchmark.batches([i for i in earlier if i not in done]):
         found = _score_batch(pipeline, config, sampler, batch, scorers, draw)
@@ -243,7 +258,7 @@ def run(
             heldout.measure(batch, found)
         for i, row in found.items():
             if rows:
-                rows.write(i, sums[i], row)
+                rows.write(_name(i), sums[i], row)
         done |= found
         progress(len(done), config.num_clips)
     faults = benchmark.faults
@@ -260,6 +275,10 @@ def run(
                 pipeline.velocity, pipeline.params, pairs, batches, config.gap
             )
     return dataclasses.replace(results, faults=faults)
+
+
+def _name(clip: int) -> str:
+    return f"{clip:04d}"
 
 
 def _score_batch(
@@ -316,7 +335,7 @@ def _results(
             print(f"{name}: nothing to score in {len(rows)} clips", flush=True)
             continue
         for target, scores in zip(numbers, systems, strict=True):
-            metric = METRICS[name]()
+            metric = modalities.get(name).metric()
             metric.rows = list(scores)
             target |= metric.compute()
     metrics, round_trip, trivial = numbers

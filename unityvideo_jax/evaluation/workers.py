@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import jax
 
+from unityvideo_jax import modalities
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.runtime import signals
 
@@ -24,7 +25,8 @@ def in_order(
     Args:
       make: builds the function, once a process; can be pickled, as can what the function returns.
       names: what it is called with.
-      processes: 1 calls it here; more call it in so many new processes, which run JAX on the CPU.
+      processes: 1 calls it here; more call it in so many new processes, which run JAX on the CPU
+        and know the modalities that this one knows.
 
     Raises:
       UserError: a process was killed; names what it was working on. Names that no process has
@@ -35,8 +37,9 @@ def in_order(
         return
     # One pool per process, since a pool whose process dies does not say at which of its tasks.
     context = multiprocessing.get_context("spawn")
+    own = [modalities.get(n) for n in modalities.names() if n not in modalities.BUILT_IN]
     pools = [
-        ProcessPoolExecutor(1, mp_context=context, initializer=_start, initargs=(make,))
+        ProcessPoolExecutor(1, mp_context=context, initializer=_start, initargs=(make, own))
         for _ in range(min(processes, len(names)))
     ]
     free: queue.SimpleQueue[Executor] = queue.SimpleQueue()
@@ -68,11 +71,13 @@ def in_order(
 _made: Callable[[], Callable[[str], Any]]
 
 
-def _start(make: Callable[[], Callable[[str], Any]]) -> None:
-    """Prepares a process: no accelerator, and no life beyond its parent's."""
+def _start(make: Callable[[], Callable[[str], Any]], own: Sequence[modalities.Modality]) -> None:
+    """Prepares a process: a user's own modalities, no accelerator, no life beyond its parent's."""
     global _made
     signals.leave_with_parent()
     jax.config.update("jax_platforms", "cpu")
+    for modality in own:
+        modalities.register(modality)
     # Made by the first call, whose error then reaches the parent.
     _made = functools.cache(make)
 

@@ -113,6 +113,12 @@ def atomic_path(path: pathlib.Path, *, shared: bool = False) -> Iterator[pathlib
         raise
 
 
+def write_bytes(path: pathlib.Path, content: bytes) -> None:
+    """Writes a file, whole or not at all, as `atomic_path` does."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(content)
+
+
 def is_part(path: pathlib.Path) -> bool:
     """Whether this is what a kill left: a temporary file or folder that was never renamed."""
     return path.name.startswith(".") and path.name.endswith(PART)

@@ -10,7 +10,7 @@ from unityvideo_jax.flow_matching import path
 from unityvideo_jax.flow_matching.config import ObjectiveConfig
 from unityvideo_jax.flow_matching.path import VelocityFn
 from unityvideo_jax.flow_matching.tasks import TASKS, Noising, draw_first_frames, draw_noising
-from unityvideo_jax.models.config import DEFAULT_MODALITIES
+from unityvideo_jax.modalities import BUILT_IN
 
 TIMESTEP_BANDS = 4
 
@@ -23,7 +23,7 @@ def flow_matching_loss(
     key: Key[Array, ""],
     config: ObjectiveConfig,
     *,
-    modalities: Sequence[str] = DEFAULT_MODALITIES,
+    modalities: Sequence[str] = BUILT_IN,
 ) -> tuple[Float[Array, ""], Metrics]:
     """Mean over samples of the mean squared velocity error on a sample's noised streams.
 

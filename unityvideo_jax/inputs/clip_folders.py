@@ -29,11 +29,15 @@ from unityvideo_jax.files.faults import list_ignored
 from unityvideo_jax.files.npz import read_npz
 from unityvideo_jax.inputs import pictures
 from unityvideo_jax.metrics.base import Arrays
-from unityvideo_jax.metrics.table import METRICS
+from unityvideo_jax.modalities import RGB
 
-RGB = "rgb"
 REESTIMATED = "reestimated"
 MAX_FPS = 1000
+
+
+def scored_streams() -> tuple[str, ...]:
+    """The modalities that have a metric, RGB last."""
+    return *modalities.metrics(), RGB
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -58,10 +62,10 @@ class Clip:
         `sample` also writes the streams that it was given; those are nobody's prediction.
         """
         request = self._json("sample.json").get("request", {})
-        wanted = request.get("wanted", (*METRICS, RGB)) if isinstance(request, dict) else None
+        wanted = request.get("wanted", scored_streams()) if isinstance(request, dict) else None
         if not isinstance(wanted, list | tuple):
             raise UserError(f"{self.path / 'sample.json'}: request.wanted is no list; restore it")
-        return tuple(s for s in (*METRICS, RGB) if s in wanted and self.source(s) is not None)
+        return tuple(s for s in scored_streams() if s in wanted and self.source(s) is not None)
 
     @property
     def estimators(self) -> dict[str, "Clip"]:
@@ -131,7 +135,7 @@ class Clip:
         """A modality's arrays, from numbers or decoded from its video.
 
         Args:
-          modality: of `METRICS`.
+          modality: one that has a metric.
           unit: of depth in numbers that no file states, as a flag says it; "" if none does.
 
         Returns:
@@ -173,7 +177,7 @@ class Clip:
     def _stored(modality: str, path: pathlib.Path, unit: str) -> Arrays:
         if path.suffix != ".npz":
             return pictures.read_arrays(modality, path, depth_unit=unit)
-        arrays = read_npz(path, METRICS[modality].keys)
+        arrays = read_npz(path, modalities.get(modality).metric.keys)
         pictures.scaled_depth(arrays, path, depth_unit=unit)
         return arrays
 

@@ -22,7 +22,7 @@ import numpy as np
 from unityvideo_jax import media
 from unityvideo_jax import modalities as registry
 from unityvideo_jax.errors import UserError, reason
-from unityvideo_jax.files import checksums, strict_json
+from unityvideo_jax.files import checksums, provenance, strict_json
 from unityvideo_jax.inputs import shards
 from unityvideo_jax.inputs.records import Records
 from unityvideo_jax.inputs.sources import Source
@@ -137,7 +137,7 @@ def write_series(
 def write_card(directory: str | os.PathLike, card: ClipCard) -> None:
     """Writes `clips.json`, which declares the dataset complete."""
     path = pathlib.Path(directory) / card.dataset / CARD_NAME
-    shards.write_json(path, checksums.sealed(dataclasses.asdict(card)))
+    provenance.write_json(path, checksums.sealed(dataclasses.asdict(card)))
 
 
 def find_card(directory: str | os.PathLike) -> ClipCard | None:

@@ -6,33 +6,11 @@ from collections.abc import Iterable, Mapping
 
 from unityvideo_jax import modalities as registry
 from unityvideo_jax.errors import UserError
+from unityvideo_jax.models.sizes import check_frames, check_pixels
 from unityvideo_jax.settings.sections import check_keys, check_values
 
-# Wan 2.1's VAE halves space three times and time twice; the model patches 2x2 latents.
-PATCH = 2
-SPATIAL_MULTIPLE = 8 * PATCH
-TEMPORAL_STRIDE = 4
 # What sampling and evaluation read in a run's folder, so that none may be left out.
 READ_LATER = ("num_frames", "height", "width", "fps", "vae", "text_encoder", "text_length")
-
-
-def check_frames(num_frames: int, name: str) -> None:
-    """Raises UserError unless the causal VAE can take this many frames (4n+1)."""
-    if num_frames < 1 or num_frames % TEMPORAL_STRIDE != 1:
-        lower = max(1, (num_frames - 1) // TEMPORAL_STRIDE * TEMPORAL_STRIDE + 1)
-        raise UserError(
-            f"{name}={num_frames}: the frame count must be 4n+1; "
-            f"use {lower} or {lower + TEMPORAL_STRIDE}"
-        )
-
-
-def check_size(size: int, name: str, multiple: int = SPATIAL_MULTIPLE) -> None:
-    """Raises UserError unless a height or width divides by VAE stride times patch size."""
-    if size < multiple or size % multiple:
-        lower = max(multiple, size // multiple * multiple)
-        raise UserError(
-            f"{name}={size}: must be divisible by {multiple}; use {lower} or {lower + multiple}"
-        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -74,7 +52,7 @@ class DataConfig:
     dir_weights: tuple[float | int, ...] = ()
     modality_weights: Mapping[str, float | int] = dataclasses.field(
         default_factory=lambda: {
-            name: registry.get(name).sampling_weight for name in registry.BUILT_IN if name != "rgb"
+            name: registry.get(name).sampling_weight for name in registry.BUILT_IN[1:]
         }
     )
     caption_dropout: float | int = 0.1
@@ -112,8 +90,8 @@ class DataConfig:
         check_weights(self.modality_weights, "modality_weights")
         registry.chosen_codec("depth", self.codecs, "config.data.depth_codec")
         check_frames(self.num_frames, "config.data.num_frames")
-        check_size(self.height, "config.data.height")
-        check_size(self.width, "config.data.width")
+        check_pixels(self.height, "config.data.height")
+        check_pixels(self.width, "config.data.width")
         for name in ("caption_dropout", "prompt_dropout", "registry_prompt_rate", "closeup"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"config.data.{name}={getattr(self, name)}: give 0 to 1")

@@ -16,7 +16,7 @@ from unityvideo_jax.inputs.config import as_data_config, stage_modality_weights
 from unityvideo_jax.inputs.encode import LatentEncoder, load_encoder
 from unityvideo_jax.inputs.mixing import Mixture
 from unityvideo_jax.inputs.pipeline import rows_per_process
-from unityvideo_jax.inputs.sources import asks_for_all, sample_worlds, text_of
+from unityvideo_jax.inputs.sources import asks_for_all, check_rendered, sample_worlds, text_of
 from unityvideo_jax.models.text.encoder import CutTexts, TextEncoder
 from unityvideo_jax.pretrained.text import load_text_encoder
 
@@ -103,6 +103,8 @@ class OnlineWorlds:
         # Asked about the first batch alone: its captions are of all kinds.
         self._warn_of_cut = CutTexts(self._texts, f"config.data.text_length={self._texts.length}")
         branches = tuple(name for name in modalities if name != "rgb")
+        for name in branches:
+            check_rendered(name, registry.chosen_codec(name, config.codecs))
         self._branch = np.asarray([branches.index(name) for name in self._names], np.int32)
         # Seeds decide what is in a scene, not how it is drawn: one compilation serves them all.
         self._encode = _compiled(

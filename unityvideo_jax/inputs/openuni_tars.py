@@ -23,11 +23,10 @@ from collections.abc import Container, Mapping, Sequence
 
 from unityvideo_jax import media
 from unityvideo_jax.errors import UserError
-from unityvideo_jax.files import disk, strict_json, text_files
+from unityvideo_jax.files import disk, provenance, strict_json, text_files
 from unityvideo_jax.files.faults import Fault, list_ignored, shown
 from unityvideo_jax.files.names import name_fault, safe_path
 from unityvideo_jax.files.paths import atomic_path
-from unityvideo_jax.inputs.shards import write_json
 
 FOLDERS = {
     "rgb": "rgb",
@@ -184,7 +183,7 @@ def unpack(
         )
     list_ignored(tar, hidden)
     record = {"state": state, "files": files, "faults": [vars(f) for f in faults]}
-    write_json(receipt, record)
+    provenance.write_json(receipt, record)
     return {key: folder / name for key, name in files.items()}, faults
 
 

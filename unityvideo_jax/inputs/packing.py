@@ -8,13 +8,14 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from unityvideo_jax import media
+from unityvideo_jax import media, modalities
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.files.faults import Fault, refuse, show, shown, write_faults
 from unityvideo_jax.files.names import name_fault, safe_path
 from unityvideo_jax.inputs import clip_shards, openuni_tars
 from unityvideo_jax.inputs.clip_shards import ClipCard, ClipFile
 from unityvideo_jax.inputs.openuni_tars import Described
+from unityvideo_jax.modalities import RGB
 
 UNPACKED = ".unpacked"
 SET_ASIDE = "set_aside.json"
@@ -39,7 +40,7 @@ class Clips:
                     "video or as .npz"
                 )
             info = {} if path.suffix == ".npz" else _shape(media.video_info(path))
-            rgb = modality == "rgb"
+            rgb = modality == RGB
             yield ClipFile(
                 key=key,
                 text=self.described[key].caption if rgb else self.prompts.get((key, modality), ""),
@@ -216,19 +217,16 @@ def pack_benchmark(
 
 def _streams(clip: Any) -> tuple[str, ...]:
     """The streams that a clip of a benchmark has, rgb first."""
-    from unityvideo_jax.metrics.table import METRICS
-
-    return tuple(s for s in ("rgb", *METRICS) if clip.source(s) is not None)
+    return tuple(s for s in (RGB, *modalities.metrics()) if clip.source(s) is not None)
 
 
 def _checked(clip: Any, streams: Sequence[str]) -> dict[str, Any]:
     """The record of a clip whose files all read; UserError otherwise."""
     from unityvideo_jax.files.npz import read_npz
-    from unityvideo_jax.metrics.table import METRICS
 
     if fault := name_fault(clip.name):
         raise UserError(f"its name {fault}; rename it")
-    if _streams(clip) != tuple(streams) or "rgb" not in streams:
+    if _streams(clip) != tuple(streams) or RGB not in streams:
         raise UserError(
             f"has {', '.join(_streams(clip)) or 'nothing'}, but most clips have "
             f"{', '.join(streams)}; every clip has the same streams, rgb among them"
@@ -236,7 +234,8 @@ def _checked(clip: Any, streams: Sequence[str]) -> dict[str, Any]:
     files = {stream: clip.source(stream) for stream in streams}
     for stream, path in files.items():
         if path.suffix == ".npz":
-            read_npz(path, METRICS[stream].keys if stream in METRICS else (stream,))
+            metric = modalities.get(stream).metric
+            read_npz(path, metric.keys if metric else (stream,))
     if reason := openuni_tars.mismatch(files):
         raise UserError(reason)
     return clip.record

@@ -14,10 +14,10 @@ from unityvideo_jax.files import provenance, strict_json
 from unityvideo_jax.files.faults import Fault, reason_of, refuse, show, write_faults
 from unityvideo_jax.files.paths import atomic_path
 from unityvideo_jax.inputs import shards, values
-from unityvideo_jax.inputs.config import PATCH, check_frames, check_size
 from unityvideo_jax.inputs.encode import LatentEncoder
 from unityvideo_jax.inputs.sources import ClipBatch, Source
 from unityvideo_jax.inputs.staging import Progress, Staging, difference
+from unityvideo_jax.models.sizes import PATCH, check_frames, check_pixels
 from unityvideo_jax.models.text.encoder import CutTexts, TextEncoder
 from unityvideo_jax.runtime import capacity
 
@@ -71,8 +71,8 @@ def prepare(
         allow_faults and after all other clips, clips that cannot be read.
     """
     check_frames(num_frames, "--num_frames")
-    check_size(height, "--height")
-    check_size(width, "--width")
+    check_pixels(height, "--height")
+    check_pixels(width, "--width")
     if chunk_size < 1 or batch_size < 1:
         raise UserError("--chunk_size and --batch_size must be at least 1")
     capacity.check_host(
@@ -81,8 +81,8 @@ def prepare(
         "encode fewer or smaller clips at once",
     )
     shape = encoder.latent_shape(num_frames, height, width)
-    check_size(height, "--height", PATCH * height // shape[1])
-    check_size(width, "--width", PATCH * width // shape[2])
+    check_pixels(height, "--height", PATCH * height // shape[1])
+    check_pixels(width, "--width", PATCH * width // shape[2])
     record = 2 * (math.prod(shape) + text_encoder.length * text_encoder.dim)
     capacity.check_host(
         min(chunk_size, len(source.keys)) * len(modalities) * record,

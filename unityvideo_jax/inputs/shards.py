@@ -9,7 +9,6 @@ import dataclasses
 import functools
 import importlib.util
 import io
-import json
 import os
 import pathlib
 import sys
@@ -27,7 +26,6 @@ from unityvideo_jax.errors import UserError, reason
 from unityvideo_jax.files import assets, checksums, provenance, strict_json
 from unityvideo_jax.files.names import safe_name
 from unityvideo_jax.files.npz import read_npy
-from unityvideo_jax.files.paths import atomic_path
 from unityvideo_jax.inputs import values
 from unityvideo_jax.inputs.records import Records
 
@@ -102,15 +100,11 @@ def series_path(directory: str | os.PathLike, modality: str) -> pathlib.Path:
     return root_of(directory) / modality / VERSION
 
 
-def write_json(path: pathlib.Path, content: Mapping[str, Any]) -> None:
-    """Writes indented JSON that appears only when it is whole."""
-    with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=2) + "\n")
-
-
 def write_card(directory: str | os.PathLike, card: Card) -> None:
     """Writes `dataset.json`, which declares the shards complete."""
-    write_json(root_of(directory) / CARD_NAME, checksums.sealed(dataclasses.asdict(card)))
+    provenance.write_json(
+        root_of(directory) / CARD_NAME, checksums.sealed(dataclasses.asdict(card))
+    )
 
 
 def read_card(directory: str | os.PathLike) -> Card:

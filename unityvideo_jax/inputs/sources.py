@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from unityvideo_jax import modalities as registry
+from unityvideo_jax.errors import UserError
 from unityvideo_jax.files.faults import Fault
 
 Video = Float[Array, "b t h w 3"] | Float[np.ndarray, "b t h w 3"]
@@ -124,6 +125,7 @@ class WorldsSource:
         videos, sides = {}, {}
         for name in modalities:
             codec = registry.chosen_codec(name, self.codecs)
+            check_rendered(name, codec)
             if name not in self._encoders:
                 self._encoders[name] = jax.jit(jax.vmap(codec.encode))
             wanted = {key: clips[key] for key in codec.keys}
@@ -133,6 +135,17 @@ class WorldsSource:
             for name in modalities
         }
         return ClipBatch(videos=videos, sides=sides, texts=texts)
+
+
+def check_rendered(name: str, codec: Any) -> None:
+    """Raises UserError unless worlds have the arrays that the codec of a modality draws."""
+    from unityvideo_jax import worlds
+
+    if missing := [key for key in codec.keys if key not in worlds.ARRAYS]:
+        raise UserError(
+            f"modality {name!r}: its codec draws {', '.join(missing)}, which rendered worlds lack; "
+            "prepare it from a folder of clips"
+        )
 
 
 def asks_for_all(seed: int, index: Int[np.ndarray, " n"], rate: float) -> Bool[np.ndarray, " n"]:

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 
 from unityvideo_jax.errors import UserError
-from unityvideo_jax.files import strict_json
+from unityvideo_jax.files import provenance, strict_json
 from unityvideo_jax.files.npz import read_npz
 from unityvideo_jax.files.paths import atomic_path, is_part
-from unityvideo_jax.inputs.shards import CARD_NAME, root_of, write_json
+from unityvideo_jax.inputs.shards import CARD_NAME, root_of
 
 FOLDER = ".staging"
 SETTINGS_NAME = "settings.json"
@@ -116,7 +116,7 @@ class Staging:
         """Records the settings and finds what is staged; call after `check`."""
         self._folder.mkdir(parents=True, exist_ok=True)
         if not (self._folder / SETTINGS_NAME).exists():
-            write_json(self._folder / SETTINGS_NAME, self._settings)
+            provenance.write_json(self._folder / SETTINGS_NAME, self._settings)
         for path in self._chunks():
             try:
                 found = read_npz(path, ["identity"], others=False, fix="its clips are done again")

@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Int8, Shaped
 
 from unityvideo_jax.errors import UserError
-from unityvideo_jax.files import strict_json
+from unityvideo_jax.files import provenance, strict_json
 from unityvideo_jax.files.paths import atomic_path
 
 TYPES = {
@@ -341,5 +341,4 @@ def write_index(folder: pathlib.Path, stem: str, shards: list[Shard], itemsize: 
         "metadata": {"total_size": size * itemsize},
         "weight_map": {name: shard.name for shard in shards for name in shard.shapes},
     }
-    with atomic_path(folder / f"{stem}{INDEX_SUFFIX}") as temporary:
-        temporary.write_text(json.dumps(index, indent=2) + "\n")
+    provenance.write_json(folder / f"{stem}{INDEX_SUFFIX}", index)

@@ -25,6 +25,7 @@ from unityvideo_jax.errors import UserError
 from unityvideo_jax.files import paths, strict_json
 from unityvideo_jax.interop import identify
 from unityvideo_jax.interop.tensors import TensorFiles
+from unityvideo_jax.models import build
 from unityvideo_jax.models.text.umt5 import UMT5, UMT5Config
 
 # What to do about a UMT5 that is not there.
@@ -105,8 +106,7 @@ def load_umt5(directory: str | os.PathLike, dtype: str | None = None) -> UMT5:
         embedding = names["embedding"]
         stored = tensors.kind(embedding) if embedding in tensors else None
         dtype = "float32" if stored == "F32" else "bfloat16"
-    # No initial weights are drawn: shapes come from an abstract module.
-    graph, state = nnx.split(nnx.eval_shape(lambda: UMT5(config, rngs=nnx.Rngs(0), dtype=dtype)))
+    graph, state = build.abstract(UMT5, config, dtype=dtype)
     flat = {".".join(map(str, path)): (path, leaf) for path, leaf in nnx.to_flat_state(state)}
     tensors.check(
         {names[ours]: _turned(ours, leaf.get_value().shape) for ours, (_, leaf) in flat.items()},

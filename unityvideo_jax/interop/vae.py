@@ -13,10 +13,10 @@ from flax import nnx
 from jaxtyping import Float
 
 from unityvideo_jax.errors import UserError
-from unityvideo_jax.files import checksums, strict_json
-from unityvideo_jax.files.paths import atomic_path
+from unityvideo_jax.files import checksums, paths, strict_json
 from unityvideo_jax.interop import identify
 from unityvideo_jax.interop.tensors import TensorFiles
+from unityvideo_jax.models import build
 from unityvideo_jax.models.vae.wan_vae import WAN_2_1, WAN_2_2, VAEConfig, WanVAE
 
 DIFFUSERS, ORIGINAL = "diffusers", "original"
@@ -129,8 +129,7 @@ def load_wan_vae(
     tensors = TensorFiles(source)
     names = DIFFUSERS if "quant_conv.weight" in tensors else ORIGINAL
     config = config or find_config(source)
-    # No initial weights are drawn: shapes come from an abstract module.
-    graph, state = nnx.split(nnx.eval_shape(lambda: WanVAE(config, rngs=nnx.Rngs(0), dtype=dtype)))
+    graph, state = build.abstract(WanVAE, config, dtype=dtype)
     leaves = {".".join(map(str, path)): (path, leaf) for path, leaf in nnx.to_flat_state(state)}
     theirs = {ours: tensor_name(ours, config, names) for ours in leaves}
     tensors.check(
@@ -189,7 +188,7 @@ def save_wan_vae(vae: WanVAE, directory: str | os.PathLike, *, names: str = DIFF
     }
     checksums.write_sums(directory, contents)
     for name, content in contents.items():
-        _replace(directory / name, content)
+        paths.write_bytes(directory / name, content)
 
 
 def find_config(source: str | os.PathLike) -> VAEConfig:
@@ -242,8 +241,3 @@ def _guess_config(tensors: TensorFiles) -> VAEConfig:
 def _blank(shape: tuple[int, ...]) -> Float[np.ndarray, "..."]:
     """An array of this shape that takes no memory."""
     return np.broadcast_to(np.float32(0), shape)
-
-
-def _replace(path: pathlib.Path, content: bytes) -> None:
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(content)

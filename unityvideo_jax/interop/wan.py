@@ -18,6 +18,7 @@ from flax import nnx
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.files import provenance
 from unityvideo_jax.interop import identify, shards, wan_keys
+from unityvideo_jax.models import build
 from unityvideo_jax.models.dit import DiT, DiTConfig
 
 Arrays = Mapping[str, Any]
@@ -161,7 +162,7 @@ def load_dit(path: str | os.PathLike, config: DiTConfig) -> DiT:
         for ours, weight in wan_keys.weights(config).items()
     }
     fill(arrays, checkpoint)
-    graph, state = nnx.split(nnx.eval_shape(lambda: DiT(config, rngs=nnx.Rngs(0))))
+    graph, state = build.abstract_transformer(config)
     loaded = {
         path: leaf.replace(jnp.asarray(arrays.pop(".".join(map(str, path)))))
         for path, leaf in nnx.to_flat_state(state)

@@ -20,7 +20,8 @@ from flax import nnx
 from jaxtyping import Float, Shaped
 
 from unityvideo_jax.errors import UserError
-from unityvideo_jax.models.dit import DiT, DiTConfig
+from unityvideo_jax.models import build
+from unityvideo_jax.models.dit import DiTConfig
 
 LAYOUTS = ("diffusers", "wan", "unityvideo")
 # A name that only checkpoints of this layout have.
@@ -109,7 +110,7 @@ class Weight:
 @functools.cache
 def weights(config: DiTConfig) -> Mapping[str, Weight]:
     """Our weights by dotted path; no array is made."""
-    state = nnx.state(nnx.eval_shape(lambda: DiT(config, rngs=nnx.Rngs(0))), nnx.Param)
+    state = build.abstract_transformer(config)[1]
     return types.MappingProxyType(
         {
             ".".join(map(str, path)): Weight(

@@ -2,17 +2,22 @@
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol, runtime_checkable
 
-from jaxtyping import Array, Float, Shaped
+from jaxtyping import Array, Float, Shaped, UInt8
 from numpy import asarray, ndarray
 
 from unityvideo_jax.errors import UserError
+from unityvideo_jax.metrics.base import Arrays, Metric
 from unityvideo_jax.metrics.depth_units import UNIT
 
 # A clip is a flat dict of unbatched arrays: ground truth, or what a decoder read from a video.
 Clip = Mapping[str, Shaped[Array, "..."] | Shaped[ndarray, "..."]]
+# Videos by what they show, such as "truth" and "prediction": the rows of a picture of a report.
+Rows = dict[str, UInt8[ndarray, "t h w 3"]]
+# The stream that every model has, first.
+RGB = "rgb"
 # A side record holds what the pixels cannot: a few numbers of fixed shape, such as depth bounds.
 Side = Mapping[str, Float[Array, "..."] | Float[ndarray, "..."]]
 
@@ -70,6 +75,12 @@ class Modality:
       codec: how its arrays become video and back.
       variants: the codecs that a dataset may choose from by name, `codec` among them; empty where
         there is only that one.
+      metric: scores predicted arrays; None for a modality that is not scored, as RGB, whose metrics
+        need no truth (`metrics.video`).
+      trivial: true arrays -> a prediction of these shapes that needs no model and that a useful
+        model must beat; given with `metric`.
+      compare: (prediction, truth, height) -> rows of a report's picture, each of at most about
+        `height` pixel rows; None draws both by `codec`.
     """
 
     name: str
@@ -78,6 +89,9 @@ class Modality:
     sampling_weight: float
     codec: Codec
     variants: Mapping[str, Codec] = dataclasses.field(default_factory=dict)
+    metric: type[Metric] | None = None
+    trivial: Callable[[Arrays], dict[str, ndarray]] | None = None
+    compare: Callable[[Arrays, Arrays, int], Rows] | None = None
 
     def codec_of(self, version: str | None, source: str) -> Codec:
         """The codec that reads what one of this version drew; None is the default's.
@@ -105,6 +119,13 @@ class Modality:
         if self.sampling_weight < 0:
             raise UserError(
                 f"modality {self.name!r}: sampling_weight {self.sampling_weight} is negative"
+            )
+        if (self.metric is None) != (self.trivial is None):
+            raise UserError(f"modality {self.name!r}: give metric and trivial together, or neither")
+        if self.metric is not None and self.metric.modality != self.name:
+            raise UserError(
+                f"modality {self.name!r}: its metric scores {self.metric.modality!r}; give the "
+                "metric this name as `modality`"
             )
 
 
@@ -178,3 +199,8 @@ def chosen_codec(name: str, choices: Mapping[str, str], where: str = "codec") ->
 def names() -> tuple[str, ...]:
     """The known modalities in the order of registration, the built-in six first."""
     return tuple(_REGISTRY)
+
+
+def metrics() -> dict[str, type[Metric]]:
+    """The metric of every modality that is scored, by name, in the order of `names`."""
+    return {name: m.metric for name, m in _REGISTRY.items() if m.metric is not None}

@@ -9,10 +9,13 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from unityvideo_jax.errors import UserError
-from unityvideo_jax.modalities import checks
-from unityvideo_jax.modalities.base import Clip, Modality, Side, register
+from unityvideo_jax.metrics.base import Arrays
+from unityvideo_jax.metrics.densepose import DensePoseMetric
+from unityvideo_jax.modalities import checks, drawing
+from unityvideo_jax.modalities.base import Clip, Modality, Rows, Side, register
 
 NUM_PARTS = 24
+TORSO_FRONT = 2
 # Parts (DensePose numbering) in four chains of six, from the end of a limb to the trunk: right leg,
 # left leg, right arm, left arm. Neighbours on the body are neighbours in their chain, so that the
 # blur between two of them rarely reads as a third.
@@ -107,12 +110,36 @@ class DensePoseCodec:
         return {"part": part, "uv": uv.astype(np.float32)}
 
 
+def trivial(truth: Arrays) -> dict[str, np.ndarray]:
+    """One body part, the front of a torso, that fills the frame."""
+    uv = np.full_like(truth["uv"], 0.5)
+    return {"part": np.full_like(truth["part"], TORSO_FRONT), "uv": uv}
+
+
+def compare(prediction: Arrays, truth: Arrays, height: int) -> Rows:
+    """Both, and where their parts differ."""
+    step = drawing.stride(np.shape(truth["part"])[1], height)
+    parts = [drawing.every(a["part"], step).astype(np.int64) for a in (prediction, truth)]
+    uvs = [np.clip(drawing.every(a["uv"], step), 0.0, 1.0) for a in (prediction, truth)]
+    pairs = zip(parts, uvs, strict=True)
+    predicted, true = [drawing.draw(_CODEC, {"part": p, "uv": u}) for p, u in pairs]
+    return {
+        "truth": true,
+        "prediction": predicted,
+        drawing.LABEL_ERRORS: drawing.label_errors(*parts),
+    }
+
+
+_CODEC = DensePoseCodec()
 DENSEPOSE = register(
     Modality(
         name="densepose",
         prompt="dense pose: body part and surface coordinates of every person, on black",
         pixel_aligned=True,
         sampling_weight=1 / 7,
-        codec=DensePoseCodec(),
+        codec=_CODEC,
+        metric=DensePoseMetric,
+        trivial=trivial,
+        compare=compare,
     )
 )

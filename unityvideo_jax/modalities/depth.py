@@ -10,9 +10,11 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from unityvideo_jax.errors import UserError
+from unityvideo_jax.metrics import depth as scoring
+from unityvideo_jax.metrics.base import Arrays
 from unityvideo_jax.metrics.depth_units import unit_of
-from unityvideo_jax.modalities import checks
-from unityvideo_jax.modalities.base import Clip, Modality, Side, register
+from unityvideo_jax.modalities import checks, drawing
+from unityvideo_jax.modalities.base import Clip, Modality, Rows, Side, register
 from unityvideo_jax.units import RELATIVE
 
 # Share of the grey range between the sky (black) and the farthest surface, so that a VAE's error
@@ -26,6 +28,8 @@ DEFAULT_BOUNDS = (1.0 / 50.0, 1.0)
 STRAYS, MARGIN = 1000, 1 / 4
 # Nearest and farthest depth in metres that the metric codec distinguishes.
 METRIC_RANGE = (0.1, 100.0)
+# Relative error of the brightest colour of an error map.
+WORST_ABS_REL = 0.5
 
 Video = Float[Array, "t h w 3"] | Float[np.ndarray, "t h w 3"]
 
@@ -196,6 +200,28 @@ class MetricDepthCodec:
         return {"depth": np.where(sky, np.inf, (low / high) ** share / low).astype(np.float32)}
 
 
+def trivial(truth: Arrays) -> dict[str, np.ndarray]:
+    """Constant depth."""
+    return {"depth": np.ones_like(truth["depth"])}
+
+
+def compare(prediction: Arrays, truth: Arrays, height: int) -> Rows:
+    """Both after the headline's alignment, and the relative error."""
+    whole = scoring.in_protocol_units(truth)
+    step = drawing.stride(whole.shape[1], height)
+    predicted, true = drawing.every(prediction["depth"], step), drawing.every(whole, step)
+    if any(scoring.valid_pixels(frame).any() for frame in true):
+        aligned = scoring.aligner(predicted, true, scoring.ALIGNMENTS[0])
+        predicted = np.stack([aligned(t) for t in range(len(true))])
+    pairs = zip(predicted, true, strict=True)
+    error = np.stack([np.abs(scoring.relative_error(p, t)) for p, t in pairs])
+    return {
+        "truth": drawing.draw(_RELATIVE, {"depth": true}),
+        "prediction, aligned": drawing.draw(_RELATIVE, {"depth": predicted.astype(np.float32)}),
+        f"relative error, 0 to {WORST_ABS_REL:g}": drawing.heat(error, WORST_ABS_REL),
+    }
+
+
 _RELATIVE = DepthCodec()
 DEPTH = register(
     Modality(
@@ -205,5 +231,8 @@ DEPTH = register(
         sampling_weight=1 / 7,
         codec=_RELATIVE,
         variants={"relative": _RELATIVE, "metric": MetricDepthCodec()},
+        metric=scoring.DepthMetric,
+        trivial=trivial,
+        compare=compare,
     )
 )

@@ -9,13 +9,17 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from unityvideo_jax.modalities import checks
-from unityvideo_jax.modalities.base import Clip, Modality, Side, register
+from unityvideo_jax.metrics import flow as scoring
+from unityvideo_jax.metrics.base import Arrays
+from unityvideo_jax.modalities import checks, drawing
+from unityvideo_jax.modalities.base import Clip, Modality, Rows, Side, register
 
 # The fastest motion that is encoded, as a share of the frame diagonal per frame.
 LIMIT = 0.2
 # Companding: speed s in [0, 1] becomes log(1 + MU s) / log(1 + MU).
 MU = 31.0
+# End-point error of the brightest colour of an error map.
+WORST_PIXELS = 5.0
 # Three unit vectors 120 degrees apart, one a channel. They sum to zero and are a tight frame.
 AXES = np.asarray(
     [[math.cos(a), math.sin(a)] for a in (0.0, 2 * math.pi / 3, 4 * math.pi / 3)], np.float32
@@ -77,6 +81,25 @@ class FlowCodec:
         return {"flow": flow.astype(np.float32)}
 
 
+def trivial(truth: Arrays) -> dict[str, np.ndarray]:
+    """Rest."""
+    return {"flow": np.zeros_like(truth["flow"])}
+
+
+def compare(prediction: Arrays, truth: Arrays, height: int) -> Rows:
+    """Both and the end-point error; colours are motion as a share of the frame that is drawn."""
+    step = drawing.stride(np.shape(truth["flow"])[1], height)
+    predicted, true = (drawing.every(a["flow"], step) for a in (prediction, truth))
+    return {
+        "truth": drawing.draw(_CODEC, {"flow": true / step}),
+        "prediction": drawing.draw(_CODEC, {"flow": predicted / step}),
+        f"error, 0 to {WORST_PIXELS:g} px": drawing.heat(
+            scoring.end_point_error(predicted, true), WORST_PIXELS
+        ),
+    }
+
+
+_CODEC = FlowCodec()
 FLOW = register(
     Modality(
         name="flow",
@@ -84,6 +107,9 @@ FLOW = register(
         "saturation is speed, grey is rest",
         pixel_aligned=True,
         sampling_weight=1 / 7,
-        codec=FlowCodec(),
+        codec=_CODEC,
+        metric=scoring.FlowMetric,
+        trivial=trivial,
+        compare=compare,
     )
 )

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from unityvideo_jax.modalities import checks
-from unityvideo_jax.modalities.base import Clip, Modality, Side, register
+from unityvideo_jax.modalities.base import RGB, Clip, Modality, Side, register
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,9 +38,9 @@ class RGBCodec:
         return {"rgb": np.clip((np.asarray(video, np.float32) + 1.0) / 2.0, 0.0, 1.0)}
 
 
-RGB = register(
+register(
     Modality(
-        name="rgb",
+        name=RGB,
         prompt="a natural color video",
         pixel_aligned=True,
         sampling_weight=1.0,

@@ -1,19 +1,23 @@
 """Segmentation: instance masks as flat colours."""
 
 import dataclasses
+import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.ndimage
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
+from unityvideo_jax import media
 from unityvideo_jax.errors import UserError
-from unityvideo_jax.modalities import checks
-from unityvideo_jax.modalities.base import Clip, Modality, Side, register
+from unityvideo_jax.metrics import segmentation as scoring
+from unityvideo_jax.metrics.base import Arrays
+from unityvideo_jax.modalities import checks, drawing
+from unityvideo_jax.modalities.base import Clip, Modality, Rows, Side, register
 from unityvideo_jax.modalities.palette import instance_palette, nearest_colour
 
 CAPACITY = len(instance_palette()) - 1
@@ -162,6 +166,47 @@ def _solid_colours(
     return solid
 
 
+def trivial(truth: Arrays) -> dict[str, np.ndarray]:
+    """One instance that fills the frame."""
+    return {"segments": np.ones_like(truth["segments"])}
+
+
+def match_labels(
+    prediction: Shaped[np.ndarray, "t h w"],
+    truth: Shaped[np.ndarray, "t h w"],
+) -> tuple[Int[np.ndarray, "t h w"], Int[np.ndarray, "t h w"]]:
+    """Both renumbered so that matched instances share a number that the palette has."""
+    partner = scoring.match(*scoring.overlaps(prediction, truth))
+    predicted_ids, true_ids = (scoring.identities(a) for a in (prediction, truth))
+    known, found = np.count_nonzero(true_ids), np.count_nonzero(predicted_ids)
+    number = {m: n for n, m in partner.items()}
+    free = itertools.count(int(known))
+    numbers = [number[m] if m in number else next(free) for m in range(found)]
+
+    def renumbered(labels: np.ndarray, ids: np.ndarray, numbers: Sequence[int]) -> np.ndarray:
+        colours = np.zeros(len(ids), np.int64)
+        colours[ids != 0] = np.asarray(numbers, np.int64) % CAPACITY + 1
+        return colours[np.searchsorted(ids, labels)]
+
+    return renumbered(prediction, predicted_ids, numbers), renumbered(truth, true_ids, range(known))
+
+
+def compare(prediction: Arrays, truth: Arrays, height: int) -> Rows:
+    """Both with matched instances in one colour, and where they differ.
+
+    Not drawn by the codec, which orders the instances of each picture by themselves.
+    """
+    step = drawing.stride(np.shape(truth["segments"])[1], height)
+    thin = (drawing.every(a["segments"], step) for a in (prediction, truth))
+    predicted, true = match_labels(*thin)
+    palette = instance_palette()
+    return {
+        "truth": media.to_uint8(palette[true]),
+        "prediction": media.to_uint8(palette[predicted]),
+        drawing.LABEL_ERRORS: drawing.label_errors(predicted, true),
+    }
+
+
 SEGMENTATION = register(
     Modality(
         name="segmentation",
@@ -169,5 +214,8 @@ SEGMENTATION = register(
         pixel_aligned=False,
         sampling_weight=2 / 7,
         codec=SegmentationCodec(),
+        metric=scoring.SegmentationMetric,
+        trivial=trivial,
+        compare=compare,
     )
 )

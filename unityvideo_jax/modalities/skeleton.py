@@ -9,7 +9,9 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from unityvideo_jax.errors import UserError
-from unityvideo_jax.modalities import checks
+from unityvideo_jax.metrics.base import Arrays
+from unityvideo_jax.metrics.skeleton import SkeletonMetric
+from unityvideo_jax.modalities import checks, skeleton_picture
 from unityvideo_jax.modalities.base import Clip, Modality, Side, register
 from unityvideo_jax.modalities.skeleton_drawing import NUM_JOINTS, draw_codec, draw_openpose
 from unityvideo_jax.modalities.skeleton_reading import read_people
@@ -120,6 +122,11 @@ class SkeletonCodec:
         return {"keypoints": keypoints, "visibility": visibility}
 
 
+def trivial(truth: Arrays) -> dict[str, np.ndarray]:
+    """Nobody."""
+    return {key: truth[key][:, :0] for key in ("keypoints", "visibility")}
+
+
 SKELETON = register(
     Modality(
         name="skeleton",
@@ -127,5 +134,8 @@ SKELETON = register(
         pixel_aligned=False,
         sampling_weight=2 / 7,
         codec=SkeletonCodec(),
+        metric=SkeletonMetric,
+        trivial=trivial,
+        compare=skeleton_picture.compare,
     )
 )

@@ -3,10 +3,10 @@
 import dataclasses
 from collections.abc import Sequence
 
+from unityvideo_jax import modalities as registry
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.kernels import flash
 
-DEFAULT_MODALITIES = ("rgb", "depth", "flow", "segmentation", "skeleton", "densepose")
 SWITCHERS = ("adaln", "additive", "none")
 HEADS = ("per_modality", "shared")
 REMAT_POLICIES = ("none", "matmuls", "attention_ffn", "attention", "full")
@@ -66,7 +66,7 @@ class DiTConfig:
     text_dim: int = 256
     text_len: int = 104
     eps: float | int = 1e-6
-    modalities: Sequence[str] = DEFAULT_MODALITIES
+    modalities: Sequence[str] = registry.BUILT_IN
     switcher: str = "adaln"
     in_context: bool = True
     heads: str = "per_modality"
@@ -134,16 +134,13 @@ class DiTConfig:
             raise UserError(f"model.{name}={value!r} is unknown: choose one of {list(choices)}.")
 
     def _check_modalities(self) -> None:
-        if not self.modalities or self.modalities[0] != "rgb":
+        if not self.modalities or self.modalities[0] != registry.RGB:
             raise UserError(
                 f"model.modalities={self.modalities} must start with 'rgb': modality id 0 is RGB."
             )
         if len(set(self.modalities)) != len(self.modalities):
             raise UserError(f"model.modalities={self.modalities} names a modality twice.")
-        # Imported here so that the network itself does not need the codecs.
-        from unityvideo_jax import modalities
-
-        known = modalities.names()
+        known = registry.names()
         unknown = [name for name in self.modalities if name not in known]
         if unknown:
             raise UserError(

@@ -20,7 +20,7 @@ from unityvideo_jax.errors import UserError
 from unityvideo_jax.kernels.pointwise import gated_sum, gelu, input_and_norm, sum_and_norm
 from unityvideo_jax.kernels.rope import RopeTable, rope_table
 from unityvideo_jax.models.attention import Attention
-from unityvideo_jax.models.config import DEFAULT_MODALITIES, DiTConfig, model_flops
+from unityvideo_jax.models.config import DiTConfig, model_flops
 from unityvideo_jax.models.layers import (
     MLP,
     LayerNorm,
@@ -43,7 +43,7 @@ from unityvideo_jax.models.switcher import (
 )
 from unityvideo_jax.parallel import rules
 
-__all__ = ["DEFAULT_MODALITIES", "Block", "DiT", "DiTConfig", "model_flops"]
+__all__ = ["Block", "DiT", "DiTConfig", "model_flops"]
 
 FLOAT32 = jnp.dtype("float32")
 

@@ -13,8 +13,8 @@ from collections.abc import Mapping
 
 from flax import nnx
 
+from unityvideo_jax.models import build
 from unityvideo_jax.models.config import DiTConfig, model_flops
-from unityvideo_jax.models.dit import DiT
 from unityvideo_jax.parallel.chips import Chip
 from unityvideo_jax.parallel.mesh import AXES
 from unityvideo_jax.parallel.rules import AxisRules
@@ -225,7 +225,7 @@ def estimate_sampling(
 @functools.lru_cache(maxsize=8)
 def _shapes(model: DiTConfig) -> dict[tuple[bool, tuple[str, ...]], int]:
     """Numbers of weights by (whether kernels of the blocks, mesh axes that split them)."""
-    state = nnx.state(nnx.eval_shape(lambda: DiT(model, rngs=nnx.Rngs(0))))
+    _, state = build.abstract_transformer(model)
     counts, rules = collections.Counter(), AxisRules()
     for path, weight in nnx.to_flat_state(state):
         axes = tuple(axis for axis in rules.spec(weight.get_metadata("logical_axes")) if axis)

@@ -20,8 +20,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.flow_matching import ObjectiveConfig
+from unityvideo_jax.models import build
 from unityvideo_jax.models.config import DiTConfig, model_flops
-from unityvideo_jax.models.dit import DiT
 from unityvideo_jax.models.vae.wan_vae import WAN_2_1, WAN_2_2
 from unityvideo_jax.parallel.chips import Chip, chip_of
 from unityvideo_jax.parallel.mesh import MeshConfig, make_mesh
@@ -276,7 +276,7 @@ def plan_sampling(
         return jax.ShapeDtypeStruct(shape, dtype, sharding=where)
 
     with jax.set_mesh(mesh):
-        graphdef, params = nnx.split(nnx.eval_shape(lambda: DiT(model, rngs=nnx.Rngs(0))))
+        graphdef, params = build.abstract_transformer(model)
         params = jax.tree.map(lambda x: abstract(x.shape, x.dtype, everywhere), params)
         latents = abstract((samples, STREAMS, *latent_shape(config)), jnp.float32)
         text = abstract(

@@ -20,9 +20,9 @@ from flax import nnx
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.files import checksums, paths, strict_json
 from unityvideo_jax.files.assets import ASSETS
-from unityvideo_jax.files.paths import atomic_path
 from unityvideo_jax.interop import identify
 from unityvideo_jax.interop.tensors import TensorFiles
+from unityvideo_jax.models import build
 from unityvideo_jax.models.vae.wan_vae import VAEConfig, WanVAE
 
 WEIGHTS_FILE = "model.safetensors"
@@ -81,13 +81,8 @@ def save_vae(
     }
     files[checksums.SUMS] = checksums.write_sums(directory, contents)
     for name, content in contents.items():
-        _replace(files[name], content)
+        paths.write_bytes(files[name], content)
     return files
-
-
-def _replace(path: pathlib.Path, content: bytes) -> None:
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(content)
 
 
 def load_vae(directory: str | os.PathLike | None = None, *, dtype: str = "float32") -> WanVAE:
@@ -110,9 +105,7 @@ def load_vae(directory: str | os.PathLike | None = None, *, dtype: str = "float3
     if not (source / WEIGHTS_FILE).exists():
         raise UserError(f"{source / WEIGHTS_FILE}: the autoencoder's weights are missing; {FIX}.")
     tensors = TensorFiles(source / WEIGHTS_FILE)
-    # No initial weights are drawn: shapes come from an abstract module.
-    vae = nnx.eval_shape(lambda: WanVAE(config, rngs=nnx.Rngs(0), dtype=dtype))
-    graph, state = nnx.split(vae)
+    graph, state = build.abstract(WanVAE, config, dtype=dtype)
     tensors.check({name: leaf.shape for name, leaf in flatten(state).items()}, identify.VAE)
     loaded = {
         path: leaf.replace(jnp.asarray(tensors[".".join(map(str, path))], jnp.float32))

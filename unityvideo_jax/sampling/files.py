@@ -18,9 +18,11 @@ from unityvideo_jax.files.npz import read_npz
 from unityvideo_jax.inputs import pictures
 from unityvideo_jax.inputs.crop import Crop, resize
 from unityvideo_jax.metrics.depth_units import unit_of
+from unityvideo_jax.modalities import RGB
 from unityvideo_jax.modalities.base import Codec, Side
 from unityvideo_jax.modalities.checks import check_clip
-from unityvideo_jax.sampling.streams import RGB, TOKEN_PIXELS, check_size
+from unityvideo_jax.models.sizes import TOKEN_PIXELS
+from unityvideo_jax.sampling.streams import check_size
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, Shaped
 from unityvideo_jax import modalities
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.files import provenance
+from unityvideo_jax.modalities import RGB
 from unityvideo_jax.models.dit import DiT
 from unityvideo_jax.models.text.encoder import CutTexts, TextEncoder
 from unityvideo_jax.models.vae.wan_vae import STREAMED_PIXELS, WanVAE
@@ -26,7 +27,7 @@ from unityvideo_jax.sampling.devices import Devices
 from unityvideo_jax.sampling.fit import check_sampling
 from unityvideo_jax.sampling.generate import SamplerConfig, jit_generate
 from unityvideo_jax.sampling.samples import Samples
-from unityvideo_jax.sampling.streams import RGB, check_size, stream_order
+from unityvideo_jax.sampling.streams import check_size, stream_order
 
 
 class Pipeline:

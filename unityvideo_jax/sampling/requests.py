@@ -11,8 +11,8 @@ from typing import Any
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.files import paths, text_files
 from unityvideo_jax.files.names import safe_name
+from unityvideo_jax.modalities import RGB
 from unityvideo_jax.runtime import seeds
-from unityvideo_jax.sampling.streams import RGB
 
 MODES = ("joint", "control", "estimation")
 KEYS = (

@@ -15,8 +15,8 @@ from unityvideo_jax.errors import UserError
 from unityvideo_jax.files import provenance
 from unityvideo_jax.files.paths import atomic_path
 from unityvideo_jax.metrics.depth_units import UNIT
+from unityvideo_jax.modalities import RGB
 from unityvideo_jax.modalities.base import Codec, Side
-from unityvideo_jax.sampling.streams import RGB
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

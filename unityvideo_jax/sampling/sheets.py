@@ -10,9 +10,9 @@ from jaxtyping import Array, Float, Shaped
 
 from unityvideo_jax import media
 from unityvideo_jax.flow_matching.path import VelocityFn
+from unityvideo_jax.modalities import RGB
 from unityvideo_jax.models.vae.wan_vae import WanVAE
 from unityvideo_jax.sampling.generate import SamplerConfig, generate
-from unityvideo_jax.sampling.streams import RGB
 
 # Which of (RGB, modality) each task samples.
 TASKS = {"control": (True, False), "estimation": (False, True), "joint": (True, True)}

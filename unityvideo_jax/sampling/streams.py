@@ -3,17 +3,11 @@
 from collections.abc import Sequence
 
 from unityvideo_jax.errors import UserError
+from unityvideo_jax.models.sizes import TOKEN_PIXELS, check_frames, check_pixels
 from unityvideo_jax.runtime import capacity
-
-# Of Wan's autoencoders in time: the first frame alone, then groups of four.
-TIME_STRIDE = 4
-# Pixels of a token of Wan 2.1: 8 of its autoencoder, times 2 of a patch. Wan 2.2 has 32.
-TOKEN_PIXELS = 16
 
 # A pixel of a video in [-1, 1]: three numbers in float32.
 PIXEL_BYTES = 12
-
-RGB = "rgb"
 
 
 def check_size(
@@ -25,18 +19,9 @@ def check_size(
       num_frames, height, width: of the video.
       multiple: height and width of a token in pixels.
     """
-    if num_frames < 1 or num_frames % TIME_STRIDE != 1:
-        below = max(num_frames - 1, 0) // TIME_STRIDE * TIME_STRIDE + 1
-        raise UserError(
-            f"num_frames={num_frames}: the VAE takes 4n+1 frames; use {below} or {below + 4}"
-        )
+    check_frames(num_frames, "num_frames")
     for name, size, pixels in zip(("height", "width"), (height, width), multiple, strict=True):
-        if size < pixels or size % pixels:
-            below = max(size // pixels, 1) * pixels
-            raise UserError(
-                f"{name}={size}: must be a multiple of {pixels} pixels; "
-                f"use {below} or {below + pixels}"
-            )
+        check_pixels(size, name, pixels)
     capacity.check_host(
         num_frames * height * width * PIXEL_BYTES,
         f"num_frames={num_frames}, height={height}, width={width}",

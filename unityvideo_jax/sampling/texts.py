@@ -7,8 +7,8 @@ from jaxtyping import Float
 
 from unityvideo_jax import modalities
 from unityvideo_jax.errors import UserError
+from unityvideo_jax.modalities import RGB
 from unityvideo_jax.models.text.encoder import TextEncoder
-from unityvideo_jax.sampling.streams import RGB
 
 
 def texts_of(

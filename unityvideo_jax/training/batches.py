@@ -3,9 +3,12 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import chex
 import numpy as np
 from jaxtyping import Float, Int
 
+from unityvideo_jax.errors import UserError
+from unityvideo_jax.models.config import DiTConfig
 from unityvideo_jax.training.curriculum import Stage, stage_at
 
 # Builds a stage's batches: an iterator with get_state() and set_state(), and describe() if its
@@ -49,6 +52,32 @@ class Inputs:
           index: as its batch says.
         """
         return getattr(self._iterator, "describe", "record {}".format)(index)
+
+
+def check_batch(batch: Mapping[str, Any], model: DiTConfig) -> None:
+    """Checks the shapes and kinds of a batch, before a step is compiled for it.
+
+    Numbers that are not finite are found by the step, which names their records.
+
+    Args:
+      batch: latents [B, S, t, h, w, C], modality [B, S] and context [B, S, L, D].
+      model: what it goes to.
+
+    Raises:
+      UserError: the model does not take it.
+    """
+    latents, modality, context = (batch[key] for key in ("latents", "modality", "context"))
+    rows, streams = np.shape(latents)[:2]
+    try:
+        chex.assert_shape(latents, (rows, streams, None, None, None, model.in_channels))
+        chex.assert_shape(modality, (rows, streams))
+        chex.assert_shape(context, (rows, streams, None, model.text_dim))
+        chex.assert_type([latents, modality, context], [float, int, float])
+    except AssertionError as error:
+        raise UserError(
+            f"the batches of config.data do not fit config.model: {error}; use the data that was "
+            "prepared for this model, or give the model its in_channels and text_dim"
+        ) from error
 
 
 def not_finite(

@@ -24,7 +24,7 @@ from unityvideo_jax.parallel.rules import AxisRules, num_parts, put_batch
 from unityvideo_jax.runtime import seeds, signals
 from unityvideo_jax.settings.sections import section
 from unityvideo_jax.training import state as state_lib
-from unityvideo_jax.training.batches import BuildIterator, Inputs, not_finite
+from unityvideo_jax.training.batches import BuildIterator, Inputs, check_batch, not_finite
 from unityvideo_jax.training.checkpoints import Checkpointer, last_whole, start_from
 from unityvideo_jax.training.config import TrainConfig
 from unityvideo_jax.training.curriculum import stages
@@ -195,6 +195,7 @@ def _train(
     ):
         if start < run.steps:
             following = read()
+            check_batch(following[0], model)
             latents = following[0]["latents"]
             log("compiling the step")
             first = put(following[0])

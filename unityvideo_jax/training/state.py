@@ -9,7 +9,8 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from unityvideo_jax.models.dit import DiT, DiTConfig
+from unityvideo_jax.models import build
+from unityvideo_jax.models.dit import DiTConfig
 from unityvideo_jax.parallel.rules import AxisRules, like_parameters, shardings
 
 
@@ -38,7 +39,7 @@ def plan(
     keep_ema: bool,
 ) -> tuple[nnx.GraphDef, TrainState, TrainState]:
     """A model's graph definition, and the shapes and shardings of its state; computes nothing."""
-    graphdef, params = nnx.split(nnx.eval_shape(lambda: DiT(config, rngs=nnx.Rngs(0))))
+    graphdef, params = build.abstract_transformer(config)
     opt_state = jax.eval_shape(optimizer.init, params)
     layout = shardings(params, rules, mesh)
     shapes = TrainState(
@@ -69,7 +70,7 @@ def create(
     graphdef, _, layouts = plan(config, optimizer, mesh, rules, keep_ema=keep_ema)
 
     def init() -> TrainState:
-        params = nnx.split(DiT(config, rngs=nnx.Rngs(seed)))[1]
+        params = build.new_transformer(config, seed)[1]
         return TrainState(
             step=jnp.zeros((), jnp.int32),
             params=params,

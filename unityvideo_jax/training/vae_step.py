@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import optax
@@ -18,11 +19,10 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, Shaped
 
 from unityvideo_jax import modalities as registry
 from unityvideo_jax.errors import UserError
+from unityvideo_jax.metrics.psnr import psnr
 from unityvideo_jax.models.vae.wan_vae import WanVAE
 from unityvideo_jax.training.optimizer import check_ranges
 
-# The range of a value in [-1, 1], to which PSNR is relative.
-PEAK = 2.0
 # A pixel this far from the modality's background counts as foreground.
 FOREGROUND = 0.05
 # Foreground rarer than this share is not weighted up further.
@@ -201,11 +201,6 @@ def vae_loss(
     return loss, {"loss": loss, "kl": kl, "psnr": psnr(mse).mean(axis=0)}
 
 
-def psnr(mse: Float[Array, "*n"]) -> Float[Array, "*n"]:
-    """Peak signal-to-noise ratio in dB of videos in [-1, 1] from their mean squared error."""
-    return 10.0 * jnp.log10(PEAK**2 / jnp.maximum(mse, 1e-10))
-
-
 def init_state(vae: WanVAE, config: VAEOptimizerConfig) -> tuple[nnx.GraphDef[WanVAE], VAEState]:
     """The module's graph and the first state; the moving average starts at the weights."""
     graph, params = nnx.split(vae)
@@ -230,14 +225,19 @@ def make_step(
 ) -> Step:
     """The compiled step `(state, video, key, learning_rate) -> (state, metrics)`.
 
-    The state is donated; the key is folded with the step number inside.
+    The state is donated; the key is folded with the step number inside. A second set of shapes
+    would compile it again, for minutes: AssertionError.
     """
     transform = transformation(optimizer_config)
 
     def loss_fn(params, video, key):
         return vae_loss(nnx.merge(graph, params), video, key, names, loss_config)
 
+    # chex counts by where a function is defined, over the whole process: this is another one.
+    chex.clear_trace_counter()
+
     @functools.partial(jax.jit, donate_argnums=0)
+    @chex.assert_max_traces(n=1)
     def step(state, video, key, learning_rate):
         key = jax.random.fold_in(key, state.step)
         gradients, metrics = jax.grad(loss_fn, has_aux=True)(state.params, video, key)

@@ -26,6 +26,13 @@ _RAYS_ACCELERATOR = 1 << 23
 _RAYS_OF_CLIP = 1 << 23
 
 
+# What a rendered clip holds.
+ARRAYS = (
+    "rgb", "depth", "normals", "flow", "occluded", "instances", "segments", "keypoints",
+    "visibility", "part", "uv",
+)  # fmt: skip
+
+
 def _pixels(height: int, width: int, supersample: int) -> Float[Array, "r 2"]:
     """(x, y) of rays, row by row: pixel centres, or `supersample`^2 rays on a grid per pixel."""
     y, x = jnp.meshgrid(
@@ -79,12 +86,16 @@ def _trace(config: WorldConfig, stage: Stage, scenes: Scene) -> dict[str, Array]
     body = named["part"] > 0
     uv = jnp.stack([named["u"], truth.along_limb(solids.half, hit)], axis=-1)
 
+    axes = [truth.over_rays(views.axes[:, :, i]) for i in range(3)]
+    normals = jnp.stack([hit.normal.dot(axis) for axis in axes], axis=-1)
+
     def image(x: Array) -> Array:
         return x.reshape(*x.shape[:2], height, width, *x.shape[3:])
 
     return {
         "rgb": image(rgb[:, :, :count]) if config.supersample == 1 else rgb,
         "depth": image(jnp.where(which == SKY, jnp.inf, distance)),
+        "normals": image(jnp.where((which == SKY)[..., None], 0.0, normals)),
         "flow": image(flow),
         "occluded": image(occluded),
         "instances": image(named["instances"]),
@@ -154,8 +165,10 @@ def render(config: WorldConfig, scenes: Scene) -> dict[str, Array]:
 
     Returns:
       rgb f32[B,T,H,W,3] in [0,1]; depth f32[B,T,H,W], metres along the camera's z axis, +inf for
-      sky; flow f32[B,T,H,W,2], pixels to the next frame (of frame T-1 to a frame T that is not
-      shown); occluded bool[B,T,H,W], whether the target of flow is hidden or out of the frame;
+      sky; normals f32[B,T,H,W,3], of unit length, towards the camera, in its axes (x right, y down,
+      z forward), zero for sky; flow f32[B,T,H,W,2], pixels to the next frame (of frame T-1 to a
+      frame T that is not shown); occluded bool[B,T,H,W], whether the target of flow is hidden or
+      out of the frame;
       instances i32[B,T,H,W], 0 background; segments i32[B,T,H,W], those that the prompt asks for,
       numbered from 1; keypoints f32[B,T,P,17,2] in pixels, centres at integers + 0.5; visibility
       i32[B,T,P,17], 0 absent, 1 occluded, 2 visible; part i32[B,T,H,W], DensePose parts 1..24;

@@ -10,14 +10,14 @@ from typing import Any, TypeVar
 import numpy as np
 from jaxtyping import Int
 
-from unityvideo_jax import media
+from unityvideo_jax import media, modalities
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.evaluation.benchmarks.frozen import verifier
 from unityvideo_jax.files.faults import reason_of, shown
-from unityvideo_jax.inputs.clip_folders import RGB, Clip, clips_of
+from unityvideo_jax.inputs.clip_folders import Clip, clips_of, scored_streams
 from unityvideo_jax.inputs.crop import Crop, hide_outside, resize
 from unityvideo_jax.metrics.depth_units import UNIT
-from unityvideo_jax.metrics.table import METRICS
+from unityvideo_jax.modalities import RGB
 
 PEOPLE = ("keypoints", "visibility")
 Result = TypeVar("Result")
@@ -102,7 +102,7 @@ class FolderClips:
 
     def checksums(self, index: int) -> dict[str, str]:
         """SHA-256 of the files of a clip; empty for one with faults."""
-        return self._try(index, lambda clip: clip.checksums((*METRICS, RGB))) or {}
+        return self._try(index, lambda clip: clip.checksums(scored_streams())) or {}
 
     def batches(self, indices: Sequence[int], batch_size: int) -> Iterator[Batch]:
         """Batches of these clips; the last is filled up with its last clip.
@@ -149,7 +149,7 @@ class FolderClips:
         arrays: dict[str, Any] = {RGB: rgb.astype(np.float32) / 255.0}
         for modality in self.modalities:
             for key, array in (clip.truth(modality, self._unit) or {}).items():
-                metric = METRICS[modality]
+                metric = modalities.get(modality).metric
                 if key not in (*metric.keys, *metric.extra):
                     continue
                 if key == UNIT:

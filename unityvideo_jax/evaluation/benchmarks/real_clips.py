@@ -16,7 +16,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from unityvideo_jax import media
+from unityvideo_jax import media, modalities
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.files import provenance, strict_json, text_files
 from unityvideo_jax.files.faults import list_ignored, reason_of
@@ -26,7 +26,6 @@ from unityvideo_jax.inputs.clip_folders import Clip
 from unityvideo_jax.inputs.crop import Crop, hide_outside, resize
 from unityvideo_jax.inputs.listing import scan
 from unityvideo_jax.metrics.depth_units import UNIT
-from unityvideo_jax.metrics.table import METRICS
 
 CARD_NAME = "real.json"
 
@@ -155,7 +154,7 @@ def _write(path: pathlib.Path, name: str, workdir: pathlib.Path, target: Target)
         raise UserError(f"{len(frames)} frames, fewer than {target.num_frames}")
     crop = Crop(source=frames.shape[1:3], target=(target.height, target.width))
     streams: dict[str, dict[str, np.ndarray]] = {}
-    for modality, metric in METRICS.items():
+    for modality, metric in modalities.metrics().items():
         file = path.with_name(f"{_key(path)}.{modality}.npz")
         if not file.exists():
             continue

@@ -9,11 +9,10 @@ from collections.abc import Mapping, Sequence
 
 from PIL import Image
 
-from unityvideo_jax import media
+from unityvideo_jax import media, modalities
 from unityvideo_jax.evaluation.report import plots
-from unityvideo_jax.inputs.clip_folders import RGB
 from unityvideo_jax.metrics.scores import ClipScore
-from unityvideo_jax.metrics.table import METRICS
+from unityvideo_jax.modalities import RGB
 
 # A page holds at most these, whatever the number of clips, so that it stays a few tens of MB.
 SHOWN = 3  # best and worst clips of each modality, with their videos
@@ -122,7 +121,7 @@ def _modality(
     folder: pathlib.Path,
 ) -> str:
     """Spread, best and worst cases of one modality; empty if no clip was scored."""
-    metric = METRICS[name]
+    metric = modalities.get(name).metric
     key = metric.headline
     scored = [(v, c) for c in clips if (v := c.value(key)) is not None]
     if not scored:
@@ -148,13 +147,14 @@ def _modality(
 
 
 def _clip_list(clips: Sequence[ClipEntry], folder: pathlib.Path) -> str:
-    shown = [n for n, m in METRICS.items() if any(c.value(m.headline) is not None for c in clips)]
+    headlines = {name: metric.headline for name, metric in modalities.metrics().items()}
+    shown = [n for n, key in headlines.items() if any(c.value(key) is not None for c in clips)]
     head = "".join(f"<th>{n}</th>" for n in ("clip", *shown, "pictures", "faults"))
     rows = []
     for place, clip in enumerate(clips):
         cells = [f"<td>{html.escape(clip.name)}</td>"]
         for name in shown:
-            value = clip.value(METRICS[name].headline)
+            value = clip.value(headlines[name])
             cells.append(f"<td class='n'>{'n/a' if value is None else f'{value:.4g}'}</td>")
         drawn = clip.pictures.values() if place < THUMBNAILS else ()
         pictures = "".join(_image(folder / p, THUMBNAIL) for p in drawn)
@@ -191,10 +191,10 @@ def render(
             f"<p>Source: {html.escape(source['source'])}; on {html.escape(source['benchmarks'])}."
             f"</p>{_table(comparisons, code=False)}"
         )
-    modalities = [_modality(n, clips, metrics, intervals, folder) for n in METRICS]
-    if any(modalities):
+    cases = [_modality(n, clips, metrics, intervals, folder) for n in modalities.metrics()]
+    if any(cases):
         text = "<p>Each video shows the rows of the picture above it side by side.</p>"
-        parts.append(f"<h2>Best and worst cases</h2>{text}" + "".join(modalities))
+        parts.append(f"<h2>Best and worst cases</h2>{text}" + "".join(cases))
     parts.append(_videos(clips, folder))
     if clips:
         text = "<p>A modality's number is that of the metric named under it above.</p>"

@@ -120,6 +120,9 @@ def test_a_random_model_runs_through_the_whole_path(tmp_path):
         for name in pipeline.modalities[1:]:
             assert results.metrics[f"heldout_loss/uniform_t4/{task}/{name}"] > 0.1
             assert results.metrics[f"heldout_loss/near_noise/t1.00/{task}/{name}"] > 0.1
+    of_pairs = "heldout_loss/uniform_t4/streams_2"
+    assert results.metrics[f"{of_pairs}/joint/rgb"] > 0.1
+    assert f"{of_pairs}/conditional/depth" not in results.metrics  # it is given
     for name in pipeline.modalities[1:]:
         for level in ("t0.50_own", "t1.00_own", "t1.00_other", "mean_clip"):
             assert results.metrics[f"condition_gap/clean_mse/{name}/{level}"] > 0
@@ -150,7 +153,7 @@ def test_a_random_model_runs_through_the_whole_path(tmp_path):
 
 def test_rows_hold_for_their_settings_and_inputs(tmp_path):
     score = ClipScore(means={"depth/x": (0.25, 1.0)}, counts={"depth/videos": 1})
-    row = RunRow(scores={"depth": (score,) * 3}, heldout={"depth": [[0.5] * 4] * 3})
+    row = RunRow(scores={"depth": (score,) * 3}, heldout={"rgb+depth": [[[0.5, 0.0]] * 4] * 3})
     rows = RunRows(folder=tmp_path, settings={"seed": 0})
     rows.write(7, {"depth.npz": "ab"}, row)
     assert rows.read(7, {"depth.npz": "ab"}) == row

@@ -13,7 +13,7 @@ import time
 import jax
 import numpy as np
 import pytest
-from synthetic_run import Batches, tiny_config
+from synthetic_run import MODALITIES, Batches, tiny_config
 
 from unityvideo_jax.checkpoints.reading import load_for_inference
 from unityvideo_jax.errors import UserError
@@ -168,6 +168,29 @@ def test_accumulation_is_the_gradient_of_the_mean_over_all_samples():
         float(optax.global_norm(expected)), rel=1e-4
     )
     assert float(metrics["loss"][1]) == 8  # every sample counted once
+
+
+def test_a_run_on_rgb_alone_starts_one_of_any_number_of_streams(tmp_path):
+    config = tiny_config(steps=2)
+    config.model.update(modalities=("rgb",), switcher="none")
+    config.curriculum = ()
+    lines = _run(tmp_path / "rgb", config, streams=(1,))
+    config = tiny_config(steps=6)
+    config.init_from = str(tmp_path / "rgb")
+    config.optimizer.learning_rate = 1e-9
+    lines = _run(tmp_path / "run", config, streams=(1, 2, 4))
+    assert f"new in this run, as RGB starts: {', '.join(MODALITIES[1:])}" in lines
+    compiled = [line for line in lines if line.startswith("compiling")]
+    assert compiled == [f"compiling the step{of}" for of in ("", " of 2 streams", " of 4 streams")]
+    records = _records(tmp_path / "run")
+    found = [{k for k in r if k.startswith("loss/streams")} for r in records.values()]
+    assert found == [{f"loss/streams/{n}"} for n in (1, 2, 4)] * 2
+    # Every table and head is RGB's, and the rest is as it was.
+    old, new = (load_for_inference(tmp_path / name)[1] for name in ("rgb", "run"))
+    del new["modality_embedding"]
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(*np.broadcast_arrays(a, b), atol=1e-6), old, new
+    )
 
 
 def test_not_finite_names_step_and_record_and_keeps_the_checkpoint(tmp_path):

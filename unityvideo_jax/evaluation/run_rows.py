@@ -16,11 +16,12 @@ SYSTEMS = ("model", "round_trip", "trivial")
 class RunRow:
     """Attributes:
     scores: by modality, of the model and of its two references, in the order of `SYSTEMS`.
-    heldout: errors [task][timestep] by modality; empty without a held-out loss.
+    heldout: errors [task][timestep][stream] by the names of the streams, joined by "+"; empty
+      without a held-out loss.
     """
 
     scores: dict[str, tuple[ClipScore, ...]] = dataclasses.field(default_factory=dict)
-    heldout: dict[str, list[list[float]]] = dataclasses.field(default_factory=dict)
+    heldout: dict[str, list[list[list[float]]]] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,6 @@ from typing import Any
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.flow_matching.timesteps import TIMESTEP_DISTRIBUTIONS
 
-
 _SWITCHES = ("own_timesteps", "one_draw")
 
 

@@ -35,7 +35,7 @@ class Noising(NamedTuple):
 
 
 def noised_streams(task: Int[Array, "b"], streams: int) -> Bool[Array, "b {streams}"]:
-    """Streams that one of `TASKS` noises: conditional stream 0, estimation the others, joint all."""
+    """Streams that a task noises: conditional stream 0, estimation the others, joint all."""
     is_rgb = jnp.arange(streams) == 0
     conditional = (task == CONDITIONAL)[:, None] & is_rgb
     estimation = (task == ESTIMATION)[:, None] & ~is_rgb

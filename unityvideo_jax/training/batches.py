@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
+from unityvideo_jax.inputs.shares import Share
 from unityvideo_jax.training.curriculum import Stage, stage_at
 
 # Builds a stage's batches: an iterator with get_state() and set_state(), and describe() if its
@@ -41,6 +42,11 @@ class Inputs:
         batch = next(self._iterator)
         self._step += 1
         return batch, {"stage": self._stage.index, "state": self._iterator.get_state()}
+
+    @property
+    def shares(self) -> tuple[Share, ...]:
+        """What the present stage draws, asked and drawn, if the iterator knows it."""
+        return getattr(self._iterator, "shares", ())
 
     def describe(self, index: int) -> str:
         """A record in words: by name, if the iterator knows it.

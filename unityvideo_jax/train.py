@@ -94,7 +94,7 @@ def build_iterator(
 
 
 def make_sampler(config, graphdef):
-    """Contact sheets of all tasks for a few records that have every modality."""
+    """Contact sheets of all tasks for a few records; of RGB alone if the model has no more."""
     from flax import nnx
 
     from unityvideo_jax.pretrained.text import get_text_encoder

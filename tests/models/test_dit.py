@@ -60,11 +60,11 @@ def test_a_seventh_modality_starts_as_rgb_and_leaves_the_six_alone():
     assert map_weights(tiny(heads="shared"), shared.config)["heads", "kernel"] is None
     rows = map_weights(tiny(heads="per_modality"), shared.config)["heads", "kernel"]
     assert rows.rows == (0, 1, 1, 1, 1, 1)
-    with pytest.raises(UserError, match=r"heads.bias has a row for each of depth, flow, .* there"):
+    with pytest.raises(UserError, match=r"heads\.bias has a row for each of depth, flow, .* there"):
         map_weights(tiny(heads="shared"), tiny())
-    with pytest.raises(UserError, match="modality_embedding.table has no place in config.model"):
+    with pytest.raises(UserError, match=r"modality_embedding\.table has no place in config.model"):
         map_weights(tiny(switcher="none"), tiny())
-    with pytest.raises(UserError, match="num_heads is 3 there; set config.model.num_heads"):
+    with pytest.raises(UserError, match="num_heads is 3 there; set config"):
         map_weights(tiny(num_heads=4), tiny())
 
 

@@ -230,7 +230,7 @@ def _compiled(
     channels = encoder.latent_shape(world.num_frames, world.height, world.width)[-1]
     means, stds = map(jnp.asarray, encoder.table([name for name, _ in drawers], channels))
 
-    def one_group(params: Any, scenes: Any, ids: Array) -> Float[Array, "g {streams} t h w c"]:
+    def one_group(params: Any, scenes: Any, ids: Array) -> Float[Array, "g s t h w c"]:
         clips = dict(worlds.render(world, scenes))
         # Beside others the first stream is RGB, which needs no switch.
         videos = [branches[0](clips)] if streams > 1 else []
@@ -241,7 +241,7 @@ def _compiled(
         return (latents - means[ids].reshape(rows)) / stds[ids].reshape(rows)
 
     @jax.jit
-    def encode(params: Any, scenes: Any, ids: Array) -> Float[Array, "b {streams} t h w c"]:
+    def encode(params: Any, scenes: Any, ids: Array) -> Float[Array, "b s t h w c"]:
         grouped = jax.tree.map(lambda x: x.reshape(-1, size, *x.shape[1:]), scenes)
         latents = jax.lax.map(lambda args: one_group(params, *args), (grouped, ids))
         return latents.reshape(-1, *latents.shape[2:])

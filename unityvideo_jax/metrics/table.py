@@ -12,7 +12,8 @@ METRICS: dict[str, type[Metric]] = {
     for metric in (DepthMetric, FlowMetric, SegmentationMetric, SkeletonMetric, DensePoseMetric)
 }
 PROTOCOLS = {name: text for m in METRICS.values() for name, text in m.protocols.items()} | {
-    "uniform_t<K>": "flow-matching loss at K fixed timesteps and fixed noise, all three tasks",
+    "uniform_t<K>": "flow-matching loss at K fixed timesteps and fixed noise, all three tasks; "
+    "streams_<S> has each stream of samples of S streams by itself",
     "near_noise": "the same loss at timesteps near 1, where sampling starts",
     "clean_mse": "error of the clean latents that the model estimates at a timestep beside the "
     "clip's own RGB and beside the next clip's, without captions; mean_clip needs no model",

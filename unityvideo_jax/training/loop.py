@@ -18,7 +18,6 @@ from unityvideo_jax.checkpoints.run_folder import read_config
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.files import disk
 from unityvideo_jax.flow_matching import ObjectiveConfig
-from unityvideo_jax.inputs.shares import table_lines
 from unityvideo_jax.models.dit import DiTConfig, model_flops
 from unityvideo_jax.parallel import hosts
 from unityvideo_jax.parallel.mesh import MeshConfig, make_mesh
@@ -116,9 +115,7 @@ def _train(
         checkpointer.fall_back(log)
     resumed = checkpointer.latest()
     start = resumed or 0
-    inputs, averages = Inputs(plan, build_iterator, start), Averages()
-    for line in table_lines(inputs.shares):
-        log(line)
+    inputs, averages = Inputs(plan, build_iterator, start, log), Averages()
 
     # --- Model, optimiser, state -------------------------------------------------------------
     rules = AxisRules()
@@ -194,8 +191,9 @@ def _train(
         if shape not in compiled:
             streams = f" of {shape[1]} stream{'s' * (shape[1] > 1)}" if compiled else ""
             log(f"compiling the step{streams}")
+            name = f"step_{shape[1]}_streams" if compiled else "step"
             with goodput.phase("start"):
-                compiled[shape] = profiler.compile(step_fn, state, batch, key)
+                compiled[shape] = profiler.compile(step_fn, state, batch, key, name=name)
             speed.start(step)
         return compiled[shape]
 

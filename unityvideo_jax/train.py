@@ -54,14 +54,21 @@ def build_iterator(
     *,
     seed_offset: int = 0,
     split: str | None = None,
-    streams: tuple[float, ...] = (),
+    **changes: Any,
 ):
-    """A share (index, count) of a curriculum stage's batches, from shards or rendered online."""
-    data = _data_of(config, stage)
+    """A share (index, count) of a curriculum stage's batches, from shards or rendered online.
+
+    Args:
+      config: the experiment.
+      stage: of the curriculum.
+      share: which of how many equal parts of each batch.
+      seed_offset: for batches that training does not see.
+      split: of online worlds, if not the config's.
+      changes: of `config.data`.
+    """
+    data = _data_of(config, stage) | changes
     if split is not None and data["kind"] == "online":
         data["split"] = split
-    if streams:
-        data["streams"] = streams
     from unityvideo_jax.inputs.config import as_data_config
     from unityvideo_jax.inputs.interleaved import Interleaved
 
@@ -94,9 +101,10 @@ def build_iterator(
 
 
 def make_sampler(config, graphdef):
-    """Contact sheets of all tasks for a few records; of RGB alone if the model has no more."""
+    """Contact sheets of all tasks for a few records; of RGB alone if no more is trained."""
     from flax import nnx
 
+    from unityvideo_jax.inputs.config import as_data_config
     from unityvideo_jax.pretrained.text import get_text_encoder
     from unityvideo_jax.pretrained.vae import load_vae
     from unityvideo_jax.sampling.generate import SamplerConfig
@@ -105,9 +113,10 @@ def make_sampler(config, graphdef):
 
     plan = stages(config.curriculum, dict(config.data.modality_weights), config.train.steps)
     # Every process samples the same records.
-    streams = (0.0, 1.0) if len(config.model.modalities) > 1 else (1.0,)
+    pairs = as_data_config(_data_of(config, plan[-1])).max_streams > 1
+    changes = {"streams": (0.0, 1.0) if pairs else (1.0,), "rgb_alone": 1.0}
     batch = next(
-        build_iterator(config, plan[-1], (0, 1), seed_offset=1, split="validation", streams=streams)
+        build_iterator(config, plan[-1], (0, 1), seed_offset=1, split="validation", **changes)
     )
     texts = get_text_encoder(config.data.text_encoder, config.data.text_length)
     return TrainingSheets(

@@ -119,6 +119,15 @@ def test_it_is_laid_out_over_a_mesh(pretrained, tmp_path):
     for one in (state.params, state.ema):
         for a, b in zip(jax.tree.leaves(one), expected, strict=True):
             np.testing.assert_array_equal(a, b)
+    # Converted for RGB alone, the same weights start the same model: all modalities are as RGB.
+    alone, lines = run_config(), []
+    alone.model.modalities = ("rgb",)
+    convert.convert_in(str(pretrained), str(tmp_path / "rgb"), alone, lambda line: None)
+    state = start_from(state, model, tmp_path / "rgb", log=lines.append)
+    assert lines == [f"new in this run, as RGB starts: {', '.join(model.modalities[1:])}"]
+    assert jax.tree.map(lambda x: x.sharding, state.params) == layout.params
+    for a, b in zip(jax.tree.leaves(state.params), expected, strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 def test_training_goes_on_neither_from_weights_alone_nor_from_another_model(pretrained, tmp_path):

@@ -45,7 +45,7 @@ def test_the_largest_number_of_streams_is_what_must_fit(monkeypatch):
             bound *= 2
     config.data.streams = (1.0, 1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
     assert fit.largest_streams(config) == 6
-    with pytest.raises(UserError, match=r"4096 samples of 6 streams on .* config.data.streams"):
+    with pytest.raises(UserError, match=r"4096 x 6 streams on .* config.data.streams"):
         check()
     config.data.streams = (1.0,)
     check()

@@ -52,9 +52,9 @@ def start_from(
     fresh = dict(nnx.to_flat_state(state.params))
     layouts = {path: fresh[path][...].sharding for path in mapped}
     for tree in (state.params, state.ema):
-        for path, array in nnx.to_flat_state(tree) if tree is not None else ():
-            if path in mapped:
-                array[...].delete()
+        for path, weight in nnx.to_flat_state(tree) if tree is not None else ():
+            for array in jax.tree.leaves(weight) if path in mapped else ():
+                array.delete()
     # No axis of modalities is split, so that one layout serves both numbers of rows.
     target = nnx.from_flat_state(
         {

@@ -239,6 +239,9 @@ def test_dropped_conditions_need_timesteps_of_their_own(tmp_path):
     config.model.shared_timestep = True
     with pytest.raises(UserError, match=r"condition_dropout=0\.1: .*set it to 0"):
         _run(tmp_path / "run", config)
+    config.objective = dict(condition_dropout=0, p_joint=0.4, p_any=0.1, own_timesteps=True)
+    with pytest.raises(UserError, match="own_timesteps=True: .*set one of them to False"):
+        _run(tmp_path / "other", config)
 
 
 def test_workdir_in_use_foreign_or_of_another_config(whole, tmp_path):

@@ -21,6 +21,7 @@ from unityvideo_jax.inputs.mixing import MAX_PERIOD, Mixture
 RGB = "rgb"
 _ROUNDS = 2000
 _CLOSE = 1e-9
+_NOTHING = 1e-7  # what contradicting weights drive to zero is not drawn
 # Asked and drawn shares that differ by more are pointed out.
 _NOTABLE = 0.005
 
@@ -100,7 +101,7 @@ def make_mix(
     folders = np.asarray([[folder == n for n in range(len(wanted))] for folder, _ in rows])
     holds = np.asarray([[name in names for name in asked] for _, names in rows])
     table = _fit(folders, wanted / wanted.sum(), holds, _inclusion(asked, slots))
-    chosen = np.flatnonzero(table > 0.5 / MAX_PERIOD)
+    chosen = np.flatnonzero(table > _NOTHING)
     mixture = Mixture(table[chosen].tolist())
     drawn = np.asarray(mixture.proportions) / mixture.period
     shares = [

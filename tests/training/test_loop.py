@@ -240,7 +240,7 @@ def test_dropped_conditions_need_timesteps_of_their_own(tmp_path):
     with pytest.raises(UserError, match=r"condition_dropout=0\.1: .*set it to 0"):
         _run(tmp_path / "run", config)
     config.objective = dict(condition_dropout=0, p_joint=0.4, p_any=0.1, own_timesteps=True)
-    with pytest.raises(UserError, match="own_timesteps=True: .*set one of them to False"):
+    with pytest.raises(UserError, match=r"own_timesteps=True: .*set one of them to False"):
         _run(tmp_path / "other", config)
 
 

@@ -211,7 +211,8 @@ class HeldoutLoss:
         return {label: part for label, part in parts.items() if len(part)}
 
 
-Found = dict[tuple[str, ...], Float[np.ndarray, "b task k s"]]
+# Errors [b, task, k, s] by the names of the streams, of which sets have different numbers.
+Found = dict[tuple[str, ...], Float[np.ndarray, "..."]]
 
 
 def _headline(found: Found, counts: Sequence[int]) -> Found:

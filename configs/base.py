@@ -30,10 +30,12 @@ def get_config() -> ml_collections.ConfigDict:
         eps=1e-6,
         modalities=("rgb", "depth", "flow", "segmentation", "skeleton", "densepose"),
         switcher="adaln",  # or "additive" (public release), "none"
+        inputs="auto",  # or "one", "shared" (public release), "per_modality" (expert layers)
         in_context=True,
         heads="per_modality",  # or "shared" (public release)
         shared_timestep=False,
         rope_theta=1e4,
+        rope_columns="place",  # or "modality", "rgb"
         remat="attention",
         scan_layers=True,
         dtype="bfloat16",
@@ -45,6 +47,9 @@ def get_config() -> ml_collections.ConfigDict:
         p_cond=0.2,
         p_est=0.3,
         p_joint=0.5,
+        p_any=0.0,  # any set of streams noised
+        own_timesteps=False,  # of each stream in p_any
+        one_draw=False,  # one task and timestep per step (public release)
         timestep="logit_normal",
         logit_mean=0.0,
         logit_std=1.0,
@@ -64,6 +69,8 @@ def get_config() -> ml_collections.ConfigDict:
         modality_weights=dict(
             depth=1 / 7, flow=1 / 7, densepose=1 / 7, segmentation=2 / 7, skeleton=2 / 7
         ),
+        streams=(0.0, 1.0),  # weights of samples of 1, 2, ... streams
+        rgb_alone=1.0,  # of samples of 1 stream, the share that shows RGB
         caption_dropout=0.1,
         prompt_dropout=0.0,
         registry_prompt_rate=0.0,  # online worlds only
@@ -104,6 +111,7 @@ def get_config() -> ml_collections.ConfigDict:
         ema_decay=0.9999,
         accumulation=1,
         moments="float32",
+        rate_factors=dict(),  # by group of parameters; 1 for each that is left out
     )
 
     # Devices along each axis; -1 takes what the others leave.

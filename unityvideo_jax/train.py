@@ -9,6 +9,7 @@ On several hosts the same command runs on each; see docs/launch.md.
 
 import pathlib
 from collections.abc import Sequence
+from typing import Any
 
 from absl import flags
 from ml_collections import config_flags
@@ -25,42 +26,74 @@ from unityvideo_jax.training.workdir import open_workdir
 FLAGS = flags.FLAGS
 
 
+# Worlds of each number of streams: more than a run renders, and few enough for 32 bits.
+_WORLDS = 10**8
+
+
+def _data_of(config, stage) -> dict[str, Any]:
+    """`config.data` as a curriculum stage has it."""
+    changes = {"dir_weights": stage.dir_weights, "streams": stage.streams}
+    return dict(config.data.items()) | {key: value for key, value in changes.items() if value}
+
+
 def build_iterator(
-    config, stage, share: tuple[int, int], *, seed_offset: int = 0, split: str | None = None
+    config,
+    stage,
+    share: tuple[int, int],
+    *,
+    seed_offset: int = 0,
+    split: str | None = None,
+    **changes: Any,
 ):
-    """A share (index, count) of a curriculum stage's batches, from shards or rendered online."""
-    data = dict(config.data.items())
-    if stage.dir_weights:
-        data["dir_weights"] = stage.dir_weights
+    """A share (index, count) of a curriculum stage's batches, from shards or rendered online.
+
+    Args:
+      config: the experiment.
+      stage: of the curriculum.
+      share: which of how many equal parts of each batch.
+      seed_offset: for batches that training does not see.
+      split: of online worlds, if not the config's.
+      changes: of `config.data`.
+    """
+    data = _data_of(config, stage) | changes
     if split is not None and data["kind"] == "online":
         data["split"] = split
     from unityvideo_jax.inputs.config import as_data_config
+    from unityvideo_jax.inputs.interleaved import Interleaved
 
     data = as_data_config(data)
-    # Each stage shuffles and draws on its own.
-    seed = seeds.after(config.seed, 1000 * stage.index + seed_offset)
-    common = dict(
-        batch_size=config.train.batch_size,
-        seed=seed,
-        stage_weights=stage.weights,
-        process_index=share[0],
-        process_count=share[1],
-    )
-    if data.kind == "online":
-        from unityvideo_jax.inputs.online import OnlineWorlds
-        from unityvideo_jax.inputs.repeated import Repeated
+    parts = {}
+    for place, (count, weight) in enumerate(data.stream_weights.items()):
+        # Each stage shuffles and draws on its own, and so does each number of streams.
+        seed = seeds.after(config.seed, 1000 * stage.index + seed_offset)
+        common = dict(
+            batch_size=config.train.batch_size,
+            streams=count,
+            stage_weights=stage.weights,
+            process_index=share[0],
+            process_count=share[1],
+        )
+        if data.kind == "online":
+            from unityvideo_jax.inputs.online import OnlineWorlds
+            from unityvideo_jax.inputs.repeated import Repeated
 
-        worlds = OnlineWorlds(data, tuple(config.model.modalities), **common)
-        return Repeated(worlds, data.repeats)
-    from unityvideo_jax.inputs.pipeline import make_iterator
+            common |= {"seed": seed, "first_world": place * _WORLDS}
+            worlds = OnlineWorlds(data, tuple(config.model.modalities), **common)
+            iterator = Repeated(worlds, data.repeats)
+        else:
+            from unityvideo_jax.inputs.pipeline import make_iterator
 
-    return make_iterator(data, tuple(config.model.modalities), **common)
+            common["seed"] = seeds.after(seed, 50 * place)
+            iterator = make_iterator(data, tuple(config.model.modalities), **common)
+        parts[f"{count} streams" if count > 1 else "1 stream"] = (weight, iterator)
+    return Interleaved(parts) if len(parts) > 1 else iterator
 
 
 def make_sampler(config, graphdef):
-    """Contact sheets of all tasks for a few records that have every modality."""
+    """Contact sheets of all tasks for a few records; of RGB alone if no more is trained."""
     from flax import nnx
 
+    from unityvideo_jax.inputs.config import as_data_config
     from unityvideo_jax.pretrained.text import load_text_encoder
     from unityvideo_jax.pretrained.vae import load_vae
     from unityvideo_jax.sampling.generate import SamplerConfig
@@ -69,7 +102,11 @@ def make_sampler(config, graphdef):
 
     plan = stages(config.curriculum, dict(config.data.modality_weights), config.train.steps)
     # Every process samples the same records.
-    batch = next(build_iterator(config, plan[-1], (0, 1), seed_offset=1, split="validation"))
+    pairs = as_data_config(_data_of(config, plan[-1])).max_streams > 1
+    changes = {"streams": (0.0, 1.0) if pairs else (1.0,), "rgb_alone": 1.0}
+    batch = next(
+        build_iterator(config, plan[-1], (0, 1), seed_offset=1, split="validation", **changes)
+    )
     texts = load_text_encoder(config.data.text_encoder, config.data.text_length)
     return TrainingSheets(
         lambda params: nnx.merge(graphdef, params),
@@ -86,7 +123,7 @@ def make_sampler(config, graphdef):
 
 def check(config) -> None:
     """Raises UserError for what a config gets wrong, before anything is opened or written."""
-    from unityvideo_jax.inputs.config import READ_LATER, as_data_config
+    from unityvideo_jax.inputs.config import READ_LATER, as_data_config, stage_modality_weights
     from unityvideo_jax.training.config import SECTIONS
     from unityvideo_jax.training.curriculum import stages
 
@@ -103,8 +140,8 @@ def check(config) -> None:
     as_data_config(config.data)
     plan = stages(config.curriculum, dict(config.data.modality_weights), config.train.steps)
     for stage in plan:
-        if stage.dir_weights:
-            as_data_config({**config.data, "dir_weights": stage.dir_weights})
+        data = as_data_config(_data_of(config, stage))
+        stage_modality_weights(data, config.model.modalities, stage.weights)
 
 
 def define_flags() -> None:

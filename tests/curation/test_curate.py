@@ -108,7 +108,8 @@ def test_groups_are_stored_apart_and_trained_on_together(source, tmp_path):
     dirs = [json.loads(part) for part in flag.groups()]
     data = stand_ins.config(*dirs, height=32, width=32, modality_weights={"flow": 1.0})
     data["text_length"] = stand_ins.HashTexts.length
-    dataset = pipeline.make_dataset(pipeline.as_data_config(data), ("rgb", "flow"), seed=0)
+    read = pipeline.as_data_config(data)
+    dataset, _ = pipeline.make_dataset(read, ("rgb", "flow"), 2, seed=0)
     # Every four draws hold two of each group, though one is twice as large.
     draws = [int(dataset[n]["index"]) for n in range(8)]
     assert sum(d < 2 for d in draws) == 4

@@ -108,6 +108,9 @@ def test_a_random_model_runs_through_the_whole_path(tmp_path):
         for name in pipeline.modalities[1:]:
             assert results.metrics[f"heldout_loss/uniform_t4/{task}/{name}"] > 0.1
             assert results.metrics[f"heldout_loss/near_noise/t1.00/{task}/{name}"] > 0.1
+    of_pairs = "heldout_loss/uniform_t4/streams_2"
+    assert results.metrics[f"{of_pairs}/joint/rgb"] > 0.1
+    assert f"{of_pairs}/conditional/depth" not in results.metrics  # it is given
     for name in pipeline.modalities[1:]:
         for level in ("t0.50_own", "t1.00_own", "t1.00_other", "mean_clip"):
             assert results.metrics[f"condition_gap/clean_mse/{name}/{level}"] > 0

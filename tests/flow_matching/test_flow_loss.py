@@ -16,6 +16,7 @@ from unityvideo_jax.flow_matching import (
     draw_noising,
     flow_matching_loss,
 )
+from unityvideo_jax.flow_matching.loss import BAND_EDGES
 from unityvideo_jax.modalities import BUILT_IN
 
 SHAPE = (2, 3, 2, 4)
@@ -114,6 +115,10 @@ def test_a_first_frame_stays_clean_and_has_no_loss():
     assert (latents[held, 0, 1:] != given[held, 0, 1:]).any(axis=(1, 2, 3, 4)).all()
     # The prediction there, a million, is not looked at.
     assert loss < 10
+    # A modality alone is no RGB, though it is stream 0.
+    alone = {name: x[:, 1:] for name, x in batch.items() if name != "index"}
+    flow_matching_loss(model, alone, key, config)
+    assert not told[1][2].any()
 
 
 def test_predictions_of_clean_streams_receive_no_gradient():
@@ -162,12 +167,13 @@ def test_metrics_add_up():
     np.testing.assert_array_equal(tasks[:, 1], np.bincount(noising.task, minlength=3))
     modalities = np.array([metrics[f"loss/modality/{name}"] for name in BUILT_IN])
     bands = np.array([v for k, v in metrics.items() if k.startswith("loss/timestep/")])
-    assert len(bands) == 4
+    assert len(bands) == 6
+    assert metrics["loss/streams/2"] == metrics["loss"]
     np.testing.assert_allclose(bands.sum(axis=0), modalities.sum(axis=0), rtol=1e-5)
     noised = np.asarray(noising.noised)
     ids, t = np.asarray(batch["modality"])[noised], np.asarray(noising.timestep)[noised]
     np.testing.assert_array_equal(modalities[:, 1], np.bincount(ids, minlength=6))
-    np.testing.assert_array_equal(bands[:, 1], np.histogram(t, bins=4, range=(0, 1))[0])
+    np.testing.assert_array_equal(bands[:, 1], np.histogram(t, bins=BAND_EDGES)[0])
 
 
 def test_loss_weights_scale_the_streams_of_a_modality_and_no_metric():

@@ -7,6 +7,7 @@ from scipy import stats
 
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.flow_matching import TASKS, ObjectiveConfig, draw_noising, noised_streams
+from unityvideo_jax.flow_matching.tasks import ANY
 
 COUNT = 8192
 
@@ -78,6 +79,39 @@ def test_estimation_can_be_shifted_further_and_pure_noise_is_a_share_of_every_ta
         assert abs((t == 1.0).mean() - 0.25) < 5 * np.sqrt(0.19 / (t.size / 2))
 
 
+def test_any_noises_every_non_empty_set_of_streams_alike_and_the_paper_s_tasks_as_before():
+    fields = dict(condition_dropout=0.3, own_timesteps=True)
+    task, noised, timestep = draw(3, p_cond=0.0, p_est=0.0, p_joint=0.0, p_any=1.0, **fields)
+    assert np.all(task == ANY)
+    sets = np.bincount(noised @ [1, 2, 4], minlength=8)
+    assert sets[0] == 0 and stats.chisquare(sets[1:]).pvalue > 1e-3
+    several = noised.sum(axis=1) == 3
+    assert abs(np.corrcoef(timestep[several].T) - np.eye(3)).max() < 0.1
+    assert set(np.unique(timestep[~noised])) == {0.0, 1.0}
+    # Unless asked for more, the noised streams of a sample share one timestep.
+    mixed = dict(p_cond=0.1, p_est=0.15, p_joint=0.25, p_any=0.5)
+    task, noised, timestep = draw(3, condition_dropout=0.0, **mixed)
+    counts = np.bincount(task, minlength=4)
+    assert stats.chisquare(counts, COUNT * np.array([0.1, 0.15, 0.25, 0.5])).pvalue > 1e-3
+    shared = np.where(noised, timestep, timestep.max(axis=1, keepdims=True))
+    np.testing.assert_array_equal(shared.min(axis=1), shared.max(axis=1))
+    paper = task < ANY
+    np.testing.assert_array_equal(noised[paper], noised_streams(jax.numpy.asarray(task), 3)[paper])
+
+
+def test_one_draw_gives_all_samples_one_task_and_timestep_but_their_own_dropout():
+    fields = dict(p_cond=0.25, p_est=0.25, p_joint=0.0, p_any=0.5, condition_dropout=0.5)
+    seen = set()
+    for seed in range(12):
+        task, noised, timestep = draw(3, seed, one_draw=True, own_timesteps=True, **fields)
+        assert len(np.unique(task)) == 1 and (noised == noised[0]).all()
+        assert (timestep[:, noised[0]] == timestep[0, noised[0]]).all()
+        if not noised.all():
+            assert 0.4 < timestep[:, ~noised[0]].mean() < 0.6
+        seen.add(int(task[0]))
+    assert seen == {0, 1, ANY}
+
+
 def test_no_dropout_leaves_every_condition_clean():
     _, noised, timestep = draw(condition_dropout=0.0)
     assert not np.any(timestep[~noised])
@@ -91,7 +125,8 @@ def test_a_single_stream_is_always_generated():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"p_cond": 0.5}, r"p_cond \+ p_est \+ p_joint = 1.3 must be 1"),
+        ({"p_cond": 0.5}, r"p_cond \+ p_est \+ p_joint \+ p_any = 1.3 must be 1"),
+        ({"p_any": 0.1}, "= 1.1 must be 1: got 0.2, 0.3, 0.5, 0.1"),
         ({"p_cond": -0.2, "p_joint": 0.9}, "objective.p_cond=-0.2 is no probability"),
         ({"condition_dropout": 1.5}, "objective.condition_dropout=1.5 is no probability"),
         ({"timestep": "cosine"}, r"'cosine' is unknown: choose one of \['uniform'"),

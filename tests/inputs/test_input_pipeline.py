@@ -1,5 +1,6 @@
 import collections
 import itertools
+import json
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from absl import flags
 
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.inputs import pipeline, shards
+from unityvideo_jax.inputs.interleaved import Interleaved
 
 
 def _iterator(*dirs, batch_size=4, seed=0, overrides=None, **options):
@@ -226,18 +228,79 @@ def test_a_modality_that_was_not_prepared_is_named(noise_dir):
         )
 
 
-def test_groups_of_unlike_modalities_keep_their_shares(noise_dir, tmp_path):
+def test_groups_of_unlike_modalities_keep_their_shares_and_so_do_the_modalities(
+    noise_dir, tmp_path
+):
     """As in UnityVideo's four groups: every batch holds each group equally."""
     stand_ins.prepare_noise(tmp_path, 3, salt=2, modalities=("rgb", "flow"))
-    batches = _take(_iterator(noise_dir, tmp_path, batch_size=6), 40)
+    iterator = _iterator(noise_dir, tmp_path, batch_size=6)
+    batches = _take(iterator, 40)
     drawn = collections.Counter()
     for batch in batches:
         second = batch["index"] >= 10
         assert abs(int(second.sum()) - 3) <= 1
         drawn.update(zip(second.tolist(), batch["modality"][:, 1].tolist(), strict=True))
     depth, flow = (stand_ins.MODALITIES.index(m) for m in ("depth", "flow"))
-    # The first folder has both at 1 to 2; the second has flow alone.
-    assert drawn == {(False, depth): 40, (False, flow): 80, (True, flow): 120}
+    # Asked for are depth and flow at 1 to 2, and the folders alike; the second has flow alone.
+    assert drawn == {(False, depth): 80, (False, flow): 40, (True, flow): 120}
+    shares = {share.what: (share.asked, share.drawn) for share in iterator.shares}
+    assert shares == {
+        "depth": pytest.approx((1 / 3, 80 / 240)),
+        "flow": pytest.approx((2 / 3, 160 / 240)),
+        str(noise_dir): (0.5, 0.5),
+        str(tmp_path): (0.5, 0.5),
+    }
+
+
+@pytest.mark.parametrize(("streams", "sets"), [(1, {(0,): 30, (1,): 10, (2,): 20}), (3, None)])
+def test_any_number_of_streams_comes_of_the_same_clip(noise_dir, streams, sets):
+    overrides = {"streams": (1, 0, 1), "rgb_alone": 0.5, "caption_dropout": 0.0}
+    iterator = _iterator(noise_dir, overrides=overrides, streams=streams, batch_size=6)
+    series = [shards.Series(noise_dir, name) for name in stand_ins.MODALITIES]
+    seen = collections.Counter()
+    for batch in _take(iterator, 10):
+        assert batch["latents"].shape[:2] == batch["context"].shape[:2] == (6, streams)
+        for row, n in enumerate(batch["index"]):
+            ids = tuple(batch["modality"][row].tolist())
+            seen[ids] += 1
+            for stream, m in enumerate(ids):
+                record = series[m][n]
+                np.testing.assert_array_equal(batch["latents"][row, stream], record["latents"])
+                np.testing.assert_array_equal(batch["context"][row, stream], record["embedding"])
+    assert seen == (sets or {(0, 1, 2): 60})
+
+
+def test_steps_of_several_numbers_of_streams_come_by_weight_and_go_on(noise_dir):
+    overrides = {"streams": (1, 2, 1), "caption_dropout": 0.5}
+
+    def build():
+        parts = {
+            f"{n} streams": (weight, _iterator(noise_dir, streams=n, overrides=overrides))
+            for n, weight in ((1, 1.0), (2, 2.0), (3, 1.0))
+        }
+        return Interleaved(parts)
+
+    iterator = build()
+    batches = _take(iterator, 8)
+    counts = collections.Counter(batch["modality"].shape[1] for batch in batches)
+    assert counts == {1: 2, 2: 4, 3: 2}
+    state = json.loads(json.dumps(iterator.get_state()))
+    fresh = build()
+    _take(fresh, 3)
+    fresh.set_state(state)
+    _assert_equal(_take(iterator, 5), _take(fresh, 5))
+    shares = {(s.streams, s.what): (s.asked, s.drawn) for s in iterator.shares}
+    assert shares[0, "2 streams"] == (0.5, 0.5) and shares[1, "rgb"] == (1.0, 1.0)
+
+
+def test_more_streams_than_modalities_is_one_line(noise_dir, tmp_path):
+    with pytest.raises(UserError, match=r"draws 4 streams, RGB and 3 modalities, but .* has 2"):
+        _iterator(noise_dir, overrides={"streams": (0, 0, 0, 1)}, streams=4)
+    stand_ins.prepare_noise(tmp_path / "a", 2, modalities=("rgb", "depth"))
+    stand_ins.prepare_noise(tmp_path / "b", 2, modalities=("rgb", "flow"))
+    folders = (tmp_path / "a", tmp_path / "b")
+    with pytest.raises(UserError, match=r"3 streams, .* no folder has more than 1 of those drawn"):
+        _iterator(*folders, overrides={"streams": (0, 0, 1)}, streams=3)
 
 
 def test_folders_of_different_layout_are_refused(noise_dir, tmp_path):

@@ -111,6 +111,31 @@ def test_batches_hold_the_worlds_of_their_indices(noise_worlds):
             np.testing.assert_array_equal(batch["context"][row], texts([f"world {n}", prompt]))
 
 
+@pytest.mark.parametrize("streams", [1, 3])
+def test_any_number_of_streams_of_the_same_world(noise_worlds, streams):
+    overrides = {"streams": (1, 0, 1), "rgb_alone": 0.5, "caption_dropout": 0.0}
+    iterator = _online(overrides=overrides, streams=streams, first_world=100, batch_size=8)
+    batch = _take(iterator, 1)[0]
+    np.testing.assert_array_equal(batch["index"], np.arange(100, 108))
+    assert batch["latents"].shape == (8, streams, 2, 2, 2, 4)
+    world = _Config(**stand_ins.SIZE, fps=8.0, split="train", seed=0)
+    clips = _render(world, _sample(world, batch["index"]))
+    texts, encoder = stand_ins.HashTexts(), stand_ins.encoder()
+    for row, n in enumerate(batch["index"]):
+        for stream, m in enumerate(batch["modality"][row]):
+            name = MODALITIES[m]
+            codec = registry.get(name).codec
+            video, _ = codec.encode({k: clips[k][row] for k in codec.keys})
+            np.testing.assert_allclose(
+                batch["latents"][row, stream], encoder(video[None], name)[0], atol=1e-4
+            )
+            own = {"rgb": f"world {n}", "depth": f"depth of world {n}"}
+            text = own.get(name, registry.get(name).prompt)
+            np.testing.assert_array_equal(batch["context"][row, stream], texts([text])[0])
+    sets = {tuple(row) for row in batch["modality"].tolist()}
+    assert sets == ({(0,), (1,), (2,)} if streams == 1 else {(0, 1, 2)})
+
+
 def test_modalities_come_by_weight_in_groups(noise_worlds):
     batches = _take(_online(batch_size=8, clips_per_group=2), 6)
     modality = np.concatenate([b["modality"] for b in batches])

@@ -13,7 +13,7 @@ from tiny_dit import call, inputs, quick_jit, random_model, tiny
 
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.models import DiT, DiTConfig, build, model_flops
-from unityvideo_jax.models.backbone import adopt_backbone
+from unityvideo_jax.models.backbone import adopt, map_weights
 from unityvideo_jax.models.config import REMAT_POLICIES
 from unityvideo_jax.models.layers import Linear, patchify, timestep_features, unpatchify
 
@@ -30,7 +30,7 @@ def test_fresh_modality_parts_reproduce_the_rgb_backbone(switcher, heads):
     """Alone, RGB gives the backbone's output; with a second stream, that of the doubled width."""
     backbone = rgb_backbone()
     model = DiT(tiny(switcher=switcher, heads=heads), rngs=nnx.Rngs(0))
-    adopt_backbone(model, backbone)
+    adopt(model, backbone)
 
     latents, timestep, modality, context = inputs(model.config, [[0], [0]])
     expected = call(backbone, latents, timestep, modality, context)
@@ -48,11 +48,32 @@ def test_fresh_modality_parts_reproduce_the_rgb_backbone(switcher, heads):
     np.testing.assert_allclose(ours, expected, rtol=0, atol=2e-5)
 
 
+def test_a_seventh_modality_starts_as_rgb_and_leaves_the_six_alone():
+    six = random_model(tiny(modalities=("rgb", "flow", "depth"), inputs="per_modality"), seed=5)
+    seven = DiT(tiny(modalities=("rgb", "depth", "skeleton", "flow"), inputs="per_modality"),
+                rngs=nnx.Rngs(0))  # fmt: skip
+    adopt(seven, six)
+    arguments = inputs(six.config, [[0, 1, 2, 0]])
+    renamed = (*arguments[:2], jnp.asarray([[0, 3, 1, 2]]), arguments[3])
+    np.testing.assert_array_equal(call(seven, *renamed), call(six, *arguments))
+    # Where all but RGB share a head, a new one shares it too.
+    shared = random_model(tiny(modalities=("rgb", "depth"), heads="shared"))
+    assert map_weights(tiny(heads="shared"), shared.config)["heads", "kernel"] is None
+    rows = map_weights(tiny(heads="per_modality"), shared.config)["heads", "kernel"]
+    assert rows.rows == (0, 1, 1, 1, 1, 1)
+    with pytest.raises(UserError, match=r"heads\.bias has a row for each of depth, flow, .* there"):
+        map_weights(tiny(heads="shared"), tiny())
+    with pytest.raises(UserError, match=r"modality_embedding\.table has no place in config.model"):
+        map_weights(tiny(switcher="none"), tiny())
+    with pytest.raises(UserError, match="num_heads is 3 there; set config"):
+        map_weights(tiny(num_heads=4), tiny())
+
+
 def test_adopting_a_backbone_of_another_size_changes_nothing():
     model = random_model(tiny())
     before = jax.tree.map(np.asarray, nnx.state(model))
-    with pytest.raises(UserError, match="give the model the backbone's sizes"):
-        adopt_backbone(model, rgb_backbone(ffn_dim=80))
+    with pytest.raises(UserError, match=r"\(2, 80, 48\) there and \(2, 64, 48\)"):
+        adopt(model, rgb_backbone(ffn_dim=80))
     chex.assert_trees_all_equal(nnx.state(model), before)
 
 

@@ -9,7 +9,10 @@ import pytest
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.models import build
 from unityvideo_jax.models.config import DiTConfig, parameter_count
+from unityvideo_jax.parallel.mesh import MeshConfig, make_mesh
+from unityvideo_jax.planning import fit
 from unityvideo_jax.runtime import capacity
+from unityvideo_jax.settings import presets
 
 TINY = DiTConfig(dim=24, ffn_dim=40, num_heads=2, num_layers=3, text_dim=10, freq_dim=6)
 
@@ -21,6 +24,32 @@ def test_parameters_are_counted_without_making_them(switcher, heads, modalities)
     config = dataclasses.replace(TINY, switcher=switcher, heads=heads, modalities=modalities)
     state = build.abstract_transformer(config)[1]
     assert parameter_count(config) == sum(math.prod(x.shape) for x in jax.tree.leaves(state))
+
+
+def test_the_largest_number_of_streams_is_what_must_fit(monkeypatch):
+    config = presets.load("worlds_tiny")
+    config.train.batch_size = 4096  # so that activations outweigh weights
+    mesh = make_mesh(MeshConfig(), jax.devices()[:1])
+    bound = 2**20
+
+    def check():
+        monkeypatch.setattr(fit, "device_bytes", lambda device: bound)
+        fit.check_training(config, (5, 8, 8), mesh)
+
+    while True:
+        try:
+            check()
+            break
+        except UserError:
+            bound *= 2
+    config.data.streams = (1.0, 1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
+    assert fit.largest_streams(config) == 6
+    with pytest.raises(UserError, match=r"4096 x 6 streams on .* config.data.streams"):
+        check()
+    config.data.streams = (1.0,)
+    check()
+    config.curriculum[1]["streams"] = (0, 0, 1)
+    assert fit.largest_streams(config) == 3
 
 
 def test_bytes_are_shown_as_people_write_them():

@@ -19,7 +19,7 @@ from unityvideo_jax.pretrained import model as pretrained
 from unityvideo_jax.pretrained.vae import flatten
 from unityvideo_jax.sampling.pipeline import Pipeline
 from unityvideo_jax.training import state as state_lib
-from unityvideo_jax.training.checkpoints import start_from
+from unityvideo_jax.training.start import start_from
 
 
 @pytest.fixture(scope="module", params=["float32", "int8"])

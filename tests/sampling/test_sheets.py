@@ -126,3 +126,18 @@ def test_texts_and_guidance_are_those_that_evaluate_uses(monkeypatch):
             # Without a caption and with the prompt kept there is no text to guide by.
             assert guidance == (1.0 if estimation and not drops_prompts else 5.0)
         assert len(calls) == 3
+
+
+def test_a_model_of_rgb_alone_has_sheets_of_what_it_makes_of_text():
+    batch, _ = sheets()
+    alone = {name: x[:, :1] for name, x in batch.items() if name != "index"}
+    made = TrainingSheets(
+        tiny_pipeline().velocity,
+        tiny_vae(),
+        alone,
+        null_text=np.zeros((16, 256), np.float32),
+        modalities=("rgb",),
+        sampler=SamplerConfig(steps=2, text_guidance=1.0, solver="euler"),
+        count=1,
+    )
+    assert [label for label, _ in made.rows(PARAMS)] == ["rgb: truth", "rgb: joint"]

@@ -42,21 +42,23 @@ def tiny_config(**train) -> ml_collections.ConfigDict:
 class Batches:
     """Batch n is drawn from seed (stage, n); the state is n."""
 
-    def __init__(self, stage, batch_size=8, poison_at=None):
+    def __init__(self, stage, batch_size=8, poison_at=None, streams=(2,)):
         self.stage, self.batch_size, self.poison_at = stage, batch_size, poison_at
-        self.n = 0
+        self.streams, self.n = streams, 0
 
     def __next__(self):
         rng = np.random.default_rng((self.stage.index, self.n))
         ids = [MODALITIES.index(m) for m in self.stage.weights]
-        b = self.batch_size
-        latents = rng.normal(size=(b, 2, 2, 4, 4, 4)).astype(np.float32) * 0.5 + 1.0
+        b, s = self.batch_size, self.streams[self.n % len(self.streams)]
+        latents = rng.normal(size=(b, s, 2, 4, 4, 4)).astype(np.float32) * 0.5 + 1.0
         if self.n == self.poison_at:
             latents[3] = np.nan
         batch = {
             "latents": latents,
-            "modality": np.stack([np.zeros(b), rng.choice(ids, b)], 1).astype(np.int32),
-            "context": rng.normal(size=(b, 2, 4, 8)).astype(np.float32),
+            "modality": np.stack(
+                [np.zeros(b), *(rng.choice(ids, b) for _ in range(s - 1))], 1
+            ).astype(np.int32),
+            "context": rng.normal(size=(b, s, 4, 8)).astype(np.float32),
             "index": np.arange(self.n * b, (self.n + 1) * b, dtype=np.int32),
         }
         self.n += 1

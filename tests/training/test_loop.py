@@ -14,7 +14,7 @@ import chex
 import jax
 import numpy as np
 import pytest
-from synthetic_run import Batches, tiny_config
+from synthetic_run import MODALITIES, Batches, tiny_config
 
 from unityvideo_jax.checkpoints.reading import load_for_inference
 from unityvideo_jax.errors import UserError
@@ -165,6 +165,29 @@ def test_accumulation_is_the_gradient_of_the_mean_over_all_samples():
     assert float(metrics["loss"][1]) == 8  # every sample counted once
 
 
+def test_a_run_on_rgb_alone_starts_one_of_any_number_of_streams(tmp_path):
+    config = tiny_config(steps=2)
+    config.model.update(modalities=("rgb",), switcher="none")
+    config.curriculum = ()
+    lines = _run(tmp_path / "rgb", config, streams=(1,))
+    config = tiny_config(steps=6)
+    config.init_from = str(tmp_path / "rgb")
+    config.optimizer.learning_rate = 1e-9
+    lines = _run(tmp_path / "run", config, streams=(1, 2, 4))
+    assert f"new in this run, as RGB starts: {', '.join(MODALITIES[1:])}" in lines
+    compiled = [line for line in lines if line.startswith("compiling")]
+    assert compiled == [f"compiling the step{of}" for of in ("", " of 2 streams", " of 4 streams")]
+    records = _records(tmp_path / "run")
+    found = [{k for k in r if k.startswith("loss/streams")} for r in records.values()]
+    assert found == [{f"loss/streams/{n}"} for n in (1, 2, 4)] * 2
+    # Every table and head is RGB's, and the rest is as it was.
+    old, new = (load_for_inference(tmp_path / name)[1] for name in ("rgb", "run"))
+    del new["modality_embedding"]
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(*np.broadcast_arrays(a, b), atol=1e-6), old, new
+    )
+
+
 def test_not_finite_names_step_and_record_and_keeps_the_checkpoint(tmp_path):
     config = tiny_config(log_every=1)
     config.curriculum = ()
@@ -210,6 +233,9 @@ def test_dropped_conditions_need_timesteps_of_their_own(tmp_path):
     config.model.shared_timestep = True
     with pytest.raises(UserError, match=r"condition_dropout=0\.1: .*set it to 0"):
         _run(tmp_path / "run", config)
+    config.objective = dict(condition_dropout=0, p_joint=0.4, p_any=0.1, own_timesteps=True)
+    with pytest.raises(UserError, match=r"own_timesteps=True: .*set one of them to False"):
+        _run(tmp_path / "other", config)
 
 
 def test_workdir_in_use_foreign_or_of_another_config(whole, tmp_path):

@@ -30,7 +30,9 @@ def test_tensorboard_shows_what_was_written_and_drops_what_a_kill_left(tmp_path)
 def test_speed_counts_the_steps_done_in_each_interval_and_no_other(monkeypatch):
     now = [10.0]
     monkeypatch.setattr(time, "perf_counter", lambda: now[0])
-    speed = Speed(step_flops=6 * 10**12, step_tokens=300, step=1)
+    speed = Speed(1)
+    for step, tokens in ((2, 100), (3, 500), (4, 300), (5, 300)):
+        speed.dispatched(step, 6 * 10**12, tokens)
     assert speed.take(1) == {}
     now[0] += 6.0
     taken = speed.take(3)

@@ -7,9 +7,11 @@ import numpy as np
 import optax
 import pytest
 import torch
+from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec
 
 from unityvideo_jax.errors import UserError
+from unityvideo_jax.models.dit import DiT, DiTConfig
 from unityvideo_jax.parallel.mesh import MeshConfig, make_mesh
 from unityvideo_jax.parallel.rules import like_parameters
 from unityvideo_jax.training.optimizer import OptimizerConfig, make_optimizer, make_schedule
@@ -73,6 +75,41 @@ def test_it_is_pytorchs_adamw(problem):
     params, _ = _ours(problem, "float32")
     for name, expected in _theirs(problem).items():
         np.testing.assert_allclose(params[name], expected, rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("switcher", ["additive", "adaln"])
+def test_what_modalities_add_has_its_own_rate_as_in_two_groups_of_torch(switcher):
+    """The rows of one array that RGB has, and those that it has not, are groups of their own."""
+    config = DiTConfig(
+        dim=24, ffn_dim=32, num_heads=2, num_layers=1, freq_dim=8, text_dim=4, switcher=switcher,
+        inputs="shared", heads="shared", modalities=("rgb", "depth", "flow"),
+    )  # fmt: skip
+    params = nnx.state(DiT(config, rngs=nnx.Rngs(0)), nnx.Param)
+    gradients = jax.tree.map(lambda x: jnp.linspace(-1, 1, x.size).reshape(x.shape), params)
+    factors = {"inputs": 10.0, "switch": 10.0, "heads": 0.0, "tables": 3.0, "backbone": 0.5}
+
+    def updates(**fields):
+        settings = OptimizerConfig(
+            learning_rate=1e-3, warmup_steps=0, clip_norm=1e9, weight_decay=0.1, **fields
+        )
+        optimizer = make_optimizer(settings, 10)
+        found = optimizer.update(gradients, optimizer.init(params), params)[0]
+        return {".".join(map(str, k)): v[...] for k, v in nnx.to_flat_state(found)}
+
+    plain, scaled = updates(), updates(rate_factors=factors)
+    for name, update in plain.items():
+        factor = np.full(update.shape, 0.5)
+        if name.startswith(("patch_embedding", "heads")):
+            factor[1:] = 10.0 if name.startswith("patch") else 0.0
+        elif name == "blocks.modulation.table":
+            factor[:, 1:] = 3.0
+        elif name.startswith(("modality_embedding", "additive_switch")):
+            factor[:] = 10.0
+        np.testing.assert_allclose(scaled[name], update * factor, rtol=1e-6, err_msg=name)
+    with pytest.raises(UserError, match=r"rate_factors.head: .*did you mean 'heads'"):
+        OptimizerConfig(learning_rate=1.0, rate_factors={"head": 1.0})
+    with pytest.raises(UserError, match=r"rate_factors.heads=-1: give 0 or"):
+        OptimizerConfig(learning_rate=1.0, rate_factors={"heads": -1})
 
 
 def test_bfloat16_moments_follow_float32_in_half_the_bytes(problem):

@@ -99,7 +99,7 @@ def load_for_inference(
     device = SingleDeviceSharding(jax.local_devices()[0])
     target = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device),
-        abstract_weights(section(DiTConfig, config, "model")),
+        build.abstract_transformer(section(DiTConfig, config, "model"))[1],
     )
     return config, restore_weights(folder, target, use_ema), int(folder.name)
 
@@ -122,11 +122,6 @@ def restore_weights(folder: pathlib.Path, target: Any, use_ema: bool) -> Any:
         return found
 
     return refill(target, guarded(folder, read))
-
-
-def abstract_weights(model: DiTConfig) -> Any:
-    """The shapes of a model's weights: where a checkpoint is restored to."""
-    return build.abstract_transformer(model)[1]
 
 
 def manager(folder: pathlib.Path, options: Any = None) -> ocp.CheckpointManager:

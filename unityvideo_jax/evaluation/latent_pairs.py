@@ -1,6 +1,6 @@
-"""Latents and texts of clips with truth, as the model meets them: RGB with each modality."""
+"""Latents and texts of clips with truth, as the model meets them: RGB with modalities, or alone."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, Int
 
 from unityvideo_jax import modalities
 from unityvideo_jax.evaluation.benchmarks.folder import Batch
+from unityvideo_jax.evaluation.heldout import stream_sets
 from unityvideo_jax.modalities import RGB
 from unityvideo_jax.sampling.pipeline import Pipeline
 
@@ -17,6 +18,14 @@ from unityvideo_jax.sampling.pipeline import Pipeline
 def drawing(codec: modalities.Codec) -> Callable[[Mapping[str, Any]], Float[Array, "b t h w 3"]]:
     """Draws batches of clips as the codec of a modality does; compiled once a shape."""
     return jax.jit(jax.vmap(lambda clip: codec.encode(clip)[0]))
+
+
+class Streams(NamedTuple):
+    """A batch of streams: clean latents, RGB first unless a modality is alone, ids, and texts."""
+
+    latents: Float[Array, "b s t h w c"]
+    modality: Int[Array, "b s"]
+    context: Float[Array, "b s l d"]
 
 
 class Pair(NamedTuple):
@@ -37,15 +46,40 @@ class LatentPairs:
     def _latents(self, batch: Batch, name: str) -> Float[Array, "b t h w c"]:
         return self._pipeline.encode(np.asarray(self._draw[name](batch.clip)), name)
 
+    def _known(self, batch: Batch) -> tuple[str, ...]:
+        """The model's modalities that the clips have truth of; worlds do not render all."""
+        keys = {name: set(modalities.get(name).codec.keys) for name in self._draw}
+        return tuple(name for name in self._draw if name == RGB or keys[name] <= set(batch.clip))
+
+    def _streams(
+        self,
+        batch: Batch,
+        captions: Sequence[str],
+        latents: Mapping[str, Float[Array, "b t h w c"]],
+    ) -> Streams:
+        names = tuple(latents)
+        ids = jnp.array([self._pipeline.modalities.index(name) for name in names], jnp.int32)
+        prompts = {
+            name: [p.get(name, modalities.get(name).prompt) for p in batch.prompts]
+            for name in names
+            if name != RGB
+        }
+        context, _ = self._pipeline.contexts(names, captions, prompts)
+        rows = jnp.tile(ids, (len(captions), 1))
+        return Streams(jnp.stack([*latents.values()], axis=1), rows, jnp.asarray(context))
+
     def __call__(self, batch: Batch, captions: Sequence[str]) -> Iterator[tuple[str, Pair]]:
         """Each modality that the clips have truth of, by name; the prompts are the clips' own."""
         rgb = self._latents(batch, RGB)
-        for name in self._draw:
-            # A registered modality that worlds do not render has no truth here.
-            if name == RGB or not set(modalities.get(name).codec.keys) <= set(batch.clip):
-                continue
-            latents = jnp.stack([rgb, self._latents(batch, name)], axis=1)
-            ids = jnp.array([0, self._pipeline.modalities.index(name)], jnp.int32)
-            prompts = [p.get(name, modalities.get(name).prompt) for p in batch.prompts]
-            context, _ = self._pipeline.contexts((RGB, name), captions, {name: prompts})
-            yield name, Pair(latents, jnp.tile(ids, (len(latents), 1)), jnp.asarray(context))
+        for name in self._known(batch)[1:]:
+            latents = {RGB: rgb, name: self._latents(batch, name)}
+            yield name, Pair(*self._streams(batch, captions, latents))
+
+    def sets(
+        self, batch: Batch, captions: Sequence[str], counts: Collection[int]
+    ) -> Iterator[tuple[tuple[str, ...], Streams]]:
+        """Each of `heldout.stream_sets` of what the clips have truth of, by its names."""
+        known = self._known(batch)
+        latents = {name: self._latents(batch, name) for name in known}
+        for names in stream_sets(known, counts):
+            yield names, self._streams(batch, captions, {name: latents[name] for name in names})

@@ -28,6 +28,7 @@ from unityvideo_jax.evaluation.heldout import (
 )
 from unityvideo_jax.evaluation.latent_pairs import LatentPairs, drawing
 from unityvideo_jax.evaluation.row_store import RowStore
+from unityvideo_jax.inputs.config import DataConfig
 from unityvideo_jax.metrics.base import Arrays
 from unityvideo_jax.metrics.depth_units import UNIT
 from unityvideo_jax.metrics.scores import ClipScore, merge
@@ -111,11 +112,12 @@ class RunRow:
 
     Attributes:
       scores: by modality, of the model and of its two references, in the order of `SYSTEMS`.
-      heldout: errors [task][timestep] by modality; empty without a held-out loss.
+      heldout: errors [task][timestep][stream] by the names of the streams, joined by "+"; empty
+        without a held-out loss.
     """
 
     scores: dict[str, tuple[ClipScore, ...]] = dataclasses.field(default_factory=dict)
-    heldout: dict[str, list[list[float]]] = dataclasses.field(default_factory=dict)
+    heldout: dict[str, list[list[list[float]]]] = dataclasses.field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """The row as plain JSON values."""
@@ -343,7 +345,7 @@ def _results(
         loss = HeldoutLoss(config.heldout)
         for i, row in by_number.items():
             for name, errors in row.heldout.items():
-                loss.update(name, np.asarray([errors], np.float32), f"clip {i}")
+                loss.update(name.split("+"), np.asarray([errors], np.float32), f"clip {i}")
         metrics |= loss.compute()
     return Results(
         metrics=metrics,
@@ -355,19 +357,29 @@ def _results(
 
 
 class _Heldout:
-    """The held-out errors over every modality of the model."""
+    """The held-out errors over every set of streams, as the run trains them."""
 
     def __init__(self, pipeline: Pipeline, pairs: LatentPairs, config: HeldoutConfig):
         self._params, self._pairs = pipeline.params, pairs
+        self._counts = config.streams or _trained_counts(pipeline)
         self._errors = jax.jit(
             lambda params, *arrays: heldout_errors(pipeline.velocity(params), *arrays, config)
         )
 
     def measure(self, batch: Batch, rows: Mapping[int, RunRow]) -> None:
         """Adds the errors of a batch to its rows; the caption is the clip's own, as in training."""
-        for name, pair in self._pairs(batch, batch.captions):
-            errors = self._errors(self._params, *pair, jnp.asarray(batch.index))
+        for names, streams in self._pairs.sets(batch, batch.captions, self._counts):
+            errors = self._errors(self._params, *streams, jnp.asarray(batch.index))
             errors = np.asarray(errors)[: batch.count]
-            require_finite(name, errors, f"clips {', '.join(map(str, rows))}")
+            require_finite(", ".join(names), errors, f"clips {', '.join(map(str, rows))}")
             for row, error in zip(rows.values(), errors, strict=True):
-                row.heldout[name] = error.tolist()
+                row.heldout["+".join(names)] = error.tolist()
+
+
+def _trained_counts(pipeline: Pipeline) -> tuple[int, ...]:
+    """Numbers of streams that a run trains, and pairs if it has modalities."""
+    weights = pipeline.config["data"].get("streams", DataConfig.streams)
+    counts = {count for count, weight in enumerate(weights, 1) if weight}
+    if len(pipeline.modalities) > 1:
+        counts.add(2)
+    return tuple(sorted(counts))

@@ -8,14 +8,23 @@ from typing import Any
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.flow_matching.timesteps import TIMESTEP_DISTRIBUTIONS
 
+_SWITCHES = ("own_timesteps", "one_draw")
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ObjectiveConfig:
     """What is noised, how much, and how often.
 
     Attributes:
-      p_cond, p_est, p_joint: probabilities of the three tasks; they sum to 1. UnityVideo sec. 3.2
+      p_cond, p_est, p_joint, p_any: probabilities of the tasks; they sum to 1. UnityVideo sec. 3.2
         asks for p_cond < p_est < p_joint without numbers; the public release has 0.25, 0.25, 0.5.
+        Neither has the fourth: of S streams, each of the 2^S - 1 non-empty sets is noised with the
+        same probability, that is, every stream is noised with probability 1/2, redrawn until one
+        is. Samples of one stream are joint whatever the probabilities.
+      own_timesteps: with the fourth task, every noised stream draws a timestep of its own;
+        otherwise the noised streams of a sample share one.
+      one_draw: draw one task and one timestep per step (with accumulation: per micro-batch) for all
+        samples, as the public release does, instead of one per sample (UnityVideo sec. 3.4).
       timestep: "logit_normal" or "uniform".
       logit_mean, logit_std: of the logit-normal distribution.
       shift: of the timestep towards noise; the public release has 5. `timesteps` says what it does.
@@ -37,6 +46,9 @@ class ObjectiveConfig:
     p_cond: float | int = 0.2
     p_est: float | int = 0.3
     p_joint: float | int = 0.5
+    p_any: float | int = 0.0
+    own_timesteps: bool = False
+    one_draw: bool = False
     timestep: str = "logit_normal"
     logit_mean: float | int = 0.0
     logit_std: float | int = 1.0
@@ -54,7 +66,7 @@ class ObjectiveConfig:
     def __post_init__(self) -> None:
         # "shift=5" on a command line is an int, and configs are compared: all become float.
         for field in dataclasses.fields(self):
-            if field.name not in ("timestep", "modality_loss_weights"):
+            if field.name not in ("timestep", "modality_loss_weights", *_SWITCHES):
                 object.__setattr__(self, field.name, _number(field.name, getattr(self, field.name)))
         weights = {
             name: _number(f"modality_loss_weights.{name}", value)
@@ -65,17 +77,17 @@ class ObjectiveConfig:
             if value < 0:
                 raise UserError(f"objective.modality_loss_weights.{name}={value} is negative.")
         for name in (
-            *("p_cond", "p_est", "p_joint", "condition_dropout", "first_frame"),
+            *("p_cond", "p_est", "p_joint", "p_any", "condition_dropout", "first_frame"),
             *("uniform_share", "noise_share"),
         ):
             value = getattr(self, name)
             if not 0.0 <= value <= 1.0:
                 raise UserError(f"objective.{name}={value} is no probability: give 0 to 1.")
-        total = self.p_cond + self.p_est + self.p_joint
+        total = sum(self.task_probabilities)
         if abs(total - 1.0) > 1e-6:
+            given = ", ".join(map(str, self.task_probabilities))
             raise UserError(
-                f"objective.p_cond + p_est + p_joint = {total:g} must be 1: "
-                f"got {self.p_cond}, {self.p_est}, {self.p_joint}."
+                f"objective.p_cond + p_est + p_joint + p_any = {total:g} must be 1: got {given}."
             )
         if self.timestep not in TIMESTEP_DISTRIBUTIONS:
             raise UserError(
@@ -87,9 +99,9 @@ class ObjectiveConfig:
                 raise UserError(f"objective.{name}={getattr(self, name)} must be positive.")
 
     @property
-    def task_probabilities(self) -> tuple[float, float, float]:
+    def task_probabilities(self) -> tuple[float, float, float, float]:
         """In the order of `tasks.TASKS`."""
-        return self.p_cond, self.p_est, self.p_joint
+        return self.p_cond, self.p_est, self.p_joint, self.p_any
 
 
 def _number(name: str, value: Any) -> float:

@@ -1,5 +1,6 @@
 """The flow-matching loss on the noised streams (UnityVideo sec. 3.4)."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 
 import jax
@@ -12,7 +13,8 @@ from unityvideo_jax.flow_matching.path import VelocityFn
 from unityvideo_jax.flow_matching.tasks import TASKS, Noising, draw_first_frames, draw_noising
 from unityvideo_jax.modalities import BUILT_IN
 
-TIMESTEP_BANDS = 4
+# The last two are where sampling starts: an estimate is decided there.
+BAND_EDGES = (0.0, 0.25, 0.5, 0.75, 0.9, 0.97, 1.0)
 
 Metrics = dict[str, Float[Array, "b"] | tuple[Float[Array, ""], Float[Array, ""]]]
 
@@ -32,8 +34,8 @@ def flow_matching_loss(
 
     Args:
       velocity_fn: the model.
-      batch: "latents" [B,S,t,h,w,C], "modality" [B,S], "context" [B,S,L,D]; stream 0 is RGB. Used
-        as float32, whatever precision they come in.
+      batch: "latents" [B,S,t,h,w,C], "modality" [B,S], "context" [B,S,L,D]; stream 0 is RGB, or the
+        only stream. Used as float32, whatever precision they come in.
       key: used up by this call; draws task, timestep, dropout and noise.
       config: the objective.
       modalities: names of the modality ids, for the metrics by modality and their loss weights.
@@ -41,7 +43,7 @@ def flow_matching_loss(
     Returns:
       The loss, float32, with `config.modality_loss_weights`; and metrics, without these weights, as
       (sum, count) pairs, to be added up and then divided:
-      "loss" per sample, "loss/task/<task>" per sample, "loss/modality/<name>" and
+      "loss", "loss/streams/<S>" and "loss/task/<task>" per sample, "loss/modality/<name>" and
       "loss/timestep/<low>-<high>" per noised stream. Besides, "samples" f32[B], each sample's loss.
     """
     clean = batch["latents"].astype(jnp.float32)
@@ -51,7 +53,9 @@ def flow_matching_loss(
     noised = path.interpolate(clean, noise, noising.timestep)
     inputs = (noising.timestep, batch["modality"], batch["context"].astype(jnp.float32))
     if config.first_frame > 0 and clean.shape[2] > 1:
-        held = draw_first_frames(frame_key, noising.noised, clean.shape[2], config.first_frame)
+        is_rgb = batch["modality"] == 0
+        chance, frames = config.first_frame, clean.shape[2]
+        held = draw_first_frames(frame_key, noising.noised, is_rgb, frames, chance)
         noised = jnp.where(held[..., None, None, None], clean, noised)
         predicted = velocity_fn(noised, *inputs, clean=held)
     else:
@@ -63,7 +67,8 @@ def flow_matching_loss(
     weights = noising.noised.astype(jnp.float32)
     by_stream = jnp.where(noising.noised, by_stream, 0.0)
     by_sample = jnp.sum(by_stream, axis=1) / jnp.sum(weights, axis=1)
-    metrics = _metrics(by_sample, by_stream, noising)
+    tasks = (*TASKS, "any") if config.p_any else TASKS
+    metrics = _metrics(by_sample, by_stream, noising, tasks)
     for index, name in enumerate(modalities):
         chosen = weights * (batch["modality"] == index)
         metrics[f"loss/modality/{name}"] = _pair(by_stream, chosen)
@@ -82,17 +87,20 @@ def _pair(
 
 
 def _metrics(
-    by_sample: Float[Array, "b"], by_stream: Float[Array, "b s"], noising: Noising
+    by_sample: Float[Array, "b"],
+    by_stream: Float[Array, "b s"],
+    noising: Noising,
+    tasks: Sequence[str],
 ) -> Metrics:
     metrics: Metrics = {"samples": by_sample}
     metrics["loss"] = _pair(by_sample, jnp.ones_like(by_sample))
-    for index, name in enumerate(TASKS):
+    metrics[f"loss/streams/{by_stream.shape[1]}"] = metrics["loss"]
+    for index, name in enumerate(tasks):
         chosen = (noising.task == index).astype(jnp.float32)
         metrics[f"loss/task/{name}"] = _pair(by_sample, chosen)
     # t = 1 belongs to the last band.
-    bands = jnp.minimum(jnp.floor(noising.timestep * TIMESTEP_BANDS), TIMESTEP_BANDS - 1)
-    for index in range(TIMESTEP_BANDS):
-        low, high = index / TIMESTEP_BANDS, (index + 1) / TIMESTEP_BANDS
+    bands = jnp.searchsorted(jnp.asarray(BAND_EDGES[1:-1]), noising.timestep, side="right")
+    for index, (low, high) in enumerate(itertools.pairwise(BAND_EDGES)):
         chosen = (noising.noised & (bands == index)).astype(jnp.float32)
         metrics[f"loss/timestep/{low:.2f}-{high:.2f}"] = _pair(by_stream, chosen)
     return metrics

@@ -22,7 +22,12 @@ class DataConfig:
       dirs: folders given to prepare as --workdir; shards only.
       dir_weights: relative draw frequency of each folder; empty means equal.
       modality_weights: relative draw frequency of each modality that joins RGB; by default the
-        registry's of the built-in ones.
+        registry's of the built-in ones. `inputs.shares` says how they hold together with
+        `dir_weights`.
+      streams: relative frequency of steps whose samples have 1, 2, ... streams; its length is the
+        most that is trained. (0, 1) trains RGB with one modality, (1,) single streams, (1, 2, 0, 1)
+        up to four, with modalities that differ.
+      rgb_alone: share of the samples of one stream that show RGB; the others show a modality.
       caption_dropout: probability that the caption becomes the null context (UnityVideo sec. 4.1;
         public release: 0.1).
       prompt_dropout: the same for the modality prompt (public release: 0).
@@ -55,6 +60,8 @@ class DataConfig:
             name: registry.get(name).sampling_weight for name in registry.BUILT_IN[1:]
         }
     )
+    streams: tuple[float | int, ...] = (0.0, 1.0)
+    rgb_alone: float | int = 1.0
     caption_dropout: float | int = 0.1
     prompt_dropout: float | int = 0.0
     registry_prompt_rate: float | int = 0.0
@@ -88,11 +95,18 @@ class DataConfig:
             )
         check_weights(dict(zip(self.dirs, self.dir_weights, strict=False)), "dir_weights")
         check_weights(self.modality_weights, "modality_weights")
+        check_weights({str(n): weight for n, weight in enumerate(self.streams, 1)}, "streams")
+        if not any(self.streams):
+            raise UserError(
+                f"config.data.streams={self.streams}: give steps with 1, 2, ... streams weights, "
+                "such as (0, 1) for RGB with one modality"
+            )
         registry.chosen_codec("depth", self.codecs, "config.data.depth_codec")
         check_frames(self.num_frames, "config.data.num_frames")
         check_pixels(self.height, "config.data.height")
         check_pixels(self.width, "config.data.width")
-        for name in ("caption_dropout", "prompt_dropout", "registry_prompt_rate", "closeup"):
+        rates = ("caption_dropout", "prompt_dropout", "registry_prompt_rate", "closeup")
+        for name in (*rates, "rgb_alone"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"config.data.{name}={getattr(self, name)}: give 0 to 1")
         if self.kind == "shards" and self.registry_prompt_rate:
@@ -106,6 +120,16 @@ class DataConfig:
             raise UserError(f"config.data.fps={self.fps}: must be positive")
         if self.num_workers < 0 or self.read_threads < 1:
             raise UserError("config.data: num_workers must be >= 0 and read_threads >= 1")
+
+    @property
+    def stream_weights(self) -> dict[int, float]:
+        """Relative frequency by number of streams, of those that are trained."""
+        return {count: float(w) for count, w in enumerate(self.streams, 1) if w}
+
+    @property
+    def max_streams(self) -> int:
+        """The most streams of a sample."""
+        return max(self.stream_weights)
 
     @property
     def codecs(self) -> dict[str, str]:
@@ -130,7 +154,7 @@ def as_data_config(config: object) -> DataConfig:
     check_values(DataConfig, values, "config.data.")
     if "modality_weights" in values:
         values["modality_weights"] = dict(values["modality_weights"].items())
-    for name in ("dirs", "dir_weights"):
+    for name in ("dirs", "dir_weights", "streams"):
         if isinstance(values.get(name), str):
             raise UserError(f"config.data.{name}: give a tuple, e.g. ('{values[name]}',)")
         if name in values:
@@ -157,12 +181,15 @@ def stage_modality_weights(
         weighs 0, are not drawn.
 
     Returns:
-      Weights that sum to one.
+      Weights that sum to one; none where RGB alone is trained.
 
     Raises:
-      UserError: an unknown modality, or nothing left to draw.
+      UserError: an unknown modality, nothing left to draw, or fewer modalities than
+        `config.streams` asks for.
     """
     modalities = tuple(modalities)
+    if config.max_streams == 1 and config.rgb_alone == 1:
+        return {}
     name = "modality_weights" if stage_weights is None else "stage_weights"
     weights = dict((config.modality_weights if stage_weights is None else stage_weights).items())
     check_weights(weights, name)
@@ -178,5 +205,11 @@ def stage_modality_weights(
     drawn = {m: float(weights[m]) for m in modalities if weights.get(m)}
     if not drawn:
         raise UserError(f"{name}: no modality with a positive weight; give at least one")
+    if config.max_streams > 1 + len(drawn):
+        raise UserError(
+            f"config.data.streams={tuple(config.streams)} draws {config.max_streams} streams, RGB "
+            f"and {config.max_streams - 1} modalities, but {name} has {len(drawn)} "
+            f"({', '.join(drawn)}); shorten it, or give weights to more modalities"
+        )
     total = sum(drawn.values())
     return {m: w / total for m, w in drawn.items()}

@@ -14,29 +14,29 @@ from unityvideo_jax import modalities as registry
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.inputs.config import as_data_config, stage_modality_weights
 from unityvideo_jax.inputs.encode import LatentEncoder, load_encoder
-from unityvideo_jax.inputs.mixing import Mixture
 from unityvideo_jax.inputs.pipeline import rows_per_process
+from unityvideo_jax.inputs.shares import make_mix
 from unityvideo_jax.inputs.sources import asks_for_all, check_rendered, sample_worlds, text_of
 from unityvideo_jax.models.text.encoder import CutTexts, TextEncoder
 from unityvideo_jax.pretrained.text import load_text_encoder
 
 
-def group_size(rows: int, modalities: int, limit: int = 16) -> int:
-    """Clips that share a modality and are rendered at once: the largest divisor of `rows`.
+def group_size(rows: int, sets: int, limit: int = 16) -> int:
+    """Clips that have the same streams and are rendered at once: the largest divisor of `rows`.
 
-    Small enough that a batch holds at least two groups a modality, if it can, and at most `limit`,
-    which bounds the memory of rendering and encoding.
+    Small enough that a batch holds at least two groups per set of streams, if it can, and at most
+    `limit`, which bounds the memory of rendering and encoding.
     """
-    most = max(1, min(limit, rows // (2 * modalities)))
+    most = max(1, min(limit, rows // (2 * sets)))
     return max(n for n in range(1, most + 1) if rows % n == 0)
 
 
 class OnlineWorlds:
     """An endless iterator of batches over worlds 0, 1, 2, ... of a split; each is seen once.
 
-    A batch is divided into groups of one modality each, drawn by weight as in the shards' pipeline.
-    One compiled function loops over the groups: it renders, draws RGB and, by `lax.switch`, the
-    group's modality alone, and encodes both. Shapes are fixed, so it compiles once.
+    A batch is divided into groups of the same streams, drawn by weight as in the shards' pipeline.
+    One compiled function loops over the groups: it renders, draws by `lax.switch` what the group's
+    streams show, and encodes them. Shapes are fixed, so it compiles once.
 
     Args:
       data_config: a DataConfig or dict-like `config.data`; its split, frames, size, fps, weights,
@@ -44,6 +44,8 @@ class OnlineWorlds:
       modalities: `config.model.modalities`; a modality's id is its place here.
       batch_size: rows of the global batch; this process yields its share.
       seed: of the worlds, the order of modalities, their prompts and text dropout.
+      streams: S, of every sample.
+      first_world: where the worlds begin, for iterators of one seed that are to share none.
       stage_weights: modality weights of the curriculum stage; None takes the config's.
       process_index, process_count: which part of each global batch this process yields.
       encoder: overrides the VAE that `data_config` names.
@@ -51,8 +53,8 @@ class OnlineWorlds:
       clips_per_group: overrides `group_size`.
 
     Yields:
-      {latents f32[B,2,t,h,w,C] on the device, not waited for; modality i32[B,2], context
-      f32[B,2,L,D] and index i32[B] on the host}, stream 0 being RGB.
+      {latents f32[B,S,t,h,w,C] on the device, not waited for; modality i32[B,S], context
+      f32[B,S,L,D] and index i32[B] on the host}, stream 0 being RGB, or the only stream.
 
     Raises:
       UserError: an unknown modality, split or encoder, or a batch that does not divide.
@@ -65,6 +67,8 @@ class OnlineWorlds:
         batch_size: int,
         seed: int,
         *,
+        streams: int = 2,
+        first_world: int = 0,
         stage_weights: Mapping[str, float | int] | None = None,
         process_index: int = 0,
         process_count: int = 1,
@@ -79,11 +83,15 @@ class OnlineWorlds:
         self._batch_size, self._seed = batch_size, seed
         self._first = process_index * self._rows
         drawn = stage_modality_weights(config, modalities, stage_weights)
-        self._names = tuple(drawn)
-        self._mixture = Mixture(list(drawn.values()))
-        self._ids = np.asarray([tuple(modalities).index(name) for name in self._names], np.int32)
-        self._rgb_id = tuple(modalities).index("rgb")
-        self._group = clips_per_group or group_size(self._rows, len(self._names))
+        mix = make_mix([tuple(drawn)], {"worlds": 1.0}, drawn, streams, float(config.rgb_alone))
+        self.shares, self._mixture = mix.shares, mix.mixture
+        self._names = tuple(modalities)
+        # Modality ids of each set of streams.
+        self._sets = np.asarray(
+            [[self._names.index(name) for name in names] for _, names in mix.sources], np.int32
+        )
+        limit = min(16, max(1, 32 // streams))
+        self._group = clips_per_group or group_size(self._rows, len(self._sets), limit)
         if self._rows % self._group:
             raise UserError(
                 f"clips_per_group={self._group}: must divide the {self._rows} rows of a process"
@@ -102,18 +110,18 @@ class OnlineWorlds:
         self._null = self._texts([""])[0]
         # Asked about the first batch alone: its captions are of all kinds.
         self._warn_of_cut = CutTexts(self._texts, f"config.data.text_length={self._texts.length}")
-        branches = tuple(name for name in modalities if name != "rgb")
-        for name in branches:
-            check_rendered(name, registry.chosen_codec(name, config.codecs))
-        self._branch = np.asarray([branches.index(name) for name in self._names], np.int32)
+        for name in modalities:
+            if name != registry.RGB:
+                check_rendered(name, registry.chosen_codec(name, config.codecs))
         # Seeds decide what is in a scene, not how it is drawn: one compilation serves them all.
         self._encode = _compiled(
             dataclasses.replace(self._world, seed=0),
-            tuple((name, registry.chosen_codec(name, config.codecs)) for name in branches),
+            tuple((name, registry.chosen_codec(name, config.codecs)) for name in self._names),
             self._encoder,
             self._group,
+            streams,
         )
-        self._next_index = 0
+        self._next_index = first_world
         self._ahead: tuple[int, Any] | None = None
 
     def __iter__(self) -> "OnlineWorlds":
@@ -152,14 +160,12 @@ class OnlineWorlds:
         self._ahead = (self._next_index, self._scenes(self._indices(self._next_index)))
 
         groups = self._groups(start)
-        latents = self._encode(self._encoder.params, scenes, self._branch[groups])
-        chosen = np.repeat(groups, self._group)
+        latents = self._encode(self._encoder.params, scenes, self._sets[groups])
+        modality = self._sets[np.repeat(groups, self._group)]
         return {
             "latents": latents,
-            "modality": np.stack(
-                [np.full(self._rows, self._rgb_id, np.int32), self._ids[chosen]], axis=1
-            ),
-            "context": self._context(worlds.describe(self._world, scenes), chosen, index),
+            "modality": modality,
+            "context": self._context(worlds.describe(self._world, scenes), modality, index),
             "index": index,
         }
 
@@ -174,27 +180,34 @@ class OnlineWorlds:
         return sample_worlds(self._world, index, self._for_all(index))
 
     def _groups(self, start: int) -> Int[np.ndarray, "g"]:
-        """Which of the drawn modalities each group of this process's rows has."""
+        """Which set of streams each group of this process's rows has."""
         first = (start + self._first) // self._group
         count = self._rows // self._group
         return np.asarray([self._mixture[n][0] for n in range(first, first + count)])
 
     def _context(
-        self, descriptions: Sequence[Any], chosen: np.ndarray, index: np.ndarray
-    ) -> Float[np.ndarray, "b 2 l d"]:
-        texts = [text_of(d, "rgb") for d in descriptions]
-        asked = [
-            text_of(d, self._names[m], bool(a))
-            for d, m, a in zip(descriptions, chosen, self._for_all(index), strict=True)
+        self,
+        descriptions: Sequence[Any],
+        modality: Int[np.ndarray, "b s"],
+        index: Int[np.ndarray, " b"],
+    ) -> Float[np.ndarray, "b s l d"]:
+        for_all = self._for_all(index)
+        texts = [
+            [
+                text_of(d, self._names[m], bool(a))
+                for d, m, a in zip(descriptions, stream, for_all, strict=True)
+            ]
+            for stream in modality.T
         ]
         if self._warn_of_cut:
-            self._warn_of_cut([*texts, *asked])
+            self._warn_of_cut([text for stream in texts for text in stream])
             self._warn_of_cut = None
-        captions, prompts = self._texts(texts), self._texts(asked)
-        context = np.stack([captions, prompts], axis=1).astype(np.float32)
+        context = np.stack([self._texts(stream) for stream in texts], axis=1).astype(np.float32)
         rates = (self._config.caption_dropout, self._config.prompt_dropout)
         # One generator a world: what is dropped depends on its index, not on the batch around it.
         drop = np.stack([np.random.default_rng((self._seed, n)).random(2) for n in index]) < rates
+        # The prompts of a sample are dropped together, as guidance drops them.
+        drop = np.where(modality == 0, drop[:, :1], drop[:, 1:])
         return np.where(drop[..., None, None], self._null, context)
 
 
@@ -204,8 +217,9 @@ def _compiled(
     drawers: tuple[tuple[str, registry.Codec], ...],
     encoder: LatentEncoder,
     size: int,
+    streams: int,
 ) -> Any:
-    """(params, G*g scenes, choice i32[G]) -> latents f32[G*g,2,t,h,w,C] in groups of g, jitted.
+    """(params, G*g scenes, ids i32[G,S]) -> latents f32[G*g,S,t,h,w,C] in groups of g, jitted.
 
     Has a branch for the codec of every modality of the model and is cached, so that the next
     curriculum stage does not compile it again.
@@ -215,24 +229,24 @@ def _compiled(
     def drawn(codec: registry.Codec, clips: Mapping[str, Array]) -> Float[Array, "g t h w 3"]:
         return jax.vmap(lambda clip: codec.encode(clip)[0])({k: clips[k] for k in codec.keys})
 
-    rgb = registry.get("rgb").codec
     branches = [functools.partial(drawn, codec) for _, codec in drawers]
     channels = encoder.latent_shape(world.num_frames, world.height, world.width)[-1]
-    means, stds = map(jnp.asarray, encoder.table(("rgb", *(name for name, _ in drawers)), channels))
+    means, stds = map(jnp.asarray, encoder.table([name for name, _ in drawers], channels))
 
-    def one_group(params: Any, scenes: Any, choice: Array) -> Float[Array, "g 2 t h w c"]:
+    def one_group(params: Any, scenes: Any, ids: Array) -> Float[Array, "g s t h w c"]:
         clips = dict(worlds.render(world, scenes))
-        videos = jnp.concatenate([drawn(rgb, clips), jax.lax.switch(choice, branches, clips)])
-        latents = encoder.apply(params, videos).astype(jnp.float32)
-        latents = jnp.stack(jnp.split(latents, 2), axis=1)
-        streams = jnp.stack([jnp.zeros_like(choice), choice + 1])
-        rows = (1, 2, 1, 1, 1, channels)
-        return (latents - means[streams].reshape(rows)) / stds[streams].reshape(rows)
+        # Beside others the first stream is RGB, which needs no switch.
+        videos = [branches[0](clips)] if streams > 1 else []
+        videos += [jax.lax.switch(n, branches, clips) for n in ids[len(videos) :]]
+        latents = encoder.apply(params, jnp.concatenate(videos)).astype(jnp.float32)
+        latents = jnp.stack(jnp.split(latents, streams), axis=1)
+        rows = (1, streams, 1, 1, 1, channels)
+        return (latents - means[ids].reshape(rows)) / stds[ids].reshape(rows)
 
     @jax.jit
-    def encode(params: Any, scenes: Any, choices: Array) -> Float[Array, "b 2 t h w c"]:
+    def encode(params: Any, scenes: Any, ids: Array) -> Float[Array, "b s t h w c"]:
         grouped = jax.tree.map(lambda x: x.reshape(-1, size, *x.shape[1:]), scenes)
-        latents = jax.lax.map(lambda args: one_group(params, *args), (grouped, choices))
+        latents = jax.lax.map(lambda args: one_group(params, *args), (grouped, ids))
         return latents.reshape(-1, *latents.shape[2:])
 
     return encode

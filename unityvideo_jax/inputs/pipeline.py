@@ -12,69 +12,72 @@ from unityvideo_jax import modalities as registry
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.inputs import shards
 from unityvideo_jax.inputs.config import DataConfig, as_data_config, stage_modality_weights
-from unityvideo_jax.inputs.mixing import Mixture
+from unityvideo_jax.inputs.shares import RGB, Share, make_mix
 
 
-class PairSource:
-    """RGB and one modality of one folder, joined by record number.
+class StreamSource:
+    """The same streams of one folder's clips, joined by record number.
 
-    Yields {latents f16[2,t,h,w,C], modality i32[2], context f16[2,L,D], null f16[L,D], index i32};
+    Yields {latents f16[S,t,h,w,C], modality i32[S], context f16[S,L,D], null f16[L,D], index i32};
     `index` counts on over the folders of a config, so that it names one clip.
     """
 
     def __init__(
         self,
-        rgb: shards.Series,
-        series: shards.Series,
+        series: Sequence[shards.Series],
         null_context: Float[np.ndarray, "l d"],
-        modality_ids: tuple[int, int],
+        modality_ids: Sequence[int],
         offset: int,
     ):
-        self._rgb, self._series = rgb, series
+        self._series = series
         self._null = null_context.astype(np.float16)
         self._ids = np.asarray(modality_ids, np.int32)
         self._offset = offset
 
     def __len__(self) -> int:
-        return len(self._rgb)
+        return len(self._series[0])
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        rgb, other = self._rgb[index], self._series[index]
-        if rgb["key"] != other["key"]:
-            raise UserError(
-                f"{self._series.path}: record {index} is of clip {other['key']!r}, but of "
-                f"{rgb['key']!r} in rgb; the series were not prepared together, prepare them again"
-            )
+        records = [series[index] for series in self._series]
+        for series, record in zip(self._series, records, strict=True):
+            if record["key"] != records[0]["key"]:
+                raise UserError(
+                    f"{series.path}: record {index} is of clip {record['key']!r}, but of "
+                    f"{records[0]['key']!r} in {self._series[0].path.name}; the series were not "
+                    "prepared together, prepare them again"
+                )
         return {
-            "latents": np.stack([rgb["latents"], other["latents"]]),
+            "latents": np.stack([record["latents"] for record in records]),
             "modality": self._ids,
-            "context": np.stack([rgb["embedding"], other["embedding"]]),
+            "context": np.stack([record["embedding"] for record in records]),
             "null": self._null,
             "index": np.asarray(self._offset + index, np.int32),
         }
 
     def __repr__(self) -> str:
-        return f"PairSource({self._series.path})"
+        return f"StreamSource({', '.join(str(series.path) for series in self._series)})"
 
 
 @dataclasses.dataclass(frozen=True)
 class DropContext(grain.transforms.RandomMap):
-    """Replaces caption and modality prompt by the null context.
+    """Replaces caption and modality prompts by the null context.
 
     Guidance needs a model that has also learned without text. The public release drops the caption
-    alone, so the two probabilities are separate.
+    alone, so the two probabilities are separate. The prompts of a sample are dropped together, as
+    guidance drops them.
     """
 
     caption: float
     prompt: float
 
     def random_map(self, element: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
-        """Draws once a stream; always two draws, so that one rate does not shift the other's."""
+        """Always two draws, so that one rate does not shift the other's."""
         element = dict(element)
         drop = rng.random(2) < (self.caption, self.prompt)
         null = element.pop("null")
         if drop.any():
-            element["context"] = np.where(drop[:, None, None], null, element["context"])
+            dropped = np.where(element["modality"] == 0, *drop)[:, None, None]
+            element["context"] = np.where(dropped, null, element["context"])
         return element
 
 
@@ -125,19 +128,33 @@ def check_codec(card: shards.Card, config: DataConfig, directory: str, modality:
         )
 
 
-def open_sources(
-    config: DataConfig, modalities: Sequence[str], drawn: Mapping[str, float]
-) -> tuple[list[PairSource], list[float]]:
-    """Opens one source a (folder, modality) with its weight, and checks them against the config.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Folder:
+    """Attributes:
+    null_context: embedding of no text, f32[L,D].
+    series: of RGB and of the drawn modalities that it has, by name.
+    offset: clips of the folders before it.
+    """
 
-    A folder's weight is shared by those of the drawn modalities that it has, so that groups of
-    unlike modalities keep their shares; every drawn modality must be in some folder.
+    null_context: Float[np.ndarray, "l d"]
+    series: Mapping[str, shards.Series]
+    offset: int
+
+
+def open_folders(config: DataConfig, drawn: Mapping[str, float]) -> list[_Folder]:
+    """Opens every folder and checks it against the config.
+
+    Args:
+      config: names the folders.
+      drawn: weights of the modalities; each must be in some folder that has a weight.
+
+    Raises:
+      UserError: folders that are not what the config says, or lack a modality.
     """
     from unityvideo_jax.inputs.encode import vae_id_or_none
 
     vae_id = vae_id_or_none(config.vae)
-    sources: list[PairSource] = []
-    weights: list[float] = []
+    folders: list[_Folder] = []
     shape, offset, held = None, 0, set()
     for directory, dir_weight in zip(config.dirs, config.weights_of_dirs(), strict=True):
         card = shards.read_card(directory)
@@ -150,21 +167,19 @@ def open_sources(
             )
         shape = layout
         null_context = shards.read_null_context(directory)
-        rgb = shards.Series(directory, "rgb")
-        present = {name: weight for name, weight in drawn.items() if name in card.modalities}
-        held.update(present if dir_weight > 0 else ())
-        for name, weight in present.items():
-            series = shards.Series(directory, name)
-            if not len(series) == len(rgb) == card.count:
+        rgb = shards.Series(directory, RGB)
+        series = {RGB: rgb}
+        for name in (name for name in drawn if name in card.modalities):
+            series[name] = shards.Series(directory, name)
+            if not len(series[name]) == len(rgb) == card.count:
                 raise UserError(
-                    f"{directory}: {len(series)} records of {name}, {len(rgb)} of rgb, "
+                    f"{directory}: {len(series[name])} records of {name}, {len(rgb)} of rgb, "
                     f"{card.count} in {shards.CARD_NAME}; prepare the shards again"
                 )
             if dir_weight > 0:
                 check_codec(card, config, directory, name)
-                ids = (modalities.index("rgb"), modalities.index(name))
-                sources.append(PairSource(rgb, series, null_context, ids, offset))
-                weights.append(dir_weight * weight / sum(present.values()))
+                held.add(name)
+        folders.append(_Folder(null_context=null_context, series=series, offset=offset))
         offset += card.count
     if not any(config.weights_of_dirs()):
         raise UserError("config.data.dir_weights: every weight is 0; give one folder more")
@@ -174,30 +189,46 @@ def open_sources(
             f"unityvideo_jax.prepare --workdir={config.dirs[0]} --modalities=...,{lost[0]}`, or "
             "give it weight 0"
         )
-    return sources, weights
+    return folders
 
 
 def make_dataset(
     config: DataConfig,
     modalities: Sequence[str],
+    streams: int,
     *,
     seed: int,
     stage_weights: Mapping[str, float | int] | None = None,
-) -> grain.MapDataset:
-    """The endless stream of single samples, the same for any batch size and process count.
+) -> tuple[grain.MapDataset, tuple[Share, ...]]:
+    """The endless series of single samples, the same for any batch size and process count.
 
-    Each source is shuffled anew every epoch on its own and the mix is by weight, so in every epoch
-    of a (folder, modality) each of its records appears once.
+    Each source, which is a folder and the streams that are read of its clips, is shuffled anew
+    every epoch on its own and the mix is by weight, so in every epoch of a source each of its
+    records appears once.
+
+    Returns:
+      The samples, and what shares of them were asked for and are drawn.
     """
     drawn = stage_modality_weights(config, modalities, stage_weights)
-    sources, weights = open_sources(config, tuple(modalities), drawn)
-    streams = [
-        grain.MapDataset.source(source).shuffle(seed=(seed + 7919 * n) % 2**32).repeat()
-        for n, source in enumerate(sources)
-    ]
-    mixed = grain.MapDataset.select_from_datasets(streams, Mixture(weights))
+    folders = open_folders(config, drawn)
+    weights = {
+        f"{place}. {directory}" if config.dirs.count(directory) > 1 else str(directory): weight
+        for place, (directory, weight) in enumerate(
+            zip(config.dirs, config.weights_of_dirs(), strict=True)
+        )
+    }
+    held = [folder.series for folder in folders]
+    mix = make_mix(held, weights, drawn, streams, float(config.rgb_alone))
+    parts = []
+    for n, (place, names) in enumerate(mix.sources):
+        folder, ids = folders[place], [tuple(modalities).index(name) for name in names]
+        series = [folder.series[name] for name in names]
+        source = StreamSource(series, folder.null_context, ids, folder.offset)
+        shuffled = grain.MapDataset.source(source).shuffle(seed=(seed + 7919 * n) % 2**32)
+        parts.append(shuffled.repeat())
+    mixed = grain.MapDataset.select_from_datasets(parts, mix.mixture)
     drop = DropContext(caption=float(config.caption_dropout), prompt=float(config.prompt_dropout))
-    return mixed.random_map(drop, seed=(seed + 1) % 2**32)
+    return mixed.random_map(drop, seed=(seed + 1) % 2**32), mix.shares
 
 
 def make_iterator(
@@ -206,6 +237,7 @@ def make_iterator(
     *,
     batch_size: int,
     seed: int,
+    streams: int = 2,
     stage_weights: Mapping[str, float | int] | None = None,
     process_index: int = 0,
     process_count: int = 1,
@@ -218,14 +250,15 @@ def make_iterator(
       batch_size: rows of the global batch; this process yields batch_size / process_count of them,
         and its rows do not depend on the others.
       seed: of shuffling and text dropout.
+      streams: S, of every sample.
       stage_weights: modality weights of the curriculum stage; None takes the config's.
       process_index: which consecutive part of every global batch this process yields.
       process_count: processes that share each batch.
 
     Returns:
-      An endless iterator of {latents f16[B,2,t,h,w,C], modality i32[B,2], context f16[B,2,L,D],
-      index i32[B]}, stream 0 being RGB; the step widens them on the device. `get_state()` /
-      `set_state()` resume at the exact sample.
+      An endless iterator of {latents f16[B,S,t,h,w,C], modality i32[B,S], context f16[B,S,L,D],
+      index i32[B]}, stream 0 being RGB, or the only stream; the step widens them on the device.
+      `get_state()` / `set_state()` resume at the exact sample.
 
     Raises:
       UserError: shards missing, corrupt, or of another size, encoder or VAE than the config says;
@@ -233,8 +266,10 @@ def make_iterator(
     """
     config = as_data_config(data_config)
     rows_per_process(batch_size, process_index, process_count)
-    dataset = make_dataset(config, modalities, seed=seed, stage_weights=stage_weights)
-    return ShardBatches(dataset, config, batch_size, process_index, process_count)
+    dataset, shares = make_dataset(
+        config, modalities, streams, seed=seed, stage_weights=stage_weights
+    )
+    return ShardBatches(dataset, config, batch_size, process_index, process_count, shares)
 
 
 class ShardBatches:
@@ -248,6 +283,7 @@ class ShardBatches:
       config: how to read, and which folders.
       batch_size: samples of the global batch.
       process_index, process_count: which part of each global batch this process yields.
+      shares: asked and drawn, of what the samples are.
     """
 
     def __init__(
@@ -257,7 +293,9 @@ class ShardBatches:
         batch_size: int,
         process_index: int,
         process_count: int,
+        shares: tuple[Share, ...] = (),
     ):
+        self.shares = shares
         self._samples, self._config, self._batch_size = samples, config, batch_size
         self._share = (process_index, process_count)
         self._drawn = 0

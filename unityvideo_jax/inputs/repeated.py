@@ -17,6 +17,7 @@ class Repeated:
 
     def __init__(self, batches: Any, times: int):
         self._batches, self._times = batches, times
+        self.shares = getattr(batches, "shares", ())
         self._before: Any = batches.get_state()
         self._batch: Mapping[str, Any] | None = None
         self._used = 0

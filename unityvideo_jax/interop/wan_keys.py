@@ -217,11 +217,12 @@ class _Mapper:
     def __init__(self, config: DiTConfig, layout: str) -> None:
         if layout not in LAYOUTS:
             raise UserError(f"layout {layout!r} is unknown: choose one of {list(LAYOUTS)}")
-        if layout == "unityvideo" and (config.switcher, config.heads) != ("additive", "shared"):
+        has = (config.switcher, config.heads, config.num_inputs)
+        if layout == "unityvideo" and has != ("additive", "shared", 2):
             raise UserError(
-                f"model.switcher={config.switcher!r}, model.heads={config.heads!r}: the public "
-                "UnityVideo release has 'additive' and 'shared'; use "
-                "--config=unityvideo_release_5b"
+                f"model.switcher={config.switcher!r}, model.heads={config.heads!r}, model.inputs="
+                f"{config.inputs!r}: the public UnityVideo release has 'additive', 'shared' and "
+                "'shared'; use --config=unityvideo_release_5b"
             )
         self._config, self._layout = config, layout
         self._weights = weights(config)

@@ -2,9 +2,11 @@
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 RopeTable = tuple[Float[Array, "*tokens half"], Float[Array, "*tokens half"]]
+# Of whole streams, beside a table of tokens.
+ColumnTable = tuple[Float[Array, "*columns half"], Float[Array, "*columns half"]]
 
 
 def axis_sizes(head_dim: int) -> tuple[int, int, int]:
@@ -52,6 +54,24 @@ def rope_table(
     ]
     table = jnp.concatenate(parts, axis=-1).reshape(2, streams * t * h * w, head_dim // 2)
     return table[0], table[1]
+
+
+def column_table(head_dim: int, columns: Int[np.ndarray, " n"], theta: float = 1e4) -> ColumnTable:
+    """Cosine and sine of the angles that lie `columns` to the right: they turn with width alone.
+
+    Args:
+      head_dim: features of a head.
+      columns: tokens along the width.
+      theta: base of the frequencies.
+
+    Returns:
+      (cos, sin), float32 [n, head_dim // 2].
+    """
+    size = axis_sizes(head_dim)[2]
+    frequencies = theta ** (-np.arange(0, size, 2, dtype=np.float64) / max(size, 1))
+    angles = np.zeros((len(columns), head_dim // 2))
+    angles[:, angles.shape[1] - size // 2 :] = np.outer(columns, frequencies)
+    return jnp.asarray(np.cos(angles), jnp.float32), jnp.asarray(np.sin(angles), jnp.float32)
 
 
 def apply_rope(x: Float[Array, "b *n d"], table: RopeTable) -> Float[Array, "b *n d"]:

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.kernels import attention
-from unityvideo_jax.kernels.rope import RopeTable
+from unityvideo_jax.kernels.rope import ColumnTable, RopeTable, apply_rope
 from unityvideo_jax.models.layers import Linear, RMSNorm
 from unityvideo_jax.parallel import rules, sequence
 
@@ -157,16 +157,19 @@ class Attention(nnx.Module):
         context: Float[Array, "b g m d"] | None,
         dtype: jnp.dtype,
         rope: RopeTable | None = None,
+        columns: ColumnTable | None = None,
     ) -> tuple[Float[Array, "b s n d"], Float[Array, " d"]]:
         """Attends in `dtype` from the streams of `x` to their group of `context`.
 
         Without a context all streams attend to all of `x` (self-attention). `rope` holds the angles
-        [s, n, half] of its tokens. Returns the output projection's product and its bias, which the
-        caller adds (`docs/kernels.md`).
+        [s, n, half] of its tokens, `columns` further ones [b, s, 1, half] of their streams. Returns
+        the output projection's product and its bias, which the caller adds (`docs/kernels.md`).
         """
         source = x if context is None else context
         q = self.q_norm(*self.q.product_and_bias(x, dtype), rope)
         k = self.k_norm(*self.k.product_and_bias(source, dtype), rope)
+        if columns is not None:
+            q, k = (apply_rope(part, columns).astype(dtype) for part in (q, k))
         v, v_bias = self.v.product_and_bias(source, dtype)
         out = dot_product_attention(
             *map(self._split, (q, k, v)),

@@ -8,7 +8,9 @@ from unityvideo_jax.errors import UserError
 from unityvideo_jax.kernels import flash
 
 SWITCHERS = ("adaln", "additive", "none")
+INPUTS = ("auto", "one", "shared", "per_modality")
 HEADS = ("per_modality", "shared")
+ROPE_COLUMNS = ("place", "modality", "rgb")
 REMAT_POLICIES = ("none", "matmuls", "attention_ffn", "attention", "full")
 ATTENTIONS = ("auto", "xla", "cudnn", "flash", "splash")
 ATTENTION_PARALLEL = ("ulysses", "ring")
@@ -34,14 +36,21 @@ class DiTConfig:
       modalities: names of the modalities; a modality id is an index in this tuple. Index 0 is rgb.
       switcher: how a stream's modality changes the network. "adaln": a modulation table per block
         and modality, and a modality embedding added to the timestep's (UnityVideo sec. 3.3);
-        "additive": a vector per modality added to its tokens, and a second patch embedding (public
-        release); "none": not at all.
+        "additive": a vector per modality added to its tokens, and a linear map of those of all
+        modalities but rgb (public release); "none": not at all.
+      inputs: patch embeddings. "one" for all modalities (the paper's appendix); "shared" by all
+        modalities but rgb, which has its own (public release); "per_modality" (the paper's expert
+        input layers). "auto" is "shared" with the additive switcher and "one" with the others.
       in_context: each stream attends to its own context (in-context learner); otherwise every
         stream attends to the first stream's.
       heads: "per_modality", or "shared" by all modalities but rgb, which keeps its own.
       shared_timestep: every stream gets the largest timestep among them, so that a clean one
         gets the noisy one's (public release); otherwise its own (UnityVideo sec. 3.2).
       rope_theta: base of the rotary frequencies.
+      rope_columns: where along the width a stream lies for RoPE. "place": at its place among the
+        streams, RGB first (UnityVideo sec. 3.2; public release); "modality": at its modality id,
+        so that a stream's columns do not depend on the others; "rgb": on the columns of RGB, so
+        that tokens of the same pixels have the same position.
       remat: what the backward pass recomputes, from the most memory to the least: "none" =
         nothing, "matmuls" = every block but its matrix products and attention, "attention_ffn" =
         every block but its self-attention with the log-sum-exp and its feed-forward output,
@@ -68,10 +77,12 @@ class DiTConfig:
     eps: float | int = 1e-6
     modalities: Sequence[str] = registry.BUILT_IN
     switcher: str = "adaln"
+    inputs: str = "auto"
     in_context: bool = True
     heads: str = "per_modality"
     shared_timestep: bool = False
     rope_theta: float | int = 1e4
+    rope_columns: str = "place"
     remat: str = "full"
     scan_layers: bool = True
     dtype: str = "bfloat16"
@@ -110,7 +121,9 @@ class DiTConfig:
         if self.freq_dim < 2 or self.freq_dim % 2:
             raise UserError(f"model.freq_dim={self.freq_dim} must be even and at least 2.")
         self._check_choice("switcher", SWITCHERS)
+        self._check_choice("inputs", INPUTS)
         self._check_choice("heads", HEADS)
+        self._check_choice("rope_columns", ROPE_COLUMNS)
         self._check_choice("remat", REMAT_POLICIES)
         self._check_choice("dtype", DTYPES)
         self._check_choice("attention", ATTENTIONS)
@@ -166,8 +179,12 @@ class DiTConfig:
 
     @property
     def num_inputs(self) -> int:
-        """Patch embeddings: the additive switcher has a second one for what is not RGB."""
-        return min(2, len(self.modalities)) if self.switcher == "additive" else 1
+        """Patch embeddings, see `inputs`."""
+        inputs = self.inputs
+        if inputs == "auto":
+            inputs = "shared" if self.switcher == "additive" else "one"
+        most = {"one": 1, "shared": 2, "per_modality": len(self.modalities)}[inputs]
+        return min(most, len(self.modalities))
 
     @property
     def num_outputs(self) -> int:

@@ -1,10 +1,10 @@
 """The diffusion transformer: Wan 2.1's, over streams of several modalities at once.
 
-Streams lie side by side along the width, RGB first, and attend jointly. Attention does not care
-about the order of its tokens, only about the angles that RoPE gives them; so tokens are stored
-stream by stream, [batch, stream, token, dim], with the angles of the joint grid. Modulation then
-broadcasts and cross-attention splits by stream without moving any data, also when a mesh splits
-the tokens of every stream among its devices.
+Any number of streams lie side by side along the width, RGB first, and attend jointly. Attention
+does not care about the order of its tokens, only about the angles that RoPE gives them; so tokens
+are stored stream by stream, [batch, stream, token, dim], with the angles of the joint grid.
+Modulation then broadcasts and cross-attention splits by stream without moving any data, also when a
+mesh splits the tokens of every stream among its devices.
 """
 
 import functools
@@ -12,13 +12,14 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float, Int
 
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.kernels.pointwise import gated_sum, gelu, input_and_norm, sum_and_norm
-from unityvideo_jax.kernels.rope import RopeTable, rope_table
+from unityvideo_jax.kernels.rope import ColumnTable, RopeTable, column_table, rope_table
 from unityvideo_jax.models.attention import Attention
 from unityvideo_jax.models.config import DiTConfig, model_flops
 from unityvideo_jax.models.layers import (
@@ -40,6 +41,7 @@ from unityvideo_jax.models.switcher import (
     Modulation,
     PatchEmbedding,
     choose,
+    select,
 )
 from unityvideo_jax.parallel import rules
 
@@ -82,6 +84,7 @@ class Block(nnx.Module):
         context: Float[Array, "b g m d"],
         rope: RopeTable,
         clean: Bool[Array, "b s n 1"] | None = None,
+        columns: ColumnTable | None = None,
     ) -> Float[Array, "b s n d"]:
         """One block: three residual branches, the first and the last modulated by the timestep.
 
@@ -95,12 +98,13 @@ class Block(nnx.Module):
           context: embedded text of each stream, or of all streams together (g = 1).
           rope: angles of all streams' tokens, [s, n, half].
           clean: tokens at t = 0, whatever their stream's timestep.
+          columns: further angles of each (sample, stream), [b, s, 1, half].
         """
         dtype, eps = x.dtype, self.config.eps
         shift, scale, gate, ffn_shift, ffn_scale, ffn_gate = self.modulation(vectors, choice, clean)
 
         x, normed = input_and_norm(x, 1.0 + scale, shift, eps)
-        attended, bias = self.self_attention.product_and_bias(normed, None, dtype, rope)
+        attended, bias = self.self_attention.product_and_bias(normed, None, dtype, rope, columns)
         x = gated_sum(x, attended, bias, gate)
 
         x, normed = self.cross_norm.input_and_norm(x)
@@ -122,7 +126,13 @@ class DiT(nnx.Module):
         self.config = config
         dim = config.dim
         count = len(config.modalities)
-        self.patch_embedding = PatchEmbedding(config.num_inputs, config.patch_dim, dim, rngs=rngs)
+        self.patch_embedding = PatchEmbedding(
+            config.num_inputs,
+            config.patch_dim,
+            dim,
+            grouped=config.inputs != "per_modality",
+            rngs=rngs,
+        )
         self.text_embedding = MLP(
             (config.text_dim, dim, dim), ("text", "embed", None), gelu, rngs=rngs, init=small_normal
         )
@@ -166,7 +176,7 @@ class DiT(nnx.Module):
         """Velocity dx/dt of each stream.
 
         Args:
-          latents: noised or clean latents, RGB first if present.
+          latents: noised or clean latents of one or more streams, RGB first if present.
           timestep: of each stream, in [0, 1]; 0 = clean, 1 = noise.
           modality: id of each stream, an index of `config.modalities`.
           context: text features of each stream, at most `text_len` long; zeros are appended.
@@ -185,7 +195,6 @@ class DiT(nnx.Module):
         config = self.config
         dtype = jnp.dtype(config.dtype)
         grid = self._check(latents, context)
-        streams = latents.shape[1]
 
         patches = patchify(latents, config.patch_size)
         x = self.patch_embedding(patches, modality, dtype)
@@ -211,12 +220,30 @@ class DiT(nnx.Module):
         context = jnp.pad(context, ((0, 0), (0, 0), (0, missing), (0, 0)))
         context = self.text_embedding(context, dtype)
 
-        rope = rope_table(config.head_dim, streams, grid, config.rope_theta)
-        rope = tuple(part.reshape(streams, -1, part.shape[-1]) for part in rope)
+        rope, columns = self._angles(modality, grid)
         choice = choose(modality, config.num_tables, grouped=False)
-        x = self._run_blocks(x, vectors, choice, context, rope, clean, constrain)
+        x = self._run_blocks(x, vectors, choice, context, rope, clean, columns, constrain)
         x = self.heads(x, time, modality, dtype, clean)
         return unpatchify(x, config.patch_size, grid)
+
+    def _angles(
+        self, modality: Int[Array, "b s"], grid: tuple[int, int, int]
+    ) -> tuple[RopeTable, ColumnTable | None]:
+        """RoPE of all tokens, [s, n, half], and what it lacks of each (sample, stream)."""
+        config, streams = self.config, modality.shape[1]
+        side_by_side = streams if config.rope_columns == "place" else 1
+        rope = rope_table(config.head_dim, side_by_side, grid, config.rope_theta)
+        rope = tuple(part.reshape(side_by_side, -1, part.shape[-1]) for part in rope)
+        if config.rope_columns == "place":
+            return rope, None
+        rope = tuple(jnp.broadcast_to(part, (streams, *part.shape[1:])) for part in rope)
+        if config.rope_columns == "rgb":
+            return rope, None
+        # Turning by the column in the stream and by the stream's first column adds the angles.
+        count = len(config.modalities)
+        firsts = column_table(config.head_dim, grid[2] * np.arange(count), config.rope_theta)
+        choice = choose(modality, count, grouped=False)
+        return rope, tuple(select(part, choice)[:, :, None] for part in firsts)
 
     def _run_blocks(
         self,
@@ -226,6 +253,7 @@ class DiT(nnx.Module):
         context: Float[Array, "b g m d"],
         rope: RopeTable,
         clean: Bool[Array, "b s n 1"] | None,
+        columns: ColumnTable | None,
         constrain: Constrain,
     ) -> Float[Array, "b s n d"]:
         """Scan over the layers: one block is traced, and compiled unless the scan is unrolled."""
@@ -234,7 +262,8 @@ class DiT(nnx.Module):
 
         def body(x, params):
             x = constrain(x, ("batch", None, "tokens", None))
-            return nnx.merge(graphdef, params)(x, vectors, choice, context, rope, clean), None
+            block = nnx.merge(graphdef, params)
+            return block(x, vectors, choice, context, rope, clean, columns), None
 
         unrolled = not self.config.scan_layers
         body = rematerialise(body, self.config.remat, unrolled=unrolled)

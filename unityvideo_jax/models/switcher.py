@@ -75,9 +75,20 @@ class Modulation(nnx.Module):
 
 
 class PatchEmbedding(nnx.Module):
-    """Linear map of patches to tokens; with two of them, RGB takes the first, others the second."""
+    """Linear maps of patches to tokens, which start as copies of one.
 
-    def __init__(self, count: int, patch_dim: int, dim: int, *, rngs: nnx.Rngs) -> None:
+    Args:
+      count: of the maps.
+      patch_dim, dim: features of a patch and of a token.
+      grouped: with two of them, RGB takes the first and all others the second; otherwise each
+        modality its own.
+      rngs: source of the initial kernel.
+    """
+
+    def __init__(
+        self, count: int, patch_dim: int, dim: int, *, grouped: bool, rngs: nnx.Rngs
+    ) -> None:
+        self.grouped = grouped
         kernel = xavier(rngs.params(), (patch_dim, dim), jnp.float32)
         self.count = count
         self.kernel = nnx.Param(_copies(kernel, count), logical_axes=("modality", "patch", "embed"))
@@ -92,7 +103,7 @@ class PatchEmbedding(nnx.Module):
         if self.count == 1:
             kernel, bias = self.kernel[0].astype(dtype), self.bias[0].astype(dtype)
             return jnp.matmul(patches, kernel, precision=precision) + bias
-        choice = choose(modality, self.count, grouped=True)
+        choice = choose(modality, self.count, grouped=self.grouped)
         kernel = select(self.kernel[...], choice).astype(dtype)
         bias = select(self.bias[...], choice).astype(dtype)
         return jnp.matmul(patches, kernel, precision=precision) + bias[:, :, None]

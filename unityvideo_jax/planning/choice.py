@@ -13,7 +13,8 @@ from unityvideo_jax.parallel.chips import chip_of
 from unityvideo_jax.parallel.mesh import AXES, MeshConfig
 from unityvideo_jax.planning import closed_form
 from unityvideo_jax.planning.closed_form import Estimate, Step
-from unityvideo_jax.planning.planner import STREAMS, latent_shape
+from unityvideo_jax.planning.fit import largest_streams
+from unityvideo_jax.planning.planner import latent_shape
 from unityvideo_jax.planning.rates import rates_of
 from unityvideo_jax.sampling.generate import SamplerConfig
 
@@ -190,7 +191,7 @@ def _step(
     return Step(
         model=model,
         latent_shape=latent_shape(config)[:3],
-        streams=STREAMS,
+        streams=largest_streams(config),
         batch=batch,
         moment_bytes=jnp.dtype(config.optimizer.moments).itemsize,
         keep_ema=config.optimizer.ema_decay > 0,

@@ -5,14 +5,19 @@ import ml_collections
 from jax.sharding import Mesh
 
 from unityvideo_jax.errors import UserError
+from unityvideo_jax.inputs.config import DataConfig
 from unityvideo_jax.models.config import DiTConfig, parameter_count
 from unityvideo_jax.planning.closed_form import FLOAT32, Step, kept_bytes
 from unityvideo_jax.runtime import capacity
 from unityvideo_jax.sampling.fit import device_bytes
 from unityvideo_jax.settings.sections import section
 
-# Of a training sample: RGB and one modality.
-STREAMS = 2
+
+def largest_streams(config: ml_collections.ConfigDict) -> int:
+    """The most streams of a training sample, over all stages of the curriculum."""
+    asked = [stage.get("streams", ()) for stage in config.get("curriculum", ())]
+    asked.append(config.data.get("streams", DataConfig.streams))
+    return max(n for weights in asked for n, weight in enumerate(weights, 1) if weight)
 
 
 def check_training(
@@ -29,10 +34,11 @@ def check_training(
       mesh: of the run.
     """
     model, sizes = section(DiTConfig, config, "model"), dict(mesh.shape)
+    streams = largest_streams(config)
     step = Step(
         model=model,
         latent_shape=latent_shape,
-        streams=STREAMS,
+        streams=streams,
         batch=config.train.batch_size,
         mesh=sizes,
         moment_bytes=jnp.dtype(config.optimizer.get("moments", "float32")).itemsize,
@@ -49,8 +55,8 @@ def check_training(
         raise UserError(
             f"config.model has {weights:,} weights: training it needs at least "
             f"{capacity.show(state)} for weights and optimiser and {capacity.show(kept)} for "
-            f"{config.train.batch_size} samples per step on each of {mesh.size} devices "
+            f"{config.train.batch_size} x {streams} streams on each of {mesh.size} devices "
             f"({device.device_kind}), which have {capacity.show(have)}; lower config.model.dim, "
-            "num_layers or text_len, the video's size or config.train.batch_size, or raise "
-            "config.mesh.fsdp over more devices"
+            "num_layers or text_len, the video's size, config.train.batch_size or the length of "
+            "config.data.streams, or raise config.mesh.fsdp over more devices"
         )

@@ -27,6 +27,7 @@ from unityvideo_jax.parallel.chips import Chip, chip_of
 from unityvideo_jax.parallel.mesh import MeshConfig, make_mesh
 from unityvideo_jax.parallel.rules import AxisRules, num_parts
 from unityvideo_jax.planning import hlo
+from unityvideo_jax.planning.fit import largest_streams
 from unityvideo_jax.planning.flops import count_flops
 from unityvideo_jax.pretrained.vae import load_vae_config
 from unityvideo_jax.sampling.generate import SamplerConfig, jit_generate
@@ -35,7 +36,6 @@ from unityvideo_jax.training import state as state_lib
 from unityvideo_jax.training.optimizer import OptimizerConfig, make_optimizer
 from unityvideo_jax.training.step import jit_train_step
 
-STREAMS = 2  # RGB and one modality, as the training inputs yield them
 # What libtpu otherwise looks for on the machine it runs on.
 _NO_TPU_HERE = {
     "TPU_SKIP_MDS_QUERY": "1",
@@ -173,7 +173,7 @@ def latent_shape(config: ml_collections.ConfigDict) -> tuple[int, int, int, int]
 
 
 def abstract_batch(config: ml_collections.ConfigDict, mesh: Mesh) -> dict[str, Any]:
-    """Shapes and shardings of the batch that the training inputs yield."""
+    """Shapes and shardings of the largest batch that the training inputs yield."""
     rows = config.train.batch_size
     parts = num_parts(("slice", "data", "fsdp"), mesh) * config.optimizer.accumulation
     if rows % parts:
@@ -181,10 +181,11 @@ def abstract_batch(config: ml_collections.ConfigDict, mesh: Mesh) -> dict[str, A
             f"config.train.batch_size={rows} must be a multiple of slice x data x fsdp x "
             f"accumulation = {parts}"
         )
+    streams = largest_streams(config)
     shapes = {
-        "latents": ((STREAMS, *latent_shape(config)), jnp.float32),
-        "modality": ((STREAMS,), jnp.int32),
-        "context": ((STREAMS, config.data.text_length, config.model.text_dim), jnp.float32),
+        "latents": ((streams, *latent_shape(config)), jnp.float32),
+        "modality": ((streams,), jnp.int32),
+        "context": ((streams, config.data.text_length, config.model.text_dim), jnp.float32),
     }
     layout = NamedSharding(mesh, AxisRules().spec(("batch",)))
     return {
@@ -229,6 +230,7 @@ def plan(
         traced = step.trace(state, batch, key)
         compiled, problem = _compile(traced, devices[0], quick)
     samples = config.train.batch_size
+    forward = model_flops(model, latent_shape(config)[:3], largest_streams(config))
     return _plan(
         traced,
         compiled,
@@ -239,7 +241,7 @@ def plan(
         parameters=_local_bytes((state.params, state.ema)),
         optimizer=_local_bytes(state.opt_state),
         batch=_local_bytes(batch),
-        model_flops=3 * samples * model_flops(model, latent_shape(config)[:3], STREAMS) / mesh.size,
+        model_flops=3 * samples * forward / mesh.size,
     )
 
 
@@ -269,6 +271,7 @@ def plan_sampling(
         raise UserError(f"--samples={samples}: must be a multiple of the {len(devices)} devices")
     mesh = make_mesh(MeshConfig(), devices)
     model, sampler = DiTConfig(**config.model), SamplerConfig(**config.sampling)
+    streams = min(2, len(model.modalities))
     everywhere = NamedSharding(mesh, PartitionSpec())
     rows = NamedSharding(mesh, AxisRules().spec(("batch",)))
 
@@ -278,14 +281,14 @@ def plan_sampling(
     with jax.set_mesh(mesh):
         graphdef, params = build.abstract_transformer(model)
         params = jax.tree.map(lambda x: abstract(x.shape, x.dtype, everywhere), params)
-        latents = abstract((samples, STREAMS, *latent_shape(config)), jnp.float32)
+        latents = abstract((samples, streams, *latent_shape(config)), jnp.float32)
         text = abstract(
-            (samples, STREAMS, config.data.text_length, config.model.text_dim), jnp.float32
+            (samples, streams, config.data.text_length, config.model.text_dim), jnp.float32
         )
         keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), samples))
         inputs = (
             latents,
-            abstract((samples, STREAMS), jnp.int32),
+            abstract((samples, streams), jnp.int32),
             text,
             text,
             abstract(keys.shape, keys.dtype),
@@ -293,14 +296,14 @@ def plan_sampling(
         traced = jit_generate(functools.partial(nnx.merge, graphdef)).trace(
             params,
             *inputs,
-            wanted=(True,) * STREAMS,
-            first_frame=(False,) * STREAMS,
+            wanted=(True,) * streams,
+            first_frame=(False,) * streams,
             sampler=sampler,
         )
         compiled, problem = _compile(traced, devices[0], quick)
     evaluations = len(sampler.table().sigma)
     passes = len(sampler.passes(has_condition=False))
-    forward = model_flops(model, latent_shape(config)[:3], STREAMS)
+    forward = model_flops(model, latent_shape(config)[:3], streams)
     return _plan(
         traced,
         compiled,

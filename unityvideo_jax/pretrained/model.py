@@ -25,12 +25,12 @@ from flax import nnx
 from jax.sharding import SingleDeviceSharding
 from jaxtyping import Float, Int8, Shaped
 
-from unityvideo_jax.checkpoints.reading import abstract_weights
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.files import checksums, paths, provenance, strict_json
 from unityvideo_jax.files.assets import ASSETS
 from unityvideo_jax.interop import shards
 from unityvideo_jax.interop.tensors import TensorFiles
+from unityvideo_jax.models import build
 from unityvideo_jax.models.dit import DiTConfig
 from unityvideo_jax.models.vae.wan_vae import WanVAE
 from unityvideo_jax.pretrained.vae import SHIPPED, flatten, load_vae, save_vae
@@ -138,7 +138,7 @@ def load(folder: pathlib.Path, config: Mapping[str, Any], target: Any = None) ->
         device = SingleDeviceSharding(jax.local_devices()[0])
         target = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device),
-            abstract_weights(model),
+            build.abstract_transformer(model)[1],
         )
     _check(tensors, _layout(flatten(target), config["storage"]))
 

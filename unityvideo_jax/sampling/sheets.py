@@ -16,15 +16,16 @@ from unityvideo_jax.sampling.generate import SamplerConfig, generate
 
 # Which of (RGB, modality) each task samples.
 TASKS = {"control": (True, False), "estimation": (False, True), "joint": (True, True)}
+ALONE = {"joint": (True,)}
 
 
 class TrainingSheets:
     """Samples control, estimation and joint generation for the same few records every time.
 
     A sheet shows, for each record, RGB and modality as the VAE decodes them, and below each what
-    the model makes of the other, and both of the text alone. Noise and records stay fixed, so
-    sheets of different steps compare. Texts and guidance are those of `Pipeline`, and estimation
-    sees no caption, as `evaluate` scores it.
+    the model makes of the other, and both of the text alone; of a model of RGB alone, what it makes
+    of the text. Noise and records stay fixed, so sheets of different steps compare. Texts and
+    guidance are those of `Pipeline`, and estimation sees no caption, as `evaluate` scores it.
     """
 
     def __init__(
@@ -45,8 +46,8 @@ class TrainingSheets:
         Args:
           velocity: params -> model, such as `lambda params: nnx.merge(graphdef, params)`.
           vae: decodes the latents.
-          batch: as the input pipeline yields it, with two streams: "latents" [B,2,t,h,w,C],
-            "modality" [B,2], "context" [B,2,L,D].
+          batch: as the input pipeline yields it, with RGB and a modality or RGB alone: "latents"
+            [B,S,t,h,w,C], "modality" [B,S], "context" [B,S,L,D].
           null_text: embedding of "", which text guidance puts in place of the caption, and which
             estimation has for one.
           modalities: names by id.
@@ -56,7 +57,8 @@ class TrainingSheets:
           seed: of the noise.
           count: records a sheet.
         """
-        ids = np.asarray(batch["modality"])[:, 1]
+        ids = np.asarray(batch["modality"])[:, -1]
+        self._tasks = TASKS if np.shape(batch["modality"])[1] == 2 else ALONE
         _, firsts = np.unique(ids, return_index=True)
         rest = np.setdiff1d(np.arange(len(ids)), firsts)
         chosen = np.concatenate([np.sort(firsts), rest])[:count]
@@ -91,15 +93,15 @@ class TrainingSheets:
 
     def _contexts(
         self, task: str
-    ) -> tuple[Float[np.ndarray, "n 2 l d"], Float[np.ndarray, "n 2 l d"]]:
-        """Embeddings of both streams' texts in a task, and what text guidance compares with."""
+    ) -> tuple[Float[np.ndarray, "n s l d"], Float[np.ndarray, "n s l d"]]:
+        """Embeddings of all streams' texts in a task, and what text guidance compares with."""
         context = self._batch["context"].copy()
         if task == "estimation":
             context[:, 0] = self._null_text
         null = context.copy()
         null[:, 0] = self._null_text
         if self._drops_prompts:
-            null[:, 1] = self._null_text
+            null[:, 1:] = self._null_text
         return context, null
 
     def _frames(
@@ -116,9 +118,10 @@ class TrainingSheets:
     def rows(self, params: Any) -> list[tuple[str, np.ndarray]]:
         """Labelled uint8 videos of every record: truth, control, estimation, joint."""
         batch = self._batch
-        truth = [self._frames(batch["latents"], s) for s in (0, 1)]
+        streams = range(batch["latents"].shape[1])
+        truth = [self._frames(batch["latents"], s) for s in streams]
         made = {}
-        for place, (task, wanted) in enumerate(TASKS.items()):
+        for place, (task, wanted) in enumerate(self._tasks.items()):
             context, null = self._contexts(task)
             result = self._sample(
                 params,
@@ -130,17 +133,14 @@ class TrainingSheets:
                 wanted=wanted,
                 sampler=self._sampler.for_texts(context, null),
             )
-            made[task] = {s: self._frames(result, s) for s in (0, 1) if wanted[s]}
+            made[task] = {s: self._frames(result, s) for s in streams if wanted[s]}
         rows = []
         for i, name in enumerate(self._names):
-            rows += [
-                (f"{RGB}: truth", truth[0][i]),
-                (f"{RGB}: control by {name}", made["control"][0][i]),
-                (f"{RGB}: joint", made["joint"][0][i]),
-                (f"{name}: truth", truth[1][i]),
-                (f"{name}: estimation", made["estimation"][1][i]),
-                (f"{name}: joint", made["joint"][1][i]),
-            ]
+            for s, shown in enumerate((RGB, name)[: len(streams)]):
+                rows.append((f"{shown}: truth", truth[s][i]))
+                for task, found in made.items():
+                    given = f" by {name}" if task == "control" else ""
+                    rows += [(f"{shown}: {task}{given}", found[s][i])] if s in found else []
         return rows
 
     def __call__(self, params: Any, step: int, path: str | os.PathLike) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from unityvideo_jax.errors import UserError
+from unityvideo_jax.inputs.shares import table_lines
 from unityvideo_jax.models.config import DiTConfig
 from unityvideo_jax.training.curriculum import Stage, stage_at
 
@@ -17,12 +18,29 @@ BuildIterator = Callable[[Stage], Any]
 
 
 class Inputs:
-    """Batches of the stage that each step belongs to, and the position to resume from."""
+    """Batches of the stage that each step belongs to, and the position to resume from.
 
-    def __init__(self, plan: tuple[Stage, ...], build: BuildIterator, step: int):
-        self._plan, self._build, self._step = plan, build, step
-        self._stage = stage_at(plan, step)
-        self._iterator = build(self._stage)
+    Args:
+      plan: the stages.
+      build: makes a stage's batches.
+      step: steps done so far.
+      log: takes lines about the shares of what a stage draws, when it begins.
+    """
+
+    def __init__(
+        self,
+        plan: tuple[Stage, ...],
+        build: BuildIterator,
+        step: int,
+        log: Callable[[str], None] = print,
+    ):
+        self._plan, self._build, self._step, self._log = plan, build, step, log
+        self._open(stage_at(plan, step))
+
+    def _open(self, stage: Stage) -> None:
+        self._stage, self._iterator = stage, self._build(stage)
+        for line in table_lines(getattr(self._iterator, "shares", ())):
+            self._log(line)
 
     def resume(self, position: Mapping[str, Any]) -> None:
         """Goes on from a position that `next` returned for the step before.
@@ -40,7 +58,7 @@ class Inputs:
         """The batch of the next step, and the position after it."""
         stage = stage_at(self._plan, self._step)
         if stage.index != self._stage.index:
-            self._stage, self._iterator = stage, self._build(stage)
+            self._open(stage)
         batch = next(self._iterator)
         self._step += 1
         return batch, {"stage": self._stage.index, "state": self._iterator.get_state()}

@@ -4,8 +4,6 @@ Each is saved with digests of all that it holds, and compared with them whenever
 """
 
 import contextlib
-import dataclasses
-import functools
 import os
 import pathlib
 import shutil
@@ -14,18 +12,14 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from flax import nnx
 
 from unityvideo_jax.checkpoints import manifest, reading, run_folder
 from unityvideo_jax.errors import UserError, reason
 from unityvideo_jax.files import disk
-from unityvideo_jax.models.dit import DiTConfig
 from unityvideo_jax.parallel import hosts
-from unityvideo_jax.pretrained import model as pretrained
-from unityvideo_jax.settings.sections import section
-from unityvideo_jax.training.state import TrainState, abstract_state
+from unityvideo_jax.training.state import TrainState
 
 FOLDER = run_folder.CHECKPOINTS
 # Where `Checkpointer.fall_back` moves checkpoints that a run does not go on from.
@@ -194,44 +188,3 @@ def saved_items(state: TrainState) -> dict[str, Any]:
         "optimizer": jax.tree.leaves(state.opt_state),
     }
     return items if state.ema is None else items | {"ema": nnx.to_pure_dict(state.ema)}
-
-
-def start_from(
-    state: TrainState, model: DiTConfig, source: str | os.PathLike, fallback: bool = False
-) -> TrainState:
-    """A fresh state with the weights of a pretrained model, a conversion, or another run's average.
-
-    Args:
-      state: as `state.create` makes it; its parameters are freed first, so that the devices never
-        hold both.
-      model: of `state`.
-      source: folder of a model, workdir of the conversion or run, or the name of a model that ships
-        with the package.
-      fallback: as `find` takes it.
-
-    Raises:
-      UserError: no weights there, or those of another model.
-    """
-    if pretrained.is_model(source) or not os.path.exists(source):
-        folder = pretrained.find(source)
-        config = pretrained.read_config(folder)
-        restore = functools.partial(pretrained.load, folder, config)
-        config = {name: config[name] for name in pretrained.SECTIONS}
-    else:
-        config, folder = reading.find(source, fallback=fallback)
-        restore = functools.partial(reading.restore_weights, folder, use_ema=True)
-    theirs = dict(nnx.to_flat_state(reading.abstract_weights(section(DiTConfig, config, "model"))))
-    ours = dict(nnx.to_flat_state(reading.abstract_weights(model)))
-    for path in sorted({*theirs, *ours}):
-        shapes = [tree[path].shape if path in tree else None for tree in (theirs, ours)]
-        if shapes[0] != shapes[1]:
-            raise UserError(
-                f"config.init_from={source}: {'.'.join(path)} is {shapes[0]} there and {shapes[1]} "
-                "in config.model; use the config that it was made with"
-            )
-    target = abstract_state(state).params
-    for array in jax.tree.leaves((state.params, state.ema)):
-        array.delete()
-    params = restore(target)
-    ema = None if state.ema is None else jax.tree.map(jnp.copy, params)
-    return dataclasses.replace(state, params=params, ema=ema)

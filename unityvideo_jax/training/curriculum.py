@@ -17,6 +17,7 @@ class Stage:
       start, until: its steps.
       weights: of the modalities.
       dir_weights: of the folders of shards; () keeps `config.data.dir_weights`.
+      streams: as `config.data.streams`, which () keeps.
     """
 
     index: int
@@ -24,6 +25,7 @@ class Stage:
     until: int
     weights: Mapping[str, float]
     dir_weights: tuple[float, ...] = ()
+    streams: tuple[float, ...] = ()
 
 
 def stages(
@@ -36,7 +38,8 @@ def stages(
 
     Args:
       curriculum: dicts of `until` (a step; -1 is the end), `modalities` and, by choice,
-        `dir_weights` (one a folder of `config.data.dirs`, 0 leaves it out); empty is one stage.
+        `dir_weights` (one per folder of `config.data.dirs`, 0 leaves it out) and `streams` (as
+        `config.data.streams`); empty is one stage.
       weights: `config.data.modality_weights`; a stage takes its modalities' share of them.
       steps: of the whole run.
 
@@ -51,7 +54,8 @@ def stages(
     start = 0
     for index, entry in enumerate(curriculum):
         needed = ("until", "modalities")
-        check_keys(dict(entry), (*needed, "dir_weights"), f"config.curriculum[{index}].", needed)
+        known = (*needed, "dir_weights", "streams")
+        check_keys(dict(entry), known, f"config.curriculum[{index}].", needed)
         last = index == len(curriculum) - 1
         until = steps if entry["until"] == -1 else int(entry["until"])
         if not last and (until <= start or entry["until"] == -1):
@@ -65,9 +69,15 @@ def stages(
                 "positive weight in config.data.modality_weights"
             )
         chosen = {m: weights[m] for m in entry["modalities"]}
-        folders = tuple(map(float, entry.get("dir_weights", ())))
         result.append(
-            Stage(index=index, start=start, until=until, weights=chosen, dir_weights=folders)
+            Stage(
+                index=index,
+                start=start,
+                until=until,
+                weights=chosen,
+                dir_weights=tuple(map(float, entry.get("dir_weights", ()))),
+                streams=tuple(map(float, entry.get("streams", ()))),
+            )
         )
         start = until
     if result[-1].until < steps:

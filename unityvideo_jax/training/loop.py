@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import math
 import pathlib
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -25,7 +26,7 @@ from unityvideo_jax.runtime import seeds, signals
 from unityvideo_jax.settings.sections import section
 from unityvideo_jax.training import state as state_lib
 from unityvideo_jax.training.batches import BuildIterator, Inputs, check_batch, not_finite
-from unityvideo_jax.training.checkpoints import Checkpointer, last_whole, start_from
+from unityvideo_jax.training.checkpoints import Checkpointer, last_whole
 from unityvideo_jax.training.config import TrainConfig
 from unityvideo_jax.training.curriculum import stages
 from unityvideo_jax.training.goodput import Goodput, goodput_line
@@ -33,6 +34,7 @@ from unityvideo_jax.training.integrity import IntegrityCheck
 from unityvideo_jax.training.metrics import Averages, MetricWriter, Speed, progress_line
 from unityvideo_jax.training.optimizer import OptimizerConfig, make_optimizer, make_schedule
 from unityvideo_jax.training.profiling import ProfileConfig, Profiler, peak_memory
+from unityvideo_jax.training.start import start_from
 from unityvideo_jax.training.step import jit_train_step
 
 # (graphdef, modalities) -> writes a contact sheet of parameters: (params, step, path).
@@ -48,7 +50,12 @@ def _check_divides(train: TrainConfig, accumulation: int, mesh: Mesh) -> None:
         )
 
 
-def _check_dropout(model: DiTConfig, objective: ObjectiveConfig) -> None:
+def _check_timesteps(model: DiTConfig, objective: ObjectiveConfig) -> None:
+    if model.shared_timestep and objective.own_timesteps and objective.p_any:
+        raise UserError(
+            "config.objective.own_timesteps=True: config.model.shared_timestep gives all streams "
+            "the largest timestep; set one of them to False"
+        )
     if model.shared_timestep and objective.condition_dropout:
         raise UserError(
             f"config.objective.condition_dropout={objective.condition_dropout}: a dropped stream "
@@ -99,7 +106,7 @@ def _train(
     optim = section(OptimizerConfig, read_config(workdir), "optimizer")
     run = section(TrainConfig, config, "train")
     plan = stages(config.curriculum, dict(config.data.modality_weights), run.steps)
-    _check_dropout(model, objective)
+    _check_timesteps(model, objective)
     _check_divides(run, optim.accumulation, mesh)
 
     # --- Input, first of all: data that does not fit must not cost the making of a model -----
@@ -108,7 +115,7 @@ def _train(
         checkpointer.fall_back(log)
     resumed = checkpointer.latest()
     start = resumed or 0
-    inputs, averages = Inputs(plan, build_iterator, start), Averages()
+    inputs, averages = Inputs(plan, build_iterator, start, log), Averages()
 
     # --- Model, optimiser, state -------------------------------------------------------------
     rules = AxisRules()
@@ -131,7 +138,7 @@ def _train(
         if resumed >= run.steps:
             log(f"config.train.steps={run.steps} are done; set more of them to go on")
     elif source := config.get("init_from"):
-        state = start_from(state, model, source, fallback)
+        state = start_from(state, model, source, fallback, log)
         log(f"starts from the weights of {source}")
     sampler = make_sampler(graphdef) if make_sampler and run.sample_every else None
 
@@ -178,6 +185,25 @@ def _train(
         eta = (time.perf_counter() - begun) / (step - start) * (run.steps - step)
         log(progress_line(step, run.steps, record, eta))
 
+    def step_of(batch: Mapping[str, jax.Array]) -> Callable:
+        """The step compiled for batches of this shape."""
+        shape = batch["latents"].shape
+        if shape not in compiled:
+            check_batch(batch, model)
+            streams = f" of {shape[1]} stream{'s' * (shape[1] > 1)}" if compiled else ""
+            log(f"compiling the step{streams}")
+            name = f"step_{shape[1]}_streams" if compiled else "step"
+            with goodput.phase("start"):
+                compiled[shape] = profiler.compile(step_fn, state, batch, key, name=name)
+            speed.start(step)
+        return compiled[shape]
+
+    def work_of(shape: tuple[int, ...]) -> tuple[int, int]:
+        """Model FLOPs and tokens of a step on latents of shape [b, s, t, h, w, c]."""
+        flops = 3 * model_flops(model, shape[2:5], shape[1]) * run.batch_size
+        tokens = math.prod(shape[1:5]) // math.prod(model.patch_size) * run.batch_size
+        return flops, tokens
+
     def save(state, position) -> None:
         with goodput.phase("checkpoint"):
             resolved = {**config.to_dict(), "optimizer": dataclasses.asdict(optim)}
@@ -186,6 +212,8 @@ def _train(
 
     step, pending, position = start, None, saved
     dispatched: tuple[int, Any] = (start, None)
+    compiled: dict[tuple[int, ...], Callable] = {}
+    speed = Speed(start)
     with (
         checkpointer,
         writer or contextlib.nullcontext(),
@@ -195,11 +223,8 @@ def _train(
     ):
         if start < run.steps:
             following = read()
-            check_batch(following[0], model)
-            latents = following[0]["latents"]
-            log("compiling the step")
             first = put(following[0])
-            compiled = profiler.compile(step_fn, state, first, key)
+            step_of(first)
             if run.check_every:
                 check = IntegrityCheck(
                     graphdef,
@@ -212,9 +237,6 @@ def _train(
                     parts=optim.accumulation,
                 )
             del first
-            tokens = int(np.prod(latents.shape[1:5])) // int(np.prod(model.patch_size))
-            flops = 3 * model_flops(model, tuple(latents.shape[2:5]), latents.shape[1])
-            speed = Speed(flops * run.batch_size, tokens * run.batch_size, step)
         # Before this there is nothing to save, and a signal ends the process at once.
         with signals.asks_to_stop("training saves after this step and ends") as asked:
             stop = False
@@ -222,10 +244,12 @@ def _train(
                 with profiler.step(step + 1, state):
                     batch, position = following
                     on_device = put(batch)
+                    step_now = step_of(on_device)
                     with jax.transfer_guard("disallow"):
-                        state, metrics = compiled(state, on_device, key)
+                        state, metrics = step_now(state, on_device, key)
                     goodput.dispatched(metrics)
                     step += 1
+                    speed.dispatched(step, *work_of(on_device["latents"].shape))
                     dispatched = (step, metrics)
                     checkpointer.check()
                     if pending is not None:

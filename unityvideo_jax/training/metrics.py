@@ -135,18 +135,29 @@ class Speed:
     """Step time and what follows from it.
 
     Args:
-      step_flops: model FLOPs of a global step (forward and backward, nothing recomputed).
-      step_tokens: tokens of a global step, all streams.
       step: steps done so far.
     """
 
-    def __init__(self, step_flops: int, step_tokens: int, step: int):
-        self._flops, self._tokens = step_flops, step_tokens
+    def __init__(self, step: int):
+        # Of all steps up to each one that may begin or end an interval.
+        self._totals: dict[int, tuple[int, int]] = {step: (0, 0)}
         self.start(step)
+
+    def dispatched(self, step: int, flops: int, tokens: int) -> None:
+        """Counts a step that the devices are to do; steps come in order.
+
+        Args:
+          step: its number.
+          flops: model FLOPs of all devices (forward and backward, nothing recomputed).
+          tokens: of all devices and streams.
+        """
+        before = self._totals[step - 1]
+        self._totals[step] = (before[0] + flops, before[1] + tokens)
 
     def start(self, step: int) -> None:
         """Begins an interval at a step: what came before (compiling, sampling) is not counted."""
         self._step, self._since = step, time.perf_counter()
+        self._totals = {n: totals for n, totals in self._totals.items() if n >= step}
 
     def take(self, step: int) -> dict[str, float]:
         """Means over the interval that ends at a step, and begins the next.
@@ -161,13 +172,16 @@ class Speed:
         steps = step - self._step
         if steps < 1:
             return {}
-        seconds = (time.perf_counter() - self._since) / steps
+        elapsed = time.perf_counter() - self._since
+        flops, tokens = (
+            now - then
+            for now, then in zip(self._totals[step], self._totals[self._step], strict=True)
+        )
         self.start(step)
-        devices = jax.device_count()
-        tflops = self._flops / seconds / devices / 1e12
+        tflops = flops / elapsed / jax.device_count() / 1e12
         values = {
-            "step_seconds": seconds,
-            "tokens_per_second": self._tokens / seconds,
+            "step_seconds": elapsed / steps,
+            "tokens_per_second": tokens / elapsed,
             "model_tflops_per_device": tflops,
         }
         chip = chip_of(jax.devices()[0].device_kind)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -11,6 +12,8 @@ from optax import contrib
 
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.models.layers import is_kernel
+from unityvideo_jax.settings.sections import check_keys
+from unityvideo_jax.training import rates
 
 OPTIMIZERS = ("adamw", "muon")
 SCHEDULES = ("cosine", "constant")
@@ -34,6 +37,9 @@ class OptimizerConfig:
     Attributes:
       name: "adamw" or "muon".
       learning_rate: peak (UnityVideo: 5e-5 at batch 32; public release: 1e-5).
+      rate_factors: factors of the rate by group of parameters, one of `rates.GROUPS` (public
+        release: 10 for inputs, switch and heads, the parameters that it adds); 1 for those left
+        out.
       warmup_steps: linear warm-up from zero (public release: 200).
       schedule: after it, "constant" (public release) or "cosine" to a tenth of the peak.
       schedule_steps: step at which the cosine ends; 0 is `config.train.steps` as the run was
@@ -65,8 +71,16 @@ class OptimizerConfig:
     ema_decay: float = 0.9999
     accumulation: int = 1
     moments: str = "float32"
+    # Not part of the hash, for dicts have none.
+    rate_factors: Mapping[str, float | int] = dataclasses.field(default_factory=dict, hash=False)
 
     def __post_init__(self):
+        check_keys(self.rate_factors, rates.GROUPS, "config.optimizer.rate_factors.")
+        for group, factor in self.rate_factors.items():
+            if not 0 <= factor < math.inf:
+                raise UserError(
+                    f"config.optimizer.rate_factors.{group}={factor}: give 0 or a positive number"
+                )
         for field in dataclasses.fields(self):
             if field.type is float:
                 object.__setattr__(self, field.name, float(getattr(self, field.name)))
@@ -132,6 +146,8 @@ def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransfo
     optimizer = _adamw(config, rate)
     if config.name == "muon":
         optimizer = optax.partition({"adamw": optimizer, "muon": _muon(config, rate)}, _algorithm)
+    if config.rate_factors:
+        optimizer = optax.chain(optimizer, rates.scale_by_group(config.rate_factors))
     if config.moments != "float32":
         optimizer = _keep_moments_in(jnp.dtype(config.moments), optimizer)
     return optax.chain(optax.clip_by_global_norm(config.clip_norm), optimizer)

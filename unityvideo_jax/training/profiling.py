@@ -84,15 +84,16 @@ class Profiler:
             if 0 < step <= start:
                 log(f"{asked}: the run continues after step {start}; nothing to record")
 
-    def compile(self, step_fn: Any, *args: Any) -> Any:
-        """The jitted step compiled for `args`; written down if asked for."""
+    def compile(self, step_fn: Any, *args: Any, name: str = "step") -> Any:
+        """The jitted step compiled for `args`; written down as `name` if asked for."""
         lowered = step_fn.lower(*args)
         compiled = lowered.compile()
         if self._config.hlo and hosts.is_first():
             self._folder.mkdir(parents=True, exist_ok=True)
-            (self._folder / "step.stablehlo.txt").write_text(lowered.as_text())
-            (self._folder / "step.optimized_hlo.txt").write_text(compiled.as_text())
-            self._log(f"wrote the step to {self._folder}/step.stablehlo.txt and .optimized_hlo.txt")
+            (self._folder / f"{name}.stablehlo.txt").write_text(lowered.as_text())
+            (self._folder / f"{name}.optimized_hlo.txt").write_text(compiled.as_text())
+            where = f"{self._folder}/{name}.stablehlo.txt and .optimized_hlo.txt"
+            self._log(f"wrote the step to {where}")
         return compiled
 
     def step(self, number: int, state: Any) -> jax.profiler.StepTraceAnnotation:

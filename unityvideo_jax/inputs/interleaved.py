@@ -1,0 +1,60 @@
+"""Steps of several kinds of batches in turn, each kind by its weight."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from unityvideo_jax.inputs.mixing import Mixture
+from unityvideo_jax.inputs.shares import Share
+
+
+class Interleaved:
+    """Yields the batches of several iterators, one per step.
+
+    Which iterator a step's batch comes from depends on the weights and the step's number alone, so
+    that all processes agree.
+
+    Args:
+      parts: by name, such as "2 streams": a weight, and an iterator with get_state(), set_state()
+        and describe(). Records have the same numbers in all of them.
+    """
+
+    def __init__(self, parts: Mapping[str, tuple[float, Any]]):
+        self._names = tuple(parts)
+        self._parts = {name: iterator for name, (_, iterator) in parts.items()}
+        weights = [weight for weight, _ in parts.values()]
+        self._mixture, self._step = Mixture(weights), 0
+        own = [
+            Share(streams=0, what=name, asked=weight / sum(weights), drawn=n / self._mixture.period)
+            for name, weight, n in zip(self._names, weights, self._mixture.proportions, strict=True)
+        ]
+        of_parts = [share for part in self._parts.values() for share in part.shares]
+        self.shares = tuple(own + of_parts)
+
+    def __iter__(self) -> "Interleaved":
+        return self
+
+    def __next__(self) -> dict[str, Any]:
+        place, _ = self._mixture[self._step]
+        self._step += 1
+        return next(self._parts[self._names[place]])
+
+    def get_state(self) -> dict[str, Any]:
+        """Steps so far, and the state of every part."""
+        states = {name: part.get_state() for name, part in self._parts.items()}
+        return {"step": self._step, "parts": states}
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Goes on exactly where `get_state` was asked.
+
+        Raises:
+          LookupError, ValueError: not such a state.
+        """
+        if type(state["step"]) is not int or state["step"] < 0:
+            raise ValueError(f"step={state['step']!r}")
+        for name, part in self._parts.items():
+            part.set_state(state["parts"][name])
+        self._step = state["step"]
+
+    def describe(self, index: int) -> str:
+        """As the first iterator says."""
+        return self._parts[self._names[0]].describe(index)

@@ -42,7 +42,10 @@ def times(matrix: Float[Array, "... 3 3"], vector: Float[Array, "... 3"]) -> Flo
 
 def compose(a: Float[Array, "... 3 3"], b: Float[Array, "... 3 3"]) -> Float[Array, "... 3 3"]:
     """a then-after b, in full float32."""
-    return jnp.sum(a[..., :, :, None] * b[..., None, :, :], axis=-2)
+    # Not as a reduction: what jaxlib 0.10 makes of it (YNNPACK) ends in a segmentation fault on CPUs
+    # without AVX-512 for five clips and more.
+    first, second, third = (a[..., :, i, None] * b[..., None, i, :] for i in range(3))
+    return first + second + third
 
 
 def _rotation(rows: list[list[Any]]) -> Float[Array, "... 3 3"]:

@@ -22,7 +22,6 @@ from unityvideo_jax.errors import UserError, reason
 from unityvideo_jax.files import disk
 from unityvideo_jax.models.dit import DiTConfig
 from unityvideo_jax.parallel import hosts
-from unityvideo_jax.settings.sections import section
 from unityvideo_jax.training.state import TrainState, abstract_state
 
 FOLDER = run_folder.CHECKPOINTS
@@ -154,7 +153,8 @@ class Checkpointer:
             return found
 
         found = reading.guarded(folder, read)
-        state = TrainState(
+        state = dataclasses.replace(
+            like,
             step=jax.device_put(jax.numpy.int32(step), like.step.sharding),
             params=reading.refill(like.params, found.params),
             ema=None if like.ema is None else reading.refill(like.ema, found.ema),
@@ -210,15 +210,7 @@ def start_from(
       UserError: no checkpoint there, or one of another model.
     """
     config, folder = reading.find(source, fallback=fallback)
-    theirs = dict(nnx.to_flat_state(reading.abstract_weights(section(DiTConfig, config, "model"))))
-    ours = dict(nnx.to_flat_state(reading.abstract_weights(model)))
-    for path in sorted({*theirs, *ours}):
-        shapes = [tree[path].shape if path in tree else None for tree in (theirs, ours)]
-        if shapes[0] != shapes[1]:
-            raise UserError(
-                f"config.init_from={source}: {'.'.join(path)} is {shapes[0]} there and {shapes[1]} "
-                "in config.model; use the config that it was made with"
-            )
+    reading.check_same_model(source, config, model)
     target = abstract_state(state).params
     for array in jax.tree.leaves((state.params, state.ema)):
         array.delete()

@@ -10,6 +10,8 @@ r"""Samples videos from a trained run: joint generation, control, estimation, or
       --prompt="A woman waves." --output=two_controls
   python -m unityvideo_jax.sample --workdir=run --wanted=rgb --first_frame=photo.jpg \
       --prompt="The dog runs off." --output=image_to_video
+  python -m unityvideo_jax.sample --workdir=wan21 --wanted=rgb --lora=style.safetensors:0.8 \
+      --lora=lightning.safetensors --preset=four_steps --prompt="A dog runs." --output=styled
   python -m unityvideo_jax.sample --workdir=run --batch_file=requests.jsonl --output=many
 """
 
@@ -30,6 +32,7 @@ from unityvideo_jax.files import paths, provenance
 from unityvideo_jax.files.names import safe_path
 from unityvideo_jax.runtime import capacity
 from unityvideo_jax.sampling import files, requests, solvers
+from unityvideo_jax.sampling.adapters import PRESETS, parse
 from unityvideo_jax.sampling.generate import SamplerConfig
 from unityvideo_jax.sampling.pipeline import Pipeline
 from unityvideo_jax.sampling.streams import PIXEL_BYTES, RGB, check_size, stream_order
@@ -57,6 +60,12 @@ _MODALITY_PROMPT = flags.DEFINE_multi_string(
     "modality_prompt", [], "Replaces the modality's own prompt; with several, modality=text each."
 )
 _BATCH_FILE = cli.define_path("batch_file", "", "JSONL of requests instead of the flags above.")
+_LORA = flags.DEFINE_multi_string(
+    "lora", [], "Adapter to merge into the weights, FILE or FILE:WEIGHT; may be repeated."
+)
+_PRESET = flags.DEFINE_enum(
+    "preset", None, sorted(PRESETS), "Sampler settings of a kind of adapter; other flags replace."
+)
 _STEPS = flags.DEFINE_integer("steps", None, "Solver steps.")
 _SOLVER = flags.DEFINE_enum("solver", None, solvers.SOLVERS, "ODE solver.")
 _TEXT = flags.DEFINE_float("text_guidance", None, "Guidance scale of the text; 1 is off.")
@@ -129,7 +138,8 @@ def _sampler(default: SamplerConfig) -> SamplerConfig:
         "shift": _SHIFT.value,
         "grid": _GRID.value,
     }
-    return dataclasses.replace(default, **{k: v for k, v in chosen.items() if v is not None})
+    chosen = {k: v for k, v in chosen.items() if v is not None}
+    return dataclasses.replace(default, **(PRESETS.get(_PRESET.value, {}) | chosen))
 
 
 def _load_given(
@@ -195,6 +205,7 @@ def _record(
         "first_frame": first and first.source,
         "codecs": {s: pipeline.codec(s).version for s in streams},
         "workdir": _WORKDIR.value,
+        "lora": _LORA.value,
         "checkpoint_step": pipeline.step,
         "ema": _EMA.value,
         "config_sha256": provenance.config_hash(pipeline.config),
@@ -228,6 +239,8 @@ def main(argv: Sequence[str]) -> None:
         vae=_VAE.value,
         text_encoder=_TEXT_ENCODER.value,
     )
+    adapters = [(paths.expand(path), weight) for path, weight in map(parse, _LORA.value)]
+    pipeline.add_adapters(*adapters)
     sampler = _sampler(pipeline.sampler)
     pipeline.warn_of_cut(t for one in todo for t in (one.prompt, *one.modality_prompts.values()))
     # All inputs are read before the first sample is made, so that a bad one costs nothing.

@@ -15,7 +15,8 @@ from jaxtyping import Array, Float, Shaped
 
 from unityvideo_jax import modalities
 from unityvideo_jax.errors import UserError
-from unityvideo_jax.models.dit import DiT, DiTConfig
+from unityvideo_jax.models import lora
+from unityvideo_jax.models.config import DiTConfig
 from unityvideo_jax.models.text.encoder import CutTexts, TextEncoder
 from unityvideo_jax.models.vae.wan_vae import STREAMED_PIXELS, WanVAE
 from unityvideo_jax.pretrained.text import get_text_encoder
@@ -65,7 +66,12 @@ class Pipeline:
         self.modalities = tuple(self.model_config.modalities)
         self.text_encoder = text_encoder
         self.warn_of_cut = CutTexts(text_encoder, f"config.data.text_length={text_encoder.length}")
-        self._graph = nnx.graphdef(nnx.eval_shape(lambda: DiT(self.model_config, rngs=nnx.Rngs(0))))
+        adapters = lora.LoraConfig.of(config)
+        self._graph = nnx.graphdef(
+            nnx.eval_shape(
+                lambda: lora.make_for_sampling(self.model_config, adapters, rngs=nnx.Rngs(0))
+            )
+        )
         self.params = params
         self.vae = vae
         if vae.config.z_dim != self.model_config.in_channels:
@@ -121,6 +127,28 @@ class Pipeline:
             ),
             step=int(step),
         )
+
+    def add_adapters(self, *adapters: tuple[str | os.PathLike, float], merge: bool = True) -> None:
+        """Adds adapters (LoRA), each times its weight.
+
+        Args:
+          adapters: files of diffusers, PEFT, ComfyUI, Kohya or the original Wan's names, each with
+            its weight; 1 is as it was trained, and several add up.
+          merge: into the weights, which costs nothing afterwards; else beside them, which leaves
+            the weights as they are.
+
+        Raises:
+          UserError: names the file: no adapter, or one of another model.
+        """
+        from unityvideo_jax.interop.lora import open_adapter
+        from unityvideo_jax.interop.lora_apply import apply, merge_into
+
+        opened = [(open_adapter(path, self.model_config), weight) for path, weight in adapters]
+        if merge:
+            self.params = merge_into(self.params, opened)
+        else:
+            model = apply(nnx.merge(self._graph, self.params), opened)
+            self._graph, self.params = nnx.split(model)
 
     def spread(self, devices: Sequence[jax.Device]) -> None:
         """Shares every batch among these devices from now on; each then holds all weights.

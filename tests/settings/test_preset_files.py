@@ -63,7 +63,7 @@ def test_a_local_file_comes_before_a_preset(tmp_path, monkeypatch):
     [
         ("worlds_tinny", "worlds_tinny: no such file or preset; did you mean 'worlds_tiny'"),
         ("configs/wan22_5b.py", "did you mean 'wan22_5b'"),
-        ("", "presets: base, openuni"),
+        ("", "presets: base, lora_wan22_5b"),
     ],
 )
 def test_what_is_neither_is_named(tmp_path, monkeypatch, given, says):

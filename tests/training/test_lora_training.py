@@ -154,6 +154,7 @@ def test_int8_and_adapters_per_modality_train_and_load(base, tmp_path):
     assert names[0] == "pytorch_lora_weights.safetensors" and len(names) == len(MODALITIES)
     adapter = files.open_adapter(tmp_path / "out" / "pytorch_lora_weights_depth.safetensors", model)
     layers, _ = low_rank([(adapter, 1.0)], model)
+    up = saved(tmp_path / "run", 2, "ema")["blocks.self_attention.q.adapter.up"]
     np.testing.assert_allclose(
         layers["blocks.self_attention.q"][1], 2.0 * up[:, 1], rtol=1e-6, atol=1e-9
     )

@@ -57,6 +57,7 @@ EXTRAS = {
         # The references that parity tests run: exact versions, since goldens follow them.
         "diffusers==0.42.1",
         "ftfy>=6.3,<7",
+        "peft>=0.17,<1",  # with which diffusers loads adapters
         "torch==2.13.0",
         # Curation. Not torchvision: PyPI's is built for CUDA and breaks transformers beside a torch
         # for the CPU, so its RAFT is tested where both are for CUDA.

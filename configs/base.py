@@ -43,6 +43,17 @@ def get_config() -> ml_collections.ConfigDict:
         attention_parallel="ulysses",  # or "ring"
     )
 
+    # Adapters beside frozen weights of `init_from` (docs/adapters.md); rank 0 trains all weights.
+    config.lora = dict(
+        rank=0,
+        alpha=0.0,  # 0 is the rank
+        dropout=0.0,
+        targets=("blocks.*_attention.[qkvo]", "blocks.ffn.*"),
+        train=(),  # the model's own weights that train beside them
+        adapters="shared",  # or "per_modality"
+        base="bfloat16",  # or "int8", "nf4", "float32"
+    )
+
     config.objective = dict(
         p_cond=0.2,
         p_est=0.3,

@@ -6,6 +6,8 @@ r"""Converts weights: Wan's or the release's into a run, or a run into theirs or
   python -m unityvideo_jax.convert --from=run --to=diffusers --workdir=exported
   python -m unityvideo_jax.convert --from=run --to=pretrained --storage=int8 --workdir=my-model
 
+A run that trained adapters gives an adapter's file; with --merge, the whole model.
+
 Tensors are moved one at a time, so that memory holds the largest tensor and never the model. A
 conversion that was killed resumes when the same command is given again.
 """
@@ -19,16 +21,18 @@ import shutil
 import time
 from collections.abc import Iterable, Mapping, Sequence
 
+import ml_collections
 from absl import flags
 
 from unityvideo_jax import cli
-from unityvideo_jax.checkpoints import arrays, manifest, reading, run_folder
+from unityvideo_jax.checkpoints import adapters, arrays, manifest, reading, run_folder
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.files import provenance
 from unityvideo_jax.files.paths import is_part
 from unityvideo_jax.interop import shards, wan, wan_keys
 from unityvideo_jax.interop.journal import Journal, fingerprint
 from unityvideo_jax.models.dit import DiTConfig
+from unityvideo_jax.models.lora import LoraConfig
 from unityvideo_jax.pretrained import model as pretrained
 from unityvideo_jax.pretrained.vae import load_vae
 from unityvideo_jax.sampling import parts
@@ -73,11 +77,15 @@ def convert_in(source: str, workdir: str, config, log=print) -> None:
     Raises:
       UserError: weights that do not fit config.model, or a workdir that has checkpoints.
     """
+    # Adapters are those of a run to come: what is converted are whole weights.
+    config = ml_collections.ConfigDict({k: v for k, v in config.items() if k != "lora"})
     model = section(DiTConfig, config, "model")
     checkpoint = wan.open_checkpoint(source, model)
     tensors = checkpoint.tensors
     if checkpoint.prefix:
         log(f"all names begin with {checkpoint.prefix!r}, which is left out")
+    if small := sum(isinstance(t, shards.ScaledTensor) for t in tensors.values()):
+        log(f"{small} tensors are 8-bit floats: they carry about 2 digits")
     log(
         table(
             {
@@ -135,9 +143,10 @@ def convert_out(
     use_ema: bool = True,
     storage: str = "float32",
     max_shard_bytes: int = wan.MAX_SHARD_BYTES,
+    merge: bool = False,
     log=print,
 ) -> None:
-    """A run's checkpoint into safetensors, index and config.json.
+    """A run's checkpoint into safetensors, index and config.json; a run's adapters into theirs.
 
     Args:
       source: workdir of the run, or of a conversion.
@@ -146,6 +155,7 @@ def convert_out(
       step, fallback, use_ema: which weights.
       storage: type of the tensors.
       max_shard_bytes: of one file.
+      merge: write the whole model with the run's adapters merged into it, not the adapters.
       log: takes lines.
 
     Raises:
@@ -156,6 +166,13 @@ def convert_out(
     item = reading.weights_item(folder, use_ema)
     reading.verify_item(folder, item)  # all of it, before anything is written
     stored = arrays.open_arrays(folder, item)
+    if (lora := LoraConfig.of(config)).rank:
+        if not merge:
+            adapters.export(
+                stored, model, lora, pathlib.Path(workdir), layout=layout, storage=storage, log=log
+            )
+            return
+        stored = adapters.merged(stored, reading.base_of(source, config), lora)
     mapped = wan_keys.entries(model, layout)
     lost = wan.left_over(model, layout)
     log(
@@ -174,6 +191,7 @@ def convert_out(
         "layout": layout,
         "storage": storage,
         "max_shard_bytes": max_shard_bytes,
+        "merge": merge,
     }
     journal = Journal(out / STAGING / "journal.json", identity)
     there = out.iterdir() if out.exists() else ()
@@ -255,6 +273,9 @@ def define_flags() -> None:
         "fallback", False, "If the checkpoint is damaged, export the newest whole one before it."
     )
     flags.DEFINE_bool("ema", True, "Export the averaged weights.")
+    flags.DEFINE_bool(
+        "merge", False, "Of a run that trained adapters: export the whole model with them merged."
+    )
     flags.DEFINE_enum(
         "storage", "float32", pretrained.STORAGE, "Type of the export; int8 with --to=pretrained."
     )
@@ -287,7 +308,7 @@ def main(argv: Sequence[str]) -> None:
         if args.storage not in shards.STORAGE:
             raise UserError(f"--storage={args.storage}: is for --to={PRETRAINED} only")
         size = int(args.shard_gb * 10**9)
-        convert_out(source, workdir, args.to, max_shard_bytes=size, **export)
+        convert_out(source, workdir, args.to, max_shard_bytes=size, merge=args.merge, **export)
         return
     config = cli.read_config(args.config)
     if config is None:

@@ -12,6 +12,8 @@ r"""Samples videos from trained weights: joint generation, control, estimation, 
       --prompt="The dog runs off." --output=image_to_video
   python -m unityvideo_jax.sample --pretrained=FOLDER --mode=joint --modality=depth \
       --prompt="A dog runs." --output=from_a_model
+  python -m unityvideo_jax.sample --workdir=wan21 --wanted=rgb --lora=style.safetensors:0.8 \
+      --lora=lightning.safetensors --preset=four_steps --prompt="A dog runs." --output=styled
   python -m unityvideo_jax.sample --workdir=run --batch_file=requests.jsonl --output=many
 """
 
@@ -31,6 +33,7 @@ from unityvideo_jax.files import paths
 from unityvideo_jax.files.names import safe_path
 from unityvideo_jax.runtime import capacity
 from unityvideo_jax.sampling import files, requests, solvers
+from unityvideo_jax.sampling.adapters import PRESETS, parse
 from unityvideo_jax.sampling.pipeline import Pipeline
 from unityvideo_jax.sampling.streams import PIXEL_BYTES, check_size, stream_order
 
@@ -135,6 +138,15 @@ def define_flags() -> None:
         "Replaces the modality's own prompt; with several, modality=text each.",
     )
     cli.define_path("batch_file", "", "JSONL of requests instead of the flags above.")
+    flags.DEFINE_multi_string(
+        "lora", [], "Adapter to merge into the weights, FILE or FILE:WEIGHT; may be repeated."
+    )
+    flags.DEFINE_enum(
+        "preset",
+        None,
+        sorted(PRESETS),
+        "Sampler settings of a kind of adapter; other flags replace.",
+    )
     flags.DEFINE_integer("steps", None, "Solver steps.")
     flags.DEFINE_enum("solver", None, solvers.SOLVERS, "ODE solver.")
     flags.DEFINE_float("text_guidance", None, "Guidance scale of the text; 1 is off.")
@@ -172,8 +184,11 @@ def main(argv: Sequence[str]) -> None:
             safe_path(output, request.name, where="request")
     _check_inputs_stay(todo, output)
     pipeline = cli.load_pipeline()
+    adapters = [(paths.expand(path), weight) for path, weight in map(parse, FLAGS.lora)]
+    pipeline.add_adapters(*adapters)
     names = ("steps", "solver", "text_guidance", "condition_guidance", "shift", "grid")
-    sampler = pipeline.sampler.changed(**{name: FLAGS[name].value for name in names})
+    chosen = {name: FLAGS[name].value for name in names if FLAGS[name].value is not None}
+    sampler = pipeline.sampler.changed(**(PRESETS.get(FLAGS.preset, {}) | chosen))
     pipeline.warn_of_cut(t for one in todo for t in (one.prompt, *one.modality_prompts.values()))
     # All inputs are read before the first sample is made, so that a bad one costs nothing.
     frames = FLAGS.num_frames or pipeline.num_frames

@@ -124,6 +124,7 @@ def make_sampler(config, graphdef):
 def check(config) -> None:
     """Raises UserError for what a config gets wrong, before anything is opened or written."""
     from unityvideo_jax.inputs.config import READ_LATER, as_data_config, stage_modality_weights
+    from unityvideo_jax.training import adapters
     from unityvideo_jax.training.config import SECTIONS
     from unityvideo_jax.training.curriculum import stages
 
@@ -133,6 +134,7 @@ def check(config) -> None:
     seeds.check(config.seed, "config.seed")
     for name, cls in classes.items():
         section(cls, config, name)
+    adapters.check(section(SECTIONS["lora"], config, "lora"), config.get("init_from"))
     weighted = config.objective.get("modality_loss_weights", {})
     check_keys(weighted, config.model.modalities, "config.objective.modality_loss_weights.")
     read = ("modality_weights", *READ_LATER)
@@ -170,6 +172,7 @@ def main(argv: Sequence[str]) -> None:
     from unityvideo_jax.planning.fit import check_training
     from unityvideo_jax.planning.planner import latent_shape
     from unityvideo_jax.training import loop
+    from unityvideo_jax.training.adapters import identity
     from unityvideo_jax.training.profiling import ProfileConfig
 
     config = cli.read_config(FLAGS.config)
@@ -182,11 +185,12 @@ def main(argv: Sequence[str]) -> None:
     hosts.initialize()
     workdir = pathlib.Path(FLAGS.workdir)
     log = lambda line: print(line, flush=True) if hosts.is_first() else None  # noqa: E731
+    base = lambda: identity(config.init_from) if config.lora.rank else {}  # noqa: E731
     opened = open_workdir(
         workdir,
         config,
         overridden=config_flags.get_override_values(flags.FLAGS["config"]),
-        identify=lambda: fingerprints(as_data_config(config.data)),
+        identify=lambda: fingerprints(as_data_config(config.data)) | base(),
         log=log,
     )
     with hosts.leaves_at_once():

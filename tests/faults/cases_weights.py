@@ -212,9 +212,12 @@ LORA = {
 }
 QUANTISED = {
     "int8": (lambda: _quantised(np.int8), "quantised (I8)"),
-    "fp8": (lambda: _quantised(ml_dtypes.float8_e4m3fn), "quantised (F8_E4M3)"),
-    "fp8 with scales": (
-        lambda: _quantised(ml_dtypes.float8_e4m3fn, blocks__0__ffn__0__scale_weight=(1,)),
+    "fp8 with scales of inputs": (
+        lambda: _quantised(ml_dtypes.float8_e4m3fn, blocks__0__ffn__0__scale_weight=(3,)),
+        "has 3 scales for blocks.0.ffn.0.weight",
+    ),
+    "scales of what is no fp8": (
+        lambda: _quantised(np.float16, blocks__0__ffn__0__scale_weight=(1,)),
         "quantised (fp8 with scales)",
     ),
     "nf4": (

@@ -52,6 +52,33 @@ def test_round_trip_keeps_every_bit(tensors, tmp_path, storage, layout):
         ), name
 
 
+@pytest.mark.parametrize("scaled", [True, False])
+def test_8_bit_floats_of_comfyui_are_weights_times_their_scales(tensors, tmp_path, scaled):
+    names = original_names(tensors)
+    stored, expected = {}, {}
+    for name, weight in tensors.items():
+        key = f"model.diffusion_model.{names[name]}"
+        expected[names[name]] = stored[key] = weight
+        if weight.ndim == 2:
+            scale = weight.abs().max() / 448 if scaled else torch.tensor(1.0)
+            stored[key] = (weight / scale).to(torch.float8_e4m3fn)
+            expected[names[name]] = stored[key].float() * scale
+            if scaled:
+                module = key.removesuffix(".weight")
+                stored[f"{module}.scale_weight"] = scale.reshape(1)
+                stored[f"{module}.scale_input"] = torch.ones(1)
+    if scaled:
+        stored["model.diffusion_model.scaled_fp8"] = torch.zeros(2).to(torch.float8_e4m3fn)
+    save_file(stored, tmp_path / "comfy.safetensors")
+    save_file(expected, tmp_path / "plain.safetensors")
+    ours, plain = (
+        dict(nnx.to_flat_state(nnx.state(load_dit(tmp_path / f"{name}.safetensors", our_config()))))
+        for name in ("comfy", "plain")
+    )
+    for path, weight in plain.items():
+        np.testing.assert_array_equal(ours[path][...], weight[...], err_msg=str(path))
+
+
 def test_diffusers_reads_what_we_write(tensors, tmp_path, monkeypatch):
     # Everything is float32 here, and keeping some of it so would need another package.
     monkeypatch.setattr(WanTransformer3DModel, "_keep_in_fp32_modules", None)

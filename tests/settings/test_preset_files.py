@@ -79,7 +79,7 @@ def test_a_file_states_its_difference_from_a_preset_of_its_own_name(tmp_path, mo
     [
         ("worlds_tinny", "worlds_tinny: no such file or preset; did you mean 'worlds_tiny'"),
         ("configs/wan22_5b.py", "did you mean 'wan22_5b'"),
-        ("", "presets: base, openuni"),
+        ("", "presets: base, lora_wan22_5b"),
     ],
 )
 def test_what_is_neither_is_named(tmp_path, monkeypatch, given, says):

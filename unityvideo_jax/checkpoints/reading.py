@@ -16,8 +16,8 @@ from jax.sharding import SingleDeviceSharding
 
 from unityvideo_jax.checkpoints import manifest, run_folder
 from unityvideo_jax.errors import UserError, reason
-from unityvideo_jax.files import disk, paths
-from unityvideo_jax.models import build
+from unityvideo_jax.files import disk, paths, provenance
+from unityvideo_jax.models import build, lora
 from unityvideo_jax.models.dit import DiTConfig
 from unityvideo_jax.parallel import hosts
 from unityvideo_jax.settings.sections import section
@@ -96,12 +96,102 @@ def load_for_inference(
       UserError: no run, no such checkpoint, or a damaged one.
     """
     config, folder = find(workdir, step, fallback)
+    model = section(DiTConfig, config, "model")
+    adapters = lora.LoraConfig.of(config)
+    if adapters.rank:
+        params = _with_base(workdir, config, model, adapters, folder, use_ema)
+    else:
+        params = restore_weights(folder, _on_one_device(_weights_of(model)), use_ema)
+    return config, params, int(folder.name)
+
+
+def _weights_of(model: DiTConfig) -> Any:
+    return build.abstract_transformer(model)[1]
+
+
+def _on_one_device(state: Any) -> Any:
     device = SingleDeviceSharding(jax.local_devices()[0])
-    target = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device),
-        build.abstract_transformer(section(DiTConfig, config, "model"))[1],
-    )
-    return config, restore_weights(folder, target, use_ema), int(folder.name)
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), state)
+
+
+def _with_base(
+    workdir: str | os.PathLike,
+    config: ml_collections.ConfigDict,
+    model: DiTConfig,
+    adapters: lora.LoraConfig,
+    folder: pathlib.Path,
+    use_ema: bool,
+) -> Any:
+    """Weights of `lora.make_for_sampling`: those of `config.init_from` with what a run trained."""
+    base = base_of(workdir, config)
+    params = restore_weights(base, _on_one_device(_weights_of(model)), use_ema=True)
+    target = _on_one_device(abstract_trained(model, adapters))
+    trained = restore_weights(folder, target, use_ema)
+    if adapters.adapters == "shared":
+        return lora.merge(params, trained, adapters.scale)
+    flat = {**dict(nnx.to_flat_state(params)), **dict(nnx.to_flat_state(trained))}
+    return nnx.from_flat_state(flat)
+
+
+def base_of(workdir: str | os.PathLike, config: ml_collections.ConfigDict) -> pathlib.Path:
+    """The checkpoint that a run's adapters stand beside.
+
+    Raises:
+      UserError: it is not where `config.init_from` says, or is not what the run started from.
+    """
+    source = config.init_from
+    try:
+        theirs, base = find(source)
+    except UserError as error:
+        raise UserError(
+            f"{workdir}: holds adapters beside the weights of config.init_from={source!r}, which "
+            f"do not open ({error}); run this from the folder that it was trained in, or correct "
+            f"it in {pathlib.Path(workdir) / run_folder.CONFIG}"
+        ) from error
+    check_same_model(source, theirs, section(DiTConfig, config, "model"))
+    recorded = run_folder.fingerprint_of_base(workdir)
+    if recorded is not None and recorded != fingerprint(base):
+        raise UserError(
+            f"{workdir}: its adapters were trained beside other weights than {base} holds now; "
+            "restore those, or correct config.init_from"
+        )
+    return base
+
+
+def fingerprint(folder: pathlib.Path) -> str | None:
+    """What the weights of a checkpoint are, wherever they lie; None if it has no digests."""
+    held = guarded(folder, lambda: manifest.read(folder))
+    item = weights_item(folder, use_ema=True)
+    return None if held is None else provenance.config_hash(held["arrays"][item])[:16]
+
+
+def refuse_adapters(source: str | os.PathLike, config: Any) -> None:
+    """Raises UserError if the run `source`, with its `config`, holds adapters, not weights."""
+    if lora.LoraConfig.of(config).rank:
+        raise UserError(
+            f"config.init_from={source}: holds adapters, not weights; merge them first with "
+            f"`convert --from={source} --to=diffusers --merge`, and convert that"
+        )
+
+
+def check_same_model(source: str | os.PathLike, config: Any, model: DiTConfig) -> None:
+    """Raises UserError unless the weights of `source`, with its `config`, are a model's own.
+
+    Args:
+      source: that config.init_from names.
+      config: of it.
+      model: that is to take the weights.
+    """
+    refuse_adapters(source, config)
+    theirs = dict(nnx.to_flat_state(_weights_of(section(DiTConfig, config, "model"))))
+    ours = dict(nnx.to_flat_state(_weights_of(model)))
+    for path in sorted({*theirs, *ours}):
+        shapes = [tree[path].shape if path in tree else None for tree in (theirs, ours)]
+        if shapes[0] != shapes[1]:
+            raise UserError(
+                f"config.init_from={source}: {'.'.join(path)} is {shapes[0]} there and {shapes[1]} "
+                "in config.model; use the config that it was made with"
+            )
 
 
 def restore_weights(folder: pathlib.Path, target: Any, use_ema: bool) -> Any:
@@ -122,6 +212,12 @@ def restore_weights(folder: pathlib.Path, target: Any, use_ema: bool) -> Any:
         return found
 
     return refill(target, guarded(folder, read))
+
+
+def abstract_trained(model: DiTConfig, adapters: lora.LoraConfig) -> Any:
+    """Shapes of what a run with adapters trains, and saves."""
+    made = nnx.eval_shape(lambda: lora.make(model, adapters, rngs=nnx.Rngs(0)))
+    return nnx.state(made, adapters.trains)
 
 
 def manager(folder: pathlib.Path, options: Any = None) -> ocp.CheckpointManager:

@@ -11,6 +11,7 @@ from unityvideo_jax.errors import UserError
 
 CONFIG = "config.json"
 CHECKPOINTS = "checkpoints"
+RECORD = "run.json"
 
 
 def checkpoint_steps(path: str | os.PathLike) -> list[int]:
@@ -62,6 +63,14 @@ def read_config(path: str | os.PathLike) -> ml_collections.ConfigDict:
                 f"{restore(copy_of_config(path), file)}"
             )
     return ml_collections.ConfigDict(content)
+
+
+def fingerprint_of_base(path: str | os.PathLike) -> str | None:
+    """Fingerprint of the weights that a run's adapters stand beside; None if unrecorded."""
+    try:
+        return json.loads((pathlib.Path(path) / RECORD).read_text())["fingerprints"]["init_from"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def copy_of_config(path: pathlib.Path) -> pathlib.Path | None:

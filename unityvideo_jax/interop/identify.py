@@ -73,15 +73,23 @@ def describe(tensors: Mapping[str, Any]) -> str | None:
     return adapter(tensors) or quantised(tensors) or model(tensors)
 
 
-def adapter(tensors: Mapping[str, Any]) -> str | None:
-    """Which adapter to a model's weights this is, with its rank; None for a model's own."""
+def adapter(tensors: Mapping[str, Any], *, short: bool = False) -> str | None:
+    """Which adapter to a model's weights this is, with its rank; None for a model's own.
+
+    Args:
+      tensors: with `shape`, by name.
+      short: leave out what an adapter is.
+    """
     for what, pattern in ADAPTERS:
         ranks = [t.shape[:1] for name, t in tensors.items() if re.search(pattern, name)]
         if ranks:
             counted = collections.Counter(rank[0] for rank in ranks if rank)
             # The rank is the first axis of what projects down, in all layouts of LoRA.
             rank = f" of rank {counted.most_common(1)[0][0]}" if counted and "LoRA" in what else ""
-            return f"{what}{rank}, which changes another checkpoint's weights and has none itself"
+            why = (
+                "" if short else ", which changes another checkpoint's weights and has none itself"
+            )
+            return f"{what}{rank}{why}"
     return None
 
 

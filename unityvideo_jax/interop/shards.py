@@ -27,6 +27,11 @@ TYPES = {
     "BF16": np.dtype(ml_dtypes.bfloat16),
 }
 WRITTEN = TYPES | {"I8": np.dtype(np.int8)}
+# 8-bit floats, which are read with or without a scale beside them.
+FLOAT8 = {
+    "F8_E4M3": np.dtype(ml_dtypes.float8_e4m3fn),
+    "F8_E5M2": np.dtype(ml_dtypes.float8_e5m2),
+}
 # Bits of every type that the format has; only those in `TYPES` are weights that are read.
 SIZES = {
     **{"BOOL": 8, "U8": 8, "I8": 8, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "F4": 4},
@@ -89,6 +94,54 @@ class StoredTensor:
         if flat.size != count:
             raise UserError(f"{self.file}: {self.name} ends early: truncated; copy it again")
         return flat.reshape(self.shape)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ScaledTensor:
+    """A tensor of 8-bit floats that is read as float32, times the scale stored beside it.
+
+    Attributes:
+      codes: the stored tensor.
+      scale: one number, or one per output (first axis); None is 1.
+    """
+
+    codes: StoredTensor
+    scale: StoredTensor | None
+    kind: str = "F32"
+
+    @property
+    def file(self) -> pathlib.Path:
+        return self.codes.file
+
+    @property
+    def name(self) -> str:
+        return self.codes.name
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.codes.shape
+
+    def read(self) -> Shaped[np.ndarray, "..."]:
+        """The weight, float32.
+
+        Raises:
+          UserError: it is not finite, or the scale's shape does not fit.
+        """
+        count = math.prod(self.shape)
+        stored = np.fromfile(self.file, FLOAT8[self.codes.kind], count, offset=self.codes.start)
+        if stored.size != count:
+            raise UserError(f"{self.file}: {self.name} ends early: truncated; copy it again")
+        value = stored.astype(np.float32).reshape(self.shape)
+        if self.scale is not None:
+            scale = self.scale.read().astype(np.float32)
+            if scale.size not in (1, self.shape[0]):
+                raise UserError(
+                    f"{self.file}: {self.scale.name} has {scale.size} scales for {self.name} "
+                    f"{self.shape}: one, or one per output, is read; get other weights"
+                )
+            value *= scale.reshape(-1, *(1 for _ in self.shape[1:]))
+        check_finite(self.file, self.name, value)
+        return value
 
 
 def not_float(tensor: Any) -> str:

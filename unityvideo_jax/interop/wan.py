@@ -23,6 +23,9 @@ from unityvideo_jax.models.dit import DiT, DiTConfig
 
 Arrays = Mapping[str, Any]
 STEM = "diffusion_pytorch_model"
+# Ends of names beside the 8-bit weights of a checkpoint: what multiplies them, and no weights.
+SCALES = ("scale_weight", "weight_scale")
+NO_WEIGHTS = ("scale_input", "input_scale", "scaled_fp8")
 MAX_SHARD_BYTES = 5 * 10**9
 
 
@@ -40,7 +43,7 @@ class Checkpoint:
 
     layout: str
     prefix: str
-    tensors: Mapping[str, shards.StoredTensor]
+    tensors: Mapping[str, shards.StoredTensor | shards.ScaledTensor]
     entries: tuple[wan_keys.Entry, ...]
     new: Mapping[str, list[tuple[int, ...]]]
 
@@ -61,8 +64,13 @@ def open_checkpoint(path: str | os.PathLike, config: DiTConfig) -> Checkpoint:
     Raises:
       UserError: names the file, or the tensors and shapes that do not fit.
     """
-    stored = shards.read_headers(shards.find_files(path))
-    if special := identify.adapter(stored) or identify.quantised(stored):
+    stored = _scaled(shards.read_headers(shards.find_files(path)))
+    if special := identify.adapter(stored):
+        raise UserError(
+            f"{path}: is {special}; give the transformer's own weights here, and this to `sample "
+            "--lora`"
+        )
+    if special := identify.quantised(stored):
         raise UserError(f"{path}: is {special}; give the transformer's own weights, not quantised")
     try:
         prefix = wan_keys.common_prefix(stored)
@@ -94,6 +102,28 @@ def open_checkpoint(path: str | os.PathLike, config: DiTConfig) -> Checkpoint:
         entries=tuple(mapped.values()),
         new=wan_keys.new_weights(config, mapped.values()),
     )
+
+
+def _scaled(stored: Mapping[str, shards.StoredTensor]) -> dict[str, Any]:
+    """Tensors of 8-bit floats with the scales that ComfyUI stores beside them; others as they are.
+
+    A weight is its codes times `scale_weight`. What scales activations is left out, and so is the
+    mark `scaled_fp8`: neither is a weight.
+    """
+    scales, found = {}, {}
+    for name, tensor in stored.items():
+        stem, _, end = name.rpartition(".")
+        if end in SCALES:
+            scales[f"{stem}.weight"] = tensor
+        elif end not in NO_WEIGHTS:
+            found[name] = tensor
+    if not any(tensor.kind in shards.FLOAT8 for tensor in found.values()):
+        return dict(stored)
+    for name, tensor in found.items():
+        if tensor.kind in shards.FLOAT8:
+            found[name] = shards.ScaledTensor(codes=tensor, scale=scales.pop(name, None))
+    # A scale of a weight that is no 8-bit float is not understood, and stays to be refused.
+    return found | {tensor.name: tensor for tensor in scales.values()}
 
 
 def _refuse_other(path: str | os.PathLike, names: Iterable[str]) -> None:

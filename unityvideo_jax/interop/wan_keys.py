@@ -187,7 +187,7 @@ def common_prefix(names: Iterable[str]) -> str:
     Raises:
       UserError: several prefixes, as in a file that holds more than the transformer.
     """
-    found = collections.Counter(_prefix(name) for name in names)
+    found = collections.Counter(prefix_of(name) for name in names)
     if len(found) > 1:
         listed = ", ".join(f"{prefix or 'none'} ({n} names)" for prefix, n in found.most_common(3))
         raise UserError(
@@ -197,7 +197,7 @@ def common_prefix(names: Iterable[str]) -> str:
     return next(iter(found), "")
 
 
-def _prefix(name: str) -> str:
+def prefix_of(name: str) -> str:
     """All that stands before the first part of a name that the layouts' names begin with."""
     parts = name.split(".")
     begin = next((n for n, part in enumerate(parts) if part in BEGINNINGS), 0)

@@ -1,6 +1,7 @@
 """Attention: one entry for every kernel and every mesh, and Wan's multi-head layer on top of it."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -158,29 +159,31 @@ class Attention(nnx.Module):
         dtype: jnp.dtype,
         rope: RopeTable | None = None,
         columns: ColumnTable | None = None,
+        use: Any = None,
     ) -> tuple[Float[Array, "b s n d"], Float[Array, " d"]]:
         """Attends in `dtype` from the streams of `x` to their group of `context`.
 
         Without a context all streams attend to all of `x` (self-attention). `rope` holds the angles
-        [s, n, half] of its tokens, `columns` further ones [b, s, 1, half] of their streams. Returns
-        the output projection's product and its bias, which the caller adds (`docs/kernels.md`).
+        [s, n, half] of its tokens, `columns` further ones [b, s, 1, half] of their streams, `use`
+        says how adapters are used (`models.adapter.Use`). Returns the output projection's product
+        and its bias, which the caller adds (`docs/kernels.md`).
         """
         source = x if context is None else context
-        q = self.q_norm(*self.q.product_and_bias(x, dtype), rope)
-        k = self.k_norm(*self.k.product_and_bias(source, dtype), rope)
+        q = self.q_norm(*self.q.product_and_bias(x, dtype, use), rope)
+        k = self.k_norm(*self.k.product_and_bias(source, dtype, use), rope)
         if columns is not None:
             q, k = (apply_rope(part, columns).astype(dtype) for part in (q, k))
-        v, v_bias = self.v.product_and_bias(source, dtype)
+        v, v_bias = self.v.product_and_bias(source, dtype, use)
         out = dot_product_attention(
             *map(self._split, (q, k, v)),
             self.implementation,
             self.parallel,
             joint=context is None,
         )
-        out, bias = self.o.product_and_bias(out.reshape(x.shape), dtype)
+        out, bias = self.o.product_and_bias(out.reshape(x.shape), dtype, use, v_bias)
         # The attention weights of a query sum to one, so a bias that all values share leaves
         # attention unchanged. It is projected and added as one vector, not to every value.
-        return out, bias + jnp.sum(v_bias[:, None] * self.o.kernel[...], axis=0)
+        return out, bias + jnp.sum(v_bias[:, None] * self.o.matrix(dtype), axis=0)
 
     def _split(self, x: Float[Array, "b s n d"]) -> Float[Array, "b s n h k"]:
         return x.reshape(*x.shape[:-1], self.num_heads, -1)

@@ -15,11 +15,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.kernels.pointwise import gated_sum, gelu, input_and_norm, sum_and_norm
 from unityvideo_jax.kernels.rope import ColumnTable, RopeTable, column_table, rope_table
+from unityvideo_jax.models.adapter import Use
 from unityvideo_jax.models.attention import Attention
 from unityvideo_jax.models.config import DiTConfig, model_flops
 from unityvideo_jax.models.layers import (
@@ -85,6 +86,7 @@ class Block(nnx.Module):
         rope: RopeTable,
         clean: Bool[Array, "b s n 1"] | None = None,
         columns: ColumnTable | None = None,
+        use: Use | None = None,
     ) -> Float[Array, "b s n d"]:
         """One block: three residual branches, the first and the last modulated by the timestep.
 
@@ -99,19 +101,22 @@ class Block(nnx.Module):
           rope: angles of all streams' tokens, [s, n, half].
           clean: tokens at t = 0, whatever their stream's timestep.
           columns: further angles of each (sample, stream), [b, s, 1, half].
+          use: how adapters are used; None is without dropout.
         """
         dtype, eps = x.dtype, self.config.eps
         shift, scale, gate, ffn_shift, ffn_scale, ffn_gate = self.modulation(vectors, choice, clean)
 
         x, normed = input_and_norm(x, 1.0 + scale, shift, eps)
-        attended, bias = self.self_attention.product_and_bias(normed, None, dtype, rope, columns)
+        attended, bias = self.self_attention.product_and_bias(
+            normed, None, dtype, rope, columns, use
+        )
         x = gated_sum(x, attended, bias, gate)
 
         x, normed = self.cross_norm.input_and_norm(x)
-        attended, bias = self.cross_attention.product_and_bias(normed, context, dtype)
+        attended, bias = self.cross_attention.product_and_bias(normed, context, dtype, use=use)
 
         x, normed = sum_and_norm(x, attended, bias, 1.0 + ffn_scale, ffn_shift, eps)
-        fed, bias = self.ffn.product_and_bias(normed, dtype)
+        fed, bias = self.ffn.product_and_bias(normed, dtype, use)
         return gated_sum(x, checkpoint_name(fed, FFN_OUTPUT), bias, ffn_gate)
 
 
@@ -124,6 +129,7 @@ class DiT(nnx.Module):
 
     def __init__(self, config: DiTConfig, *, rngs: nnx.Rngs) -> None:
         self.config = config
+        self.adapters = 0  # per layer, once `models.lora` has put them there
         dim = config.dim
         count = len(config.modalities)
         self.patch_embedding = PatchEmbedding(
@@ -171,6 +177,7 @@ class DiT(nnx.Module):
         context: Float[Array, "b s m e"],
         *,
         clean: Bool[Array, "b s t"] | None = None,
+        dropout_key: Key[Array, ""] | None = None,
         constrain: Constrain = rules.constrain,
     ) -> Float[Array, "b s t h w c"]:
         """Velocity dx/dt of each stream.
@@ -183,6 +190,7 @@ class DiT(nnx.Module):
           clean: latent frames that are at t = 0 whatever their stream's timestep: those that
             condition Wan 2.2 TI2V-5B. Frames that share a patch are clean together. None means
             that no frame is.
+          dropout_key: of the dropout of adapters; None drops nothing.
           constrain: called with activations [b, s, n, d] and their logical axes
             ("batch", None, "tokens", None) before every block; lays them out over the ambient mesh.
 
@@ -199,6 +207,7 @@ class DiT(nnx.Module):
         patches = patchify(latents, config.patch_size)
         x = self.patch_embedding(patches, modality, dtype)
         # Modulation is float32 to the end: bfloat16 would blur neighbouring timesteps.
+        own_timestep = timestep
         if config.shared_timestep:
             timestep = jnp.broadcast_to(timestep.max(axis=1, keepdims=True), timestep.shape)
         times = timestep[:, :, None]
@@ -222,7 +231,10 @@ class DiT(nnx.Module):
 
         rope, columns = self._angles(modality, grid)
         choice = choose(modality, config.num_tables, grouped=False)
-        x = self._run_blocks(x, vectors, choice, context, rope, clean, columns, constrain)
+        use = (
+            Use.make(modality, own_timestep, self.adapters, dropout_key) if self.adapters else None
+        )
+        x = self._run_blocks(x, vectors, choice, context, rope, clean, columns, use, constrain)
         x = self.heads(x, time, modality, dtype, clean)
         return unpatchify(x, config.patch_size, grid)
 
@@ -254,21 +266,27 @@ class DiT(nnx.Module):
         rope: RopeTable,
         clean: Bool[Array, "b s n 1"] | None,
         columns: ColumnTable | None,
+        use: Use | None,
         constrain: Constrain,
     ) -> Float[Array, "b s n d"]:
         """Scan over the layers: one block is traced, and compiled unless the scan is unrolled."""
         graphdef, stacked = nnx.split(self.blocks)
         stacked = _in_compute_type(stacked, x.dtype)
 
-        def body(x, params):
+        drops = use is not None and use.key is not None
+        keys = jax.random.split(use.key, self.config.num_layers) if drops else None
+
+        def body(x, layer):
+            params, key = layer
             x = constrain(x, ("batch", None, "tokens", None))
+            own = None if use is None else Use(use.choice, key)
             block = nnx.merge(graphdef, params)
-            return block(x, vectors, choice, context, rope, clean, columns), None
+            return block(x, vectors, choice, context, rope, clean, columns, own), None
 
         unrolled = not self.config.scan_layers
         body = rematerialise(body, self.config.remat, unrolled=unrolled)
         unroll = self.config.num_layers if unrolled else 1
-        return jax.lax.scan(body, x, stacked, unroll=unroll)[0]
+        return jax.lax.scan(body, x, (stacked, keys), unroll=unroll)[0]
 
     def _check(self, latents: Array, context: Array) -> tuple[int, int, int]:
         """Returns the token grid of one stream; UserError if a size does not fit."""

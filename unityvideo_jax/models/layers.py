@@ -5,6 +5,7 @@ Parameters are float32 and say in their `logical_axes` metadata what each dimens
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -40,6 +41,8 @@ def matmul_precision(dtype: jnp.dtype) -> jax.lax.Precision:
 class Linear(nnx.Module):
     """`x @ kernel + bias`, computed in the type given at the call; named for rematerialisation.
 
+    `models.lora` may put an `adapter` beside it, and hold its kernel in fewer bits as `quantised`.
+
     Args:
       in_features, out_features: sizes.
       axes: logical axes of the kernel; the bias takes the second.
@@ -56,6 +59,8 @@ class Linear(nnx.Module):
         rngs: nnx.Rngs,
         init: Initializer = xavier,
     ) -> None:
+        self.adapter: nnx.Module | None = nnx.data(None)
+        self.quantised: nnx.Module | None = nnx.data(None)
         kernel = init(rngs.params(), (in_features, out_features), jnp.float32)
         self.kernel = nnx.Param(kernel, logical_axes=axes)
         self.bias = nnx.Param(jnp.zeros((out_features,), jnp.float32), logical_axes=axes[1:])
@@ -64,12 +69,32 @@ class Linear(nnx.Module):
         return add_bias(*self.product_and_bias(x, dtype))
 
     def product_and_bias(
-        self, x: Float[Array, "... i"], dtype: jnp.dtype
+        self,
+        x: Float[Array, "... i"],
+        dtype: jnp.dtype,
+        use: Any = None,
+        offset: Float[Array, " i"] | None = None,
     ) -> tuple[Float[Array, "... o"], Float[Array, " o"]]:
-        """The last matrix product and its bias, which the caller adds (`docs/kernels.md`)."""
-        kernel = self.kernel[...].astype(dtype)
-        y = jnp.matmul(x.astype(dtype), kernel, precision=matmul_precision(dtype))
+        """The last matrix product and its bias, which the caller adds (`docs/kernels.md`).
+
+        Args:
+          x: inputs.
+          dtype: to compute in.
+          use: how the adapter is used, a `models.lora.Use`.
+          offset: what is still to be added to the inputs; the adapter sees it, the kernel does not.
+        """
+        precision = matmul_precision(dtype)
+        if self.quantised is None:
+            y = jnp.matmul(x.astype(dtype), self.matrix(dtype), precision=precision)
+        else:
+            y = self.quantised.product(x.astype(dtype), dtype, precision)
+        if self.adapter is not None:
+            y = y + self.adapter(x, dtype, use, offset)
         return checkpoint_name(y, LINEAR), self.bias[...]
+
+    def matrix(self, dtype: jnp.dtype) -> Float[Array, "i o"]:
+        """The kernel in `dtype`, without the adapter."""
+        return self.kernel[...].astype(dtype) if self.quantised is None else self.quantised(dtype)
 
 
 def is_kernel(path: tuple) -> bool:
@@ -137,11 +162,14 @@ class MLP(nnx.Module):
         return add_bias(*self.product_and_bias(x, dtype))
 
     def product_and_bias(
-        self, x: Float[Array, "... i"], dtype: jnp.dtype
+        self, x: Float[Array, "... i"], dtype: jnp.dtype, use: Any = None
     ) -> tuple[Float[Array, "... o"], Float[Array, " o"]]:
-        """The last matrix product and its bias, which the caller adds (`docs/kernels.md`)."""
-        hidden = self.activation(*self.up.product_and_bias(x, dtype))
-        return self.down.product_and_bias(hidden, dtype)
+        """The last matrix product and its bias, which the caller adds (`docs/kernels.md`).
+
+        `use` is as `Linear` takes it.
+        """
+        hidden = self.activation(*self.up.product_and_bias(x, dtype, use))
+        return self.down.product_and_bias(hidden, dtype, use)
 
 
 def timestep_features(timestep: Float[Array, "..."], dim: int) -> Float[Array, "... {dim}"]:

@@ -9,6 +9,7 @@ import ml_collections
 
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.models.config import REMAT_POLICIES, DiTConfig
+from unityvideo_jax.models.lora import WHOLE, LoraConfig
 from unityvideo_jax.parallel.chips import chip_of
 from unityvideo_jax.parallel.mesh import AXES, MeshConfig
 from unityvideo_jax.planning import closed_form
@@ -197,6 +198,7 @@ def _step(
         keep_ema=config.optimizer.ema_decay > 0,
         accumulation=config.optimizer.accumulation if training else 1,
         mesh=_sizes(mesh),
+        lora=LoraConfig.of(config) if training else WHOLE,
     )
 
 

@@ -5,20 +5,17 @@ rates of `rates`. Good to some percent where those were measured (tests/parallel
 test_closed_form.py), and for choosing among meshes elsewhere.
 """
 
-import collections
 import dataclasses
-import functools
 import math
 from collections.abc import Mapping
 
-from flax import nnx
-
-from unityvideo_jax.models import build
+from unityvideo_jax.models import quantised
 from unityvideo_jax.models.config import DiTConfig, model_flops
+from unityvideo_jax.models.lora import WHOLE, LoraConfig
 from unityvideo_jax.parallel.chips import Chip
 from unityvideo_jax.parallel.mesh import AXES
-from unityvideo_jax.parallel.rules import AxisRules
 from unityvideo_jax.planning.rates import ELEMENTWISE_SHARE, Rates
+from unityvideo_jax.planning.weights import Weights, weights_of
 
 BFLOAT16, FLOAT32 = 2, 4
 # Widths of the arrays that a layer's backward pass holds at once: of the residual stream and of the
@@ -47,6 +44,7 @@ class Step:
       moment_bytes: of one of the optimiser's two moments, a weight.
       keep_ema: whether training keeps an average of the weights.
       accumulation: micro-batches, one after the other.
+      lora: what trains; adapters' own products are not counted, they are few.
     """
 
     model: DiTConfig
@@ -57,6 +55,15 @@ class Step:
     moment_bytes: int = 0
     keep_ema: bool = True
     accumulation: int = 1
+    lora: LoraConfig = WHOLE
+
+    @property
+    def passes(self) -> int:
+        """Times of the forward pass's products: theirs, and the gradients' of inputs and weights.
+
+        Frozen weights have no gradient.
+        """
+        return 2 if self.lora.rank else 3
 
     @property
     def devices(self) -> int:
@@ -95,7 +102,7 @@ class Estimate:
       step: what was estimated.
       samples: of all devices together.
       evaluations: 1 of a training step; the solver's of sampling.
-      parameters: float32 weights, and in training their moving average.
+      parameters: float32 weights, and in training their moving average; frozen ones as held.
       optimizer: its moments.
       copies: of the weights in the compute type, and gradients.
       kept: what the forward pass keeps for the backward pass.
@@ -158,23 +165,25 @@ class Estimate:
 
 def estimate(step: Step, chip: Chip, rates: Rates) -> Estimate:
     """A training step whose mesh divides the model and the batch."""
-    blocks, rest = _weights(step.model, step.mesh)
-    weights, sent = blocks + rest, _sent(step, blocks, rest)
+    held = weights_of(step.model, step.lora, step.mesh)
+    blocks, rest = held.kernels, held.rest
+    weights, sent = blocks + rest, _sent(step, held)
     fsdp = step.mesh["fsdp"]
-    layer = blocks * fsdp // step.model.num_layers  # gathered
+    layer = (blocks + held.frozen_kernels) * fsdp // step.model.num_layers  # gathered
+    whole = fsdp > 1 or (step.lora.rank and step.lora.base in quantised.KINDS)
     forward = model_flops(step.model, step.latent_shape, step.streams)
     return Estimate(
         step=step,
         samples=step.batch,
-        parameters=(1 + step.keep_ema) * FLOAT32 * weights,
+        parameters=(1 + step.keep_ema) * FLOAT32 * weights + held.frozen,
         optimizer=2 * step.moment_bytes * weights,
         # Kernels are cast once; their gradients come in the compute type, and the optimiser takes
         # them so; where micro-batches add up, they are float32, the sum and what it grows by.
         copies=2 * BFLOAT16 * blocks + FLOAT32 * (rest if step.accumulation == 1 else 2 * weights),
         kept=step.model.num_layers * kept_bytes(step),
-        # The gathered weights of this layer and of the next, and this layer's gradient.
-        working=_arrays(step, _WORKING) + (3 * BFLOAT16 * layer * (fsdp > 1)),
-        model_flops=3 * step.batch * forward / step.devices,
+        # The gathered or restored weights of this layer and of the next, and this layer's gradient.
+        working=_arrays(step, _WORKING) + (3 * BFLOAT16 * layer if whole else 0),
+        model_flops=step.passes * step.batch * forward / step.devices,
         seconds=_seconds(step, weights, rates),
         sent=sent,
         sending={axis: n / _bandwidth(axis, step.mesh, rates) for axis, n in sent.items()},
@@ -195,7 +204,8 @@ def estimate_sampling(
       chip, rates: the device.
     """
     call = dataclasses.replace(step, batch=step.batch * passes)
-    blocks, rest = _weights(step.model, step.mesh)
+    held = weights_of(step.model, WHOLE, step.mesh)
+    blocks, rest = held.kernels, held.rest
     count, work = evaluations * step.model.num_layers, _work(call)
     forward = model_flops(step.model, step.latent_shape, step.streams)
     return Estimate(
@@ -220,26 +230,6 @@ def estimate_sampling(
         chip=chip,
         rates=rates,
     )
-
-
-@functools.lru_cache(maxsize=8)
-def _shapes(model: DiTConfig) -> dict[tuple[bool, tuple[str, ...]], int]:
-    """Numbers of weights by (whether kernels of the blocks, mesh axes that split them)."""
-    _, state = build.abstract_transformer(model)
-    counts, rules = collections.Counter(), AxisRules()
-    for path, weight in nnx.to_flat_state(state):
-        axes = tuple(axis for axis in rules.spec(weight.get_metadata("logical_axes")) if axis)
-        counts[path[0] == "blocks" and path[-1] == "kernel", axes] += weight.size
-    return dict(counts)
-
-
-def _weights(model: DiTConfig, mesh: Mapping[str, int]) -> tuple[int, int]:
-    """Weights of one device: kernels of the blocks, and the others."""
-    counts = {True: 0, False: 0}
-    plain = dataclasses.replace(model, remat="full", attention_parallel="ulysses")
-    for (in_blocks, axes), size in _shapes(plain).items():
-        counts[in_blocks] += size // math.prod(mesh[axis] for axis in axes)
-    return counts[True], counts[False]
 
 
 def kept_bytes(step: Step) -> int:
@@ -315,7 +305,7 @@ def _seconds(step: Step, weights: int, rates: Rates) -> dict[str, float]:
     update = weights * ((3 + 2 * step.keep_ema) * FLOAT32 + 4 * step.moment_bytes)
     attention = self_runs * work.self_attention + cross_runs * work.cross_attention
     attention_backward = 2 * (work.self_attention + work.cross_attention)
-    products = 3 * (work.products + work.edges / layers) + recomputed
+    products = step.passes * (work.products + work.edges / layers) + recomputed
     times = step.accumulation * layers
     return {
         "matrix products": times * products / rates.matmul,
@@ -326,12 +316,13 @@ def _seconds(step: Step, weights: int, rates: Rates) -> dict[str, float]:
     }
 
 
-def _sent(step: Step, blocks: int, rest: int) -> dict[str, float]:
+def _sent(step: Step, held: Weights) -> dict[str, float]:
     """Bytes that a device sends along each mesh axis, by the ring algorithms."""
     model, mesh, times = step.model, step.mesh, step.accumulation
     share = {axis: (mesh[axis] - 1) / mesh[axis] for axis in AXES}
-    gathered = BFLOAT16 * mesh["fsdp"] * (blocks + rest)
-    gradient = BFLOAT16 * (blocks + rest)
+    gradient = BFLOAT16 * (held.kernels + held.rest)
+    # Gathered in both passes; gradients of what trains are scattered.
+    gathered = mesh["fsdp"] * (3 * gradient + 2 * held.frozen)
     stream = BFLOAT16 * step.tokens * model.dim
     heads, context = stream / mesh["tensor"], mesh["context"]
     recomputed = model.remat != "none"
@@ -347,7 +338,7 @@ def _sent(step: Step, blocks: int, rest: int) -> dict[str, float]:
     return {
         "slice": times * 2 * share["slice"] * gradient,
         "data": times * 2 * share["data"] * gradient,
-        "fsdp": times * 3 * share["fsdp"] * gathered,
+        "fsdp": times * share["fsdp"] * gathered,
         "context": times * (model.num_layers * tokens + 2 * share["context"] * gradient),
         "tensor": times * model.num_layers * sums * 2 * share["tensor"] * stream,
     }

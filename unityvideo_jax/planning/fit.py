@@ -7,7 +7,9 @@ from jax.sharding import Mesh
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.inputs.config import DataConfig
 from unityvideo_jax.models.config import DiTConfig, parameter_count
+from unityvideo_jax.models.lora import LoraConfig
 from unityvideo_jax.planning.closed_form import FLOAT32, Step, kept_bytes
+from unityvideo_jax.planning.weights import weights_of
 from unityvideo_jax.runtime import capacity
 from unityvideo_jax.sampling.fit import device_bytes
 from unityvideo_jax.settings.sections import section
@@ -44,10 +46,14 @@ def check_training(
         moment_bytes=jnp.dtype(config.optimizer.get("moments", "float32")).itemsize,
         keep_ema=config.optimizer.get("ema_decay", 1.0) > 0,
         accumulation=config.optimizer.get("accumulation", 1),
+        lora=LoraConfig.of(config),
     )
     weights = parameter_count(model)
     each = FLOAT32 * (1 + step.keep_ema) + 2 * step.moment_bytes
     state = weights * each // (sizes["fsdp"] * sizes["tensor"])
+    if step.lora.rank:
+        held = weights_of(model, step.lora, sizes)
+        state = held.frozen + (held.kernels + held.rest) * each
     kept = model.num_layers * kept_bytes(step) + step.texts * model.text_dim * FLOAT32
     device = mesh.devices.flat[0]
     needed, have = state + kept, device_bytes(device)

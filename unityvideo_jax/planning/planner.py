@@ -22,6 +22,7 @@ from unityvideo_jax.errors import UserError
 from unityvideo_jax.flow_matching import ObjectiveConfig
 from unityvideo_jax.models import build
 from unityvideo_jax.models.config import DiTConfig, model_flops
+from unityvideo_jax.models.lora import LoraConfig
 from unityvideo_jax.models.vae.wan_vae import WAN_2_1, WAN_2_2
 from unityvideo_jax.parallel.chips import Chip, chip_of
 from unityvideo_jax.parallel.mesh import MeshConfig, make_mesh
@@ -60,7 +61,7 @@ class Plan:
       samples: of all devices together.
       evaluations: how often the program evaluates the velocity: 1 of a training step, the solver's
         of sampling.
-      parameters: float32 weights, and in training their moving average.
+      parameters: float32 weights, and in training their moving average; frozen ones as held.
       optimizer: its moments.
       batch: input, and in sampling the output.
       temporary: activations, gradients and everything else that lives within a step.
@@ -216,10 +217,11 @@ def plan(
     model = section(DiTConfig, config, "model")
     optim = section(OptimizerConfig, config, "optimizer")
     objective = section(ObjectiveConfig, config, "objective")
+    lora = LoraConfig.of(config)
     optimizer = make_optimizer(optim, config.train.steps)
     with jax.set_mesh(mesh):
         graphdef, shapes, layout = state_lib.plan(
-            model, optimizer, mesh, AxisRules(), keep_ema=optim.ema_decay > 0
+            model, optimizer, mesh, AxisRules(), keep_ema=optim.ema_decay > 0, lora=lora
         )
         state = jax.tree.map(
             lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), shapes, layout
@@ -238,10 +240,10 @@ def plan(
         mesh=mesh,
         model=model,
         samples=samples,
-        parameters=_local_bytes((state.params, state.ema)),
+        parameters=_local_bytes((state.params, state.ema, state.frozen)),
         optimizer=_local_bytes(state.opt_state),
         batch=_local_bytes(batch),
-        model_flops=3 * samples * forward / mesh.size,
+        model_flops=(2 if lora.rank else 3) * samples * forward / mesh.size,
     )
 
 

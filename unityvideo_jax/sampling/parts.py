@@ -9,7 +9,7 @@ from flax import nnx
 
 from unityvideo_jax.checkpoints.reading import load_for_inference
 from unityvideo_jax.inputs.config import READ_LATER, DataConfig
-from unityvideo_jax.models import build
+from unityvideo_jax.models import lora
 from unityvideo_jax.models.dit import DiTConfig
 from unityvideo_jax.pretrained import model as pretrained
 from unityvideo_jax.pretrained.text import load_text_encoder
@@ -75,7 +75,10 @@ def _assembled(
     check_keys(data, list(data), where, READ_LATER)
     check_values(DataConfig, {key: data[key] for key in READ_LATER}, where)
     model = section(DiTConfig, config, "model")
-    graph, _ = build.abstract_transformer(model)
+    adapters = lora.LoraConfig.of(config)
+    graph = nnx.graphdef(
+        nnx.eval_shape(lambda: lora.make_for_sampling(model, adapters, rngs=nnx.Rngs(0)))
+    )
     return {
         "vae": load_vae(vae or data["vae"] or None),
         "text_encoder": load_text_encoder(

@@ -171,6 +171,28 @@ class Pipeline:
             card=card,
         )
 
+    def add_adapters(self, *adapters: tuple[str | os.PathLike, float], merge: bool = True) -> None:
+        """Adds adapters (LoRA), each times its weight.
+
+        Args:
+          adapters: files of diffusers, PEFT, ComfyUI, Kohya or the original Wan's names, each with
+            its weight; 1 is as it was trained, and several add up.
+          merge: into the weights, which costs nothing afterwards; else beside them, which leaves
+            the weights as they are.
+
+        Raises:
+          UserError: names the file: no adapter, or one of another model.
+        """
+        from unityvideo_jax.interop.lora import open_adapter
+        from unityvideo_jax.interop.lora_apply import apply, merge_into
+
+        opened = [(open_adapter(path, self.model_config), weight) for path, weight in adapters]
+        if merge:
+            self.params = merge_into(self.params, opened)
+        else:
+            model = apply(nnx.merge(self._graph, self.params), opened)
+            self._graph, self.params = nnx.split(model)
+
     def spread(self, devices: Sequence[jax.Device]) -> None:
         """Shares every batch among these devices from now on; each then holds all weights.
 

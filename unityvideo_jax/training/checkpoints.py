@@ -150,7 +150,8 @@ class Checkpointer:
             return found
 
         found = reading.guarded(folder, read)
-        state = TrainState(
+        state = dataclasses.replace(
+            like,
             step=jax.device_put(jax.numpy.int32(step), like.step.sharding),
             params=reading.refill(like.params, found.params),
             ema=None if like.ema is None else reading.refill(like.ema, found.ema),

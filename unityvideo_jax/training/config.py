@@ -6,6 +6,7 @@ from unityvideo_jax.errors import UserError
 from unityvideo_jax.flow_matching import ObjectiveConfig
 from unityvideo_jax.inputs.config import DataConfig
 from unityvideo_jax.models.config import DiTConfig
+from unityvideo_jax.models.lora import LoraConfig
 from unityvideo_jax.parallel.mesh import MeshConfig
 from unityvideo_jax.sampling.generate import SamplerConfig
 from unityvideo_jax.training.optimizer import OptimizerConfig
@@ -49,6 +50,7 @@ class TrainConfig:
 
 SECTIONS = {
     "model": DiTConfig,
+    "lora": LoraConfig,
     "objective": ObjectiveConfig,
     "data": DataConfig,
     "optimizer": OptimizerConfig,

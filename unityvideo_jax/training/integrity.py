@@ -72,7 +72,7 @@ class IntegrityCheck:
           UserError: devices disagree; names them, and the last step at which they did not.
         """
         table = np.asarray(self._digests(jax.tree.leaves(state)))
-        first, second = (np.asarray(self._losses(state.params, self._probe)) for _ in range(2))
+        first, second = (np.asarray(self._losses(state.weights, self._probe)) for _ in range(2))
         fault = differing_copies(table, self._names, self._specs, self._mesh)
         fault = fault or differing_losses(first, second, self._mesh)
         if fault:

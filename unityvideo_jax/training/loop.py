@@ -18,12 +18,14 @@ from unityvideo_jax.checkpoints.run_folder import read_config
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.files import disk
 from unityvideo_jax.flow_matching import ObjectiveConfig
-from unityvideo_jax.models.dit import DiTConfig, model_flops
+from unityvideo_jax.models.config import DiTConfig, model_flops, parameter_count
+from unityvideo_jax.models.lora import LoraConfig
 from unityvideo_jax.parallel import hosts
 from unityvideo_jax.parallel.mesh import MeshConfig, make_mesh
 from unityvideo_jax.parallel.rules import AxisRules, num_parts, put_batch
 from unityvideo_jax.runtime import seeds, signals
 from unityvideo_jax.settings.sections import section
+from unityvideo_jax.training import adapters
 from unityvideo_jax.training import state as state_lib
 from unityvideo_jax.training.batches import BuildIterator, Inputs, check_batch, not_finite
 from unityvideo_jax.training.checkpoints import Checkpointer, last_whole
@@ -106,6 +108,8 @@ def _train(
     optim = section(OptimizerConfig, read_config(workdir), "optimizer")
     run = section(TrainConfig, config, "train")
     plan = stages(config.curriculum, dict(config.data.modality_weights), run.steps)
+    lora = LoraConfig.of(config)
+    adapters.check(lora, config.get("init_from"))
     _check_timesteps(model, objective)
     _check_divides(run, optim.accumulation, mesh)
 
@@ -122,10 +126,13 @@ def _train(
     optimizer = make_optimizer(optim, run.steps)
     schedule = make_schedule(optim, run.steps)
     graphdef, state, layout = state_lib.create(
-        model, optimizer, mesh, rules, config.seed, keep_ema=optim.ema_decay > 0
+        model, optimizer, mesh, rules, config.seed, keep_ema=optim.ema_decay > 0, lora=lora
     )
     count = sum(x.size for x in jax.tree.leaves(state.params))
-    log(f"model: {count / 1e6:.2f}M parameters; mesh: {dict(mesh.shape)}")
+    trained = f"{count / 1e6:.2f}M parameters"
+    if lora.rank:
+        trained += f" trained beside a base of {parameter_count(model) / 1e6:.2f}M in {lora.base}"
+    log(f"model: {trained}; mesh: {dict(mesh.shape)}")
 
     # --- Checkpoint --------------------------------------------------------------------------
     saved = None
@@ -137,9 +144,14 @@ def _train(
         log(f"resumed at step {resumed}")
         if resumed >= run.steps:
             log(f"config.train.steps={run.steps} are done; set more of them to go on")
-    elif source := config.get("init_from"):
+    elif (source := config.get("init_from")) and not lora.rank:
         state = start_from(state, model, source, fallback, log)
         log(f"starts from the weights of {source}")
+    if lora.rank:
+        state = adapters.load_base(
+            state, model, lora, config.init_from, fallback, fresh=resumed is None
+        )
+        log(f"adapters of rank {lora.rank} stand beside the weights of {config.init_from}")
     sampler = make_sampler(graphdef) if make_sampler and run.sample_every else None
 
     # --- Step --------------------------------------------------------------------------------
@@ -200,7 +212,8 @@ def _train(
 
     def work_of(shape: tuple[int, ...]) -> tuple[int, int]:
         """Model FLOPs and tokens of a step on latents of shape [b, s, t, h, w, c]."""
-        flops = 3 * model_flops(model, shape[2:5], shape[1]) * run.batch_size
+        passes = 2 if lora.rank else 3  # frozen weights have no gradient
+        flops = passes * model_flops(model, shape[2:5], shape[1]) * run.batch_size
         tokens = math.prod(shape[1:5]) // math.prod(model.patch_size) * run.batch_size
         return flops, tokens
 
@@ -214,6 +227,9 @@ def _train(
     dispatched: tuple[int, Any] = (start, None)
     compiled: dict[tuple[int, ...], Callable] = {}
     speed = Speed(start)
+    if sampler and lora.rank and resumed is None:
+        # An adapter starts as nothing: these are the samples without it.
+        sampler(state.best, 0, workdir / "samples" / f"step_{0:07d}.png")
     with (
         checkpointer,
         writer or contextlib.nullcontext(),

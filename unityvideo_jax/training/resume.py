@@ -27,6 +27,8 @@ FREE = (
 )
 # Places of things that must be the same things.
 PLACES = ("data.dirs", "data.vae", "data.text_encoder")
+# And this one where it is read again whenever a run goes on: beside adapters.
+INIT_FROM = "init_from"
 # Changes of the training itself: whoever wants one asks for it, and reads what it does.
 _RATE = "the optimiser's state stays, and the rate follows the new schedule from the next step on"
 ASKED = {
@@ -63,7 +65,7 @@ def flat(config: Any) -> dict[str, Any]:
     """
     values = provenance.plain(config)
     for name, cls in SECTIONS.items():
-        if not isinstance(values.get(name), dict):
+        if not isinstance(values.setdefault(name, {}), dict):
             continue
         for field in dataclasses.fields(cls):
             if field.default is not dataclasses.MISSING:
@@ -133,7 +135,7 @@ def _exchanged(
     now: Mapping[str, Any],
 ) -> str:
     """What is not the thing that the run used, and what to do; "" if all is."""
-    for key in PLACES:
+    for key in (*PLACES, *({INIT_FROM} & set(now))):
         was, found = before.get(key), now.get(key)
         moved = stored.get(key) != wanted.get(key)
         if was == found and was is not None:

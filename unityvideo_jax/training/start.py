@@ -48,6 +48,7 @@ def start_from(
         restore = functools.partial(pretrained.load, folder, config)
     else:
         config, folder = reading.find(source, fallback=fallback)
+        reading.refuse_adapters(source, config)
         restore = functools.partial(reading.restore_weights, folder, use_ema=True)
     theirs = section(DiTConfig, config, "model")
     try:

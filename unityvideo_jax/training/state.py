@@ -9,25 +9,38 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from unityvideo_jax.models import build
-from unityvideo_jax.models.dit import DiTConfig
+from unityvideo_jax.models.config import DiTConfig
+from unityvideo_jax.models.lora import WHOLE, LoraConfig, make
 from unityvideo_jax.parallel.rules import AxisRules, like_parameters, shardings
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainState:
-    """Steps done, float32 parameters, their moving average if kept, and the optimiser's state."""
+    """Steps done, float32 parameters, their moving average if kept, and the optimiser's state.
+
+    Where adapters are trained, `params` is what trains, and `frozen` the rest of the model.
+    """
 
     step: Any  # int32 [], or its sharding where the tree describes a layout
     params: Any
     ema: Any  # as `params`, or None
     opt_state: Any
+    frozen: Any = None  # None if all weights are trained
+
+    @property
+    def weights(self) -> Any:
+        """All weights of the model."""
+        return _whole(self.params, self.frozen)
 
     @property
     def best(self) -> Any:
-        """The parameters to sample from: the average if there is one."""
-        return self.params if self.ema is None else self.ema
+        """All weights to sample from: the average of what trains if there is one."""
+        return _whole(self.params if self.ema is None else self.ema, self.frozen)
+
+
+def _whole(params: Any, frozen: Any) -> Any:
+    return params if frozen is None else nnx.merge_state(params, frozen)
 
 
 def plan(
@@ -37,9 +50,11 @@ def plan(
     rules: AxisRules,
     *,
     keep_ema: bool,
+    lora: LoraConfig = WHOLE,
 ) -> tuple[nnx.GraphDef, TrainState, TrainState]:
     """A model's graph definition, and the shapes and shardings of its state; computes nothing."""
-    graphdef, params = build.abstract_transformer(config)
+    model = nnx.eval_shape(lambda: make(config, lora, rngs=nnx.Rngs(0)))
+    graphdef, params, frozen = nnx.split(model, lora.trains, ...)
     opt_state = jax.eval_shape(optimizer.init, params)
     layout = shardings(params, rules, mesh)
     shapes = TrainState(
@@ -47,12 +62,14 @@ def plan(
         params=params,
         ema=params if keep_ema else None,
         opt_state=opt_state,
+        frozen=frozen if lora.rank else None,
     )
     layouts = TrainState(
         step=NamedSharding(mesh, PartitionSpec()),
         params=layout,
         ema=layout if keep_ema else None,
         opt_state=like_parameters(opt_state, params, layout, mesh),
+        frozen=shardings(frozen, rules, mesh) if lora.rank else None,
     )
     return graphdef, shapes, layouts
 
@@ -65,12 +82,18 @@ def create(
     seed: int,
     *,
     keep_ema: bool,
+    lora: LoraConfig = WHOLE,
 ) -> tuple[nnx.GraphDef, TrainState, TrainState]:
-    """A new model's graph definition, its sharded state, and the state's shardings."""
-    graphdef, _, layouts = plan(config, optimizer, mesh, rules, keep_ema=keep_ema)
+    """A new model's graph definition, its sharded state, and the state's shardings.
+
+    What is frozen is made by nobody: its shapes and shardings stand there until
+    `training.adapters.load_base` reads it.
+    """
+    graphdef, shapes, layouts = plan(config, optimizer, mesh, rules, keep_ema=keep_ema, lora=lora)
 
     def init() -> TrainState:
-        params = build.new_transformer(config, seed)[1]
+        model = make(config, lora, rngs=nnx.Rngs(seed))
+        params = nnx.split(model, lora.trains, ...)[1]
         return TrainState(
             step=jnp.zeros((), jnp.int32),
             params=params,
@@ -79,7 +102,13 @@ def create(
             opt_state=optimizer.init(params),
         )
 
-    return graphdef, jax.jit(init, out_shardings=layouts)(), layouts
+    state = jax.jit(init, out_shardings=dataclasses.replace(layouts, frozen=None))()
+    frozen = jax.tree.map(
+        lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where),
+        shapes.frozen,
+        layouts.frozen,
+    )
+    return graphdef, dataclasses.replace(state, frozen=frozen), layouts
 
 
 def abstract_state(state: TrainState) -> TrainState:

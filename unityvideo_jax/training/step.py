@@ -1,5 +1,7 @@
 """The training step: one pure function, read from top to bottom."""
 
+import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -14,6 +16,9 @@ from unityvideo_jax.kernels.attention import target_device
 from unityvideo_jax.models.config import DiTConfig
 from unityvideo_jax.training.optimizer import OptimizerConfig
 from unityvideo_jax.training.state import TrainState
+
+# Folded into a step's key for the dropout of adapters, apart from the draws of the objective.
+ADAPTER_DROPOUT = 1
 
 StepFn = Callable[[TrainState, Mapping[str, Array], Array], tuple[TrainState, dict[str, Any]]]
 
@@ -44,28 +49,30 @@ def make_train_step(
       worth saving.
     """
 
-    def loss_fn(params, batch, key):
-        velocity = nnx.merge(graphdef, params)
+    def loss_fn(params, frozen, batch, key):
+        model = nnx.merge(graphdef, params if frozen is None else nnx.merge_state(params, frozen))
+        velocity = functools.partial(model, dropout_key=jax.random.fold_in(key, ADAPTER_DROPOUT))
         return flow_matching_loss(velocity, batch, key, objective, modalities=modalities)
 
-    def gradients(params, batch, key):
-        (_, metrics), grads = jax.value_and_grad(loss_fn, has_aux=True)(params, batch, key)
+    def gradients(params, frozen, batch, key):
+        (_, metrics), grads = jax.value_and_grad(loss_fn, has_aux=True)(params, frozen, batch, key)
         samples = metrics.pop("samples")
         return (grads, metrics), samples
 
-    def accumulated(params, batch, key):
+    def accumulated(params, frozen, batch, key):
         if accumulation == 1:
-            return gradients(params, batch, key)
+            return gradients(params, frozen, batch, key)
         # Every n-th sample, not n-th part: so each device keeps its own samples.
         micro = jax.tree.map(
             lambda x: x.reshape(-1, accumulation, *x.shape[1:]).swapaxes(0, 1), dict(batch)
         )
         keys = jax.random.split(key, accumulation)
-        shapes, _ = jax.eval_shape(gradients, params, jax.tree.map(lambda x: x[0], micro), keys[0])
+        first = jax.tree.map(lambda x: x[0], micro)
+        shapes, _ = jax.eval_shape(gradients, params, frozen, first, keys[0])
         zero = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
 
         def body(total, part):
-            sums, samples = gradients(params, *part)
+            sums, samples = gradients(params, frozen, *part)
             return jax.tree.map(jnp.add, total, sums), samples
 
         (grads, metrics), samples = jax.lax.scan(body, zero, (micro, keys))
@@ -74,7 +81,8 @@ def make_train_step(
 
     def train_step(state, batch, key):
         step_key = jax.random.fold_in(key, state.step)
-        (grads, metrics), samples = accumulated(state.params, batch, step_key)
+        frozen, state = state.frozen, dataclasses.replace(state, frozen=None)
+        (grads, metrics), samples = accumulated(state.params, frozen, batch, step_key)
         norm = optax.global_norm(grads)
         total, count = metrics["loss"]
         finite = jnp.isfinite(norm) & jnp.isfinite(total / count)
@@ -87,6 +95,7 @@ def make_train_step(
             ema = jax.tree.map(lambda e, p: e + (1.0 - decay) * (p - e), state.ema, params)
         fresh = TrainState(step=state.step + 1, params=params, ema=ema, opt_state=opt_state)
         following = jax.tree.map(lambda new, old: jnp.where(finite, new, old), fresh, state)
+        following = dataclasses.replace(following, frozen=frozen)
         return following, {**metrics, "samples": samples, "grad_norm": norm, "finite": finite}
 
     return train_step

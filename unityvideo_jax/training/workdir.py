@@ -17,8 +17,6 @@ from unityvideo_jax.files import provenance
 from unityvideo_jax.files.paths import is_part
 from unityvideo_jax.training import resume
 
-RECORD = "run.json"
-
 
 @contextlib.contextmanager
 def open_workdir(
@@ -97,7 +95,7 @@ def _pin(
     if "optimizer" in values:
         values["optimizer"]["schedule_steps"] = wanted[resume.SCHEDULE_STEPS]
     provenance.write_json(path / run_folder.CONFIG, values)
-    provenance.write_json(path / RECORD, dataclasses.asdict(now))
+    provenance.write_json(path / run_folder.RECORD, dataclasses.asdict(now))
     return lines
 
 
@@ -115,7 +113,7 @@ def _check_unedited(path: pathlib.Path, stored: Mapping[str, Any]) -> None:
 
 
 def _read_record(path: pathlib.Path) -> resume.Record:
-    file = path / RECORD
+    file = path / run_folder.RECORD
     try:
         content = json.loads(file.read_text())
         return resume.Record(

@@ -42,8 +42,8 @@ def times(matrix: Float[Array, "... 3 3"], vector: Float[Array, "... 3"]) -> Flo
 
 def compose(a: Float[Array, "... 3 3"], b: Float[Array, "... 3 3"]) -> Float[Array, "... 3 3"]:
     """a then-after b, in full float32."""
-    # Not as a reduction: what jaxlib 0.10 makes of it (YNNPACK) ends in a segmentation fault on CPUs
-    # without AVX-512 for five clips and more.
+    # Not as a reduction: what jaxlib 0.10 makes of it (YNNPACK) ends in a segmentation fault on
+    # CPUs without AVX-512 for five clips and more.
     first, second, third = (a[..., :, i, None] * b[..., None, i, :] for i in range(3))
     return first + second + third
 

@@ -1,0 +1,52 @@
+"""Adapters in sampling: flags, settings, and what a pipeline does with a file."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+from tiny_pipeline import quick_compile, tiny_pipeline  # noqa: F401
+
+from unityvideo_jax.errors import UserError
+from unityvideo_jax.sampling.adapters import PRESETS, parse
+from unityvideo_jax.sampling.generate import SamplerConfig
+from unityvideo_jax.sampling.solvers import shift_sigmas
+
+
+def test_a_weight_follows_the_last_colon(tmp_path):
+    (named := tmp_path / "a:2").touch()
+    assert parse("a.safetensors") == ("a.safetensors", 1.0)
+    assert parse("a.safetensors:-0.5") == ("a.safetensors", -0.5)
+    assert parse("C:/a.safetensors:2") == ("C:/a.safetensors", 2.0)
+    assert parse(str(named)) == (str(named), 1.0)
+    for text in ("a.safetensors:much", "a.safetensors:nan", "a.safetensors:"):
+        with pytest.raises(UserError, match=r"is no weight; give FILE or FILE:NUMBER"):
+            parse(text)
+
+
+def test_four_steps_are_those_that_distillation_trains():
+    """Timesteps 1000, 750, 500 and 250, shifted, with one evaluation each and no guidance."""
+    config = dataclasses.replace(SamplerConfig(), **PRESETS["four_steps"])
+    levels = shift_sigmas(np.float64([1000, 750, 500, 250]) / 1000, 5.0)
+    np.testing.assert_allclose(config.table().sigma, levels, rtol=1e-6)
+    assert list(config.passes(has_condition=True).values()) == [1.0]
+
+
+def test_merged_or_beside_the_weights_samples_are_the_same(tmp_path):
+    rng = np.random.default_rng(0)
+    name = "diffusion_model.blocks.{}.self_attn.v.lora_{}.weight"
+    shapes = {"A": (2, 32), "B": (32, 2)}
+    tensors = {
+        name.format(layer, side): rng.standard_normal(shape).astype(np.float32)
+        for layer in range(2)
+        for side, shape in shapes.items()
+    }
+    save_file(tensors, tmp_path / "lora.safetensors")
+    found = []
+    for weights, merge in (((), True), ((0.5,), True), ((0.2, 0.3), False)):
+        pipeline = tiny_pipeline()
+        pipeline.add_adapters(*((tmp_path / "lora.safetensors", w) for w in weights), merge=merge)
+        found.append(pipeline("a", wanted=("rgb",)).latents["rgb"])
+    plain, merged, beside = found
+    assert np.abs(plain - merged).max() > 0.01
+    np.testing.assert_allclose(merged, beside, atol=1e-4)

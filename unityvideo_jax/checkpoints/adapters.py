@@ -1,0 +1,112 @@
+"""What a run's adapters become outside of it: files of their own, or part of the whole weights."""
+
+import dataclasses
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from unityvideo_jax.checkpoints import arrays, reading
+from unityvideo_jax.errors import UserError
+from unityvideo_jax.interop import lora as files
+from unityvideo_jax.models.config import DiTConfig
+from unityvideo_jax.models.lora import ADAPTER, LoraConfig
+
+_DOWN, _UP = f".{ADAPTER}.down", f".{ADAPTER}.up"
+
+
+def export(
+    stored: Mapping[str, Any],
+    model: DiTConfig,
+    lora: LoraConfig,
+    folder: pathlib.Path,
+    *,
+    layout: str,
+    storage: str,
+    log: Callable[[str], None],
+) -> None:
+    """Writes a run's adapters for diffusers and others: one file, or one per modality.
+
+    Args:
+      stored: what the run trained, by dotted path.
+      model, lora: of the run.
+      folder: new or empty. RGB's adapter, or the shared one, has diffusers' own name; the others
+        carry their modality's name besides.
+      layout, storage: as `interop.lora.write_adapter` takes them.
+      log: takes lines, one about weights that the files cannot hold.
+
+    Raises:
+      UserError: a folder with something in it, or a layout that has no adapters.
+    """
+    if folder.exists() and any(folder.iterdir()):
+        raise UserError(f"--workdir={folder}: is not empty; name a new folder")
+    paths = [name.removesuffix(_DOWN) for name in stored if name.endswith(_DOWN)]
+    per_modality = lora.adapters == "per_modality"
+    names = model.modalities if per_modality else ("rgb",)
+    folder.mkdir(parents=True, exist_ok=True)
+    for row, name in enumerate(names):
+        layers = {}
+        for path in paths:
+            down, up = (np.asarray(stored[path + end].read().result()) for end in (_DOWN, _UP))
+            down, up = (down[:, row], up[:, row]) if per_modality else (down, up)
+            layers[path] = down, lora.scale * up
+        file = folder / (files.STEM + (f"_{name}" if row else "") + ".safetensors")
+        count = files.write_adapter(file, layers, model, layout=layout, storage=storage)
+        log(f"{count} tensors of rank {lora.rank} are in {file}")
+    if others := sorted(name for name in stored if f".{ADAPTER}." not in name):
+        log(
+            f"left over: {', '.join(others)}, trained beside the adapters; --merge keeps what the "
+            "layout can hold"
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Merged:
+    """A stored kernel with an adapter merged into it; read by leading indices."""
+
+    kernel: Any
+    down: Any
+    up: Any
+    scale: float
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.kernel.shape)
+
+    def __getitem__(self, place: Any) -> np.ndarray:
+        kernel, down, up = (
+            np.asarray(x[place].read().result()) for x in (self.kernel, self.down, self.up)
+        )
+        return kernel + np.float32(self.scale) * (down @ up)
+
+
+def merged(stored: Mapping[str, Any], base: pathlib.Path, lora: LoraConfig) -> dict[str, Any]:
+    """All weights with a run's adapters merged into them, each read and merged when asked for.
+
+    Args:
+      stored: what the run trained, by dotted path.
+      base: checkpoint of the weights that the adapters stand beside.
+      lora: of the run.
+
+    Raises:
+      UserError: adapters per modality, which no one matrix can stand for, or a damaged base.
+    """
+    if lora.adapters == "per_modality":
+        raise UserError(
+            "--merge: the run has an adapter per modality, and one matrix cannot act differently "
+            "by stream; leave --merge out to write the adapters"
+        )
+    item = reading.weights_item(base, use_ema=True)
+    reading.verify_item(base, item)
+    whole: dict[str, Any] = dict(arrays.open_arrays(base, item))
+    for name, array in stored.items():
+        if name.endswith(_DOWN):
+            path = name.removesuffix(_DOWN)
+            kernel = f"{path}.kernel"
+            whole[kernel] = _Merged(
+                kernel=whole[kernel], down=array, up=stored[path + _UP], scale=lora.scale
+            )
+        elif not name.endswith(_UP):
+            whole[name] = array
+    return whole

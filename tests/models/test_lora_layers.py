@@ -10,7 +10,7 @@ from flax import nnx
 from tiny_dit import call, inputs, quick_jit, random_model, tiny
 
 from unityvideo_jax.errors import UserError
-from unityvideo_jax.models import lora, quantised
+from unityvideo_jax.models import adapter, lora, quantised
 from unityvideo_jax.models.lora import LoraConfig
 
 FLOAT32 = jnp.dtype("float32")
@@ -123,7 +123,7 @@ def test_dropout_needs_a_key_is_unbiased_and_differs_by_layer(model):
     layer.adapter = lora.Adapter(layer, 2, dropout=0.25, rngs=nnx.Rngs(0))
     layer.adapter.up.set_value(jnp.ones_like(layer.adapter.up[...]))
     x = jnp.ones((4000, layer.kernel.shape[0]))
-    use = lora.Use(jnp.ones((1, 1, 1)), jax.random.key(3))
+    use = adapter.Use(jnp.ones((1, 1, 1)), jax.random.key(3))
     mean = layer.adapter(x, FLOAT32, use).mean(axis=0)
     np.testing.assert_allclose(mean, layer.adapter(x[:1], FLOAT32)[0], atol=0.02)
 

@@ -5,11 +5,12 @@ import dataclasses
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
-from tiny_pipeline import quick_compile, tiny_pipeline  # noqa: F401
+from tiny_pipeline import quick_compile, tiny_parts  # noqa: F401
 
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.sampling.adapters import PRESETS, parse
 from unityvideo_jax.sampling.generate import SamplerConfig
+from unityvideo_jax.sampling.pipeline import Pipeline
 from unityvideo_jax.sampling.solvers import shift_sigmas
 
 
@@ -44,7 +45,7 @@ def test_merged_or_beside_the_weights_samples_are_the_same(tmp_path):
     save_file(tensors, tmp_path / "lora.safetensors")
     found = []
     for weights, merge in (((), True), ((0.5,), True), ((0.2, 0.3), False)):
-        pipeline = tiny_pipeline()
+        pipeline = Pipeline(**tiny_parts())
         pipeline.add_adapters(*((tmp_path / "lora.safetensors", w) for w in weights), merge=merge)
         found.append(pipeline("a", wanted=("rgb",)).latents["rgb"])
     plain, merged, beside = found

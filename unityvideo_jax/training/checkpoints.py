@@ -4,6 +4,7 @@ Each is saved with digests of all that it holds, and compared with them whenever
 """
 
 import contextlib
+import dataclasses
 import os
 import pathlib
 import shutil

@@ -2,9 +2,10 @@
 
 Command:  python -m unityvideo_jax.train --config=worlds_mini --workdir=run
 Hardware: one H100 or more (batch over all devices).
-Purpose:  runs of a few minutes that compare one choice, such as --config.optimizer.name=muon or
-          --config.objective.shift=5. Judge them by `evaluate`: held-out loss up to t = 1, and the
-          condition gap.
+Time:     0.09 s per step of 96 samples on one H100.
+Result:   3,800 steps estimate depth at AbsRel 0.109 and masks at mIoU 0.50 (`docs/runs.md`).
+Purpose:  runs of a few minutes that compare one choice, such as --config.objective.shift=5. Judge
+          them by `evaluate`: held-out loss up to t = 1, and the condition gap.
 On a CPU: add --config.model.dim=48 --config.model.ffn_dim=96 --config.model.num_heads=2
           --config.model.num_layers=2 --config.model.dtype=float32 --config.data.num_frames=5
           --config.data.height=32 --config.data.width=32 --config.train.batch_size=8.
@@ -19,6 +20,7 @@ def get_config() -> ml_collections.ConfigDict:
     """Returns the configuration; every key can be overridden as `--config.<key>=...`."""
     config = presets.load("worlds_small")
     config.model.num_layers = 9
+    config.optimizer.name = "muon"  # better than AdamW in every score at equal time
     # Near t = 1, where sampling starts, and evenly over the rest (flow_matching/timesteps.py).
     config.objective.update(
         shift=3.0,

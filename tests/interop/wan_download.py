@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from wan_torch import original_names, torch_wan
 
 from unityvideo_jax.interop import umt5, vae
-from unityvideo_jax.pretrained.vae import load_config
+from unityvideo_jax.pretrained.vae import load_vae_config
 
 UMT5_SIZES = dict(
     vocab_size=90, d_model=32, d_kv=8, d_ff=48, num_layers=3, num_heads=5,
@@ -95,7 +95,7 @@ def save_original(root: pathlib.Path, diffusers: pathlib.Path, version: str) -> 
     save_file(weights, root / "diffusion_pytorch_model.safetensors")
     (root / "config.json").write_text(json.dumps({"_class_name": "WanModel", "num_heads": 2}))
 
-    config = load_config(diffusers)
+    config = load_vae_config(diffusers)
     theirs = torch_vae(version).state_dict()
     ours = vae.load_wan_vae(diffusers / "vae")
     paths = vae.parameter_paths(ours)

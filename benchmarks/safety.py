@@ -17,7 +17,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from step import load_config
+from step import read_config
 
 from unityvideo_jax.checkpoints import manifest
 from unityvideo_jax.flow_matching import ObjectiveConfig
@@ -62,7 +62,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     args = parser.parse_args()
 
-    config = load_config(args.config, args.set)
+    config = read_config(args.config, args.set)
     model, optim = (
         section(DiTConfig, config, "model"),
         section(OptimizerConfig, config, "optimizer"),

@@ -31,10 +31,10 @@ from unityvideo_jax.evaluation import ceiling
 from unityvideo_jax.files import escape
 from unityvideo_jax.files.paths import atomic_path
 from unityvideo_jax.models.vae.wan_vae import VAEConfig, WanVAE
+from unityvideo_jax.parallel.device_memory import check_device
 from unityvideo_jax.parallel.mesh import MeshConfig, make_mesh
 from unityvideo_jax.pretrained.vae import WEIGHTS_FILE, load_vae, save_vae
 from unityvideo_jax.runtime import seeds
-from unityvideo_jax.sampling import fit
 from unityvideo_jax.sampling.streams import PIXEL_BYTES
 from unityvideo_jax.settings.sections import section
 from unityvideo_jax.training import vae_report, vae_step
@@ -107,13 +107,13 @@ def check(config: ml_collections.ConfigDict, output: pathlib.Path) -> VAEConfig:
         )
     width = model.base_dim * max(model.dim_mult)
     # Of the widest convolution of 3x3x3: weights, average and two moments, each in float32.
-    fit.check_device(
+    check_device(
         4 * 4 * 27 * width**2,
         f"config.model: layers of width {width}",
         "lower config.model.base_dim",
     )
     for size in sizes:
-        fit.check_device(
+        check_device(
             PIXEL_BYTES * config.data.num_frames * math.prod(size) // count,
             f"config.data.sizes: {size} of {config.data.num_frames} frames",
             "give fewer or smaller clips",

@@ -58,7 +58,7 @@ def test_dark_pictures_have_no_bars():
 
 
 def test_motion_is_speed_in_percent_of_the_diagonal_a_second():
-    # The texture slides by two pixels a frame: at 8 per second 16 of a diagonal of 160.
+    # The texture slides by two pixels per frame: at 8 per second 16 of a diagonal of 160.
     found = after(filters.Motion(side=96), clip())
     assert found.scores["motion"] == pytest.approx(10.0, rel=0.1)
     twice = np.repeat(np.repeat(FRAMES, 2, axis=1), 2, axis=2)

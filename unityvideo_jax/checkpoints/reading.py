@@ -216,8 +216,7 @@ def restore_weights(folder: pathlib.Path, target: Any, use_ema: bool) -> Any:
 
 def abstract_trained(model: DiTConfig, adapters: lora.LoraConfig) -> Any:
     """Shapes of what a run with adapters trains, and saves."""
-    made = nnx.eval_shape(lambda: lora.make(model, adapters, rngs=nnx.Rngs(0)))
-    return nnx.state(made, adapters.trains)
+    return nnx.filter_state(build.abstract_transformer(model, adapters)[1], adapters.trains)
 
 
 def manager(folder: pathlib.Path, options: Any = None) -> ocp.CheckpointManager:

@@ -47,20 +47,20 @@ def read_config(path: str | os.PathLike) -> ml_collections.ConfigDict:
         content = json.loads(file.read_text())
     except FileNotFoundError as error:
         if copy := copy_of_config(path):
-            raise UserError(f"{file}: missing; {restore(copy, file)}") from error
+            raise UserError(f"{file}: missing; {how_to_restore(copy, file)}") from error
         raise UserError(
             f"--workdir={path}: no {CONFIG}, so no run is there; check the path, or train one with "
             "`python -m unityvideo_jax.train --workdir=...`"
         ) from error
     except (OSError, ValueError) as error:
         raise UserError(
-            f"{file}: not readable as JSON ({error}); {restore(copy_of_config(path), file)}"
+            f"{file}: not readable as JSON ({error}); {how_to_restore(copy_of_config(path), file)}"
         ) from error
     for name in ("model", "data"):
         if not isinstance(content, dict) or not isinstance(content.get(name), dict):
             raise UserError(
                 f"{file}: lacks the section {name!r}, so it is no run's configuration; "
-                f"{restore(copy_of_config(path), file)}"
+                f"{how_to_restore(copy_of_config(path), file)}"
             )
     return ml_collections.ConfigDict(content)
 
@@ -82,7 +82,8 @@ def copy_of_config(path: pathlib.Path) -> pathlib.Path | None:
     return None
 
 
-def restore(copy: pathlib.Path | None, file: pathlib.Path) -> str:
+def how_to_restore(copy: pathlib.Path | None, file: pathlib.Path) -> str:
+    """What an error says about a damaged configuration, for which there may be a copy."""
     if copy is None:
         return "restore it from a copy, or name another --workdir"
     return f"restore it with `cp {shlex.quote(str(copy))} {shlex.quote(str(file))}`"

@@ -17,8 +17,8 @@ from jaxtyping import Float
 
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.inputs.mixing import MAX_PERIOD, Mixture
+from unityvideo_jax.modalities import RGB
 
-RGB = "rgb"
 _ROUNDS = 2000
 _CLOSE = 1e-9
 _NOTHING = 1e-7  # what contradicting weights drive to zero is not drawn

@@ -3,21 +3,22 @@
 Here alone the class of the diffusion transformer is chosen; all others ask for its config's.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 from flax import nnx
 
 from unityvideo_jax.models.config import DiTConfig
-from unityvideo_jax.models.dit import DiT
+from unityvideo_jax.models.lora import WHOLE, LoraConfig, make, make_for_sampling
 
 
 def abstract(
-    network: type[nnx.Module], config: Any, **options: Any
+    network: Callable[..., nnx.Module], config: Any, **options: Any
 ) -> tuple[nnx.GraphDef, nnx.State]:
     """The graph of a network and its weights as shapes; no weight is drawn.
 
     Args:
-      network: a class that takes a config, `rngs` and options.
+      network: a class, or a function that makes a module, of a config, `rngs` and options.
       config: its config.
       options: such as its dtype.
 
@@ -27,11 +28,24 @@ def abstract(
     return nnx.split(nnx.eval_shape(lambda: network(config, rngs=nnx.Rngs(0), **options)))
 
 
-def abstract_transformer(config: DiTConfig) -> tuple[nnx.GraphDef, nnx.State]:
-    """The diffusion transformer's graph and its weights as shapes."""
-    return abstract(DiT, config)
+def abstract_transformer(
+    config: DiTConfig, lora: LoraConfig = WHOLE
+) -> tuple[nnx.GraphDef, nnx.State]:
+    """The graph of the diffusion transformer that trains, and its weights as shapes.
+
+    Raises:
+      UserError: a pattern of `lora` that nothing matches.
+    """
+    return abstract(make, config, lora=lora)
 
 
-def new_transformer(config: DiTConfig, seed: int) -> tuple[nnx.GraphDef, nnx.State]:
-    """The diffusion transformer's graph and its first weights, float32; may be jitted."""
-    return nnx.split(DiT(config, rngs=nnx.Rngs(seed)))
+def abstract_sampler(config: DiTConfig, lora: LoraConfig) -> tuple[nnx.GraphDef, nnx.State]:
+    """The same of the transformer that samples what a run with `lora` trained."""
+    return abstract(make_for_sampling, config, lora=lora)
+
+
+def new_transformer(
+    config: DiTConfig, lora: LoraConfig, seed: int
+) -> tuple[nnx.GraphDef, nnx.State]:
+    """The graph of the transformer that trains, and its first weights; may be jitted."""
+    return nnx.split(make(config, lora=lora, rngs=nnx.Rngs(seed)))

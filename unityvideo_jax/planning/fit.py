@@ -8,10 +8,10 @@ from unityvideo_jax.errors import UserError
 from unityvideo_jax.inputs.config import DataConfig
 from unityvideo_jax.models.config import DiTConfig, parameter_count
 from unityvideo_jax.models.lora import LoraConfig
+from unityvideo_jax.parallel.device_memory import device_bytes
 from unityvideo_jax.planning.closed_form import FLOAT32, Step, kept_bytes
 from unityvideo_jax.planning.weights import weights_of
 from unityvideo_jax.runtime import capacity
-from unityvideo_jax.sampling.fit import device_bytes
 from unityvideo_jax.settings.sections import section
 
 

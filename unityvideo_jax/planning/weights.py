@@ -8,8 +8,9 @@ from collections.abc import Mapping
 
 from flax import nnx
 
+from unityvideo_jax.models import build
 from unityvideo_jax.models.config import DiTConfig
-from unityvideo_jax.models.lora import LoraConfig, make
+from unityvideo_jax.models.lora import LoraConfig
 from unityvideo_jax.parallel.rules import AxisRules
 
 
@@ -46,8 +47,8 @@ def weights_of(model: DiTConfig, lora: LoraConfig, mesh: Mapping[str, int]) -> W
 @functools.lru_cache(maxsize=8)
 def _counts(model: DiTConfig, lora: LoraConfig) -> dict[tuple[str, tuple[str, ...]], int]:
     """Amounts by (field of `Weights`, mesh axes that split them)."""
-    made = nnx.eval_shape(lambda: make(model, lora, rngs=nnx.Rngs(0)))
-    _, trained, frozen = nnx.split(made, lora.trains, ...)
+    _, whole = build.abstract_transformer(model, lora)
+    trained, frozen = nnx.split_state(whole, lora.trains, ...)
     counts, rules = collections.Counter(), AxisRules()
     for state, is_trained in ((trained, True), (frozen, False)):
         for path, weight in nnx.to_flat_state(state):

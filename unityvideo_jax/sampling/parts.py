@@ -9,8 +9,9 @@ from flax import nnx
 
 from unityvideo_jax.checkpoints.reading import load_for_inference
 from unityvideo_jax.inputs.config import READ_LATER, DataConfig
-from unityvideo_jax.models import lora
+from unityvideo_jax.models import build
 from unityvideo_jax.models.dit import DiTConfig
+from unityvideo_jax.models.lora import LoraConfig
 from unityvideo_jax.pretrained import model as pretrained
 from unityvideo_jax.pretrained.text import load_text_encoder
 from unityvideo_jax.pretrained.vae import load_vae
@@ -75,10 +76,7 @@ def _assembled(
     check_keys(data, list(data), where, READ_LATER)
     check_values(DataConfig, {key: data[key] for key in READ_LATER}, where)
     model = section(DiTConfig, config, "model")
-    adapters = lora.LoraConfig.of(config)
-    graph = nnx.graphdef(
-        nnx.eval_shape(lambda: lora.make_for_sampling(model, adapters, rngs=nnx.Rngs(0)))
-    )
+    graph, _ = build.abstract_sampler(model, LoraConfig.of(config))
     return {
         "vae": load_vae(vae or data["vae"] or None),
         "text_encoder": load_text_encoder(

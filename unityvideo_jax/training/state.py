@@ -9,8 +9,9 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from unityvideo_jax.models import build
 from unityvideo_jax.models.config import DiTConfig
-from unityvideo_jax.models.lora import WHOLE, LoraConfig, make
+from unityvideo_jax.models.lora import WHOLE, LoraConfig
 from unityvideo_jax.parallel.rules import AxisRules, like_parameters, shardings
 
 
@@ -53,8 +54,8 @@ def plan(
     lora: LoraConfig = WHOLE,
 ) -> tuple[nnx.GraphDef, TrainState, TrainState]:
     """A model's graph definition, and the shapes and shardings of its state; computes nothing."""
-    model = nnx.eval_shape(lambda: make(config, lora, rngs=nnx.Rngs(0)))
-    graphdef, params, frozen = nnx.split(model, lora.trains, ...)
+    graphdef, whole = build.abstract_transformer(config, lora)
+    params, frozen = nnx.split_state(whole, lora.trains, ...)
     opt_state = jax.eval_shape(optimizer.init, params)
     layout = shardings(params, rules, mesh)
     shapes = TrainState(
@@ -92,8 +93,8 @@ def create(
     graphdef, shapes, layouts = plan(config, optimizer, mesh, rules, keep_ema=keep_ema, lora=lora)
 
     def init() -> TrainState:
-        model = make(config, lora, rngs=nnx.Rngs(seed))
-        params = nnx.split(model, lora.trains, ...)[1]
+        _, whole = build.new_transformer(config, lora, seed)
+        params = nnx.split_state(whole, lora.trains, ...)[0]
         return TrainState(
             step=jnp.zeros((), jnp.int32),
             params=params,

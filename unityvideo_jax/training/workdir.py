@@ -108,7 +108,7 @@ def _check_unedited(path: pathlib.Path, stored: Mapping[str, Any]) -> None:
     for key in filter(resume.is_fixed, resume.differences(trained, stored)):
         raise UserError(
             f"{file}: config.{key} is {stored.get(key)!r} and {trained.get(key)!r} in {copy}, so "
-            f"it was edited; {run_folder.restore(copy, file)}"
+            f"it was edited; {run_folder.how_to_restore(copy, file)}"
         )
 
 

@@ -68,6 +68,7 @@ def get_config() -> ml_collections.ConfigDict:
         uniform_share=0.0,
         noise_share=0.0,
         estimation_shift=1.0,
+        estimation_noise_share=0.0,
         condition_dropout=0.1,
         first_frame=0.0,  # chance of image to video
         modality_loss_weights=dict(),  # 1 for each modality that is left out

@@ -23,12 +23,18 @@ def get_config() -> ml_collections.ConfigDict:
     config.optimizer.name = "muon"  # better than AdamW in every score at equal time
     # Near t = 1, where sampling starts, and evenly over the rest (flow_matching/timesteps.py).
     config.objective.update(
-        shift=3.0,
-        uniform_share=0.1,
-        noise_share=0.05,
+        p_cond=0.15, p_est=0.45, p_joint=0.3, p_any=0.1, condition_dropout=0.05, first_frame=0.1,
+        shift=3.0, uniform_share=0.1, noise_share=0.05,
+        estimation_shift=2.0, estimation_noise_share=0.3,
         modality_loss_weights=dict.fromkeys(config.model.modalities, 1.0),
-    )
-    config.data.update(height=128, width=128, closeup=0.3)
+    )  # fmt: skip
+    config.data.update(
+        height=128, width=128, closeup=0.3,
+        streams=(0.05, 0.5, 0.1, 0.35),
+        modality_weights=dict(
+            depth=0.13, flow=0.17, densepose=0.25, segmentation=0.2, skeleton=0.25
+        ),
+    )  # fmt: skip
     config.curriculum = ()  # all modalities from the start
     config.train.update(steps=4000, batch_size=96)
     return config

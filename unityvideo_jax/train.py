@@ -75,11 +75,11 @@ def build_iterator(
         )
         if data.kind == "online":
             from unityvideo_jax.inputs.online import OnlineWorlds
-            from unityvideo_jax.inputs.repeated import Repeated
+            from unityvideo_jax.inputs.reused import Reused
 
             common |= {"seed": seed, "first_world": place * _WORLDS}
             worlds = OnlineWorlds(data, tuple(config.model.modalities), **common)
-            iterator = Repeated(worlds, data.repeats)
+            iterator = Reused(worlds, data.repeats, seed)
         else:
             from unityvideo_jax.inputs.pipeline import make_iterator
 

@@ -77,6 +77,11 @@ def test_estimation_can_be_shifted_further_and_pure_noise_is_a_share_of_every_ta
     for index in range(len(TASKS)):
         t = timestep[noised & (task == index)[:, None]]
         assert abs((t == 1.0).mean() - 0.25) < 5 * np.sqrt(0.19 / (t.size / 2))
+    _, _, timestep = draw(estimation_noise_share=0.25, **fields)
+    np.testing.assert_array_equal(timestep[~estimation], base[~estimation])
+    t = timestep[estimation]
+    assert abs((t == 1.0).mean() - 0.25) < 5 * np.sqrt(0.19 / t.size)
+    np.testing.assert_array_equal(t[t < 1], base[estimation][t < 1])
 
 
 def test_any_noises_every_non_empty_set_of_streams_alike_and_the_paper_s_tasks_as_before():

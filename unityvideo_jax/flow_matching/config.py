@@ -32,6 +32,9 @@ class ObjectiveConfig:
       noise_share: share of the samples whose timestep is exactly 1, where sampling starts.
       estimation_shift: a further shift, for estimation alone. What is estimated is nearly decided
         by its RGB, hence at large t.
+      estimation_noise_share: share of the estimation samples, beyond `noise_share`, whose timestep
+        is exactly 1. What has few degrees of freedom, such as flow, shows through little noise, so
+        that at t = 0.97 it need not be read from RGB; estimation in one pass needs t = 1 alone.
       condition_dropout: chance that the clean streams of a sample are replaced by noise at t = 1,
         for guidance by the condition.
       first_frame: chance that the noised RGB of a sample starts with its own clean latent frame, at
@@ -56,6 +59,7 @@ class ObjectiveConfig:
     uniform_share: float | int = 0.0
     noise_share: float | int = 0.0
     estimation_shift: float | int = 1.0
+    estimation_noise_share: float | int = 0.0
     condition_dropout: float | int = 0.1
     first_frame: float | int = 0.0
     # Not part of the hash, for dicts have none.
@@ -78,7 +82,7 @@ class ObjectiveConfig:
                 raise UserError(f"objective.modality_loss_weights.{name}={value} is negative.")
         for name in (
             *("p_cond", "p_est", "p_joint", "p_any", "condition_dropout", "first_frame"),
-            *("uniform_share", "noise_share"),
+            *("uniform_share", "noise_share", "estimation_noise_share"),
         ):
             value = getattr(self, name)
             if not 0.0 <= value <= 1.0:

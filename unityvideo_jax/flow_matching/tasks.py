@@ -61,6 +61,10 @@ def draw_noising(key: Key[Array, ""], batch: int, streams: int, config: Objectiv
         task = _draw_tasks(task_key, draws, config)
     timestep = _draw_timesteps(time_key, (draws,), config)
     further = shift_timesteps(timestep, config.estimation_shift)
+    if config.estimation_noise_share:
+        at_noise = jax.random.fold_in(time_key, 2)
+        at_noise = jax.random.bernoulli(at_noise, config.estimation_noise_share, (draws,))
+        further = jnp.where(at_noise, 1.0, further)
     timestep = jnp.where(task == ESTIMATION, further, timestep)[:, None]
     noised = noised_streams(task, streams)
     if config.p_any and streams > 1:

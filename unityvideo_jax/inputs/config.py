@@ -39,7 +39,8 @@ class DataConfig:
       fps: frames per second of rendered worlds.
       split: which worlds to render; shards carry their own.
       closeup: share of rendered worlds whose camera is close to a person.
-      repeats: steps that a batch of online worlds is used for; noise, timestep and task differ.
+      repeats: steps that a sample of online worlds is used for; noise, timestep, task and the
+        samples beside it differ.
       depth_codec: how depth is drawn, 'relative' (each clip's own range, for any data) or 'metric'
         (fixed bounds in metres, for data in metres, such as worlds).
       text_encoder, text_length: as `pretrained.text.load_text_encoder` takes them.

@@ -2,12 +2,14 @@
 
 import dataclasses
 import functools
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import AxisType, Mesh, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
 from unityvideo_jax import modalities as registry
@@ -36,7 +38,8 @@ class OnlineWorlds:
 
     A batch is divided into groups of the same streams, drawn by weight as in the shards' pipeline.
     One compiled function loops over the groups: it renders, draws by `lax.switch` what the group's
-    streams show, and encodes them. Shapes are fixed, so it compiles once.
+    streams show, and encodes them. Shapes are fixed, so it compiles once. The devices of a process
+    share out its groups, if their number divides them.
 
     Args:
       data_config: a DataConfig or dict-like `config.data`; its split, frames, size, fps, weights,
@@ -53,7 +56,7 @@ class OnlineWorlds:
       clips_per_group: overrides `group_size`.
 
     Yields:
-      {latents f32[B,S,t,h,w,C] on the device, not waited for; modality i32[B,S], context
+      {latents f32[B,S,t,h,w,C] on the devices, rows in order, not waited for; modality i32[B,S], context
       f32[B,S,L,D] and index i32[B] on the host}, stream 0 being RGB, or the only stream.
 
     Raises:
@@ -119,6 +122,7 @@ class OnlineWorlds:
             tuple((name, registry.chosen_codec(name, config.codecs)) for name in self._names),
             self._encoder,
             self._group,
+            self._rows // self._group,
             streams,
         )
         self._next_index = first_world
@@ -217,6 +221,7 @@ def _compiled(
     drawers: tuple[tuple[str, registry.Codec], ...],
     encoder: LatentEncoder,
     size: int,
+    groups: int,
     streams: int,
 ) -> Any:
     """(params, G*g scenes, ids i32[G,S]) -> latents f32[G*g,S,t,h,w,C] in groups of g, jitted.
@@ -231,7 +236,7 @@ def _compiled(
 
     branches = [functools.partial(drawn, codec) for _, codec in drawers]
     channels = encoder.latent_shape(world.num_frames, world.height, world.width)[-1]
-    means, stds = map(jnp.asarray, encoder.table([name for name, _ in drawers], channels))
+    table = encoder.table([name for name, _ in drawers], channels)
 
     def one_group(params: Any, scenes: Any, ids: Array) -> Float[Array, "g s t h w c"]:
         clips = dict(worlds.render(world, scenes))
@@ -241,12 +246,26 @@ def _compiled(
         latents = encoder.apply(params, jnp.concatenate(videos)).astype(jnp.float32)
         latents = jnp.stack(jnp.split(latents, streams), axis=1)
         rows = (1, streams, 1, 1, 1, channels)
+        means, stds = map(jnp.asarray, table)
         return (latents - means[ids].reshape(rows)) / stds[ids].reshape(rows)
 
-    @jax.jit
-    def encode(params: Any, scenes: Any, ids: Array) -> Float[Array, "b s t h w c"]:
+    def all_groups(params: Any, scenes: Any, ids: Array) -> Float[Array, "b s t h w c"]:
         grouped = jax.tree.map(lambda x: x.reshape(-1, size, *x.shape[1:]), scenes)
         latents = jax.lax.map(lambda args: one_group(params, *args), (grouped, ids))
         return latents.reshape(-1, *latents.shape[2:])
+
+    # Without a mesh of its own the function would be bound to that of the model.
+    devices = jax.local_devices()[: math.gcd(groups, jax.local_device_count())]
+    mesh = Mesh(np.asarray(devices), ("rows",), axis_types=(AxisType.Auto,))
+    rows, whole = PartitionSpec("rows"), PartitionSpec()
+    shared_out = jax.jit(
+        jax.shard_map(
+            all_groups, mesh=mesh, in_specs=(whole, rows, rows), out_specs=rows, check_vma=False
+        )
+    )
+
+    def encode(params: Any, scenes: Any, ids: Int[np.ndarray, "g s"]) -> Array:
+        with jax.set_mesh(mesh):
+            return shared_out(params, scenes, ids)
 
     return encode

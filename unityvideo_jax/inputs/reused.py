@@ -1,0 +1,121 @@
+"""Each sample several times, among other samples every time."""
+
+import collections
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+
+class Reused:
+    """Yields every sample of an iterator `times` times, so that costly ones last longer.
+
+    Rendering a batch of worlds costs several steps of a small model, and flow matching draws noise,
+    timestep and task anew at every step. But the same batch several times in a row would pull the
+    weights towards its few samples. So the newest `times` batches are held, and dealt again in
+    rounds: a round uses each held sample once and ends with a new batch, which replaces the oldest.
+    Within a round, each row of a batch comes from a held batch by the draws of its samples, which
+    depend on the seed, the round and the sample's index alone.
+
+    Args:
+      batches: an iterator with get_state(), set_state() and describe(); its arrays have one row per
+        sample, and `latents` lie on devices, where they stay.
+      times: at least 1.
+      seed: of the order.
+    """
+
+    def __init__(self, batches: Any, times: int, seed: int):
+        self._batches, self._times, self._seed = batches, times, seed
+        self.shares = getattr(batches, "shares", ())
+        self._forget()
+
+    def _forget(self) -> None:
+        self._drawn = self._used = 0
+        self._before = collections.deque(maxlen=self._times)  # the state before each held batch
+        self._rows: dict[str, np.ndarray] = {}
+        self._latents: jax.Array | None = None
+        self._order = np.zeros((0, 0), np.int64)
+
+    def __iter__(self) -> Iterator[Mapping[str, Any]]:
+        return self
+
+    def __next__(self) -> dict[str, Any]:
+        if self._used == len(self._before):
+            self._draw()
+            self._shuffle()
+        slots = self._order[:, self._used]
+        self._used += 1
+        places = np.arange(len(slots))
+        batch = {name: rows[slots, places] for name, rows in self._rows.items()}
+        return {"latents": _pick(self._latents, slots.astype(np.int32)), **batch}
+
+    def _draw(self) -> None:
+        """Holds one more batch, in the place of the oldest if there are enough."""
+        self._before.append(self._batches.get_state())
+        batch = dict(next(self._batches))
+        latents = batch.pop("latents")
+        slot = self._drawn % self._times
+        if self._latents is None:
+            self._latents = _room(latents, self._times)
+            self._rows = {name: np.stack([x] * self._times) for name, x in batch.items()}
+        self._latents = _hold(self._latents, latents, slot)
+        for name, rows in batch.items():
+            self._rows[name][slot] = rows
+        self._drawn += 1
+        self._used = 0
+
+    def _shuffle(self) -> None:
+        index = self._rows["index"][: len(self._before)].T
+        draws = [
+            np.random.default_rng((self._seed, self._drawn, n)).random() for n in index.ravel()
+        ]
+        self._order = np.argsort(np.reshape(draws, index.shape), axis=1)
+
+    def get_state(self) -> dict[str, Any]:
+        """Where the oldest held batch begins, batches drawn so far, and how far the round is."""
+        before = self._before[0] if self._before else self._batches.get_state()
+        return {"batches": before, "drawn": self._drawn, "used": self._used}
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Goes on exactly where `get_state` was asked; draws what was held once more.
+
+        Raises:
+          LookupError, TypeError, ValueError: not such a state.
+        """
+        drawn, used = state["drawn"], state["used"]
+        held = min(drawn, self._times)
+        if not 0 <= used <= held:
+            raise ValueError(f"drawn={drawn!r}, used={used!r}")
+        self._batches.set_state(state["batches"])
+        self._forget()
+        self._drawn = drawn - held
+        for _ in range(held):
+            self._draw()
+        if held:
+            self._shuffle()
+        self._used = used
+
+    def describe(self, index: int) -> str:
+        """Describes a record as the iterator does."""
+        return self._batches.describe(index)
+
+
+@jax.jit(static_argnums=1)
+def _room(latents: Float[Array, "b *x"], times: int) -> Float[Array, "n b *x"]:
+    return jnp.zeros((times, *latents.shape), latents.dtype) * latents[None]
+
+
+@jax.jit(donate_argnums=0)
+def _hold(
+    held: Float[Array, "n b *x"], latents: Float[Array, "b *x"], slot: Int[Array, ""]
+) -> Float[Array, "n b *x"]:
+    return jax.lax.dynamic_update_index_in_dim(held, latents, slot, 0)
+
+
+@jax.jit
+def _pick(held: Float[Array, "n b *x"], slots: Int[Array, "b"]) -> Float[Array, "b *x"]:
+    # A gather in every row by itself, which stays on the row's device.
+    return jax.vmap(lambda row, slot: row[slot], in_axes=(1, 0))(held, slots)

@@ -28,7 +28,7 @@ from unityvideo_jax.settings import presets
 ROOT = pathlib.Path(__file__).parents[2]
 VERSION = "2.2"
 # One device, and programs that compile quickly rather than run quickly.
-QUICK_COMPILE = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+QUICK_COMPILE = os.environ["XLA_FLAGS"].replace("device_count=8", "device_count=1")
 
 
 @pytest.fixture(scope="module")

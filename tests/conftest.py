@@ -74,6 +74,12 @@ def row_kernels(monkeypatch):
     jax.clear_caches()
 
 
+def pytest_collection_modifyitems(items):
+    """Files with slow tests come first, so that no worker is left with one at the end."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 def pytest_terminal_summary(terminalreporter):
     rows = {}
     for outcome in ("passed", "failed"):

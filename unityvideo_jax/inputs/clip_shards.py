@@ -229,9 +229,9 @@ class ClipShardsSource(VideoFiles):
         self._foreign_drawings = card.dataset == "openuni"
         self._series = {m: ClipSeries(directory, card.dataset, m, split) for m in modalities}
         count = min(len(s) for s in self._series.values())
-        self._number = {self._series["rgb"][n].key: n for n in range(count)[:num_clips]}
+        self._number = {self._series[registry.RGB][n].key: n for n in range(count)[:num_clips]}
         self.keys = list(self._number)
-        self.fps = self._target_fps or (self._series["rgb"][0].fps if count else 0.0)
+        self.fps = self._target_fps or (self._series[registry.RGB][0].fps if count else 0.0)
         self._folder = tempfile.TemporaryDirectory(prefix="clips-")
 
     def __reduce__(self) -> tuple:
@@ -281,7 +281,7 @@ class ClipShardsSource(VideoFiles):
 
     def _text(self, key: str, modality: str) -> str:
         text = self.record(key, modality).text
-        return text if text or modality == "rgb" else registry.get(modality).prompt
+        return text if text or modality == registry.RGB else registry.get(modality).prompt
 
 
 class DecodedClips:

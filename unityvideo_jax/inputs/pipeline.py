@@ -275,7 +275,7 @@ def make_iterator(
 class ShardBatches:
     """One process's batches of an endless stream of samples, from any sample on.
 
-    Its state is the number of samples that all processes have drawn, so that a run may go on with
+    Its state is the number of samples that all processes have drawn, so that a run may resume with
     other batch sizes, processes, workers and threads, and still draws each sample once.
 
     Args:
@@ -351,7 +351,7 @@ class ShardBatches:
         for directory in self._config.dirs:
             count = shards.read_card(directory).count
             if index < count:
-                key = shards.Series(directory, "rgb")[index]["key"]
+                key = shards.Series(directory, RGB)[index]["key"]
                 return f"record {index} of {directory} (clip {key!r})"
             index -= count
         raise IndexError(index)

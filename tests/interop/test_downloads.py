@@ -115,7 +115,7 @@ def test_types_of_pickles(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["umt5", "umt5:nowhere", "umt5:EMPTY"])
-def test_a_text_encoder_that_is_not_there_names_key_and_mend(name, tmp_path):
+def test_a_missing_text_encoder_names_the_key_and_the_fix(name, tmp_path):
     with pytest.raises(UserError, match=r"--config\.data\.text_encoder=umt5:FOLDER"):
         load_text_encoder(name.replace("EMPTY", str(tmp_path)))
 

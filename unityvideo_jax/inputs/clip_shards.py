@@ -31,7 +31,7 @@ from unityvideo_jax.inputs.video_files import VideoFiles
 DATASETS = ("openuni", "unibench")
 VERSION = "1.0.0"
 CARD_NAME = "clips.json"
-# A file of this size reads as fast as a larger one, and a lost one costs little.
+# Files of this size read as fast as larger ones, and a lost one costs little.
 BYTES_PER_FILE = 1 << 30
 
 
@@ -249,11 +249,11 @@ class ClipShardsSource(VideoFiles):
         }
 
     def identity(self, key: str, modality: str) -> str:
-        """The settings decide all but which clip it is."""
+        """The clip's key: the settings decide everything else."""
         return key
 
     def texts(self, modalities: Sequence[str]) -> None:
-        """They lie in the records, beside the videos."""
+        """None: texts lie in the records, beside the videos."""
 
     def record(self, key: str, modality: str) -> ClipFile:
         """A clip's record.

@@ -137,7 +137,7 @@ class DataConfig:
         return {"depth": self.depth_codec}
 
     def weights_of_dirs(self) -> tuple[float, ...]:
-        """One weight a folder, ones if none were given."""
+        """One weight per folder, ones if none were given."""
         return tuple(float(w) for w in self.dir_weights) or (1.0,) * len(self.dirs)
 
 

@@ -1,4 +1,4 @@
-"""The published layout of OpenUni: tars of videos, one folder a modality, and CSV metadata.
+"""The published layout of OpenUni: tars of videos, one folder per modality, and CSV metadata.
 
     ROOT/<split>/<subset>/RGB/<subset>_RGB_part001.tar.gz
     ROOT/<split>/<subset>/depth/<subset>_depth_part113.tar.gz

@@ -71,7 +71,7 @@ class DropContext(grain.transforms.RandomMap):
     prompt: float
 
     def random_map(self, element: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
-        """Always two draws, so that one rate does not shift the other's."""
+        """Draws twice always, so that one rate does not shift the other's."""
         element = dict(element)
         drop = rng.random(2) < (self.caption, self.prompt)
         null = element.pop("null")
@@ -330,7 +330,7 @@ class ShardBatches:
         return {"samples": self._drawn}
 
     def set_state(self, state: Mapping[str, int]) -> None:
-        """Goes on exactly where `get_state` was asked.
+        """Continues exactly where `get_state` was asked.
 
         Raises:
           ValueError: not such a state.

@@ -111,7 +111,7 @@ class WorldsSource:
         return key
 
     def texts(self, modalities: Sequence[str]) -> None:
-        """Known once a scene is sampled."""
+        """None: texts are known once a scene is sampled."""
 
     def load(self, indices: Sequence[int], modalities: Sequence[str]) -> ClipBatch:
         """Renders the clips and draws every modality by its codec."""

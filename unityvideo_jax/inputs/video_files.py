@@ -23,7 +23,7 @@ from unityvideo_jax.media.source import note
 from unityvideo_jax.metrics.depth_units import UNIT
 
 ALLOW = "fix it, or pass --allow_faults to continue without what is faulty"
-# Clips whose rates differ by a larger share than this are said to.
+# Rates that differ by a larger share than this are reported.
 SAME_RATE = 0.01
 # What is true only between a frame and the one right after it.
 TO_NEXT_FRAME = ("flow", "occluded")
@@ -58,7 +58,7 @@ class VideoFiles(abc.ABC):
         depth_unit: str = "",
         codecs: Mapping[str, str] = types.MappingProxyType({}),
     ):
-        """Says what the clips become.
+        """Sets what the clips become.
 
         Args:
           num_frames, height, width: of every clip; frames are taken from the start.

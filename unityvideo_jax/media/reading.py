@@ -146,7 +146,7 @@ def video_info(path: str | os.PathLike) -> VideoInfo:
 
 
 def open_source(path: pathlib.Path) -> Source:
-    """Chooses who reads a path: a folder of images, Pillow by its suffix, or else FFmpeg."""
+    """Chooses the reader of a path: a folder of images, Pillow by its suffix, or else FFmpeg."""
     if path.is_dir():
         return images.ImageFolder(path)
     if path.suffix.lower() in IMAGE_SUFFIXES:
@@ -162,7 +162,7 @@ def is_video(path: pathlib.Path) -> bool:
     try:
         return images.Animation(path).has_rate
     except UserError:
-        return True  # whoever reads it names what is wrong
+        return True  # its reader names what is wrong
 
 
 def stored_kind(path: str | os.PathLike) -> tuple[str, int]:

@@ -16,7 +16,7 @@ demo: $(DEMO)
 	JAX_PLATFORMS=$(JAX) $(BIN)/python -m unityvideo_jax.demo --output=$(OUT)
 
 test: lint
-	$(BIN)/python -m pytest -n 2 --dist loadfile --durations=15
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=15
 
 test-fast: lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"

@@ -51,7 +51,7 @@ def test_parts_are_timed_beside_their_peers(wan, monkeypatch, capsys):
         assert peer[5] == ""
 
 
-def test_a_system_that_fails_is_said_and_others_go_on(tmp_path):
+def test_a_system_that_fails_is_reported_and_the_others_run(tmp_path):
     (tmp_path / "diffusers.py").write_text("raise ImportError('no diffusers here')")
     done = subprocess.run(
         [sys.executable, WAN, *TINY, "--part=text", "--system", "peer", "ours"],
@@ -113,7 +113,7 @@ def test_scoring_is_timed_with_links_for_clips():
     assert seconds.keys() == {"depth", "flow", "segmentation", "skeleton", "densepose", "rgb"}
 
 
-def test_the_table_of_plans_goes_on_where_it_stopped(tmp_path, monkeypatch, capsys):
+def test_the_table_of_plans_resumes_where_it_stopped(tmp_path, monkeypatch, capsys):
     spec = importlib.util.spec_from_file_location(
         "benchmark_of_plans", ROOT / "benchmarks/plans.py"
     )

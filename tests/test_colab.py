@@ -35,11 +35,16 @@ def test_notebooks_hold_no_outputs(path):
 @pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_every_cell_runs(tmp_path, path):
+    # One device, as most have; and code that runs fast, which is worth compiling longer here.
+    environment = {
+        "MPLBACKEND": "Agg",
+        "PYTHONPATH": str(ROOT),
+        "XLA_FLAGS": "--xla_cpu_use_fusion_emitters=false",
+    }
     sources = ["".join(c["source"]) for c in _cells(path) if c["cell_type"] == "code"]
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", RUNNER],
-        # One device, as most have; and code that runs fast, which is worth compiling longer here.
-        env=os.environ | {"MPLBACKEND": "Agg", "PYTHONPATH": str(ROOT), "XLA_FLAGS": ""},
+        env=os.environ | environment,
         input="\0".join(sources),
         cwd=tmp_path,
         text=True,

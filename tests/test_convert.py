@@ -106,7 +106,7 @@ def test_a_run_starts_from_it_and_is_exported(pretrained, tmp_path):
     assert lines[0].splitlines()[-1].split()[2:4] == ["5", "5,040"]
 
 
-def test_it_is_laid_out_over_a_mesh(pretrained, tmp_path):
+def test_converted_weights_are_laid_out_over_a_mesh(pretrained, tmp_path):
     convert.convert_in(str(pretrained), str(tmp_path / "run"), run_config(), lambda line: None)
     model = DiTConfig(**run_config().model)
     mesh = make_mesh(MeshConfig(data=1, fsdp=4, tensor=2))
@@ -129,7 +129,7 @@ def test_it_is_laid_out_over_a_mesh(pretrained, tmp_path):
     chex.assert_trees_all_equal(state.params, expected)
 
 
-def test_training_goes_on_neither_from_weights_alone_nor_from_another_model(pretrained, tmp_path):
+def test_training_resumes_neither_from_weights_alone_nor_from_another_model(pretrained, tmp_path):
     convert.convert_in(str(pretrained), str(tmp_path / "run"), run_config(), lambda line: None)
     with pytest.raises(UserError, match=r"set config\.init_from="):
         train(tmp_path / "run", run_config())
@@ -140,7 +140,7 @@ def test_training_goes_on_neither_from_weights_alone_nor_from_another_model(pret
         train(tmp_path / "trained", config)
 
 
-def test_a_killed_conversion_goes_on(pretrained, tmp_path, monkeypatch):
+def test_a_killed_conversion_resumes(pretrained, tmp_path, monkeypatch):
     convert.convert_in(str(pretrained), str(tmp_path / "whole"), run_config(), lambda line: None)
     files = shards.find_files(pretrained)
     assert len(files) > 3

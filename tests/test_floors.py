@@ -98,7 +98,7 @@ def test_files_do_not_import_each_other_in_circles(arrows):
     graphlib.TopologicalSorter(files).prepare()
 
 
-def test_every_room_has_a_floor():
+def test_every_folder_has_a_floor():
     known = {room for rooms in FLOORS for room in rooms}
     folders = {p.name for p in (ROOT / PACKAGE).iterdir() if (p / "__init__.py").exists()}
     assert folders <= known

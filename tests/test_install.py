@@ -65,7 +65,7 @@ def _pip(python: pathlib.Path, *arguments: str | pathlib.Path) -> None:
 
 
 def _run(python: pathlib.Path, folder: pathlib.Path, code: str) -> str:
-    clean = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "XLA_FLAGS")}
+    clean = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
     done = subprocess.run(
         [python, "-c", code], cwd=folder, env=clean, capture_output=True, text=True, timeout=600
     )

@@ -38,7 +38,7 @@ def test_shell_parses(path):
 
 
 @pytest.mark.parametrize("path", SHELL, ids=lambda path: path.name)
-def test_shell_says_how_to_use_it(path):
+def test_shell_prints_its_usage(path):
     done = subprocess.run(["bash", path], capture_output=True, text=True)
     assert done.returncode != 0 and "usage:" in done.stderr
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 
+import in_process
 import numpy as np
 import pytest
 
@@ -77,7 +78,7 @@ def _records(directory, modalities=stand_ins.MODALITIES):
     return flat, (shards.root_of(directory) / shards.CARD_NAME).read_text()
 
 
-def test_a_killed_run_goes_on_without_duplicates_or_gaps(tmp_path):
+def test_a_killed_run_resumes_without_duplicates_or_gaps(tmp_path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     stand_ins.prepare_noise(whole, 22)
     chunks = shards.root_of(killed) / staging.FOLDER
@@ -278,14 +279,7 @@ def test_progress_names_rate_and_time_left(tmp_path, capsys):
 
 
 def _program(*flags):
-    return subprocess.run(
-        [sys.executable, "-m", "unityvideo_jax.prepare", *flags],
-        cwd=HERE.parent,
-        capture_output=True,
-        text=True,
-        env=os.environ | {"JAX_PLATFORMS": "cpu"},
-        check=False,
-    )
+    return in_process.run("prepare", *flags, folder=HERE.parent)
 
 
 def test_a_file_in_place_of_a_folder_is_named(tmp_path):
@@ -314,7 +308,7 @@ def test_the_program_prints_one_line_for_a_slip(tmp_path, flags, message):
     assert not (tmp_path / "new").exists()
 
 
-def test_the_program_prepares_a_folder_and_goes_on(tmp_path):
+def test_the_program_prepares_a_folder(tmp_path):
     folder, vae = tmp_path / "clips", stand_ins.save_tiny_vae(tmp_path / "vae")
     folder.mkdir()
     rng = np.random.default_rng(0)

@@ -36,8 +36,7 @@ def test_examples_run(folder, page):
     assert blocks
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", "\n".join(blocks)],
-        env=os.environ
-        | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": "", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"},
+        env=os.environ | {"PYTHONPATH": str(ROOT), "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"},
         cwd=folder,
         text=True,
         capture_output=True,

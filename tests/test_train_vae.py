@@ -236,7 +236,7 @@ def test_a_loss_that_is_not_finite_stops_training(config):
         train_vae._follow(7, metrics, 1e-3, NAMES, config, 0.0)
 
 
-def test_training_goes_on_from_weights(config, vae, tmp_path):
+def test_training_starts_from_weights(config, vae, tmp_path):
     save_vae(vae, tmp_path)
     stored = load_vae(tmp_path)
     config.init_from = str(tmp_path)

@@ -85,10 +85,9 @@ def tiny_vae() -> WanVAE:
 
 
 def tiny_model(**changes) -> DiT:
-    """The tiny transformer; `changes` are of its configuration and leave its weights' shapes."""
+    """The tiny transformer; `changes` are of its configuration."""
     config = DiTConfig(**CONFIG["model"] | changes)
-    graph, _ = build.abstract_transformer(config)
-    return nnx.merge(graph, tiny_params())
+    return nnx.merge(*_filled(build.abstract_transformer(config), 0, 0.2))
 
 
 def tiny_parts(**changes) -> dict:

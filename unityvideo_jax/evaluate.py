@@ -24,7 +24,7 @@ import jax
 from absl import flags
 
 import unityvideo_jax
-from unityvideo_jax import cli, modalities, units
+from unityvideo_jax import cli, media, modalities, units
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.evaluation import condition_gap, heldout, score_folder, score_run
 from unityvideo_jax.evaluation.condition_gap import ConditionGapConfig
@@ -93,6 +93,7 @@ def main(argv: Sequence[str]) -> None:
             "give --workdir to score a run, or --predictions to score a folder, or --pretrained to "
             "score a model"
         )
+    media.check_videos()
     if chosen == ["predictions"]:
         _score_folder(output)
     else:

@@ -27,7 +27,7 @@ from collections.abc import Iterator, Sequence
 import jax
 from absl import flags
 
-from unityvideo_jax import cli, modalities, units
+from unityvideo_jax import cli, media, modalities, units
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.files import paths
 from unityvideo_jax.files.names import safe_path
@@ -177,6 +177,7 @@ def define_flags() -> None:
 def main(argv: Sequence[str]) -> None:
     """Samples every request into --output; a batch file's each into its own folder."""
     del argv
+    media.check_videos()
     todo = _requests()
     output = pathlib.Path(FLAGS.output)
     for request in todo:

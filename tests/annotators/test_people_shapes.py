@@ -51,7 +51,7 @@ def test_joints_are_those_of_transformers_in_the_order_of_first_sight(monkeypatc
             assert (arrays["visibility"][t, person] == expected).all()
 
 
-def test_those_seen_longest_are_kept(monkeypatch):
+def test_those_seen_longest_are_chosen(monkeypatch):
     monkeypatch.setattr(Detector, "__call__", walking)
     assert vitpose(max_people=1)(FRAMES)["keypoints"].shape[1] == 1
 

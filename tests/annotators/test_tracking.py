@@ -45,7 +45,7 @@ def test_what_is_hidden_is_looked_for_for_a_while(gap, same):
     assert tracks.update([box(1)]) == [0 if same else 1]
 
 
-def test_what_does_not_overlap_is_new():
+def test_boxes_that_do_not_overlap_are_new():
     tracks = Tracks(box_iou)
     assert tracks.update([box(0), box(50)]) == [0, 1]
     assert tracks.update([box(50), box(30), box(0)]) == [1, 2, 0]

@@ -126,7 +126,7 @@ def test_the_same_shards_whatever_the_runner_and_poison_is_set_aside(
 
 @needs_beam
 @pytest.mark.slow
-def test_a_killed_job_goes_on_with_what_is_missing(tmp_path):
+def test_a_killed_job_resumes_with_what_is_missing(tmp_path):
     source, workdir = tmp_path / "videos", tmp_path / "work"
     write_videos(source, [f"good{n}" for n in range(5)] + ["hang"])
     process = run(source, workdir, *THREADS, start=True)

@@ -71,7 +71,7 @@ def test_poison_is_set_aside_with_its_reason(folder, tmp_path, name):
         ("odd.mkv", "odd_size", (94, 126)),
     ],
 )
-def test_what_can_be_mended_is_if_accepted(folder, tmp_path, name, accept, size):
+def test_what_can_be_fixed_is_fixed_if_accepted(folder, tmp_path, name, accept, size):
     POISON[name][0](folder / name)
     chain = (cutting.Probe(accept=(accept,)), *CHAIN[1:])
     clips = stage.run(chain, only(folder), job_of(tmp_path)).clips

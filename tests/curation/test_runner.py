@@ -87,7 +87,7 @@ test_runner.outcome({source!r}, {workdir!r}, chain)
 """
 
 
-def test_a_killed_run_goes_on_without_duplicates_or_gaps(source, tmp_path):
+def test_a_killed_run_resumes_without_duplicates_or_gaps(source, tmp_path):
     slow = made_stages.Slow(seconds=0.0)
     whole = outcome(source, tmp_path / "whole", (*CHAIN, slow, *ALL[-2:]))
     paths = [str(HERE.parents[1]), str(HERE)]

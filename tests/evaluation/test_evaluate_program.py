@@ -1,36 +1,40 @@
 import json
-import os
 import pathlib
 import subprocess
 import sys
+from unittest import mock
 
 import folder_clips
+import in_process
+import jax
 import pytest
+from tiny_pipeline import quick_compile, tiny_parts  # noqa: F401
 
-TESTS = pathlib.Path(__file__).parents[1]
+from unityvideo_jax.sampling.pipeline import Pipeline
+
+ROOT = pathlib.Path(__file__).parents[2]
 
 
 def run(*flags):
-    return program(str(TESTS / "run_program.py"), "evaluate", "--workdir=w", *flags)
-
-
-def program(*arguments):
-    return subprocess.run(
-        [sys.executable, *arguments],
-        capture_output=True,
-        text=True,
-        cwd=TESTS.parent,
-        env={**os.environ, "PYTHONPATH": str(TESTS.parent)},
-    )
+    """Evaluates the tiny pipeline, on one device: eight would render eight clips at once."""
+    pipeline, device = Pipeline(**tiny_parts()), jax.devices()[0]
+    with (
+        mock.patch.object(Pipeline, "from_workdir", lambda *_, **__: pipeline),
+        mock.patch.object(jax, "local_device_count", lambda: 1),
+        mock.patch.object(jax, "local_devices", lambda: [device]),
+    ):
+        return in_process.run("evaluate", "--workdir=w", *flags)
 
 
 @pytest.mark.slow
-def test_it_writes_everything_needed_to_repeat(tmp_path):
+def test_evaluate_writes_everything_needed_to_repeat(tmp_path):
     done = run(
         "--benchmark=worlds_validation",
         "--num_clips=1",
+        "--batch_size=1",
         "--steps=1",
         "--heldout_timesteps=0",
+        "--condition_gap_clips=2",
         f"--output={tmp_path / 'out'}",
     )
     assert done.returncode == 0, done.stderr
@@ -57,8 +61,10 @@ def test_it_writes_everything_needed_to_repeat(tmp_path):
     done = run(
         "--benchmark=worlds_validation",
         "--num_clips=2",
+        "--batch_size=1",
         "--steps=1",
         "--heldout_timesteps=0",
+        "--condition_gap_clips=0",
         f"--output={tmp_path / 'out'}",
     )
     assert done.returncode == 0, done.stderr
@@ -81,7 +87,12 @@ def test_a_bad_flag_is_one_line_and_writes_nothing(tmp_path, flag, message):
 
 
 def score_folder(*flags):
-    return program("-m", "unityvideo_jax.evaluate", *flags)
+    return in_process.run("evaluate", *flags)
+
+
+def score_folder_as_users_do(*flags):
+    command = [sys.executable, "-m", "unityvideo_jax.evaluate", *flags]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
 
 
 def test_a_folder_of_predictions_is_scored_faults_and_all(tmp_path):
@@ -111,7 +122,7 @@ def test_a_folder_of_predictions_is_scored_faults_and_all(tmp_path):
     # Two processes give the same, from the start.
     again = tmp_path / "again"
     flags = (*flags[:2], f"--output={again}", "--system=theirs", "--allow_faults", "--processes=2")
-    done = score_folder(*flags)
+    done = score_folder_as_users_do(*flags)
     assert done.returncode == 0, done.stderr
     other = json.loads((again / "results.json").read_text())
     for key in ("command", "seconds", "rows_reused"):
@@ -130,6 +141,6 @@ def test_a_folder_of_predictions_is_scored_faults_and_all(tmp_path):
         (("--predictions=p", "--system=s"), "--benchmark=worlds_validation: no such folder"),
     ],
 )
-def test_modes_are_told_apart(tmp_path, flags, message):
+def test_flags_that_name_no_mode_or_two_are_refused(tmp_path, flags, message):
     done = score_folder(*flags, f"--output={tmp_path / 'out'}")
     assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr

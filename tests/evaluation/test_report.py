@@ -203,7 +203,7 @@ def xml_events(text):
     return found
 
 
-def test_what_was_not_scored_reads_as_such():
+def test_metrics_without_a_value_read_as_such():
     text = document.markdown(RECORD | {"metrics": {"depth/depth_scale_video/abs_rel": None}})
     assert "| `depth/depth_scale_video/abs_rel` | n/a |" in text
 

@@ -86,7 +86,7 @@ def test_a_second_run_scores_only_what_changed(folders, broken, tmp_path, monkey
     assert results["flow/pooled_all/epe"] == pytest.approx(expected, rel=1e-6)
 
 
-def test_an_interrupted_run_goes_on(folders, tmp_path):
+def test_an_interrupted_run_resumes(folders, tmp_path):
     class Stopped(Exception):
         pass
 
@@ -111,7 +111,7 @@ class Killed(score_folder._Scorer):
         return super().row(truth, predicted)
 
 
-def test_a_killed_process_names_its_clip_and_the_rest_is_kept(folders, tmp_path, monkeypatch):
+def test_a_killed_process_names_its_clip_and_the_others_are_saved(folders, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(score_folder, "_Scorer", Killed)
         with pytest.raises(UserError, match=r"^clip1: the process that worked on it was killed"):
@@ -171,7 +171,7 @@ def damage_estimator(clip):
         (shutil.rmtree, "no prediction: its folder is missing"),
     ],
 )
-def test_faults_are_named_counted_and_kept_out(folders, broken, tmp_path, damage, message):
+def test_faults_are_named_counted_and_left_out(folders, broken, tmp_path, damage, message):
     damage(broken / "clip1")
     outcome, results = run(folders[0], broken, tmp_path / "out")
     assert len(outcome.faults) == 1 and outcome.faults[0].startswith("clip1: ")

@@ -139,7 +139,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_cannot_be_known_is_refused_by_name(tmp_path, name):
+def test_pictures_of_unknown_numbers_are_refused_by_name(tmp_path, name):
     modality, write, unit, message = REFUSED[name]
     folder = write(tmp_path / "stored")
     with pytest.raises(UserError, match=message):

@@ -104,7 +104,7 @@ def test_nothing_is_lost(published, packed):
     assert not (workdir / "openuni" / packing.UNPACKED).exists()
 
 
-def test_what_is_set_aside_has_its_reason(packed):
+def test_clips_set_aside_have_their_reasons(packed):
     workdir, _ = packed
     faults = json.loads((workdir / "openuni" / packing.SET_ASIDE).read_text())["set_aside"]
     reasons = {fault["what"]: fault["reason"] for fault in faults}

@@ -28,7 +28,7 @@ from unityvideo_jax.settings import presets
 ROOT = pathlib.Path(__file__).parents[2]
 VERSION = "2.2"
 # One device, and programs that compile quickly rather than run quickly.
-QUICK_COMPILE = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+QUICK_COMPILE = os.environ["XLA_FLAGS"].replace("device_count=8", "device_count=1")
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +115,7 @@ def test_types_of_pickles(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["umt5", "umt5:nowhere", "umt5:EMPTY"])
-def test_a_text_encoder_that_is_not_there_names_key_and_mend(name, tmp_path):
+def test_a_missing_text_encoder_names_the_key_and_the_fix(name, tmp_path):
     with pytest.raises(UserError, match=r"--config\.data\.text_encoder=umt5:FOLDER"):
         load_text_encoder(name.replace("EMPTY", str(tmp_path)))
 

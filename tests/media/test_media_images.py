@@ -57,7 +57,9 @@ def test_images_come_in_the_order_of_their_numbers(tmp_path, names, expected):
         assert [p.stem for p in in_order(files)] == expected.split()
 
 
-def test_what_is_no_image_is_said_and_one_number_in_two_formats_refused(tmp_path, capsys):
+def test_files_that_are_no_images_are_reported_and_a_number_in_two_formats_refused(
+    tmp_path, capsys
+):
     for n in (9, 10, 11):
         Image.new("L", (8, 8), n).save(tmp_path / f"{n}.png")
     (tmp_path / "notes.txt").touch()

@@ -2,8 +2,10 @@
 
 import fractions
 import struct
+import sys
 
 import av
+import in_process
 import made_videos
 import numpy as np
 import pytest
@@ -16,6 +18,20 @@ from unityvideo_jax.errors import UserError
 from unityvideo_jax.media import source
 
 FRAMES = made_videos.moving(24)
+
+
+@pytest.mark.parametrize(
+    ("program", "flags"),
+    [("sample", ["--wanted=rgb"]), ("evaluate", []), ("evaluate", ["--predictions=p"])],
+)
+def test_programs_that_write_videos_say_at_once_that_pyav_is_missing(
+    tmp_path, monkeypatch, program, flags
+):
+    monkeypatch.setitem(sys.modules, "av", None)
+    source = [] if "--predictions=p" in flags else ["--workdir=no run"]
+    done = in_process.run(program, *source, *flags, f"--output={tmp_path / 'out'}")
+    assert done.returncode == 2 and "error: videos need PyAV" in done.stderr
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
@@ -156,7 +172,7 @@ def test_tagged_matrix_and_range_are_honoured(tmp_path, matrix, colour_range, co
     assert worst(media.read(path).frames[0]) <= 4
 
 
-def test_what_is_written_is_tagged_and_read_back_as_it_was(tmp_path):
+def test_written_video_is_tagged_and_reads_back_as_it_was(tmp_path):
     media.write_video(tmp_path / "a.mp4", quadrants(), 12.5)
     with av.open(str(tmp_path / "a.mp4")) as container:
         stream = container.streams.video[0]
@@ -186,7 +202,7 @@ def test_high_dynamic_range_and_numbers_are_no_colours(tmp_path):
         media.read(path)
 
 
-def test_interlaced_video_is_told_and_keeps_its_times(tmp_path, capsys):
+def test_interlaced_video_is_reported_and_keeps_its_times(tmp_path, capsys):
     options = {"flags": "+ildct+ilme", "b": "8000000"}
     path = encode(tmp_path / "a.mpg", FRAMES, codec="mpeg2video", fps=25, options=options)
     assert numbers(media.read(path, fps=12.5).frames, FRAMES) == list(range(0, 24, 2))

@@ -19,7 +19,7 @@ def test_depth_becomes_metres(dtype):
         assert unit_of(found) == "m" and found["depth"].dtype.kind == "f"
 
 
-def test_what_is_known_already_stays():
+def test_known_units_stay():
     for arrays in ({"depth": METRES}, {"depth": METRES} | unit("m")):
         found = in_metres(arrays, "a.npz", "")
         assert found["depth"] is METRES and unit_of(found) == str(arrays.get("unit", ""))

@@ -280,7 +280,7 @@ def test_fvd_is_the_frechet_distance_of_the_networks_features(weights):
     np.testing.assert_allclose(metric.features(white), [1, 0, 1, 1], atol=1e-6)
 
 
-def test_proxy_tells_noise_from_itself():
+def test_proxy_distinguishes_noise_from_video():
     metric = fvd.FrechetProxy()
     smooth = [np.sort(video(6, 40, i), axis=1) for i in range(6)]
     noise = [video(6, 40, 50 + i) for i in range(6)]

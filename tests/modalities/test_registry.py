@@ -101,7 +101,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("case", WRONG)
-def test_bad_clips_are_refused_with_the_mend(case):
+def test_bad_clips_are_refused_with_the_fix(case):
     name, bad, message = WRONG[case]
     with pytest.raises(UserError, match=message) as error:
         modalities.check_clip(modalities.get(name).codec, bad, "clip_7.npz")

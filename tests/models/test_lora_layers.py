@@ -192,7 +192,7 @@ def test_what_trains_is_what_the_patterns_say():
         (dict(rank=2, base="nf4"), "a layer has 48: use 'int8'"),
     ],
 )
-def test_what_cannot_be_is_one_line(settings, says):
+def test_impossible_adapter_settings_are_one_line(settings, says):
     with pytest.raises(UserError, match=says):
         chosen = LoraConfig(**settings)
         nnx.eval_shape(lambda: lora.make(tiny(), chosen, rngs=nnx.Rngs(0)))

@@ -180,7 +180,7 @@ def test_two_processes_that_share_every_sample_train_as_one(alone, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_lost_process_stops_the_job_which_then_goes_on(alone, tmp_path):
+def test_a_lost_process_stops_the_job_which_then_resumes(alone, tmp_path):
     workdir, mesh = tmp_path / "run", {"data": 2, "tensor": 2}
     job = _job(workdir, mesh, seconds=0.5)
     deadline = time.monotonic() + 300

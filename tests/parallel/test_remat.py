@@ -65,7 +65,7 @@ def test_gradients_are_equal(compiled):
         chex.assert_trees_all_close(programs[remat](state), expected, rtol=1e-4, atol=1e-6)
 
 
-def test_memory_orders_by_what_is_kept(compiled):
+def test_memory_orders_by_what_is_saved(compiled):
     none, matmuls, attention_ffn, attention, full = (
         compiled[0][remat].memory_analysis().temp_size_in_bytes for remat in REMAT_POLICIES
     )

@@ -7,6 +7,7 @@ import pathlib
 import subprocess
 import sys
 
+import in_process
 import jax
 import jax.numpy as jnp
 import pytest
@@ -160,7 +161,7 @@ def test_what_does_not_fit_is_refused_before_compiling():
     assert parse_mesh("fsdp=2,context=-1", 2) == MeshConfig(data=1, slice=2, fsdp=2, context=-1)
 
 
-def test_a_refusal_by_the_compiler_is_told(made):
+def test_what_the_compiler_refuses_is_reported(made):
     message = (
         "RESOURCE_EXHAUSTED: E1000: CompileTimeHbmOom: Ran out of memory on HBM, the total memory "
         "required for HLO temporaries (21.21G) exceeds available HBM (15.75G). HLO module: x."
@@ -245,18 +246,13 @@ def test_sampling_holds_all_weights_on_every_device():
         planner.plan_sampling(config, jax.devices()[:4], samples=6)
 
 
-def _run_plan(*args):
-    return subprocess.run(
-        [sys.executable, "-m", "unityvideo_jax.plan", "--config=configs/wan21_1_3b.py", *args],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+CONFIG = "--config=configs/wan21_1_3b.py"
 
 
 def test_gpus_are_answered_at_once_with_the_flags_of_the_best_mesh():
-    done = _run_plan("--topology=h200:8", "--mesh=best", "--config.train.batch_size=8")
+    command = [sys.executable, "-m", "unityvideo_jax.plan", CONFIG, "--topology=h200:8"]
+    command += ["--mesh=best", "--config.train.batch_size=8"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "rates: measured" in done.stdout
     *_, best, options = done.stdout.strip().splitlines()
@@ -277,7 +273,7 @@ def test_gpus_are_answered_at_once_with_the_flags_of_the_best_mesh():
     ],
 )
 def test_flags_that_do_not_go_together_are_one_error(args, says):
-    done = _run_plan("--topology=h100:8", *args)
+    done = in_process.run("plan", CONFIG, "--topology=h100:8", *args, folder=ROOT)
     assert done.returncode == 2
     assert f"error: {says}" in done.stderr and "Traceback" not in done.stderr
 

@@ -51,7 +51,7 @@ def weights(pipeline):
     return {name: np.asarray(value) for name, value in flatten(pipeline.params).items()}
 
 
-def test_it_comes_back(saved):
+def test_a_saved_model_loads_with_equal_settings_and_weights(saved):
     loaded, original = Pipeline.from_pretrained(saved), tiny_pipeline()
     for name in ("num_frames", "height", "width", "fps", "step", "sampler", "model_config"):
         assert getattr(loaded, name) == getattr(original, name), name
@@ -73,7 +73,7 @@ def test_it_comes_back(saved):
     assert f"| parameters | {count:,} |" in card and card.endswith("Random weights.\n")
 
 
-def test_it_samples_as_its_parts_do(saved):
+def test_a_loaded_model_samples_as_its_parts_do(saved):
     sample = dict(wanted=("rgb", "depth"), steps=1)
     ours = Pipeline.from_pretrained(saved)("a man", **sample).latents
     expected = tiny_pipeline()("a man", **sample).latents
@@ -192,7 +192,7 @@ def test_what_does_not_fit_is_one_line(copy, damage, says):
     assert "\n" not in str(error.value)
 
 
-def test_it_is_written_whole_or_not_at_all(tmp_path):
+def test_a_model_is_written_whole_or_not_at_all(tmp_path):
     parts = tiny_parts()
     target = tmp_path / "model"
     flat = flatten(Pipeline(**parts).params)

@@ -208,7 +208,7 @@ def test_streams_reach_their_gaussians_given_a_clean_one():
     assert abs(slope - 0.5) < 0.01
 
 
-def test_it_compiles_as_one_program():
+def test_sampling_compiles_as_one_program():
     arguments = inputs()
     config = SamplerConfig(steps=3, text_guidance=2.0, condition_guidance=2.0)
 

@@ -1,10 +1,8 @@
 import dataclasses
 import json
-import os
-import pathlib
-import subprocess
-import sys
+from unittest import mock
 
+import in_process
 import jax
 import numpy as np
 from PIL import Image
@@ -12,19 +10,13 @@ from tiny_pipeline import quick_compile, tiny_pipeline  # noqa: F401
 
 from unityvideo_jax import media, modalities
 from unityvideo_jax.files import provenance
-
-TESTS = pathlib.Path(__file__).parents[1]
+from unityvideo_jax.sampling.pipeline import Pipeline
 
 
 def run(*flags):
-    """Programs define the same flags, so each runs in a process of its own."""
-    return subprocess.run(
-        [sys.executable, str(TESTS / "run_program.py"), "sample", "--workdir=w", *flags],
-        capture_output=True,
-        text=True,
-        cwd=TESTS.parent,
-        env={**os.environ, "PYTHONPATH": str(TESTS.parent)},
-    )
+    """Samples from the tiny pipeline."""
+    with mock.patch.object(Pipeline, "from_workdir", lambda *_, **__: tiny_pipeline()):
+        return in_process.run("sample", "--workdir=w", *flags)
 
 
 def clip(frames, height, width):

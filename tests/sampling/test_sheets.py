@@ -61,7 +61,7 @@ def test_truth_is_decoded_and_samples_depend_on_the_weights():
         assert (frames == other[label]).all() == label.endswith("truth")
 
 
-def test_it_writes_a_png(tmp_path):
+def test_sheets_are_png_files(tmp_path):
     _, made = sheets()
     made(PARAMS, 40, tmp_path / "samples" / "40.png")
     with Image.open(tmp_path / "samples" / "40.png") as image:

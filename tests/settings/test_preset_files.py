@@ -82,7 +82,7 @@ def test_a_file_states_its_difference_from_a_preset_of_its_own_name(tmp_path, mo
         ("", "presets: base, lora_wan22_5b"),
     ],
 )
-def test_what_is_neither_is_named(tmp_path, monkeypatch, given, says):
+def test_names_of_neither_a_file_nor_a_preset_are_refused(tmp_path, monkeypatch, given, says):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=says):
         presets.find(given)

@@ -198,7 +198,7 @@ def test_not_finite_names_step_and_record_and_keeps_the_checkpoint(tmp_path):
     assert load_for_inference(tmp_path / "run")[2] == 4
 
 
-def test_not_finite_tells_one_record_from_divergence():
+def test_not_finite_distinguishes_one_record_from_divergence():
     def why(losses, index):
         return not_finite(np.asarray(losses), np.asarray(index), 2, "clip {}".format)
 

@@ -61,7 +61,7 @@ def saved(folder, step, item="params"):
     return {name: np.asarray(x.read().result()) for name, x in stored.items()}
 
 
-def test_only_what_trains_is_kept_and_the_base_stays(base, trained):
+def test_only_what_trains_is_saved_and_the_base_stays(base, trained):
     _, folder, lines = trained
     names = set(saved(folder, 4))
     assert {n for n in names if ".adapter." not in n} == {"modality_embedding.table"}
@@ -96,7 +96,7 @@ def test_a_run_that_was_killed_gives_the_same_adapters(base, trained, tmp_path):
             np.testing.assert_array_equal(ours[name], value, err_msg=name)
 
 
-def test_a_run_goes_on_only_beside_the_same_weights(base, trained, tmp_path):
+def test_a_run_resumes_only_beside_the_same_weights(base, trained, tmp_path):
     config, folder, _ = trained
     other = tmp_path / "other"  # the same run, a step before
     shutil.copytree(base, other)

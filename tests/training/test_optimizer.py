@@ -71,7 +71,7 @@ def _theirs(problem):
     return {k: v.detach().numpy() for k, v in params.items()}
 
 
-def test_it_is_pytorchs_adamw(problem):
+def test_adamw_is_pytorchs(problem):
     params, _ = _ours(problem, "float32")
     for name, expected in _theirs(problem).items():
         np.testing.assert_allclose(params[name], expected, rtol=0, atol=2e-5)
@@ -152,7 +152,7 @@ def _train(optimizer, params, gradients):
     return params, state
 
 
-def test_muon_is_optaxs_on_every_layer_by_itself_and_leaves_the_rest_to_adamw():
+def test_muon_is_optaxs_per_layer_and_the_rest_is_adamw():
     options = dict(learning_rate=1e-2, warmup_steps=2, clip_norm=1e9, weight_decay=0.1)
     start, gradients = _stacked(0), [_stacked(n) for n in range(1, 5)]
     config = OptimizerConfig(name="muon", **options)

@@ -61,7 +61,7 @@ def made(path, config=None, overridden=()):
         dict(mesh__data=2),
     ],
 )
-def test_how_it_runs_may_change_without_a_word(run, change):
+def test_how_it_runs_may_change(run, change):
     assert _open(run, _config(**change)) == []
 
 
@@ -143,7 +143,7 @@ def test_stages_may_change_from_where_the_run_is(tmp_path):
     lines(stages[0], dict(stages[1], until=5), dict(until=-1, modalities=["skeleton"]))
 
 
-def test_runs_of_earlier_versions_go_on(run):
+def test_runs_of_earlier_versions_resume(run):
     config = json.loads((run / "config.json").read_text())
     del config["optimizer"]["schedule_steps"]
     (run / "config.json").write_text(json.dumps(config))
@@ -184,7 +184,7 @@ def test_an_edited_config_is_held_against_the_checkpoints(run):
     assert _open(run, _config()) == []
 
 
-def test_what_is_to_be_removed_is_in_the_way_no_more(run):
+def test_after_removing_what_errors_name_the_run_opens(run):
     (run / "run.json").write_text("{")
     (run / "checkpoints" / "6").mkdir()
     (run / "checkpoints" / "8").write_text("")

@@ -1,9 +1,8 @@
 """The program's faults, each one line before anything is written."""
 
 import pathlib
-import subprocess
-import sys
 
+import in_process
 import pytest
 
 from unityvideo_jax import train
@@ -46,13 +45,7 @@ def test_a_config_with_a_slip_is_refused_before_anything_is_opened(key, value, s
 
 
 def _train(*args):
-    return subprocess.run(
-        [sys.executable, "-m", "unityvideo_jax.train", *args],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    return in_process.run("train", *args, folder=ROOT)
 
 
 @pytest.mark.parametrize(

@@ -60,16 +60,16 @@ class ViTPose(base.Loaded):
         numbers = [tracks.update(list(found)) for found in boxes]
         seen = np.bincount([n for frame in numbers for n in frame], minlength=tracks.count)
         # Those seen the longest, in the order of their first sight.
-        kept = sorted(np.argsort(-seen, kind="stable")[: self.max_people].tolist())
-        place = {number: n for n, number in enumerate(kept)}
+        chosen = sorted(np.argsort(-seen, kind="stable")[: self.max_people].tolist())
+        place = {number: n for n, number in enumerate(chosen)}
         wanted = [
             (t, place[number], box)
             for t, found in enumerate(boxes)
             for number, box in zip(numbers[t], found, strict=True)
             if number in place
         ]
-        keypoints = np.zeros((len(frames), len(kept), NUM_JOINTS, 2), np.float32)
-        visibility = np.zeros((len(frames), len(kept), NUM_JOINTS), np.int32)
+        keypoints = np.zeros((len(frames), len(chosen), NUM_JOINTS, 2), np.float32)
+        visibility = np.zeros((len(frames), len(chosen), NUM_JOINTS), np.int32)
         for first in range(0, len(wanted), self.batch_size):
             batch = wanted[first : first + self.batch_size]
             for (t, person, _), (points, scores) in zip(

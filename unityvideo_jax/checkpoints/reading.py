@@ -161,8 +161,10 @@ def base_of(workdir: str | os.PathLike, config: ml_collections.ConfigDict) -> pa
 def fingerprint(folder: pathlib.Path) -> str | None:
     """What the weights of a checkpoint are, wherever they lie; None if it has no digests."""
     held = guarded(folder, lambda: manifest.read(folder))
-    item = weights_item(folder, use_ema=True)
-    return None if held is None else provenance.config_hash(held["arrays"][item])[:16]
+    if held is None:
+        return None
+    arrays = held["arrays"]
+    return provenance.config_hash(arrays["ema" if "ema" in arrays else "params"])[:16]
 
 
 def refuse_adapters(source: str | os.PathLike, config: Any) -> None:

@@ -59,21 +59,21 @@ class Duplicates(Collective):
         edges = np.linspace(0, len(PLACES) * BITS, self.max_bits + 2).round().astype(int)
         bands = list(itertools.pairwise(edges))
         tables: list[dict[int, list[int]]] = [collections.defaultdict(list) for _ in bands]
-        kept: list[tuple[int, str]] = []
+        distinct: list[tuple[int, str]] = []
         result = []
         for clip in sorted(clips, key=_rank):
             bits = int(str(clip.scores["phash"]), 16)
             parts = [bits >> int(low) & (1 << int(high - low)) - 1 for low, high in bands]
             near = {n for table, part in zip(tables, parts, strict=True) for n in table[part]}
-            distances = [((bits ^ kept[n][0]).bit_count(), n) for n in near]
+            distances = [((bits ^ distinct[n][0]).bit_count(), n) for n in near]
             distance, first = min(distances, default=(self.max_bits + 1, -1))
             if distance <= self.max_bits:
-                reason = f"{distance} of {len(PLACES) * BITS} bits from {kept[first][1]}"
+                reason = f"{distance} of {len(PLACES) * BITS} bits from {distinct[first][1]}"
                 result.append(clip.reject(self.name, reason))
                 continue
             for table, part in zip(tables, parts, strict=True):
-                table[part].append(len(kept))
-            kept.append((bits, clip.key))
+                table[part].append(len(distinct))
+            distinct.append((bits, clip.key))
             result.append(clip)
         return sorted(result, key=lambda clip: clip.key)
 

@@ -80,9 +80,9 @@ class Groups(Collective):
 
     def _per_source(self, clips: Sequence[Clip]) -> list[Clip]:
         taken: dict[str, int] = {}
-        kept = []
+        passed = []
         for clip in clips:
             taken[clip.source] = taken.get(clip.source, 0) + 1
             if taken[clip.source] <= self.max_per_source:
-                kept.append(clip)
-        return kept
+                passed.append(clip)
+        return passed

@@ -3,7 +3,7 @@
 One clip at a time is read, scored, drawn and written as `OUTPUT/rows/<clip>.json`, by as many
 processes as are asked for; so memory does not grow with the benchmark, and a second run takes up
 rows whose inputs and settings are unchanged.
-A faulty or missing clip does not stop the others; it is named, counted, and kept out of every
+A faulty or missing clip does not stop the others; it is named, counted, and left out of every
 average. Whether averages without it are given at all is the caller's choice.
 """
 

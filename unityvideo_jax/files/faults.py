@@ -65,7 +65,7 @@ def refuse(faults: Sequence[Fault], of: int, advice: str) -> None:
     Args:
       faults: at least one.
       of: how many items there are in all.
-      advice: how to go on, as the end of a sentence.
+      advice: how to continue, as the end of a sentence.
     """
     if len(faults) > 1:
         show(faults)

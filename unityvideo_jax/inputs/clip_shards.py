@@ -31,7 +31,7 @@ from unityvideo_jax.inputs.video_files import VideoFiles
 DATASETS = ("openuni", "unibench")
 VERSION = "1.0.0"
 CARD_NAME = "clips.json"
-# A file of this size reads as fast as a larger one, and a lost one costs little.
+# Files of this size read as fast as larger ones, and a lost one costs little.
 BYTES_PER_FILE = 1 << 30
 
 
@@ -229,9 +229,9 @@ class ClipShardsSource(VideoFiles):
         self._foreign_drawings = card.dataset == "openuni"
         self._series = {m: ClipSeries(directory, card.dataset, m, split) for m in modalities}
         count = min(len(s) for s in self._series.values())
-        self._number = {self._series["rgb"][n].key: n for n in range(count)[:num_clips]}
+        self._number = {self._series[registry.RGB][n].key: n for n in range(count)[:num_clips]}
         self.keys = list(self._number)
-        self.fps = self._target_fps or (self._series["rgb"][0].fps if count else 0.0)
+        self.fps = self._target_fps or (self._series[registry.RGB][0].fps if count else 0.0)
         self._folder = tempfile.TemporaryDirectory(prefix="clips-")
 
     def __reduce__(self) -> tuple:
@@ -249,11 +249,11 @@ class ClipShardsSource(VideoFiles):
         }
 
     def identity(self, key: str, modality: str) -> str:
-        """The settings decide all but which clip it is."""
+        """The clip's key: the settings decide everything else."""
         return key
 
     def texts(self, modalities: Sequence[str]) -> None:
-        """They lie in the records, beside the videos."""
+        """None: texts lie in the records, beside the videos."""
 
     def record(self, key: str, modality: str) -> ClipFile:
         """A clip's record.
@@ -281,7 +281,7 @@ class ClipShardsSource(VideoFiles):
 
     def _text(self, key: str, modality: str) -> str:
         text = self.record(key, modality).text
-        return text if text or modality == "rgb" else registry.get(modality).prompt
+        return text if text or modality == registry.RGB else registry.get(modality).prompt
 
 
 class DecodedClips:

@@ -138,7 +138,7 @@ class DataConfig:
         return {"depth": self.depth_codec}
 
     def weights_of_dirs(self) -> tuple[float, ...]:
-        """One weight a folder, ones if none were given."""
+        """One weight per folder, ones if none were given."""
         return tuple(float(w) for w in self.dir_weights) or (1.0,) * len(self.dirs)
 
 
@@ -194,14 +194,14 @@ def stage_modality_weights(
     name = "modality_weights" if stage_weights is None else "stage_weights"
     weights = dict((config.modality_weights if stage_weights is None else stage_weights).items())
     check_weights(weights, name)
-    if "rgb" not in modalities:
+    if registry.RGB not in modalities:
         raise UserError("config.model.modalities lacks 'rgb', which every sample contains")
     if unknown := [m for m in weights if m not in modalities]:
         raise UserError(
             f"{name}: unknown modality {unknown[0]!r}; config.model.modalities knows "
-            f"{', '.join(m for m in modalities if m != 'rgb')}"
+            f"{', '.join(m for m in modalities if m != registry.RGB)}"
         )
-    if weights.get("rgb"):
+    if weights.get(registry.RGB):
         raise UserError(f"{name}['rgb']: RGB is in every sample already; leave it out")
     drawn = {m: float(weights[m]) for m in modalities if weights.get(m)}
     if not drawn:

@@ -34,7 +34,7 @@ class Crop:
         return tuple((a - t) // 2 for a, t in zip(self.scaled, self.target, strict=True))
 
     def nearest(self, array: np.ndarray) -> np.ndarray:
-        """[t, h, w, ...] -> [t, H, W, ...] by the source pixel under each pixel centre."""
+        """Maps [t, h, w, ...] to [t, H, W, ...] by the source pixel under each pixel centre."""
         rows, columns = (
             np.clip(((np.arange(n) + o + 0.5) / f).astype(int), 0, s - 1)
             for n, o, f, s in zip(self.target, self.offset, self.factors, self.source, strict=True)
@@ -42,12 +42,12 @@ class Crop:
         return array[:, rows[:, None], columns]
 
     def points(self, points: np.ndarray) -> np.ndarray:
-        """(x, y) positions of the source to those of the result."""
+        """Maps (x, y) positions of the source to those of the result."""
         factors, offset = np.asarray(self.factors[::-1]), np.asarray(self.offset[::-1])
         return (points * factors - offset).astype(np.float32)
 
     def vectors(self, vectors: np.ndarray) -> np.ndarray:
-        """(dx, dy) displacements, scaled and cropped."""
+        """Scales and crops (dx, dy) displacements."""
         return (self.nearest(vectors) * np.asarray(self.factors[::-1])).astype(np.float32)
 
 

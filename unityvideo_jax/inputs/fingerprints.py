@@ -11,6 +11,7 @@ from unityvideo_jax.files import provenance
 from unityvideo_jax.inputs import shards
 from unityvideo_jax.inputs.config import DataConfig
 from unityvideo_jax.inputs.encode import ID_LENGTH, vae_id_or_none
+from unityvideo_jax.modalities import RGB
 
 # None where there is nothing to read, such as weights that a run on shards does not need.
 Fingerprint = str | tuple[str, ...] | None
@@ -25,7 +26,7 @@ def fingerprints(config: DataConfig) -> dict[str, Fingerprint]:
     Raises:
       UserError: a folder without finished shards.
     """
-    drawn = {"rgb", *(name for name, weight in config.modality_weights.items() if weight)}
+    drawn = {RGB, *(name for name, weight in config.modality_weights.items() if weight)}
     of_data = tuple(_of_shards(directory, drawn) for directory in config.dirs)
     return {
         "data.dirs": of_data if config.kind == "shards" else None,

@@ -102,7 +102,7 @@ class FolderSource(VideoFiles):
                     f"no {modality} file; add {key}.{modality}.npz (or .mp4, or a folder of "
                     f"images), take {modality} out of --modalities, or move the clip away"
                 )
-        if (key, "rgb") not in listing.texts:
+        if (key, registry.RGB) not in listing.texts:
             raise UserError(f"no caption; add {key}.txt (it may be empty)")
         for modality in self._modalities:
             if path := listing.texts.get((key, modality)):

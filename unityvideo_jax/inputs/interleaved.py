@@ -44,7 +44,7 @@ class Interleaved:
         return {"step": self._step, "parts": states}
 
     def set_state(self, state: Mapping[str, Any]) -> None:
-        """Goes on exactly where `get_state` was asked.
+        """Continues exactly where `get_state` was asked.
 
         Raises:
           LookupError, ValueError: not such a state.
@@ -56,5 +56,5 @@ class Interleaved:
         self._step = state["step"]
 
     def describe(self, index: int) -> str:
-        """As the first iterator says."""
+        """A record by its number, as the first iterator names it."""
         return self._parts[self._names[0]].describe(index)

@@ -34,7 +34,7 @@ class Listing:
     @property
     def keys(self) -> list[str]:
         """The clips, in order of name."""
-        return sorted(key for key, modality in self.files if modality == "rgb")
+        return sorted(key for key, modality in self.files if modality == registry.RGB)
 
 
 def scan(folder: pathlib.Path) -> Listing:
@@ -67,7 +67,7 @@ def _scan(folder: pathlib.Path, prefix: str, listing: Listing, seen: set[pathlib
             _scan_folder(path, prefix, listing, seen)
         elif path.suffix.lower() == ".txt":
             key, _, modality = path.stem.partition(".")
-            listing.texts[prefix + key, modality or "rgb"] = path
+            listing.texts[prefix + key, modality or registry.RGB] = path
         elif path.suffix == ".npz" or media.is_video(path):
             _add(path, path.stem, prefix, listing)
         elif path.suffix != ".json" or path.stem.partition(".")[2] not in registry.names():
@@ -109,7 +109,7 @@ def _add(path: pathlib.Path, stem: str, prefix: str, listing: Listing) -> None:
     except UserError as error:
         listing.faults.append(Fault(what=str(path), reason=f"{error}; a key contains no dot"))
         return
-    entry = (key, modality or "rgb")
+    entry = (key, modality or registry.RGB)
     if entry in listing.files:
         listing.spoiled[key] = (
             f"{path} and {listing.files[entry]} are both {entry[1]} of {key}; keep one"

@@ -56,7 +56,7 @@ class ManifestSource(VideoFiles):
             if reason := fault or self._reason(row):
                 self.faults.append(Fault(what=f"{table}, line {line}", reason=reason))
             else:
-                self._rows[f"{line:08d}-{pathlib.PurePath(row['rgb'].strip()).stem}"] = row
+                self._rows[f"{line:08d}-{pathlib.PurePath(row[registry.RGB].strip()).stem}"] = row
             if num_clips and len(self._rows) == num_clips:
                 break
         self.keys = list(self._rows)
@@ -68,8 +68,8 @@ class ManifestSource(VideoFiles):
 
     def _read(self) -> Iterator[tuple[int, dict[str, str], str]]:
         """Line numbers, rows by modality and 'prompt', and why a row does not read."""
-        alias = {"video": "rgb"} | FOLDERS
-        prompts = [f"{name}_prompt" for name in registry.names() if name != "rgb"]
+        alias = {"video": registry.RGB} | FOLDERS
+        prompts = [f"{name}_prompt" for name in registry.names() if name != registry.RGB]
         known = ("video", "prompt", *alias, *registry.names(), *prompts)
         for row in text_files.read_table(self._table, known=tuple(dict.fromkeys(known))):
             names = {alias.get(column, column): column for column in row.columns}
@@ -79,7 +79,7 @@ class ManifestSource(VideoFiles):
                     "(raft is flow, video is rgb); keep one"
                 )
             if missing := [c for c in ("prompt", *self._modalities) if c not in names]:
-                lacking = ["video" if name == "rgb" else name for name in missing]
+                lacking = ["video" if name == registry.RGB else name for name in missing]
                 raise UserError(
                     f"{self._table}: lacks the column {', '.join(lacking)} (it has "
                     f"{', '.join(row.columns)}); add it, or take it out of --modalities"
@@ -117,6 +117,6 @@ class ManifestSource(VideoFiles):
 
     def _text(self, key: str, modality: str) -> str:
         row = self._rows[key]
-        if modality == "rgb":
+        if modality == registry.RGB:
             return row["prompt"]
         return row.get(f"{modality}_prompt") or registry.get(modality).prompt

@@ -136,7 +136,7 @@ class OnlineWorlds:
         return {"next_index": self._next_index}
 
     def set_state(self, state: Mapping[str, int]) -> None:
-        """Goes on exactly where `get_state` was asked, whatever the batch size was.
+        """Continues exactly where `get_state` was asked, whatever the batch size was.
 
         Raises:
           ValueError: not such a state.
@@ -208,7 +208,7 @@ class OnlineWorlds:
             self._warn_of_cut = None
         context = np.stack([self._texts(stream) for stream in texts], axis=1).astype(np.float32)
         rates = (self._config.caption_dropout, self._config.prompt_dropout)
-        # One generator a world: what is dropped depends on its index, not on the batch around it.
+        # One generator per world: what is dropped depends on its index, not on the batch around it.
         drop = np.stack([np.random.default_rng((self._seed, n)).random(2) for n in index]) < rates
         # The prompts of a sample are dropped together, as guidance drops them.
         drop = np.where(modality == 0, drop[:, :1], drop[:, 1:])

@@ -1,4 +1,4 @@
-"""The published layout of OpenUni: tars of videos, one folder a modality, and CSV metadata.
+"""The published layout of OpenUni: tars of videos, one folder per modality, and CSV metadata.
 
     ROOT/<split>/<subset>/RGB/<subset>_RGB_part001.tar.gz
     ROOT/<split>/<subset>/depth/<subset>_depth_part113.tar.gz
@@ -27,6 +27,7 @@ from unityvideo_jax.files import disk, provenance, strict_json, text_files
 from unityvideo_jax.files.faults import Fault, list_ignored, shown
 from unityvideo_jax.files.names import name_fault, safe_path
 from unityvideo_jax.files.paths import atomic_path
+from unityvideo_jax.modalities import RGB
 
 FOLDERS = {
     "rgb": "rgb",
@@ -119,7 +120,7 @@ def _member_fault(member: tarfile.TarInfo, files: Container[str], key: str) -> s
     if suffix not in SUFFIXES:
         return f"a {suffix or 'file without suffix'}, not one of {', '.join(SUFFIXES)}"
     if key in files:
-        return f"a second file of clip {key}; the first is kept"
+        return f"a second file of clip {key}; the first is taken"
     if not member.size:
         return "an empty file"
     return "a sparse file" if member.issparse() else ""
@@ -266,7 +267,7 @@ def describe(
                     metadata=json.dumps(row.cells, ensure_ascii=False),
                 )
                 if found.setdefault(key, one) != one:
-                    reason = f"a second row of clip {key}; the first is kept"
+                    reason = f"a second row of clip {key}; the first is taken"
                     faults.append(Fault(what=where, reason=reason))
     if not found:
         raise UserError(
@@ -315,7 +316,7 @@ def mismatch(files: Mapping[str, pathlib.Path]) -> str | None:
                 disk.raise_if_refused(error, path)
                 return f"{modality}: {error}"
     for modality, length in lengths.items():
-        missing = lengths.get("rgb", length) - length
+        missing = lengths.get(RGB, length) - length
         if missing not in ((0, 1) if modality == "flow" else (0,)):
-            return f"{modality} has {length} frames, rgb {lengths['rgb']}"
+            return f"{modality} has {length} frames, rgb {lengths[RGB]}"
     return None

@@ -113,7 +113,7 @@ def pack_openuni(
       subset: such as 'Koala36M'.
       modalities: what a clip must have, rgb among them; () takes all whose tars are there.
       caption_column: of the metadata; '' looks for a usual name.
-      allow_faults: go on without the files of a broken tar.
+      allow_faults: continue without the files of a broken tar.
 
     Raises:
       UserError: a missing folder or modality, metadata that does not fit, a broken tar, or a
@@ -131,7 +131,7 @@ def pack_openuni(
                 f"{part.path}: no tars of {', '.join(lacking)} (it has {', '.join(there)}); "
                 "download them, or take them out of --modalities"
             )
-        chosen = ["rgb", *sorted(m for m in modalities or there if m != "rgb")]
+        chosen = [RGB, *sorted(m for m in modalities or there if m != RGB)]
         files: dict[str, dict[str, pathlib.Path]] = {m: {} for m in chosen}
         broken = []
         for modality in chosen:
@@ -150,7 +150,7 @@ def pack_openuni(
             raise UserError(
                 f"{broken[0].what}: {broken[0].reason}"
                 + (f" ({len(broken)} tars in all)" if len(broken) > 1 else "")
-                + ", or pass --allow_faults to go on with what is whole"
+                + ", or pass --allow_faults to continue with what is whole"
             )
         everything = sorted(set().union(*files.values()))
         described, bad_rows = openuni_tars.describe(part.tables, everything, caption_column)

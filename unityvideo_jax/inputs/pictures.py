@@ -26,7 +26,7 @@ from unityvideo_jax.metrics.depth_units import UNIT, in_metres
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Measure:
-    """A stored value times `scale` is depth in `unit`."""
+    """How depth is stored: a value times `scale` is in `unit`."""
 
     unit: str
     scale: float = 1.0

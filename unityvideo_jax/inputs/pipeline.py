@@ -71,7 +71,7 @@ class DropContext(grain.transforms.RandomMap):
     prompt: float
 
     def random_map(self, element: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
-        """Always two draws, so that one rate does not shift the other's."""
+        """Draws twice always, so that one rate does not shift the other's."""
         element = dict(element)
         drop = rng.random(2) < (self.caption, self.prompt)
         null = element.pop("null")
@@ -275,7 +275,7 @@ def make_iterator(
 class ShardBatches:
     """One process's batches of an endless stream of samples, from any sample on.
 
-    Its state is the number of samples that all processes have drawn, so that a run may go on with
+    Its state is the number of samples that all processes have drawn, so that a run may resume with
     other batch sizes, processes, workers and threads, and still draws each sample once.
 
     Args:
@@ -330,7 +330,7 @@ class ShardBatches:
         return {"samples": self._drawn}
 
     def set_state(self, state: Mapping[str, int]) -> None:
-        """Goes on exactly where `get_state` was asked.
+        """Continues exactly where `get_state` was asked.
 
         Raises:
           ValueError: not such a state.
@@ -351,7 +351,7 @@ class ShardBatches:
         for directory in self._config.dirs:
             count = shards.read_card(directory).count
             if index < count:
-                key = shards.Series(directory, "rgb")[index]["key"]
+                key = shards.Series(directory, RGB)[index]["key"]
                 return f"record {index} of {directory} (clip {key!r})"
             index -= count
         raise IndexError(index)

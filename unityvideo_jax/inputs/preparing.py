@@ -112,7 +112,7 @@ def prepare(
     listed = finished.modalities if finished else ()
     have = [name for name in listed if shards.series_path(workdir, name).is_dir()]
     todo = [name for name in modalities if name not in have]
-    if not finished and "rgb" not in todo:
+    if not finished and registry.RGB not in todo:
         raise UserError("--modalities lacks rgb, which every sample contains; add it")
     staging = Staging(workdir, {**settings, "modalities": todo, "batch_size": batch_size})
     if finished and not todo:

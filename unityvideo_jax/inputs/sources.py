@@ -111,7 +111,7 @@ class WorldsSource:
         return key
 
     def texts(self, modalities: Sequence[str]) -> None:
-        """Known once a scene is sampled."""
+        """None: texts are known once a scene is sampled."""
 
     def load(self, indices: Sequence[int], modalities: Sequence[str]) -> ClipBatch:
         """Renders the clips and draws every modality by its codec."""
@@ -180,7 +180,7 @@ def text_of(description: Any, modality: str, for_all: bool = False) -> str:
       modality: of the stream.
       for_all: give the registry's prompt whatever the scene asks.
     """
-    if modality == "rgb":
+    if modality == registry.RGB:
         return description.caption
     own = None if for_all else description.prompts.get(modality)
     return own or registry.get(modality).prompt

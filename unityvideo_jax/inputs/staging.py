@@ -187,7 +187,7 @@ class Progress:
             print(f"{what}: compiling for the first clips, up to some minutes", flush=True)
 
     def advance(self, clips: int) -> None:
-        """Counts, and prints if it is time or all is done."""
+        """Counts clips, and prints if it is time or all are done."""
         self._done += clips
         if self._compiling and self._done < self._total:
             self._compiling = False

@@ -22,8 +22,8 @@ from unityvideo_jax.inputs.sources import ClipBatch
 from unityvideo_jax.media.source import note
 from unityvideo_jax.metrics.depth_units import UNIT
 
-ALLOW = "fix it, or pass --allow_faults to go on without what is faulty"
-# Clips whose rates differ by a larger share than this are said to.
+ALLOW = "fix it, or pass --allow_faults to continue without what is faulty"
+# Rates that differ by a larger share than this are reported.
 SAME_RATE = 0.01
 # What is true only between a frame and the one right after it.
 TO_NEXT_FRAME = ("flow", "occluded")
@@ -58,7 +58,7 @@ class VideoFiles(abc.ABC):
         depth_unit: str = "",
         codecs: Mapping[str, str] = types.MappingProxyType({}),
     ):
-        """Says what the clips become.
+        """Sets what the clips become.
 
         Args:
           num_frames, height, width: of every clip; frames are taken from the start.
@@ -105,7 +105,7 @@ class VideoFiles(abc.ABC):
         """Frames per second of the first video that can be read."""
         for key in self.keys:
             try:
-                return media.video_info(self._file(key, "rgb")).fps
+                return media.video_info(self._file(key, registry.RGB)).fps
             except UserError as error:
                 first = error
         raise first
@@ -135,15 +135,15 @@ class VideoFiles(abc.ABC):
         )
 
     def _clip(self, key: str, modalities: Sequence[str]) -> dict[str, Any]:
-        path = self._file(key, "rgb")
+        path = self._file(key, registry.RGB)
         rgb = self._read_rgb(path)
         stored = media.video_info(path)
         crop = Crop(source=rgb.stored_size, target=self._size)
         colour = rgb.frames.astype(np.float32) / 255
         result: dict[str, Any] = {}
         for modality in modalities:
-            if modality == "rgb":
-                video, side = self._encode("rgb", {"rgb": colour})
+            if modality == registry.RGB:
+                video, side = self._encode(registry.RGB, {"rgb": colour})
             elif (arrays := self._read_arrays(key, modality, stored, rgb.numbers)) is not None:
                 arrays = {k: resize(k, v, crop) for k, v in arrays.items()}
                 hide_outside(arrays, self._size)

@@ -24,7 +24,7 @@ from unityvideo_jax.media.reading import (
 )
 from unityvideo_jax.media.sheets import contact_sheet
 from unityvideo_jax.media.source import DEFAULT_FPS, MAX_PIXELS, VideoInfo
-from unityvideo_jax.media.writing import write_lossless, write_video
+from unityvideo_jax.media.writing import check_videos, write_lossless, write_video
 
 __all__ = [
     "CLOCK",
@@ -36,6 +36,7 @@ __all__ = [
     "VIDEO_SUFFIXES",
     "Video",
     "VideoInfo",
+    "check_videos",
     "contact_sheet",
     "fit",
     "is_video",

@@ -221,7 +221,7 @@ def _progressive(path: pathlib.Path, stream: Any, decoded: Iterator[Any]) -> Ite
 
 
 def _pulled(graph: Any) -> Iterator[Any]:
-    """What a filter gives until it wants more input."""
+    """Yields the frames that a filter gives until it wants more input."""
     import av
 
     with contextlib.suppress(av.error.BlockingIOError, av.error.EOFError):

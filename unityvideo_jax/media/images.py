@@ -97,7 +97,7 @@ class Animation:
 
     @functools.cached_property
     def has_rate(self) -> bool:
-        """Whether it moves, or says how long its one frame stays.
+        """Whether the image moves, or says how long its one frame stays.
 
         Writers of animations join frames that are alike, be it all of them.
         """
@@ -161,7 +161,7 @@ class ImageFolder:
 
     @functools.cached_property
     def files(self) -> list[pathlib.Path]:
-        """The images in order; other files are counted in a printed note."""
+        """Paths of the images in order; other files are counted in a printed note."""
         found = sorted(p for p in self.path.iterdir() if not p.name.startswith("."))
         images = [p for p in found if p.suffix.lower() in SUFFIXES and p.is_file()]
         if not images:

@@ -85,14 +85,14 @@ def read(
                 f"{path}: variable frame rate, taken by time at {rate:g} frames per second",
             )
             chosen = on_display(source.frames(), _grid(rate))
-    kept, stored = _collect(path, itertools.islice(chosen, num_frames), size)
-    if not kept:
+    collected, stored = _collect(path, itertools.islice(chosen, num_frames), size)
+    if not collected:
         raise UserError(f"{path}: holds no decodable frame; re-encode it or leave it out")
-    indices = np.asarray([number for number, _ in kept])
+    indices = np.asarray([number for number, _ in collected])
     if fps is not None and source.has_rate and numbers is None:
         _note_repeats(path, indices, fps)
     return Video(
-        frames=np.stack([pixels for _, pixels in kept]),
+        frames=np.stack([pixels for _, pixels in collected]),
         fps=float(rate),
         numbers=indices,
         stored_size=stored,
@@ -125,15 +125,15 @@ def read_at(
     """
     path = pathlib.Path(path)
     source = open_source(path)
-    kept, _ = _collect(path, on_display(source.frames(float(times[0])), times), None)
-    if len(kept) < len(times):
+    collected, _ = _collect(path, on_display(source.frames(float(times[0])), times), None)
+    if len(collected) < len(times):
         raise UserError(
-            f"{path}: ends before {times[len(kept)]:.2f} s, {times[-1]:.2f} s were wanted"
+            f"{path}: ends before {times[len(collected)]:.2f} s, {times[-1]:.2f} s were wanted"
         )
     if len(times) > 1:
         rate = (len(times) - 1) / (times[-1] - times[0])
-        _note_repeats(path, np.asarray([number for number, _ in kept]), float(rate))
-    return np.stack([pixels for _, pixels in kept])
+        _note_repeats(path, np.asarray([number for number, _ in collected]), float(rate))
+    return np.stack([pixels for _, pixels in collected])
 
 
 def video_info(path: str | os.PathLike) -> VideoInfo:
@@ -146,7 +146,7 @@ def video_info(path: str | os.PathLike) -> VideoInfo:
 
 
 def open_source(path: pathlib.Path) -> Source:
-    """Chooses who reads a path: a folder of images, Pillow by its suffix, or else FFmpeg."""
+    """Chooses the reader of a path: a folder of images, Pillow by its suffix, or else FFmpeg."""
     if path.is_dir():
         return images.ImageFolder(path)
     if path.suffix.lower() in IMAGE_SUFFIXES:
@@ -162,7 +162,7 @@ def is_video(path: pathlib.Path) -> bool:
     try:
         return images.Animation(path).has_rate
     except UserError:
-        return True  # whoever reads it names what is wrong
+        return True  # its reader names what is wrong
 
 
 def stored_kind(path: str | os.PathLike) -> tuple[str, int]:
@@ -251,15 +251,15 @@ def _collect(
     path: pathlib.Path, chosen: Iterable[tuple[int, Shown]], size: tuple[int, int] | None
 ) -> tuple[list[tuple[int, UInt8[np.ndarray, "h w 3"]]], tuple[int, int]]:
     """Converts and scales each chosen frame once; returns also the size that is stored."""
-    kept: list[tuple[int, np.ndarray]] = []
+    collected: list[tuple[int, np.ndarray]] = []
     stored: tuple[int, int] = (0, 0)
     total = 0
     for number, shown in chosen:
-        if kept and number == kept[-1][0]:
-            pixels = kept[-1][1]
+        if collected and number == collected[-1][0]:
+            pixels = collected[-1][1]
         else:
             pixels = shown.pixels()
-            if kept and pixels.shape[:2] != stored:
+            if collected and pixels.shape[:2] != stored:
                 raise UserError(
                     f"{path}: the size of frame {number}, {pixels.shape[0]}x{pixels.shape[1]}, "
                     f"differs from the first one's {stored[0]}x{stored[1]}; make all frames one "
@@ -274,8 +274,8 @@ def _collect(
                 f"{path}: its frames take more than {MAX_BYTES >> 30} GiB of memory; cut it into "
                 "shorter videos or scale it down"
             )
-        kept.append((number, pixels))
-    return kept, stored
+        collected.append((number, pixels))
+    return collected, stored
 
 
 def _note_repeats(path: pathlib.Path, numbers: Int[np.ndarray, " t"], fps: float | int) -> None:

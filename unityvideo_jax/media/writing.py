@@ -15,6 +15,14 @@ from unityvideo_jax.files.paths import atomic_path
 DENOMINATOR = 1001
 
 
+def check_videos() -> None:
+    """Raises UserError where no video can be read or written, since PyAV does not import."""
+    try:
+        import av  # noqa: F401
+    except ImportError as error:
+        raise UserError(f"videos need PyAV ({error}); run `pip install 'av>=14,<19'`") from error
+
+
 def write_video(
     path: str | os.PathLike,
     frames: UInt8[np.ndarray, "t h w 3"],

@@ -50,7 +50,7 @@ def _of_kind(value: np.ndarray, where: str, integers: bool) -> np.ndarray:
 
 
 def same_size(clip: Clip, keys: Sequence[str], source: str) -> None:
-    """All the arrays share their first three axes (T, H, W)."""
+    """Raises UserError unless all arrays share their first three axes (T, H, W)."""
     sizes = {key: np.shape(clip[key])[:3] for key in keys}
     if len(set(sizes.values())) > 1:
         listed = ", ".join(f"{key} {size}" for key, size in sizes.items())
@@ -58,7 +58,7 @@ def same_size(clip: Clip, keys: Sequence[str], source: str) -> None:
 
 
 def finite(value: np.ndarray, where: str, *, allow_inf: bool = False) -> None:
-    """No NaN, and no infinity unless allowed; the message says where the first one is."""
+    """Raises UserError at the first NaN, or infinity unless allowed, and says where it is."""
     bad = np.isnan(value) if allow_inf else ~np.isfinite(value)
     if bad.any():
         first = tuple(int(i) for i in np.argwhere(bad)[0])
@@ -69,7 +69,7 @@ def finite(value: np.ndarray, where: str, *, allow_inf: bool = False) -> None:
 
 
 def within(value: np.ndarray, low: float, high: float, where: str) -> None:
-    """All values in [low, high], give or take float rounding."""
+    """Raises UserError unless all values are in [low, high], up to float rounding."""
     slack = 0.0 if np.issubdtype(value.dtype, np.integer) else 1e-5 * max(1.0, abs(high))
     least, most = value.min(initial=math.inf), value.max(initial=-math.inf)
     if least < low - slack or most > high + slack:

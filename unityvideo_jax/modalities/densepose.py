@@ -111,13 +111,13 @@ class DensePoseCodec:
 
 
 def trivial(truth: Arrays) -> dict[str, np.ndarray]:
-    """One body part, the front of a torso, that fills the frame."""
+    """Trivial prediction: one body part, the front of a torso, fills the frame."""
     uv = np.full_like(truth["uv"], 0.5)
     return {"part": np.full_like(truth["part"], TORSO_FRONT), "uv": uv}
 
 
 def compare(prediction: Arrays, truth: Arrays, height: int) -> Rows:
-    """Both, and where their parts differ."""
+    """Draws prediction and truth, and where their parts differ."""
     step = drawing.stride(np.shape(truth["part"])[1], height)
     parts = [drawing.every(a["part"], step).astype(np.int64) for a in (prediction, truth)]
     uvs = [np.clip(drawing.every(a["uv"], step), 0.0, 1.0) for a in (prediction, truth)]

@@ -102,7 +102,7 @@ class DepthCodec:
 
     keys: ClassVar[tuple[str, ...]] = ("depth",)
     version: ClassVar[str] = "depth-disparity-2"
-    # Had strays inside its bounds.
+    # Version 1 had strays inside its bounds.
     earlier: ClassVar[tuple[str, ...]] = ("depth-disparity-1",)
     unit: ClassVar[str] = RELATIVE
     # As a share of the clip's disparity range.
@@ -201,12 +201,12 @@ class MetricDepthCodec:
 
 
 def trivial(truth: Arrays) -> dict[str, np.ndarray]:
-    """Constant depth."""
+    """Trivial prediction: constant depth."""
     return {"depth": np.ones_like(truth["depth"])}
 
 
 def compare(prediction: Arrays, truth: Arrays, height: int) -> Rows:
-    """Both after the headline's alignment, and the relative error."""
+    """Draws prediction and truth after the headline's alignment, and the relative error."""
     whole = scoring.in_protocol_units(truth)
     step = drawing.stride(whole.shape[1], height)
     predicted, true = drawing.every(prediction["depth"], step), drawing.every(whole, step)

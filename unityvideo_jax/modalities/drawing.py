@@ -15,12 +15,12 @@ MISSED, INVENTED, CONFUSED = (80, 140, 255), (255, 90, 70), (255, 220, 60)
 
 
 def stride(height: int, most: int) -> int:
-    """Every how many-th row to draw, so that of `height` at most `most` are left."""
+    """Step between the rows to draw, so that of `height` at most `most` are left."""
     return max(1, math.ceil(height / most))
 
 
 def every(array: Shaped[np.ndarray, "t h w *c"], step: int) -> Shaped[np.ndarray, "t _ _ *c"]:
-    """Every `step`-th row and column."""
+    """Every `step`-th row and column of the arrays."""
     return np.asarray(array)[:, ::step, ::step]
 
 
@@ -31,7 +31,7 @@ def draw(codec: Codec, arrays: Arrays) -> UInt8[np.ndarray, "t h w 3"]:
 
 
 def compare_drawn(codec: Codec, prediction: Arrays, truth: Arrays, height: int) -> Rows:
-    """Both in their codec's colours, for a modality without a picture of its own."""
+    """Draws both in their codec's colours, for a modality without a picture of its own."""
     step = stride(np.shape(truth[codec.keys[0]])[1], height)
     thin = [{k: every(a[k], step) for k in codec.keys} for a in (truth, prediction)]
     return {"truth": draw(codec, thin[0]), "prediction": draw(codec, thin[1])}

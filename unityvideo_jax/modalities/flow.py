@@ -20,7 +20,7 @@ LIMIT = 0.2
 MU = 31.0
 # End-point error of the brightest colour of an error map.
 WORST_PIXELS = 5.0
-# Three unit vectors 120 degrees apart, one a channel. They sum to zero and are a tight frame.
+# Three unit vectors 120 degrees apart, one per channel. They sum to zero and are a tight frame.
 AXES = np.asarray(
     [[math.cos(a), math.sin(a)] for a in (0.0, 2 * math.pi / 3, 4 * math.pi / 3)], np.float32
 )
@@ -28,7 +28,7 @@ AXES = np.asarray(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FlowCodec:
-    """Companded motion, projected on three axes 120 degrees apart, one a channel.
+    """Companded motion, projected on three axes 120 degrees apart, one per channel.
 
     Rest is mid grey; hue is direction and saturation is speed. The projection is inverted by least
     squares (2/3 of the transpose): brightness errors cancel altogether, and channel noise of
@@ -82,12 +82,12 @@ class FlowCodec:
 
 
 def trivial(truth: Arrays) -> dict[str, np.ndarray]:
-    """Rest."""
+    """Trivial prediction: no motion."""
     return {"flow": np.zeros_like(truth["flow"])}
 
 
 def compare(prediction: Arrays, truth: Arrays, height: int) -> Rows:
-    """Both and the end-point error; colours are motion as a share of the frame that is drawn."""
+    """Draws both and the end-point error; colours show motion as a share of the drawn frame."""
     step = drawing.stride(np.shape(truth["flow"])[1], height)
     predicted, true = (drawing.every(a["flow"], step) for a in (prediction, truth))
     return {

@@ -167,7 +167,7 @@ def _solid_colours(
 
 
 def trivial(truth: Arrays) -> dict[str, np.ndarray]:
-    """One instance that fills the frame."""
+    """Trivial prediction: one instance fills the frame."""
     return {"segments": np.ones_like(truth["segments"])}
 
 
@@ -175,7 +175,7 @@ def match_labels(
     prediction: Shaped[np.ndarray, "t h w"],
     truth: Shaped[np.ndarray, "t h w"],
 ) -> tuple[Int[np.ndarray, "t h w"], Int[np.ndarray, "t h w"]]:
-    """Both renumbered so that matched instances share a number that the palette has."""
+    """Renumbers both so that matched instances share a number that the palette has."""
     partner = scoring.match(*scoring.overlaps(prediction, truth))
     predicted_ids, true_ids = (scoring.identities(a) for a in (prediction, truth))
     known, found = np.count_nonzero(true_ids), np.count_nonzero(predicted_ids)
@@ -192,7 +192,7 @@ def match_labels(
 
 
 def compare(prediction: Arrays, truth: Arrays, height: int) -> Rows:
-    """Both with matched instances in one colour, and where they differ.
+    """Draws both with matched instances in one colour, and where they differ.
 
     Not drawn by the codec, which orders the instances of each picture by themselves.
     """

@@ -19,7 +19,7 @@ from unityvideo_jax.modalities.skeleton_reading import read_people
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SkeletonCodec:
-    """Joints as discs with a colour each, limbs dimmed, sizes in proportion to the frame.
+    """Joints as discs with one colour per joint, limbs dimmed, sizes in proportion to the frame.
 
     Hue says which joint, brightness says visible or occluded (limbs are dimmer still), limbs say
     which joints belong to one person. The frame's size is not among the keypoints, so `encode`
@@ -123,7 +123,7 @@ class SkeletonCodec:
 
 
 def trivial(truth: Arrays) -> dict[str, np.ndarray]:
-    """Nobody."""
+    """Trivial prediction: no person."""
     return {key: truth[key][:, :0] for key in ("keypoints", "visibility")}
 
 

@@ -49,7 +49,7 @@ def people(
 
 
 def compare(prediction: Arrays, truth: Arrays, height: int) -> Rows:
-    """Both, in a frame that the true people fit.
+    """Draws both, in a frame that the true people fit.
 
     Keypoints know no frame size: the true people must fit, give or take a margin.
     """

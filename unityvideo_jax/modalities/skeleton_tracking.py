@@ -207,20 +207,20 @@ def look_again(
         for joint in range(NUM_JOINTS):
             mine = [c for c in found if c.joint == joint]
             tracks = [p for p, (_, known, _) in enumerate(expected) if known[joint]]
-            kept = {p: taken[t, p, joint] for p in range(len(expected)) if (t, p, joint) in taken}
+            held = {p: taken[t, p, joint] for p in range(len(expected)) if (t, p, joint) in taken}
             cost = np.zeros((len(mine), len(tracks)))
             for j, p in enumerate(tracks):
                 where, _, size = expected[p]
                 for i, c in enumerate(mine):
                     cost[i, j] = np.linalg.norm(c.point - where[joint]) / size
-                    cost[i, j] += FAINT * (1.0 - min(1.0, c.cover)) - KEEP * (kept.get(p) is c)
+                    cost[i, j] += FAINT * (1.0 - min(1.0, c.cover)) - KEEP * (held.get(p) is c)
             gain = np.maximum(JOINT_STEP - cost, 0.0)
             for i, j in zip(*scipy.optimize.linear_sum_assignment(-gain), strict=True):
                 if gain[i, j] > 0:
-                    kept = {p: c for p, c in kept.items() if c is not mine[i]} | {
+                    held = {p: c for p, c in held.items() if c is not mine[i]} | {
                         tracks[j]: mine[i]
                     }
-            chosen |= {(t, p, joint): c for p, c in kept.items()}
+            chosen |= {(t, p, joint): c for p, c in held.items()}
     visibility[:] = 0
     for where, c in chosen.items():
         points[where], visibility[where] = c.point, c.visibility
@@ -251,7 +251,7 @@ def fill_gaps(
                     points[t, p, joint], visibility[t, p, joint] = where[joint], 1
 
 
-def real_people(visibility: Int[np.ndarray, "t p 17"]) -> Int[np.ndarray, " kept"]:
+def real_people(visibility: Int[np.ndarray, "t p 17"]) -> Int[np.ndarray, " real"]:
     """Tracks that are more than the odd fragment of somebody else."""
     joints = (visibility > 0).sum(axis=-1)
     total = joints.sum(axis=0)

@@ -103,8 +103,8 @@ class Adapter(nnx.Module):
         if self.dropout and use is not None and use.key is not None:
             key = jax.random.fold_in(use.key, self.number)
             x = x if offset is None else x + offset.astype(x.dtype)
-            kept = jax.random.bernoulli(key, 1.0 - self.dropout, x.shape)
-            x, offset = jnp.where(kept, x / (1.0 - self.dropout), 0.0), None
+            mask = jax.random.bernoulli(key, 1.0 - self.dropout, x.shape)
+            x, offset = jnp.where(mask, x / (1.0 - self.dropout), 0.0), None
         down = down.astype(dtype)
         inner = jnp.matmul(x.astype(dtype), down, precision=precision)
         if offset is not None:

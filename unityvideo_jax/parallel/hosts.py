@@ -174,7 +174,7 @@ def stops_without_peers() -> Iterator[None]:
         reason = str(error).strip().splitlines()[0]
         print(
             f"error: process {jax.process_index()} lost contact with another process of the job "
-            f"({reason[:160]}); the last checkpoint stands: start all processes again to go on",
+            f"({reason[:160]}); the last checkpoint stands: start all processes again to continue",
             file=sys.stderr,
             flush=True,
         )

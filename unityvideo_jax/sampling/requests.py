@@ -133,7 +133,7 @@ def build(
 
 
 def parse_pairs(pairs: Sequence[str], where: str) -> dict[str, str]:
-    """{"depth": "a.mp4"} from ["depth=a.mp4"]."""
+    """Parses ["depth=a.mp4"] to {"depth": "a.mp4"}."""
     result = {}
     for pair in pairs:
         key, separator, value = pair.partition("=")

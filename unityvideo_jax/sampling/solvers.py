@@ -83,7 +83,7 @@ class SolverTable:
 
 
 def euler(sigmas: Float[np.ndarray, " n"]) -> SolverTable:
-    """First order: one evaluation a step."""
+    """First order: one evaluation per step."""
     rows = len(sigmas) - 1
     return SolverTable(
         sigma=sigmas[:-1],

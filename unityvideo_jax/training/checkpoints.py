@@ -170,7 +170,7 @@ class Checkpointer:
         except (LookupError, TypeError, ValueError, AttributeError) as error:
             raise UserError(
                 f"{self._path / str(step) / 'inputs'}: not the position of the input "
-                f"({error!r}); remove {self._path / str(step)} to go on from the checkpoint before"
+                f"({error!r}); remove {self._path / str(step)} to continue from the one before"
             ) from error
 
 

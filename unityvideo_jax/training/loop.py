@@ -143,7 +143,7 @@ def _train(
             averages.set_state(saved.get("averages", {}))
         log(f"resumed at step {resumed}")
         if resumed >= run.steps:
-            log(f"config.train.steps={run.steps} are done; set more of them to go on")
+            log(f"config.train.steps={run.steps} are done; set more of them to continue")
     elif (source := config.get("init_from")) and not lora.rank:
         state = start_from(state, model, source, fallback, log)
         log(f"starts from the weights of {source}")
@@ -297,7 +297,7 @@ def _train(
                 with goodput.phase("checkpoint"):
                     checkpointer.wait()
                 by = f"signal {asked[0]}" if asked else "a signal to another process"
-                log(f"stopped by {by} at step {step}; saved; run it again to go on")
+                log(f"stopped by {by} at step {step}; saved; run it again to continue")
             with goodput.phase("checkpoint"):
                 checkpointer.wait()
     log(goodput_line(goodput.shares()))

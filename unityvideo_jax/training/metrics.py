@@ -91,13 +91,13 @@ class MetricWriter:
             with atomic_path(aside) as temporary:
                 temporary.write_bytes(whole)
             log(f"{self._path}: {damaged} of {len(lines)} lines do not read; left out, see {aside}")
-        kept = (
+        earlier = (
             line.rstrip(b"\r\n") + b"\n"
             for line, found in zip(lines, steps, strict=True)
             if found is not None and found <= step
         )
         with atomic_path(self._path) as temporary:
-            temporary.write_bytes(b"".join(kept))
+            temporary.write_bytes(b"".join(earlier))
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Writes one record; it is on disk when this returns."""

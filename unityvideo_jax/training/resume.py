@@ -122,7 +122,7 @@ def refusal(
             return (
                 f"config.{key} was set to {stored.get(key)!r} on the command line, and this "
                 f"command does not set it (the file says {wanted.get(key)!r}); add --config.{key}="
-                f"{stored.get(key)} to go on as before, or --config.{key}={wanted.get(key)} to "
+                f"{stored.get(key)} to continue as before, or --config.{key}={wanted.get(key)} to "
                 "change it"
             )
     return _exchanged(stored, wanted, before.fingerprints, now.fingerprints)

@@ -97,7 +97,7 @@ class LimbBuilder:
 
 
 def settle(values: Any) -> Any:
-    """Computes these once: otherwise XLA fuses them again into each of their many users.
+    """Computes values once: otherwise XLA fuses them again into each of their many users.
 
     It halves the time to compile and changes no value.
     """
@@ -105,7 +105,7 @@ def settle(values: Any) -> Any:
 
 
 def smooth(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """0 below 0, 1 above 1, a cubic between."""
+    """Smooth step: 0 below 0, 1 above 1, a cubic between."""
     x = jnp.clip(x, 0.0, 1.0)
     return x * x * (3.0 - 2.0 * x)
 

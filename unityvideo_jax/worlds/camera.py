@@ -10,7 +10,7 @@ from unityvideo_jax.worlds.scene import CameraPath
 
 @pytree
 class Cameras:
-    """A pinhole camera a frame.
+    """One pinhole camera per frame.
 
     Attributes:
       position: metres, world axes (z up).

@@ -166,9 +166,9 @@ class _Writer:
             head = parts[0] if len(parts) == 1 else (
                 f"{parts[0]}{link}{parts[1]}" if link == " while " else _join(parts))  # fmt: skip
             sentences.append(_sentence(f"{head}{self.pick(self.where(), '')}"))
-        told = [f"{_article(self.thing(i))} {self.thing_deed(i)}" for i in moving]
-        if told:
-            sentences.append(_sentence(_join(told[:3])))
+        described = [f"{_article(self.thing(i))} {self.thing_deed(i)}" for i in moving]
+        if described:
+            sentences.append(_sentence(_join(described[:3])))
         if still:
             names = _join([_article(self.thing(i)) for i in still[:3]])
             verb = "stand" if len(still[:3]) > 1 else "stands"

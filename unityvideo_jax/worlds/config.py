@@ -1,4 +1,4 @@
-"""What a world is asked to be."""
+"""Configuration of procedural worlds."""
 
 import dataclasses
 

@@ -73,7 +73,7 @@ def _both(value: Array) -> Float[Array, "2 t"]:
 
 
 def _one(side: Any, active: Array, rest: Any = 0.0) -> Float[Array, "2 t"]:
-    """`active` for the limb on `side` (1 left, -1 right), `rest` for the other."""
+    """Gives `active` to the limb on `side` (1 left, -1 right), and `rest` to the other."""
     return jnp.where((jnp.asarray([1.0, -1.0]) == side)[:, None], active, rest)
 
 

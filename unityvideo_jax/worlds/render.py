@@ -58,7 +58,7 @@ def _trace(config: WorldConfig, stage: Stage, scenes: Scene) -> dict[str, Array]
     solids, views = stage.solids.frames(0, frames), _cut(stage.cameras, 0, frames)
     around = scenes.surroundings
     pixels = _pixels(height, width, 1)
-    # The rays through the keypoints go along with those through the pixels.
+    # Rays through the keypoints are traced together with those through the pixels.
     keypoints = stage.keypoints[:, :frames]
     keypoints = keypoints.reshape(*keypoints.shape[:2], -1, 3)
     place, depth = project(views, keypoints, height, width)

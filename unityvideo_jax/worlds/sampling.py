@@ -256,7 +256,7 @@ def _sample_things(config: WorldConfig, draws: _Draws, actors: Actors) -> Things
     colour_name = draws.choice(len(looks.COLOUR_NAMES), shape)
     table = jnp.asarray(looks.COLOUR_TABLE)
     material = draws.choice([0.62, 0.22, 0.16], shape)
-    # One glass object a scene at most: refraction shows what is behind, and never other glass.
+    # At most one glass object per scene: refraction shows what is behind, and never other glass.
     glass = material == looks.GLASS
     material = jnp.where(glass & (jnp.cumsum(glass) > 1), looks.MATTE, material)
     material = jnp.where(seat | kicked, looks.MATTE, material)

@@ -92,7 +92,7 @@ class Surroundings:
 
 @pytree
 class CameraPath:
-    """Azimuth 0 looks along +y from -y; rates are a second."""
+    """Azimuth 0 looks along +y from -y; rates are per second."""
 
     kind: Int[Array, "*b"]
     azimuth: Float[Array, "*b"]

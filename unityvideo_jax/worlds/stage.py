@@ -97,12 +97,12 @@ def set_stage(config: WorldConfig, scenes: Scene) -> Stage:
     someone = actors.kind != looks.NOBODY
 
     def flat(x: Array) -> Array:
-        """[b, actor, t, part, ...] -> [b, t, actor * part, ...]"""
+        """Reshapes [b, actor, t, part, ...] to [b, t, actor * part, ...]."""
         x = jnp.moveaxis(x, 1, 2)
         return x.reshape(*x.shape[:2], NUM_LIMBS, *x.shape[4:])
 
     def steady(x: Array) -> Array:
-        """[b, n, ...] -> [b, t, n, ...]"""
+        """Repeats [b, n, ...] in time: [b, t, n, ...]."""
         return jnp.broadcast_to(x[:, None], (batch, frames, *x.shape[1:]))
 
     hidden = (~someone)[:, :, None, None, None]
@@ -160,12 +160,12 @@ def _skin(scenes: Scene, has_animals: bool) -> Skin:
     segment = jnp.where(asked, jnp.cumsum(asked, axis=1), 0).astype(jnp.int32)
 
     def limbs_and_things(actor: Array, thing: Array) -> Array:
-        """[b, actor, part, ...] and [b, object, ...] -> [b, n, ...]"""
+        """Joins [b, actor, part, ...] and [b, object, ...] as [b, n, ...]."""
         actor = actor.reshape(batch, NUM_LIMBS, *actor.shape[3:])
         return jnp.concatenate([actor, thing], axis=1)
 
     def spread(x: Array) -> Array:
-        """[b, actor + object] -> [b, n]"""
+        """Repeats the actors of [b, actor + object] for each limb: [b, n]."""
         return jnp.concatenate([jnp.repeat(x[:, :MAX_ACTORS], PARTS, 1), x[:, MAX_ACTORS:]], 1)
 
     accent = jnp.broadcast_to(actors.accent[:, :, None], colour.shape)

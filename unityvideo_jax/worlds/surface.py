@@ -46,7 +46,7 @@ class Surface:
 
 
 def take(table: Array, solid: Int[Array, "b t r"]) -> Array:
-    """table [b, t or 1, n, k] at solids -> [b, t, r, k]."""
+    """Rows of a table [b, t or 1, n, k] at the solids that rays hit: [b, t, r, k]."""
     table = jnp.broadcast_to(table, (*solid.shape[:2], *table.shape[2:]))
     return jnp.take_along_axis(table, solid[..., None], axis=2)
 

@@ -29,7 +29,7 @@ def noise(x: Array, y: Array) -> Array:
 
 
 def square_wave(x: Array, blur: Any) -> Array:
-    """-1 and 1 by turns, period 2, box-filtered over about `blur`; it fades to 0."""
+    """A square wave of -1 and 1, period 2, box-filtered over about `blur`, which fades to 0."""
     triangle = 4.0 * jnp.abs(x / 2 - jnp.floor(x / 2) - 0.5) - 1.0
     return jnp.clip(triangle * jnp.clip(0.7 / jnp.maximum(blur, 1e-3), 0.0, 40.0), -1.0, 1.0)
 
@@ -40,19 +40,19 @@ def fade(blur: Any) -> Array:
 
 
 def lines(x: Array, width: Any, blur: Any) -> Array:
-    """1 on thin lines at integers, of `width`; as a pixel widens them they pale."""
+    """Lines of `width` at integers: 1 on them, 0 between; they pale as a pixel widens them."""
     distance = jnp.abs(x - jnp.round(x))
     wide = jnp.maximum(width, blur)
     return jnp.clip(1.5 - distance / (0.5 * wide), 0.0, 1.0) * jnp.clip(width / wide, 0.0, 1.0)
 
 
 def mix(a: Vec, b: Vec, share: Any) -> Vec:
-    """a at 0, b at 1."""
+    """Interpolates from a (share 0) to b (share 1)."""
     return a + (b - a) * share
 
 
 def ground_share(style: Array, scale: Array, x: Array, y: Array, blur: Array) -> Array:
-    """How much of the second ground colour, in [0, 1]; x, y and blur in metres."""
+    """Share of the second ground colour, in [0, 1]; x, y and blur in metres."""
     coarse = noise(0.8 * x, 0.8 * y) * fade(0.8 * blur)
     fine_x = jnp.where(style == looks.WOOD, 1.4, 9.0)
     fine_y = jnp.where(style == looks.WOOD, 22.0, 9.0)

@@ -1,4 +1,4 @@
-"""3-vectors as three arrays, and rotations: one component an array keeps every loop contiguous."""
+"""3-vectors as three arrays, and rotations: one array per component keeps every loop contiguous."""
 
 from typing import Any, NamedTuple
 
@@ -41,7 +41,7 @@ def times(matrix: Float[Array, "... 3 3"], vector: Float[Array, "... 3"]) -> Flo
 
 
 def compose(a: Float[Array, "... 3 3"], b: Float[Array, "... 3 3"]) -> Float[Array, "... 3 3"]:
-    """a then-after b, in full float32."""
+    """The matrix products a b, in full float32."""
     # Not as a reduction: what jaxlib 0.10 makes of it (YNNPACK) ends in a segmentation fault on
     # CPUs without AVX-512 for five clips and more.
     first, second, third = (a[..., :, i, None] * b[..., None, i, :] for i in range(3))
@@ -54,18 +54,18 @@ def _rotation(rows: list[list[Any]]) -> Float[Array, "... 3 3"]:
 
 
 def rotate_x(angle: Float[Array, "..."]) -> Float[Array, "... 3 3"]:
-    """Radians; y towards z."""
+    """Rotations about x by angles in radians; y turns towards z."""
     c, s = jnp.cos(angle), jnp.sin(angle)
     return _rotation([[1.0, 0.0, 0.0], [0.0, c, -s], [0.0, s, c]])
 
 
 def rotate_y(angle: Float[Array, "..."]) -> Float[Array, "... 3 3"]:
-    """Radians; z towards x."""
+    """Rotations about y by angles in radians; z turns towards x."""
     c, s = jnp.cos(angle), jnp.sin(angle)
     return _rotation([[c, 0.0, s], [0.0, 1.0, 0.0], [-s, 0.0, c]])
 
 
 def rotate_z(angle: Float[Array, "..."]) -> Float[Array, "... 3 3"]:
-    """Radians; x towards y."""
+    """Rotations about z by angles in radians; x turns towards y."""
     c, s = jnp.cos(angle), jnp.sin(angle)
     return _rotation([[c, -s, 0.0], [s, c, 0.0], [0.0, 0.0, 1.0]])

@@ -174,7 +174,7 @@ def _bucket_lines(config) -> list[str]:
     for stage in stages(config.curriculum, dict(config.data.modality_weights), config.train.steps):
         data = as_data_config(_data_of(config, stage))
         shapes = data.shapes(config.train.batch_size)
-        if data.buckets:
+        if data.buckets and stage.start < config.train.steps:
             own = table(data, shapes, [step_tokens(config, bucket) for bucket in shapes])
             lines += [f"from step {stage.start}:"] * (stage.start > 0) + own
     return lines

@@ -178,7 +178,7 @@ def nearest(
       sizes: frames, height and width, to choose from.
     """
 
-    def rank(one: tuple[int, int, int]) -> tuple[float, ...]:
+    def rank(one: tuple[int, int, int]) -> tuple:
         aspect = abs(math.log(size[0] / size[1] * one[2] / one[1]))
         enlarged = max(one[1] / size[0], one[2] / size[1]) > 1
         pixels = one[1] * one[2]

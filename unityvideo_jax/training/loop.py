@@ -114,7 +114,8 @@ def _train(
     # As pinned: a run that resumes keeps the schedule that it was started with.
     optim = section(OptimizerConfig, read_config(workdir), "optimizer")
     run = section(TrainConfig, config, "train")
-    plan = stages(config.curriculum, dict(config.data.modality_weights), run.steps)
+    weights = dict(config.data.modality_weights)
+    plan = tuple(s for s in stages(config.curriculum, weights, run.steps) if s.start < run.steps)
     lora = LoraConfig.of(config)
     adapters.check(lora, config.get("init_from"))
     _check_timesteps(model, objective)

@@ -6,7 +6,8 @@ Command: python benchmarks/mix.py                       # worlds_mini on the dev
              --set model.dim=48 model.ffn_dim=96 model.num_heads=2 model.num_layers=2 \
              model.dtype=float32                        # a rehearsal on a CPU
 
-A bucket is STREAMSxFRAMESxHEIGHTxWIDTH, and *WEIGHT if it is not 1. Batches are random latents and
+A bucket is STREAMSxFRAMESxHEIGHTxWIDTH, and *WEIGHT if it is not 1; the first one has
+config.train.batch_size samples, and the others about as many tokens. Batches are random latents and
 texts in host memory, in float16 as shards give them; they are put on the devices, and metrics read
 one step late, as `train` does. Each round takes the same steps twice: bucket after bucket, then
 mixed in the order that training draws. A throughput is tokens of those steps over their time; the
@@ -36,7 +37,7 @@ from unityvideo_jax.training import state as state_lib
 from unityvideo_jax.training.optimizer import OptimizerConfig, make_optimizer
 from unityvideo_jax.training.step import jit_train_step
 
-BUCKETS = ("2x17x128x128*2", "2x17x96x160", "1x17x128x128", "2x1x256x256")
+BUCKETS = ("2x17x128x128*2", "2x17x96x160", "1x1x256x256")
 # Batches that each bucket takes in turn.
 DISTINCT = 3
 
@@ -84,8 +85,12 @@ def measure(args: argparse.Namespace) -> None:
     if args.batch:
         config.train.batch_size = args.batch
     mesh = make_mesh(MeshConfig(**config.mesh))
+    entries = tuple(map(read_bucket, args.bucket))
+    first = entries[0]
     with config.unlocked():
-        config.data.buckets = tuple(map(read_bucket, args.bucket))
+        config.data.update(height=first["height"], width=first["width"])
+        config.data.update(num_frames=first["frames"], buckets=entries)
+        config.data.streams = (*(0.0,) * (first["streams"] - 1), 1.0)
         config.data.batch_multiple = batch_parts(config, mesh)
     shapes = as_data_config(config.data).shapes(config.train.batch_size)
     check_divides(config, shapes, batch_parts(config, mesh))
@@ -158,8 +163,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--config", default="configs/worlds_mini.py")
     parser.add_argument("--set", nargs="*", default=[], help="KEY=VALUE of the config.")
     parser.add_argument("--bucket", nargs="+", default=list(BUCKETS))
-    parser.add_argument("--batch", type=int, default=0, help="Samples of the largest bucket.")
-    parser.add_argument("--steps", type=int, default=16, help="Periods of the mix per round.")
+    parser.add_argument("--batch", type=int, default=0, help="Samples of the first bucket.")
+    parser.add_argument("--steps", type=int, default=12, help="Periods of the mix per round.")
     parser.add_argument("--rounds", type=int, default=3)
     measure(parser.parse_args(argv))
 

@@ -167,9 +167,6 @@ def _mixes(config: Any, best: Any, devices: Sequence, kind: str) -> list[str]:
     config.model.remat = best.model.remat
     config.model.attention_parallel = best.model.attention_parallel
     mesh = MeshConfig(**{axis: best.mesh[axis] for axis in AXES})
-    if not config.data.get("batch_multiple"):
-        with config.unlocked():
-            config.data.batch_multiple = choice.one_a_shard(mesh) * config.optimizer.accumulation
     quick = not flags.FLAGS.optimize
     found: dict[Any, Any] = {}
     texts = []
@@ -204,6 +201,11 @@ def main(argv: Sequence[str]) -> None:
         raise UserError("--slices is for TPUs; hosts of GPUs need none of it")
     devices = [] if found else planner.topology(args.topology, args.slices)
     kind, count = found or (devices[0].device_kind, len(devices))
+    if not config.data.get("batch_multiple"):
+        with config.unlocked():
+            # What every mesh that divides the batch divides too.
+            parts = count * config.optimizer.accumulation
+            config.data.batch_multiple = math.gcd(parts, config.train.batch_size)
     largest = fit.largest(config)
     samples = largest.batch_size
     if config.data.get("buckets"):
@@ -219,6 +221,8 @@ def main(argv: Sequence[str]) -> None:
     if args.program == "training":
         for text in _mixes(config, report.order(plans)[0], devices, kind):
             print(f"\n{text}", flush=True)
+        if config.data.get("buckets"):
+            print(f"--config.data.batch_multiple={config.data.batch_multiple} trains with these")
 
 
 if __name__ == "__main__":

@@ -50,6 +50,11 @@ def test_the_largest_number_of_streams_is_what_must_fit(monkeypatch):
     check()
     config.curriculum[1]["streams"] = (0, 0, 1)
     assert fit.largest(config).streams == 3
+    own, wide = (dict(frames=17, height=n, width=n, streams=1) for n in (64, 256))
+    config.curriculum[1]["buckets"] = (own | dict(batch_size=8), wide | dict(batch_size=4096))
+    assert fit.largest(config).label == "1 stream of 17x256x256"
+    with pytest.raises(UserError, match=r"4096 x 1 stream of 17x256x256 on .* its buckets"):
+        check()
 
 
 def test_bytes_are_shown_as_people_write_them():

@@ -28,9 +28,13 @@ def config(shards, **changes):
     experiment.model.update(modalities=MODALITIES, text_len=6)
     entries = [dict(zip(("frames", "height", "width"), size, strict=True)) for size in SIZES]
     entries = tuple(entry | dict(streams=s) for entry, s in zip(entries, (2, 1, 2), strict=True))
-    # Multiples of four samples, so that every mesh and two micro-batches divide all batches.
+    # Multiples of eight samples, so that the mesh and two micro-batches divide all batches.
     experiment.data = stand_ins.config(
-        shards, modality_weights={"depth": 1.0}, buckets=entries, batch_multiple=8
+        shards,
+        modality_weights={"depth": 1.0},
+        buckets=entries,
+        batch_multiple=8,
+        **dict(zip(("num_frames", "height", "width"), SIZES[2], strict=True)),
     )
     experiment.curriculum = (
         dict(until=8, modalities=("depth",)),

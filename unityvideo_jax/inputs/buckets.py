@@ -140,28 +140,27 @@ def by_streams(
     return tuple(found)
 
 
-def with_batch_sizes(
-    buckets: Sequence[Bucket], batch_size: int, multiple: int
-) -> tuple[Bucket, ...]:
-    """Chooses the batch sizes that are 0, so that the steps of all buckets have about equal tokens.
+def with_batch_sizes(buckets: Iterable[Bucket], like: Bucket, multiple: int) -> tuple[Bucket, ...]:
+    """Chooses the batch sizes that are 0, for about as many tokens per step as `like` has.
 
-    The bucket whose samples are largest has `batch_size` of them unless it says otherwise; each
-    other one as many multiples of `multiple` as have no more tokens than its batch, at least one.
+    They are as many times `multiple` as have no more tokens, at least once.
 
     Args:
       buckets: with streams.
-      batch_size: `config.train.batch_size`.
+      like: with streams and a batch size, which a bucket of the same volume takes as it is.
       multiple: what the mesh and accumulation divide a batch into.
     """
-    largest = max(buckets, key=lambda bucket: bucket.volume)
-    tokens = (largest.batch_size or batch_size) * largest.volume
+    tokens = like.batch_size * like.volume
 
     def rows(bucket: Bucket) -> int:
-        if bucket.batch_size or bucket == largest:
-            return bucket.batch_size or batch_size
+        if bucket.volume == like.volume:
+            return like.batch_size
         return max(tokens // (bucket.volume * multiple), 1) * multiple
 
-    return tuple(dataclasses.replace(bucket, batch_size=rows(bucket)) for bucket in buckets)
+    return tuple(
+        dataclasses.replace(bucket, batch_size=bucket.batch_size or rows(bucket))
+        for bucket in buckets
+    )
 
 
 def nearest(

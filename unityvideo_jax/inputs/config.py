@@ -142,24 +142,16 @@ class DataConfig:
         """The shape of every step, each with its streams, samples and weight.
 
         Args:
-          batch_size: `config.train.batch_size`: samples per step without buckets; with them, of the
-            bucket whose samples are largest.
+          batch_size: `config.train.batch_size`: samples per step without buckets; with them, of a
+            step of num_frames x height x width with the most streams that `streams` draws, whose
+            tokens the batch sizes of buckets are chosen by.
         """
-        if not self.buckets:
-            one = Bucket(
-                frames=self.num_frames,
-                height=self.height,
-                width=self.width,
-                batch_size=batch_size,
-            )
-            return self._by_streams((one,))
-        return buckets.with_batch_sizes(
-            self._by_streams(self.buckets), batch_size, self.batch_multiple or 1
-        )
-
-    def _by_streams(self, chosen: tuple[Bucket, ...]) -> tuple[Bucket, ...]:
         weights = {count: float(w) for count, w in enumerate(self.streams, 1) if w}
-        return buckets.by_streams(chosen, weights)
+        frames, height, width = self.size
+        one = Bucket(frames=frames, height=height, width=width, batch_size=batch_size)
+        like = dataclasses.replace(one, streams=max(weights))
+        drawn = buckets.by_streams(self.buckets or (one,), weights)
+        return buckets.with_batch_sizes(drawn, like, self.batch_multiple or 1)
 
     @property
     def max_streams(self) -> int:

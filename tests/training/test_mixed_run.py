@@ -50,27 +50,25 @@ def test_each_shape_is_compiled_once_before_the_first_step(whole):
     _, lines = whole
     compiled = [n for n, line in enumerate(lines) if line.startswith("compiling the step of")]
     steps = [n for n, line in enumerate(lines) if line.startswith("step")]
-    assert len(compiled) == 3 and max(compiled) < min(steps)
+    assert len(compiled) == 2 and max(compiled) < min(steps)
     assert {lines[n].removeprefix("compiling the step of ") for n in compiled} == {
-        "16 samples, 2 streams of 2x2x2",
-        "32 samples, 1 stream of 1x2x4",
-        "8 samples, 2 streams of 1x4x4",
+        "8 samples, 2 streams of 2x2x2",
+        "16 samples, 1 stream of 1x2x4",
     }
 
 
 def test_a_shape_that_was_not_announced_is_not_compiled(shards, tmp_path, monkeypatch):
     from unityvideo_jax.training.batches import Inputs
 
-    monkeypatch.setattr(Inputs, "shapes", property(lambda self: ((8, 2, 1, 4, 4, 4),)))
+    monkeypatch.setattr(Inputs, "shapes", property(lambda self: ((16, 1, 1, 2, 4, 4),)))
     with pytest.raises(AssertionError, match="traced > 1 times"):
         mixed_run.run(shards, tmp_path / "run")
 
 
-@pytest.mark.parametrize("stop", [5, 9])
-def test_a_stopped_run_resumes_with_the_same_bits(whole, shards, tmp_path, stop):
-    # In the first stage, and in the second, whose buckets are fewer.
-    mixed_run.run(shards, tmp_path / "run", **{"train.steps": stop, "optimizer.schedule_steps": 10})
-    mixed_run.run(shards, tmp_path / "run", **{"train.steps": 10, "optimizer.schedule_steps": 10})
+def test_a_stopped_run_resumes_with_the_same_bits(whole, shards, tmp_path):
+    schedule = {"optimizer.schedule_steps": 10}
+    mixed_run.run(shards, tmp_path / "run", **{"train.steps": 5} | schedule)
+    mixed_run.run(shards, tmp_path / "run", **schedule)
     _assert_same_bits(whole[0], tmp_path / "run")
 
 
@@ -82,18 +80,18 @@ def test_eight_devices_train_as_one(whole, shards, tmp_path):
 
 
 def test_a_batch_that_the_mesh_does_not_divide_is_one_line(shards, tmp_path):
-    with pytest.raises(UserError, match=r"batch_size=6 must be a multiple of .* = 8"):
+    with pytest.raises(UserError, match=r"batch_size=6 must be a multiple of .* = 4"):
         changes = {"mesh.data": 4, "data.batch_multiple": 3, "train.batch_size": 6}
         mixed_run.run(shards, tmp_path / "run", **changes)
 
 
 def test_another_mesh_keeps_the_batches_of_the_run(whole):
     config = mixed_run.config("somewhere", **{"data.batch_multiple": 0})
-    pin_batch_multiple(whole[0].parent / "new", config, 4)
-    assert config.data.batch_multiple == 4
+    pin_batch_multiple(whole[0].parent / "new", config, 2)
+    assert config.data.batch_multiple == 2
     config.data.batch_multiple = 0
-    pin_batch_multiple(whole[0], config, 4)
-    assert config.data.batch_multiple == 8
+    pin_batch_multiple(whole[0], config, 2)
+    assert config.data.batch_multiple == 4
 
 
 @pytest.mark.slow

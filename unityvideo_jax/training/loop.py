@@ -214,13 +214,11 @@ def _train(
         shape = batch["latents"].shape
         if shape not in compiled:
             check_batch(batch, model)
-            several = len(shapes) > 1 or compiled
-            what = f" for {shape[0]} samples of {count_streams(shape[1])} of "
-            log(
-                "compiling the step"
-                + (what + f"latents {size_name(shape[2:5])}" if several else "")
-            )
-            name = f"step_{size_name(shape[:5])}" if several else "step"
+            name, of = "step", ""
+            if len(shapes) > 1 or compiled:
+                name = f"step_{size_name(shape[:5])}"
+                of = f" of {shape[0]} samples, {count_streams(shape[1])} of {size_name(shape[2:5])}"
+            log(f"compiling the step{of}")
             with goodput.phase("start"):
                 compiled[shape] = profiler.compile(step_fn, state, batch, key, name=name)
             speed.start(step)

@@ -97,6 +97,7 @@ def make_sampler(config, graphdef):
     """Contact sheets of all tasks for a few records; of RGB alone if no more is trained."""
     from flax import nnx
 
+    from unityvideo_jax.inputs.buckets import Bucket
     from unityvideo_jax.inputs.config import as_data_config
     from unityvideo_jax.pretrained.text import load_text_encoder
     from unityvideo_jax.pretrained.vae import load_vae
@@ -105,12 +106,14 @@ def make_sampler(config, graphdef):
     from unityvideo_jax.training.curriculum import stages
 
     plan = stages(config.curriculum, dict(config.data.modality_weights), config.train.steps)
-    # Every process samples the same records.
-    pairs = as_data_config(_data_of(config, plan[-1])).max_streams > 1
+    # Every process samples the same records, of the config's own size.
+    data = as_data_config(_data_of(config, plan[-1]))
+    frames, height, width = data.size
+    own = Bucket(frames=frames, height=height, width=width, batch_size=config.train.batch_size)
     changes = {
-        "streams": (0.0, 1.0) if pairs else (1.0,),
+        "streams": (0.0, 1.0) if data.max_streams > 1 else (1.0,),
         "rgb_alone": 1.0,
-        "buckets": (),
+        "buckets": (own,) if data.buckets else (),
     }
     batch = next(
         build_iterator(config, plan[-1], (0, 1), seed_offset=1, split="validation", **changes)

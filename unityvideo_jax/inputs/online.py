@@ -60,8 +60,8 @@ class OnlineWorlds:
       shapes: (B, S, t, h, w, C) of the latents of a global batch, the only one.
 
     Yields:
-      {latents f32[B,S,t,h,w,C] on the devices, rows in order, not waited for; modality i32[B,S], context
-      f32[B,S,L,D] and index i32[B] on the host}, stream 0 being RGB, or the only stream.
+      {latents f32[B,S,t,h,w,C] on the devices, rows in order, not waited for; modality i32[B,S],
+      context f32[B,S,L,D] and index i32[B] on the host}, stream 0 being RGB, or the only stream.
 
     Raises:
       UserError: an unknown modality, split or encoder, or a batch that does not divide.

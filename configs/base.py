@@ -82,6 +82,8 @@ def get_config() -> ml_collections.ConfigDict:
             depth=1 / 7, flow=1 / 7, densepose=1 / 7, segmentation=2 / 7, skeleton=2 / 7
         ),
         streams=(0.0, 1.0),  # weights of samples of 1, 2, ... streams
+        buckets=(),  # shapes of steps, such as dict(frames=1, height=384, width=672)
+        batch_multiple=0,  # of buckets' batch sizes; 0 is what the mesh divides a batch into
         rgb_alone=1.0,  # of samples of 1 stream, the share that shows RGB
         caption_dropout=0.1,
         prompt_dropout=0.0,

@@ -298,6 +298,7 @@ def test_a_file_in_place_of_a_folder_is_named(tmp_path):
         (("--source=worlds", "--modalities=rgb,normals"), "error: unknown modality 'normals'"),
         (("--source=/no/such/folder",), "error: --source=/no/such/folder: no such folder"),
         (("--source=a.csv", "--registry_prompt_rate=0.1"), "error: --registry_prompt_rate: is for"),
+        (("--source=a.csv", "--sizes=5x16x16", "--height=16"), "error: --height: --sizes says it"),
     ],
 )
 def test_the_program_prints_one_line_for_a_slip(tmp_path, flags, message):
@@ -346,6 +347,34 @@ def test_the_program_prepares_a_folder(tmp_path):
     result = _program(*flags, "--modalities=rgb,depth,flow")
     assert result.returncode == 2
     assert "clip 'one': no flow file" in result.stderr
+
+
+def test_the_program_prepares_several_sizes_of_one_source(tmp_path):
+    folder, vae = tmp_path / "clips", stand_ins.save_tiny_vae(tmp_path / "vae")
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for key, count in (("long", 6), ("short", 2)):
+        frames = rng.integers(0, 255, (count, 24, 32, 3), np.uint8)
+        media.write_video(folder / f"{key}.mp4", frames, 8.0)
+        (folder / f"{key}.txt").write_text(f"The {key} clip.")
+    out = tmp_path / "out"
+    flags = (f"--source={folder}", f"--workdir={out}", f"--vae={vae}", "--modalities=rgb")
+    result = _program(*flags, "--sizes=5x16x32,1x32x32", "--batch_size=1")
+    assert result.returncode == 0, result.stderr
+    rows = [line.split() for line in result.stdout.splitlines()]
+    assert ["5x16x32", "1", "33.3%", "16.7%"] in rows and ["1x32x32", "1", "25.6%", "50.0%"] in rows
+    cards = {size: shards.read_card(out / size) for size in ("5x16x32", "1x32x32")}
+    assert [card.latent_shape for card in cards.values()] == [(2, 2, 4, 16), (1, 4, 4, 16)]
+    assert cards["5x16x32"].cropped == pytest.approx(1 / 3)
+    frames, _ = media.read_video(folder / "short.mp4")
+    video = media.to_float(media.fit(frames[:1], height=32, width=32))
+    expected = load_encoder(str(vae))(video[None], "rgb")[0]
+    stored = shards.Series(out / "1x32x32", "rgb")[0]
+    assert stored["text"] == "The short clip."
+    scale = np.abs(expected).max()
+    np.testing.assert_allclose(stored["latents"], expected, atol=2e-3 * scale)
+    # One layout per workdir, so that training knows what its name stands for.
+    assert "several sizes; give another --workdir" in _program(*flags).stderr
 
 
 @pytest.mark.slow

@@ -12,7 +12,9 @@ the time that the hardware's peaks allow. That needs `pip install 'unityvideo_ja
 TPU. For GPUs a closed form answers, from measured rates. docs/planning.md reads the output.
 """
 
+import copy
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -156,6 +158,33 @@ def _estimate(config: Any, kind: str, count: int) -> list:
     return plans
 
 
+def _mixes(config: Any, best: Any, devices: Sequence, kind: str) -> list[str]:
+    """The buckets of each stage of the curriculum on the best mesh, one by one and together."""
+    from unityvideo_jax.parallel.mesh import AXES, MeshConfig
+    from unityvideo_jax.planning import choice, fit, planner, report
+
+    config = copy.deepcopy(config)
+    config.model.remat = best.model.remat
+    config.model.attention_parallel = best.model.attention_parallel
+    mesh = MeshConfig(**{axis: best.mesh[axis] for axis in AXES})
+    quick = not flags.FLAGS.optimize
+    found: dict[Any, Any] = {}
+    texts = []
+    for shapes in fit.stage_shapes(config):
+        for bucket in shapes:
+            one = dataclasses.replace(bucket, weight=1.0)
+            if one not in found:
+                found[one] = (
+                    planner.plan(config, mesh, devices, bucket=one, quick=quick)
+                    if devices
+                    else choice.estimate(config, mesh, kind, math.prod(best.mesh.values()), one)
+                )
+        plans = [found[dataclasses.replace(bucket, weight=1.0)] for bucket in shapes]
+        if len(shapes) > 1:
+            texts.append(report.mix(shapes, [fit.step_tokens(config, b) for b in shapes], plans))
+    return list(dict.fromkeys(texts))
+
+
 def main(argv: Sequence[str]) -> None:
     """Prints a plan for every mesh, a comparison if there are several, and which is the best."""
     del argv
@@ -164,7 +193,7 @@ def main(argv: Sequence[str]) -> None:
     if args.topology != "local":
         # The TPU's compiler is wanted, not a TPU.
         jax.config.update("jax_platforms", "cpu")
-    from unityvideo_jax.planning import planner, report
+    from unityvideo_jax.planning import fit, planner, report
     from unityvideo_jax.planning.rates import gpus
 
     found = gpus(args.topology)
@@ -172,7 +201,15 @@ def main(argv: Sequence[str]) -> None:
         raise UserError("--slices is for TPUs; hosts of GPUs need none of it")
     devices = [] if found else planner.topology(args.topology, args.slices)
     kind, count = found or (devices[0].device_kind, len(devices))
-    samples = config.train.batch_size
+    if not config.data.get("batch_multiple"):
+        with config.unlocked():
+            # What every mesh that divides the batch divides too.
+            parts = count * config.optimizer.accumulation
+            config.data.batch_multiple = math.gcd(parts, config.train.batch_size)
+    largest = fit.largest(config)
+    samples = largest.batch_size
+    if config.data.get("buckets"):
+        samples = f"{samples} of {largest.label}, the largest of {len(fit.training_shapes(config))}"
     if args.program == "sampling":
         samples = args.samples or count
     print(f"{count} x {kind}, {args.program}, batch {samples}", flush=True)
@@ -181,6 +218,11 @@ def main(argv: Sequence[str]) -> None:
         print(f"\n{report.compare(plans)}")
     if args.program == "training" and (len(plans) > 1 or args.mesh == [BEST]):
         print(f"\n{report.advice(plans)}")
+    if args.program == "training":
+        for text in _mixes(config, report.order(plans)[0], devices, kind):
+            print(f"\n{text}", flush=True)
+        if config.data.get("buckets"):
+            print(f"--config.data.batch_multiple={config.data.batch_multiple} trains with these")
 
 
 if __name__ == "__main__":

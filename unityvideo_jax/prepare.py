@@ -2,6 +2,8 @@ r"""Writes latent shards from procedural worlds, from videos with ground truth, 
 
 Command: python -m unityvideo_jax.prepare --source=worlds --workdir=shards --num_clips=256
          python -m unityvideo_jax.prepare --source=FOLDER --workdir=shards --height=128 --width=128
+         python -m unityvideo_jax.prepare --source=FOLDER --workdir=shards \
+             --sizes=17x128x128,17x96x160,1x128x128
          python -m unityvideo_jax.prepare --source=clips.csv --workdir=shards
          python -m unityvideo_jax.prepare --source=PACKED --workdir=shards
          python -m unityvideo_jax.prepare --config=openuni_local --source=VIDEOS \
@@ -12,12 +14,17 @@ killed one stopped. A clip that cannot be read does not stop the others; at the 
 listed and the status is 2, unless --allow_faults finishes without such clips. With further
 --modalities it adds their series to a finished dataset.
 
+With --sizes each clip goes to the size that it fills best: the most frames that it has, then the
+nearest aspect. Worlds are rendered in every size. `docs/buckets.md` says how to train on them.
+
 `unityvideo_jax/inputs/folder.py` describes FOLDER's files, `inputs/manifest.py` the CSV,
 `data/openuni/README.md` what `unityvideo_jax.pack` made of others' files, and
 `data/latents/README.md` what is written.
 """
 
+import dataclasses
 import pathlib
+import sys
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -27,11 +34,14 @@ from absl import flags
 from unityvideo_jax import cli, units
 from unityvideo_jax import modalities as registry
 from unityvideo_jax.errors import UserError
-from unityvideo_jax.inputs import clip_shards, manifest
+from unityvideo_jax.inputs import assigning, clip_shards, manifest, shards
+from unityvideo_jax.inputs.buckets import size_name
 from unityvideo_jax.inputs.encode import load_encoder
 from unityvideo_jax.inputs.folder import FolderSource
 from unityvideo_jax.inputs.preparing import prepare
+from unityvideo_jax.inputs.sized import folders_of
 from unityvideo_jax.inputs.sources import Source, WorldsSource
+from unityvideo_jax.inputs.video_files import VideoFiles
 from unityvideo_jax.models.sizes import check_frames, check_pixels
 from unityvideo_jax.models.text.encoder import LENGTH
 from unityvideo_jax.pretrained.text import load_text_encoder
@@ -45,13 +55,11 @@ KINDS = {
     manifest.ManifestSource: "manifest",
     clip_shards.ClipShardsSource: "packed",
 }
-# What every source of files knows about its clips.
-TARGET = ("num_frames", "height", "width", "fps", "depth_unit")
 # Flags that a configuration replaces.
 NOT_OF_CURATION = (
     "modalities", "num_clips", "num_frames", "height", "width", "fps", "depth_unit", "split",
     "seed", "vae", "text_encoder", "text_length", "chunk_size", "batch_size", "allow_faults",
-    "registry_prompt_rate", "depth_codec", "closeup",
+    "registry_prompt_rate", "depth_codec", "closeup", "sizes", "every_size",
 )  # fmt: skip
 
 
@@ -69,6 +77,14 @@ def define_flags() -> None:
     flags.DEFINE_integer("num_frames", 17, "Frames per clip, 4n+1.")
     flags.DEFINE_integer("height", 64, "Pixels, a multiple of 16 (with Wan 2.2's VAE of 32).")
     flags.DEFINE_integer("width", 64, "Pixels, likewise.")
+    flags.DEFINE_list(
+        "sizes",
+        [],
+        "Several sizes instead, as FRAMESxHEIGHTxWIDTH, each into a folder of its own in WORKDIR.",
+    )
+    flags.DEFINE_bool(
+        "every_size", False, "Write each clip in every one of --sizes that it has the frames for."
+    )
     flags.DEFINE_float(
         "fps",
         0.0,
@@ -111,8 +127,12 @@ def define_flags() -> None:
     flags.DEFINE_integer("batch_size", 8, "Clips that one VAE call encodes.")
 
 
-def make_source(args: Any) -> Source:
+def make_source(args: Any, size: tuple[int, int, int]) -> Source:
     """The source that the flags name.
+
+    Args:
+      args: the flags.
+      size: frames, height and width of the clips.
 
     Raises:
       UserError: a split that does not exist, or whatever is wrong with the folder.
@@ -124,15 +144,16 @@ def make_source(args: Any) -> Source:
     if args.source != "worlds":
         if args["registry_prompt_rate"].present:
             raise UserError("--registry_prompt_rate: is for --source=worlds; leave it out")
-        return _files(args)
+        return _files(args, size)
     from unityvideo_jax import worlds
 
     if args.split not in worlds.SPLITS:
         raise UserError(f"--split={args.split}: use one of {', '.join(worlds.SPLITS)}")
+    frames, height, width = size
     config = worlds.WorldConfig(
-        height=args.height,
-        width=args.width,
-        num_frames=args.num_frames,
+        height=height,
+        width=width,
+        num_frames=frames,
         fps=args.fps or DEFAULT_FPS,
         split=args.split,
         seed=args.seed,
@@ -140,7 +161,7 @@ def make_source(args: Any) -> Source:
     )
     count = args.num_clips or DEFAULT_WORLDS
     # Latents and texts in float16, by the autoencoders that compress most.
-    cells = -(-args.num_frames // 4) * (args.height // 16) * (args.width // 16)
+    cells = -(-frames // 4) * (height // 16) * (width // 16)
     capacity.check_disk(
         2 * count * len(args.modalities) * (16 * cells + 256 * args.text_length),
         args.workdir,
@@ -155,9 +176,10 @@ def make_source(args: Any) -> Source:
     )
 
 
-def _files(args: Any) -> Source:
+def _files(args: Any, size: tuple[int, int, int]) -> VideoFiles:
     """The source of files that --source names."""
-    target = {name: getattr(args, name) for name in TARGET}
+    target = dict(zip(("num_frames", "height", "width"), size, strict=True))
+    target |= {"fps": args.fps, "depth_unit": args.depth_unit}
     target["codecs"] = {"depth": args.depth_codec}
     source = pathlib.Path(args.source)
     if source.suffix.lower() == ".csv":
@@ -217,33 +239,104 @@ def main(argv: Sequence[str]) -> None:
         curate(args)
         return
     # Before the slow imports and compilations, since these are the usual slips.
-    check_frames(args.num_frames, "--num_frames")
-    check_pixels(args.height, "--height")
-    check_pixels(args.width, "--width")
+    sizes = _sizes(args)
     for name in args.modalities:
         registry.get(name)
 
     start = time.monotonic()
-    source = make_source(args)
-    card = prepare(
-        source,
-        load_encoder(args.vae),
-        load_text_encoder(args.text_encoder, args.text_length),
-        workdir=args.workdir,
-        modalities=args.modalities,
-        num_frames=args.num_frames,
-        height=args.height,
-        width=args.width,
-        chunk_size=args.chunk_size,
-        batch_size=args.batch_size,
-        extra_settings={"source": KINDS[type(source)]},
-        allow_faults=args.allow_faults,
-    )
-    print(
-        f"{args.workdir}/latents: {card.count} clips of {', '.join(card.modalities)}, latents "
-        f"{'x'.join(map(str, card.latent_shape))}, in {time.monotonic() - start:.0f} s",
-        flush=True,
-    )
+    parts = _parts(args, sizes)
+    encoder = load_encoder(args.vae)
+    texts = load_text_encoder(args.text_encoder, args.text_length)
+    failed: UserError | None = None
+    for part in parts:
+        if failed:
+            # A clip that cannot be read does not stop the sizes that follow.
+            print(f"error: {failed}", file=sys.stderr, flush=True)
+        failed = None
+        try:
+            card = prepare(
+                part.source,
+                encoder,
+                texts,
+                workdir=part.folder,
+                modalities=args.modalities,
+                num_frames=part.size[0],
+                height=part.size[1],
+                width=part.size[2],
+                chunk_size=args.chunk_size,
+                batch_size=args.batch_size,
+                extra_settings={"source": KINDS[type(part.source)]},
+                allow_faults=args.allow_faults,
+                cropped=part.cropped,
+            )
+        except UserError as error:
+            failed = error
+            continue
+        print(
+            f"{part.folder}/latents: {card.count} clips of {', '.join(card.modalities)}, latents "
+            f"{'x'.join(map(str, card.latent_shape))}, in {time.monotonic() - start:.0f} s",
+            flush=True,
+        )
+    if failed:
+        raise failed
+
+
+def _sizes(args: Any) -> tuple[tuple[int, int, int], ...]:
+    """Frames, height and width of what the flags ask for.
+
+    Raises:
+      UserError: a size that the autoencoder does not take, flags that contradict each other, or a
+        workdir that holds shards of the other layout.
+    """
+    own = [name for name in ("num_frames", "height", "width") if args[name].present]
+    if not args.sizes:
+        if args.every_size:
+            raise UserError("--every_size: is for --sizes; leave it out")
+        check_frames(args.num_frames, "--num_frames")
+        check_pixels(args.height, "--height")
+        check_pixels(args.width, "--width")
+        if (held := folders_of(args.workdir)) != [args.workdir]:
+            raise UserError(
+                f"{args.workdir}: holds {held[0]} and so several sizes; give another --workdir, or "
+                "--sizes to add to them"
+            )
+        return ((args.num_frames, args.height, args.width),)
+    if own:
+        raise UserError(f"--{own[0]}: --sizes says it; leave one of them out")
+    if shards.root_of(args.workdir).exists():
+        raise UserError(
+            f"{shards.root_of(args.workdir)}: holds shards of one size; give another --workdir for "
+            "--sizes"
+        )
+    return assigning.parse_sizes(args.sizes, "--sizes")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Part:
+    """The clips of one size, where their shards go, and the share of their pixels cut off."""
+
+    folder: str | pathlib.Path
+    size: tuple[int, int, int]
+    source: Source
+    cropped: float = 0.0
+
+
+def _parts(args: Any, sizes: Sequence[tuple[int, int, int]]) -> list[_Part]:
+    """What to prepare: one part, or one for each of --sizes."""
+    if not args.sizes:
+        return [_Part(folder=args.workdir, size=sizes[0], source=make_source(args, sizes[0]))]
+    folders = {size: pathlib.Path(args.workdir) / size_name(size) for size in sizes}
+    if args.source == "worlds":
+        return [
+            _Part(folder=folder, size=size, source=make_source(args, size))
+            for size, folder in folders.items()
+        ]
+    parts = assigning.assign(make_source(args, sizes[0]), sizes, every=args.every_size)
+    print("\n".join(assigning.lines(parts)), flush=True)
+    return [
+        _Part(folder=folders[size], size=size, source=part.source, cropped=part.cropped)
+        for size, part in parts.items()
+    ]
 
 
 if __name__ == "__main__":

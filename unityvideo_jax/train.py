@@ -26,13 +26,13 @@ from unityvideo_jax.training.workdir import open_workdir
 FLAGS = flags.FLAGS
 
 
-# Worlds of each number of streams: more than a run renders, and few enough for 32 bits.
-_WORLDS = 10**8
-
-
 def _data_of(config, stage) -> dict[str, Any]:
     """`config.data` as a curriculum stage has it."""
-    changes = {"dir_weights": stage.dir_weights, "streams": stage.streams}
+    changes = {
+        "dir_weights": stage.dir_weights,
+        "streams": stage.streams,
+        "buckets": stage.buckets,
+    }
     return dict(config.data.items()) | {key: value for key, value in changes.items() if value}
 
 
@@ -58,34 +58,38 @@ def build_iterator(
     data = _data_of(config, stage) | changes
     if split is not None and data["kind"] == "online":
         data["split"] = split
+    from unityvideo_jax.inputs.buckets import RECORDS, count_streams
     from unityvideo_jax.inputs.config import as_data_config
     from unityvideo_jax.inputs.interleaved import Interleaved
+    from unityvideo_jax.inputs.sized import filled_by
 
     data = as_data_config(data)
     parts = {}
-    for place, (count, weight) in enumerate(data.stream_weights.items()):
-        # Each stage shuffles and draws on its own, and so does each number of streams.
+    for place, bucket in enumerate(data.shapes(config.train.batch_size)):
+        # Each stage shuffles and draws on its own, and so does each bucket.
         seed = seeds.after(config.seed, 1000 * stage.index + seed_offset)
         common = dict(
-            batch_size=config.train.batch_size,
-            streams=count,
+            batch_size=bucket.batch_size,
+            streams=bucket.streams,
             stage_weights=stage.weights,
             process_index=share[0],
             process_count=share[1],
         )
+        own = filled_by(data, bucket)
         if data.kind == "online":
             from unityvideo_jax.inputs.online import OnlineWorlds
             from unityvideo_jax.inputs.reused import Reused
 
-            common |= {"seed": seed, "first_world": place * _WORLDS}
-            worlds = OnlineWorlds(data, tuple(config.model.modalities), **common)
+            common |= {"seed": seed, "first_world": place * RECORDS}
+            worlds = OnlineWorlds(own, tuple(config.model.modalities), **common)
             iterator = Reused(worlds, data.repeats, seed)
         else:
             from unityvideo_jax.inputs.pipeline import make_iterator
 
-            common["seed"] = seeds.after(seed, 50 * place)
-            iterator = make_iterator(data, tuple(config.model.modalities), **common)
-        parts[f"{count} streams" if count > 1 else "1 stream"] = (weight, iterator)
+            common |= {"seed": seeds.after(seed, 50 * place), "first_record": place * RECORDS}
+            iterator = make_iterator(own, tuple(config.model.modalities), **common)
+        name = bucket.label if data.buckets else count_streams(bucket.streams)
+        parts[name] = (bucket.weight, iterator)
     return Interleaved(parts) if len(parts) > 1 else iterator
 
 
@@ -93,6 +97,7 @@ def make_sampler(config, graphdef):
     """Contact sheets of all tasks for a few records; of RGB alone if no more is trained."""
     from flax import nnx
 
+    from unityvideo_jax.inputs.buckets import Bucket
     from unityvideo_jax.inputs.config import as_data_config
     from unityvideo_jax.pretrained.text import load_text_encoder
     from unityvideo_jax.pretrained.vae import load_vae
@@ -101,9 +106,15 @@ def make_sampler(config, graphdef):
     from unityvideo_jax.training.curriculum import stages
 
     plan = stages(config.curriculum, dict(config.data.modality_weights), config.train.steps)
-    # Every process samples the same records.
-    pairs = as_data_config(_data_of(config, plan[-1])).max_streams > 1
-    changes = {"streams": (0.0, 1.0) if pairs else (1.0,), "rgb_alone": 1.0}
+    # Every process samples the same records, of the config's own size.
+    data = as_data_config(_data_of(config, plan[-1]))
+    frames, height, width = data.size
+    own = Bucket(frames=frames, height=height, width=width, batch_size=config.train.batch_size)
+    changes = {
+        "streams": (0.0, 1.0) if data.max_streams > 1 else (1.0,),
+        "rgb_alone": 1.0,
+        "buckets": (own,) if data.buckets else (),
+    }
     batch = next(
         build_iterator(config, plan[-1], (0, 1), seed_offset=1, split="validation", **changes)
     )
@@ -123,6 +134,7 @@ def make_sampler(config, graphdef):
 
 def check(config) -> None:
     """Raises UserError for what a config gets wrong, before anything is opened or written."""
+    from unityvideo_jax.inputs.buckets import size_name
     from unityvideo_jax.inputs.config import READ_LATER, as_data_config, stage_modality_weights
     from unityvideo_jax.training import adapters
     from unityvideo_jax.training.config import SECTIONS
@@ -141,9 +153,34 @@ def check(config) -> None:
     check_keys(config.data, list(config.data), "config.data.", read)
     as_data_config(config.data)
     plan = stages(config.curriculum, dict(config.data.modality_weights), config.train.steps)
+    sizes = set()
     for stage in plan:
         data = as_data_config(_data_of(config, stage))
         stage_modality_weights(data, config.model.modalities, stage.weights)
+        sizes |= {bucket.size for bucket in data.shapes(config.train.batch_size)}
+    if data.size not in sizes:
+        raise UserError(
+            f"config.data.num_frames, height, width: {size_name(data.size)}, which contact sheets, "
+            "evaluation and samples take by default, is none of config.data.buckets: "
+            f"{', '.join(map(size_name, sorted(sizes)))}; set them to one of these"
+        )
+
+
+def _bucket_lines(config) -> list[str]:
+    """A table of the buckets that each stage of the curriculum draws, and what fills them."""
+    from unityvideo_jax.inputs.config import as_data_config
+    from unityvideo_jax.inputs.sized import table
+    from unityvideo_jax.planning.fit import step_tokens
+    from unityvideo_jax.training.curriculum import stages
+
+    lines: list[str] = []
+    for stage in stages(config.curriculum, dict(config.data.modality_weights), config.train.steps):
+        data = as_data_config(_data_of(config, stage))
+        shapes = data.shapes(config.train.batch_size)
+        if data.buckets and stage.start < config.train.steps:
+            own = table(data, shapes, [step_tokens(config, bucket) for bucket in shapes])
+            lines += [f"from step {stage.start}:"] * (stage.start > 0) + own
+    return lines
 
 
 def define_flags() -> None:
@@ -169,11 +206,16 @@ def main(argv: Sequence[str]) -> None:
     del argv
     from unityvideo_jax.inputs.config import as_data_config
     from unityvideo_jax.inputs.fingerprints import fingerprints
-    from unityvideo_jax.planning.fit import check_training
-    from unityvideo_jax.planning.planner import latent_shape
+    from unityvideo_jax.planning.fit import (
+        batch_parts,
+        check_divides,
+        check_training,
+        training_shapes,
+    )
     from unityvideo_jax.training import loop
     from unityvideo_jax.training.adapters import identity
     from unityvideo_jax.training.profiling import ProfileConfig
+    from unityvideo_jax.training.workdir import pin_batch_multiple
 
     config = cli.read_config(FLAGS.config)
     if config is None or FLAGS.workdir is None:
@@ -195,9 +237,13 @@ def main(argv: Sequence[str]) -> None:
     )
     with hosts.leaves_at_once():
         mesh = make_mesh(section(MeshConfig, config, "mesh"))
-        check_training(config, latent_shape(config)[:3], mesh)
+        pin_batch_multiple(workdir, config, batch_parts(config, mesh))
+        check_divides(config, training_shapes(config), batch_parts(config, mesh))
+        check_training(config, mesh)
     with hosts.leaves_at_once(), disk.explained(workdir), hosts.first_only(opened):
         share = hosts.feed_share(mesh)
+        for line in _bucket_lines(config):
+            log(line)
         loop.train(
             config,
             workdir,

@@ -109,7 +109,7 @@ def test_groups_are_stored_apart_and_trained_on_together(source, tmp_path):
     data = stand_ins.config(*dirs, height=32, width=32, modality_weights={"flow": 1.0})
     data["text_length"] = stand_ins.HashTexts.length
     read = pipeline.as_data_config(data)
-    dataset, _ = pipeline.make_dataset(read, ("rgb", "flow"), 2, seed=0)
+    dataset = pipeline.make_dataset(read, ("rgb", "flow"), 2, seed=0).dataset
     # Every four draws hold two of each group, though one is twice as large.
     draws = [int(dataset[n]["index"]) for n in range(8)]
     assert sum(d < 2 for d in draws) == 4

@@ -26,3 +26,13 @@ def other_dir(tmp_path_factory):
     path = tmp_path_factory.mktemp("other")
     stand_ins.prepare_noise(path, 7, salt=1)
     return path
+
+
+@pytest.fixture(scope="session")
+def sizes_dir(tmp_path_factory):
+    """Finished shards of 6 noise clips of each of three sizes; read only."""
+    import stand_ins
+
+    path = tmp_path_factory.mktemp("sizes")
+    stand_ins.prepare_sizes(path, [(5, 16, 16), (1, 16, 32), (1, 32, 32)])
+    return path

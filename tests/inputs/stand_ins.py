@@ -35,10 +35,10 @@ def clip(number, num_frames=5, height=16, width=16):
 class NoiseSource:
     """Noise for clips, drawn by the real codecs."""
 
-    def __init__(self, count, delay=0.0, salt=0):
+    def __init__(self, count, delay=0.0, salt=0, **size):
         self.keys = [f"noise-{n:04d}" for n in range(count)]
         self.fps, self.codecs, self.faults = 8.0, {}, ()
-        self._delay, self._salt = delay, salt
+        self._delay, self._salt, self._size = delay, salt, size
 
     def identity(self, key, modality):
         return f"{self._salt} {key}"
@@ -52,7 +52,10 @@ class NoiseSource:
     def load(self, indices, modalities):
         time.sleep(self._delay)
         drawn = {
-            m: [registry.get(m).codec.encode(clip(1000 * self._salt + n)) for n in indices]
+            m: [
+                registry.get(m).codec.encode(clip(1000 * self._salt + n, **self._size))
+                for n in indices
+            ]
             for m in modalities
         }
         return ClipBatch(
@@ -111,13 +114,21 @@ def prepare_noise(workdir, count=10, *, modalities=MODALITIES, delay=0.0, salt=0
     """Shards of noise clips in `workdir`."""
     settings = dict(chunk_size=4, batch_size=2, **SIZE) | overrides
     return prepare(
-        NoiseSource(count, delay, salt),
+        NoiseSource(count, delay, salt, **{key: settings[key] for key in SIZE}),
         encoder(),
         HashTexts(),
         workdir=workdir,
         modalities=modalities,
         **settings,
     )
+
+
+def prepare_sizes(workdir, sizes, count=6, modalities=MODALITIES):
+    """Shards of noise clips of each size (frames, height, width), as `prepare --sizes` lays out."""
+    for salt, size in enumerate(sizes):
+        frames, height, width = size
+        own = dict(num_frames=frames, height=height, width=width, salt=salt)
+        prepare_noise(workdir / "x".join(map(str, size)), count, modalities=modalities, **own)
 
 
 def config(*dirs, **overrides):

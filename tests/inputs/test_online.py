@@ -5,16 +5,20 @@ import types
 
 import jax
 import jax.numpy as jnp
+import ml_collections
 import numpy as np
 import pytest
 import stand_ins
 
 from unityvideo_jax import modalities as registry
-from unityvideo_jax import worlds
+from unityvideo_jax import train, worlds
 from unityvideo_jax.errors import UserError
+from unityvideo_jax.inputs import online
+from unityvideo_jax.inputs.buckets import RECORDS
 from unityvideo_jax.inputs.encode import LatentEncoder, load_encoder, vae_id_or_none
 from unityvideo_jax.inputs.online import OnlineWorlds, group_size
 from unityvideo_jax.inputs.sources import WorldsSource
+from unityvideo_jax.training.curriculum import Stage
 
 MODALITIES = ("rgb", "depth", "flow")
 
@@ -285,3 +289,24 @@ def test_prepared_and_online_worlds_agree(noise_worlds):
         )
     assert batch.texts["rgb"][2] == "world 2"
     assert batch.texts["depth"][3] == "depth of world 3"
+
+
+def test_each_bucket_renders_worlds_of_its_own_in_its_size(noise_worlds, monkeypatch):
+    monkeypatch.setattr(online, "load_encoder", lambda *_: stand_ins.encoder())
+    monkeypatch.setattr(online, "load_text_encoder", lambda *_: stand_ins.HashTexts())
+    image = dict(frames=1, height=16, width=32, streams=1)
+    data = stand_ins.config(kind="online", buckets=(dict(frames=5, height=16, width=16), image))
+    config = ml_collections.ConfigDict(dict(seed=0, data=data, train=dict(batch_size=4)))
+    config.model = dict(modalities=MODALITIES)
+    stage = Stage(index=0, start=0, until=9, weights={"depth": 1.0, "flow": 1.0})
+    iterator = train.build_iterator(config, stage, (0, 1))
+    first = _take(iterator, 2)
+    shapes = [batch["latents"].shape for batch in first]
+    assert shapes == [(4, 2, 2, 2, 2, 4), (8, 1, 1, 2, 4, 4)] == list(iterator.shapes)
+    np.testing.assert_array_equal(first[1]["index"], RECORDS + np.arange(8))
+    assert iterator.describe(RECORDS + 1).startswith(f"world {RECORDS + 1} of")
+    state = iterator.get_state()
+    then = _take(iterator, 2)
+    resumed = train.build_iterator(config, stage, (0, 1))
+    resumed.set_state(state)
+    _assert_equal(then, _take(resumed, 2))

@@ -17,7 +17,7 @@ from unityvideo_jax.models.dit import Block
 from unityvideo_jax.models.remat import rematerialise
 from unityvideo_jax.parallel.chips import GIB, chip_of
 from unityvideo_jax.parallel.mesh import AXES, MeshConfig
-from unityvideo_jax.planning import choice, closed_form
+from unityvideo_jax.planning import choice, closed_form, fit, report
 from unityvideo_jax.planning.closed_form import Step
 from unityvideo_jax.planning.rates import gpus, rates_of
 from unityvideo_jax.settings import presets
@@ -274,3 +274,24 @@ def test_what_a_mesh_does_not_divide_is_refused():
             choice.estimate(config, mesh, H200, 8)
     with pytest.raises(UserError, match="must be a multiple of the 8 devices"):
         choice.estimate_sampling(config, H200, 8, samples=12)
+
+
+def test_a_mix_is_the_mean_of_its_buckets_on_one_mesh():
+    config = presets.load("wan21_1_3b")
+    config.train.batch_size, config.data.batch_multiple = 8, 8
+    config.data.buckets = (
+        dict(frames=49, height=480, width=832, weight=3),
+        dict(frames=1, height=1024, width=1024, streams=1),
+    )
+    (shapes, *_) = fit.stage_shapes(config)
+    mesh = MeshConfig(fsdp=8)
+    plans = [choice.estimate(config, mesh, "NVIDIA H200", 8, bucket) for bucket in shapes]
+    tokens = [fit.step_tokens(config, bucket) for bucket in shapes]
+    assert [plan.samples for plan in plans] == [8, 72] and tokens[1] <= tokens[0]
+    # The plan of a config is that of its largest bucket.
+    assert choice.estimate(config, mesh, "NVIDIA H200", 8) == plans[0]
+    lines = report.mix(shapes, tokens, plans).splitlines()
+    assert lines[2].split()[:6] == ["1", "stream", "of", "1x1024x1024", "25.0%", "72"]
+    seconds = 0.75 * plans[0].step_seconds + 0.25 * plans[1].step_seconds
+    assert lines[-1].startswith(f"mix: {1e3 * seconds:.3f} ms per step")
+    assert f"{(0.75 * 8 + 0.25 * 72) / seconds:.3g} samples/s" in lines[-1]

@@ -34,7 +34,7 @@ def test_the_largest_number_of_streams_is_what_must_fit(monkeypatch):
 
     def check():
         monkeypatch.setattr(fit, "device_bytes", lambda device: bound)
-        fit.check_training(config, (5, 8, 8), mesh)
+        fit.check_training(config, mesh)
 
     while True:
         try:
@@ -43,13 +43,18 @@ def test_the_largest_number_of_streams_is_what_must_fit(monkeypatch):
         except UserError:
             bound *= 2
     config.data.streams = (1.0, 1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
-    assert fit.largest_streams(config) == 6
-    with pytest.raises(UserError, match=r"4096 x 6 streams on .* config.data.streams"):
+    assert fit.largest(config).streams == 6
+    with pytest.raises(UserError, match=r"4096 x 6 streams of 17x64x64 on .* config.data.streams"):
         check()
     config.data.streams = (1.0,)
     check()
     config.curriculum[1]["streams"] = (0, 0, 1)
-    assert fit.largest_streams(config) == 3
+    assert fit.largest(config).streams == 3
+    own, wide = (dict(frames=17, height=n, width=n, streams=1) for n in (64, 256))
+    config.curriculum[1]["buckets"] = (own | dict(batch_size=8), wide | dict(batch_size=4096))
+    assert fit.largest(config).label == "1 stream of 17x256x256"
+    with pytest.raises(UserError, match=r"4096 x 1 stream of 17x256x256 on .* its buckets"):
+        check()
 
 
 def test_bytes_are_shown_as_people_write_them():

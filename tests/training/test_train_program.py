@@ -28,6 +28,8 @@ CONFIG = "--config=worlds_tiny"
         ("sampling", None, r"config\.sampling: missing"),
         ("data.vae", None, r"config\.data\.vae: missing"),
         ("curriculum", [dict(until=-1, modalities=["flow"], dir_weights=[1, 2])], "2 entries for"),
+        ("data.buckets", [dict(frames=1, height=64, width=64)], "17x64x64, .* none of .*: 1x64x64"),
+        ("data.buckets", [dict(frames=17, height=64)], r"data\.buckets\[0\]\.width: missing"),
     ],
 )
 def test_a_config_with_a_slip_is_refused_before_anything_is_opened(key, value, says):

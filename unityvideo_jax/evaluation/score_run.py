@@ -28,6 +28,7 @@ from unityvideo_jax.evaluation.heldout import (
 )
 from unityvideo_jax.evaluation.latent_pairs import LatentPairs, drawing
 from unityvideo_jax.evaluation.row_store import RowStore
+from unityvideo_jax.inputs import buckets
 from unityvideo_jax.inputs.config import DataConfig
 from unityvideo_jax.metrics.base import Arrays
 from unityvideo_jax.metrics.depth_units import UNIT
@@ -378,8 +379,10 @@ class _Heldout:
 
 def _trained_counts(pipeline: Pipeline) -> tuple[int, ...]:
     """Numbers of streams that a run trains, and pairs if it has modalities."""
-    weights = pipeline.config["data"].get("streams", DataConfig.streams)
-    counts = {count for count, weight in enumerate(weights, 1) if weight}
+    data = pipeline.config["data"]
+    weights = {n: w for n, w in enumerate(data.get("streams", DataConfig.streams), 1) if w}
+    entries = buckets.parse(data.get("buckets", ()), "config.data.buckets")
+    counts = {bucket.streams for bucket in buckets.by_streams(entries, weights)} or set(weights)
     if len(pipeline.modalities) > 1:
         counts.add(2)
     return tuple(sorted(counts))

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping
 
 from unityvideo_jax import modalities as registry
 from unityvideo_jax.errors import UserError
+from unityvideo_jax.inputs import buckets
+from unityvideo_jax.inputs.buckets import Bucket
 from unityvideo_jax.models.sizes import check_frames, check_pixels
 from unityvideo_jax.settings.sections import check_keys, check_values
 
@@ -27,6 +29,11 @@ class DataConfig:
       streams: relative frequency of steps whose samples have 1, 2, ... streams; its length is the
         most that is trained. (0, 1) trains RGB with one modality, (1,) single streams, (1, 2, 0, 1)
         up to four, with modalities that differ.
+      buckets: shapes that steps may have, as dicts with the keys of `inputs.buckets.Bucket`; empty
+        is one, of num_frames x height x width, which otherwise are the size of contact sheets, of
+        evaluation and of samples by default.
+      batch_multiple: batch sizes of buckets that name none are multiples of it; 0 is what the mesh
+        and accumulation divide a batch into when the run starts.
       rgb_alone: share of the samples of one stream that show RGB; the others show a modality.
       caption_dropout: probability that the caption becomes the null context (UnityVideo sec. 4.1;
         public release: 0.1).
@@ -62,6 +69,8 @@ class DataConfig:
         }
     )
     streams: tuple[float | int, ...] = (0.0, 1.0)
+    buckets: tuple[Bucket, ...] = ()
+    batch_multiple: int = 0
     rgb_alone: float | int = 1.0
     caption_dropout: float | int = 0.1
     prompt_dropout: float | int = 0.0
@@ -115,6 +124,8 @@ class DataConfig:
                 f"config.data.registry_prompt_rate={self.registry_prompt_rate}: shards carry their "
                 "prompts; set it to 0, and give prepare --registry_prompt_rate"
             )
+        if self.batch_multiple < 0:
+            raise UserError(f"config.data.batch_multiple={self.batch_multiple}: give 0 or more")
         if self.repeats < 1:
             raise UserError(f"config.data.repeats={self.repeats}: must be at least 1")
         if not 0 < self.fps < math.inf:
@@ -123,14 +134,29 @@ class DataConfig:
             raise UserError("config.data: num_workers must be >= 0 and read_threads >= 1")
 
     @property
-    def stream_weights(self) -> dict[int, float]:
-        """Relative frequency by number of streams, of those that are trained."""
-        return {count: float(w) for count, w in enumerate(self.streams, 1) if w}
+    def size(self) -> tuple[int, int, int]:
+        """Frames, height and width of contact sheets, evaluation and samples."""
+        return self.num_frames, self.height, self.width
+
+    def shapes(self, batch_size: int) -> tuple[Bucket, ...]:
+        """The shape of every step, each with its streams, samples and weight.
+
+        Args:
+          batch_size: `config.train.batch_size`: samples per step without buckets; with them, of a
+            step of num_frames x height x width with the most streams that `streams` draws, whose
+            tokens the batch sizes of buckets are chosen by.
+        """
+        weights = {count: float(w) for count, w in enumerate(self.streams, 1) if w}
+        frames, height, width = self.size
+        one = Bucket(frames=frames, height=height, width=width, batch_size=batch_size)
+        like = dataclasses.replace(one, streams=max(weights))
+        drawn = buckets.by_streams(self.buckets or (one,), weights)
+        return buckets.with_batch_sizes(drawn, like, self.batch_multiple or 1)
 
     @property
     def max_streams(self) -> int:
         """The most streams of a sample."""
-        return max(self.stream_weights)
+        return max(bucket.streams for bucket in self.shapes(1))
 
     @property
     def codecs(self) -> dict[str, str]:
@@ -155,11 +181,13 @@ def as_data_config(config: object) -> DataConfig:
     check_values(DataConfig, values, "config.data.")
     if "modality_weights" in values:
         values["modality_weights"] = dict(values["modality_weights"].items())
-    for name in ("dirs", "dir_weights", "streams"):
+    for name in ("dirs", "dir_weights", "streams", "buckets"):
         if isinstance(values.get(name), str):
             raise UserError(f"config.data.{name}: give a tuple, e.g. ('{values[name]}',)")
         if name in values:
             values[name] = tuple(values[name])
+    if "buckets" in values:
+        values["buckets"] = buckets.parse(values["buckets"], "config.data.buckets")
     return DataConfig(**values)
 
 
@@ -208,9 +236,10 @@ def stage_modality_weights(
         raise UserError(f"{name}: no modality with a positive weight; give at least one")
     if config.max_streams > 1 + len(drawn):
         raise UserError(
-            f"config.data.streams={tuple(config.streams)} draws {config.max_streams} streams, RGB "
-            f"and {config.max_streams - 1} modalities, but {name} has {len(drawn)} "
-            f"({', '.join(drawn)}); shorten it, or give weights to more modalities"
+            f"config.data.{'buckets' if config.buckets else f'streams={tuple(config.streams)}'} "
+            f"draws {config.max_streams} streams, RGB and {config.max_streams - 1} modalities, but "
+            f"{name} has {len(drawn)} ({', '.join(drawn)}); draw fewer, or give weights to more "
+            "modalities"
         )
     total = sum(drawn.values())
     return {m: w / total for m, w in drawn.items()}

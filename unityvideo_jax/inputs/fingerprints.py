@@ -11,6 +11,7 @@ from unityvideo_jax.files import provenance
 from unityvideo_jax.inputs import shards
 from unityvideo_jax.inputs.config import DataConfig
 from unityvideo_jax.inputs.encode import ID_LENGTH, vae_id_or_none
+from unityvideo_jax.inputs.sized import folders_of
 from unityvideo_jax.modalities import RGB
 
 # None where there is nothing to read, such as weights that a run on shards does not need.
@@ -27,7 +28,8 @@ def fingerprints(config: DataConfig) -> dict[str, Fingerprint]:
       UserError: a folder without finished shards.
     """
     drawn = {RGB, *(name for name, weight in config.modality_weights.items() if weight)}
-    of_data = tuple(_of_shards(directory, drawn) for directory in config.dirs)
+    folders = [folder for directory in config.dirs for folder in folders_of(directory)]
+    of_data = tuple(_of_shards(folder, drawn) for folder in folders)
     return {
         "data.dirs": of_data if config.kind == "shards" else None,
         "data.vae": vae_id_or_none(config.vae),

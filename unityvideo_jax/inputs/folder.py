@@ -2,6 +2,8 @@
 
     FOLDER/<key>.mp4                 RGB; also any other suffix of `media.VIDEO_SUFFIXES`, such as
                                      .mov, .webm and .gif, or a folder of images <key>/
+    FOLDER/<key>.png                 or: a clip of one frame, if no video has its name and it has a
+                                     caption; its modalities may be <key>.<modality>.png
     FOLDER/<key>.txt                 the caption, UTF-8 or UTF-16, may be empty
     FOLDER/<key>.<modality>.npz      the arrays that the modality's codec reads, by their clip names
     FOLDER/<key>.<modality>.mp4      or: the modality as its codec draws it, of the requested size

@@ -1,8 +1,10 @@
 """Steps of several kinds of batches in turn, each kind by its weight."""
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from unityvideo_jax.inputs.buckets import RECORDS
 from unityvideo_jax.inputs.mixing import Mixture
 from unityvideo_jax.inputs.shares import Share
 
@@ -13,9 +15,13 @@ class Interleaved:
     Which iterator a step's batch comes from depends on the weights and the step's number alone, so
     that all processes agree.
 
+    Attributes:
+      shares: asked and drawn, of the iterators and of what each one draws.
+      shapes: of the latents of their batches.
+
     Args:
       parts: by name, such as "2 streams": a weight, and an iterator with get_state(), set_state()
-        and describe(). Records have the same numbers in all of them.
+        and describe(). Records of iterator n have numbers from n * RECORDS on.
     """
 
     def __init__(self, parts: Mapping[str, tuple[float, Any]]):
@@ -27,8 +33,13 @@ class Interleaved:
             Share(streams=0, what=name, asked=weight / sum(weights), drawn=n / self._mixture.period)
             for name, weight, n in zip(self._names, weights, self._mixture.proportions, strict=True)
         ]
-        of_parts = [share for part in self._parts.values() for share in part.shares]
+        of_parts = [
+            dataclasses.replace(share, bucket=name)
+            for name, part in self._parts.items()
+            for share in part.shares
+        ]
         self.shares = tuple(own + of_parts)
+        self.shapes = tuple(shape for part in self._parts.values() for shape in part.shapes)
 
     def __iter__(self) -> "Interleaved":
         return self
@@ -56,5 +67,5 @@ class Interleaved:
         self._step = state["step"]
 
     def describe(self, index: int) -> str:
-        """A record by its number, as the first iterator names it."""
-        return self._parts[self._names[0]].describe(index)
+        """A record as the iterator that it came from does."""
+        return self._parts[self._names[index // RECORDS]].describe(index)

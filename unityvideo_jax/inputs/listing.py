@@ -19,6 +19,7 @@ class Listing:
     """Attributes:
     files: by clip and modality, a video, a folder of images, or an npz.
     texts: by clip and modality, a .txt.
+    stills: by clip and modality, an image file.
     faults: files that no rule explains.
     spoiled: clips that cannot be used, with the reason.
     ignored: names of everything else, relative to the folder, less hidden files and
@@ -27,6 +28,7 @@ class Listing:
 
     files: dict[tuple[str, str], pathlib.Path] = dataclasses.field(default_factory=dict)
     texts: dict[tuple[str, str], pathlib.Path] = dataclasses.field(default_factory=dict)
+    stills: dict[tuple[str, str], pathlib.Path] = dataclasses.field(default_factory=dict)
     faults: list[Fault] = dataclasses.field(default_factory=list)
     spoiled: dict[str, str] = dataclasses.field(default_factory=dict)
     ignored: list[str] = dataclasses.field(default_factory=list)
@@ -48,6 +50,12 @@ def scan(folder: pathlib.Path) -> Listing:
         _scan(folder, "", listing, {folder.resolve()})
     except OSError as error:
         raise UserError(f"{folder}: cannot be listed ({error.strerror})") from error
+    # A still image is a clip of one frame if it has a caption and no video has its name.
+    known = set(listing.keys)
+    for key, modality in list(listing.stills):
+        if (key, "rgb") in listing.stills and (key, "rgb") in listing.texts and key not in known:
+            listing.files[key, modality] = listing.stills.pop((key, modality))
+    listing.ignored.extend(str(path.relative_to(folder)) for path in listing.stills.values())
     clips = set(listing.keys)
     for table in (listing.files, listing.texts):
         for entry in [entry for entry in table if entry[0] not in clips]:
@@ -70,6 +78,12 @@ def _scan(folder: pathlib.Path, prefix: str, listing: Listing, seen: set[pathlib
             listing.texts[prefix + key, modality or registry.RGB] = path
         elif path.suffix == ".npz" or media.is_video(path):
             _add(path, path.stem, prefix, listing)
+        elif path.suffix.lower() in media.IMAGE_SUFFIXES:
+            key, _, modality = path.stem.partition(".")
+            entry = (prefix + key, modality or "rgb")
+            if entry in listing.stills:
+                listing.spoiled[prefix + key] = f"{listing.stills[entry]} and {path}: keep one"
+            listing.stills[entry] = path
         elif path.suffix != ".json" or path.stem.partition(".")[2] not in registry.names():
             listing.ignored.append(prefix + path.name)
 

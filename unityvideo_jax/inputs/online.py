@@ -55,9 +55,13 @@ class OnlineWorlds:
       text_encoder: overrides the text encoder that `data_config` names.
       clips_per_group: overrides `group_size`.
 
+    Attributes:
+      shares: asked and drawn, of what the samples are.
+      shapes: (B, S, t, h, w, C) of the latents of a global batch, the only one.
+
     Yields:
-      {latents f32[B,S,t,h,w,C] on the devices, rows in order, not waited for; modality i32[B,S], context
-      f32[B,S,L,D] and index i32[B] on the host}, stream 0 being RGB, or the only stream.
+      {latents f32[B,S,t,h,w,C] on the devices, rows in order, not waited for; modality i32[B,S],
+      context f32[B,S,L,D] and index i32[B] on the host}, stream 0 being RGB, or the only stream.
 
     Raises:
       UserError: an unknown modality, split or encoder, or a batch that does not divide.
@@ -125,6 +129,8 @@ class OnlineWorlds:
             self._rows // self._group,
             streams,
         )
+        latents = self._encoder.latent_shape(config.num_frames, config.height, config.width)
+        self.shapes = ((batch_size, streams, *latents),)
         self._next_index = first_world
         self._ahead: tuple[int, Any] | None = None
 

@@ -134,11 +134,13 @@ class _Folder:
     null_context: embedding of no text, f32[L,D].
     series: of RGB and of the drawn modalities that it has, by name.
     offset: clips of the folders before it.
+    latent_shape: (t, h, w, C) of a record.
     """
 
     null_context: Float[np.ndarray, "l d"]
     series: Mapping[str, shards.Series]
     offset: int
+    latent_shape: tuple[int, ...]
 
 
 def open_folders(config: DataConfig, drawn: Mapping[str, float]) -> list[_Folder]:
@@ -179,7 +181,14 @@ def open_folders(config: DataConfig, drawn: Mapping[str, float]) -> list[_Folder
             if dir_weight > 0:
                 check_codec(card, config, directory, name)
                 held.add(name)
-        folders.append(_Folder(null_context=null_context, series=series, offset=offset))
+        folders.append(
+            _Folder(
+                null_context=null_context,
+                series=series,
+                offset=offset,
+                latent_shape=card.latent_shape,
+            )
+        )
         offset += card.count
     if not any(config.weights_of_dirs()):
         raise UserError("config.data.dir_weights: every weight is 0; give one folder more")
@@ -192,6 +201,19 @@ def open_folders(config: DataConfig, drawn: Mapping[str, float]) -> list[_Folder
     return folders
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Samples:
+    """Attributes:
+    dataset: single samples, without end.
+    shares: of them that were asked for and are drawn.
+    latent_shape: (S, t, h, w, C) of each.
+    """
+
+    dataset: grain.MapDataset
+    shares: tuple[Share, ...]
+    latent_shape: tuple[int, ...]
+
+
 def make_dataset(
     config: DataConfig,
     modalities: Sequence[str],
@@ -199,15 +221,13 @@ def make_dataset(
     *,
     seed: int,
     stage_weights: Mapping[str, float | int] | None = None,
-) -> tuple[grain.MapDataset, tuple[Share, ...]]:
+    first_record: int = 0,
+) -> Samples:
     """The endless series of single samples, the same for any batch size and process count.
 
     Each source, which is a folder and the streams that are read of its clips, is shuffled anew
     every epoch on its own and the mix is by weight, so in every epoch of a source each of its
     records appears once.
-
-    Returns:
-      The samples, and what shares of them were asked for and are drawn.
     """
     drawn = stage_modality_weights(config, modalities, stage_weights)
     folders = open_folders(config, drawn)
@@ -223,12 +243,16 @@ def make_dataset(
     for n, (place, names) in enumerate(mix.sources):
         folder, ids = folders[place], [tuple(modalities).index(name) for name in names]
         series = [folder.series[name] for name in names]
-        source = StreamSource(series, folder.null_context, ids, folder.offset)
+        source = StreamSource(series, folder.null_context, ids, first_record + folder.offset)
         shuffled = grain.MapDataset.source(source).shuffle(seed=(seed + 7919 * n) % 2**32)
         parts.append(shuffled.repeat())
     mixed = grain.MapDataset.select_from_datasets(parts, mix.mixture)
     drop = DropContext(caption=float(config.caption_dropout), prompt=float(config.prompt_dropout))
-    return mixed.random_map(drop, seed=(seed + 1) % 2**32), mix.shares
+    return Samples(
+        dataset=mixed.random_map(drop, seed=(seed + 1) % 2**32),
+        shares=mix.shares,
+        latent_shape=(streams, *folders[0].latent_shape),
+    )
 
 
 def make_iterator(
@@ -239,6 +263,7 @@ def make_iterator(
     seed: int,
     streams: int = 2,
     stage_weights: Mapping[str, float | int] | None = None,
+    first_record: int = 0,
     process_index: int = 0,
     process_count: int = 1,
 ) -> "ShardBatches":
@@ -252,6 +277,7 @@ def make_iterator(
       seed: of shuffling and text dropout.
       streams: S, of every sample.
       stage_weights: modality weights of the curriculum stage; None takes the config's.
+      first_record: number of the first record, which `index` counts from.
       process_index: which consecutive part of every global batch this process yields.
       process_count: processes that share each batch.
 
@@ -266,10 +292,15 @@ def make_iterator(
     """
     config = as_data_config(data_config)
     rows_per_process(batch_size, process_index, process_count)
-    dataset, shares = make_dataset(
-        config, modalities, streams, seed=seed, stage_weights=stage_weights
+    samples = make_dataset(
+        config,
+        modalities,
+        streams,
+        seed=seed,
+        stage_weights=stage_weights,
+        first_record=first_record,
     )
-    return ShardBatches(dataset, config, batch_size, process_index, process_count, shares)
+    return ShardBatches(samples, config, batch_size, process_index, process_count, first_record)
 
 
 class ShardBatches:
@@ -278,25 +309,31 @@ class ShardBatches:
     Its state is the number of samples that all processes have drawn, so that a run may resume with
     other batch sizes, processes, workers and threads, and still draws each sample once.
 
+    Attributes:
+      shares: asked and drawn, of what the samples are.
+      shapes: (B, S, t, h, w, C) of the latents of a global batch, the only one.
+
     Args:
       samples: the stream, the same in every process.
       config: how to read, and which folders.
       batch_size: samples of the global batch.
       process_index, process_count: which part of each global batch this process yields.
-      shares: asked and drawn, of what the samples are.
+      first_record: number of the first record.
     """
 
     def __init__(
         self,
-        samples: grain.MapDataset,
+        samples: Samples,
         config: DataConfig,
         batch_size: int,
         process_index: int,
         process_count: int,
-        shares: tuple[Share, ...] = (),
+        first_record: int = 0,
     ):
-        self.shares = shares
-        self._samples, self._config, self._batch_size = samples, config, batch_size
+        self.shares = samples.shares
+        self.shapes = ((batch_size, *samples.latent_shape),)
+        self._samples, self._config, self._batch_size = samples.dataset, config, batch_size
+        self._first_record = first_record
         self._share = (process_index, process_count)
         self._drawn = 0
         self._batches: Iterator[dict[str, Any]] | None = None
@@ -348,6 +385,7 @@ class ShardBatches:
         Args:
           index: as batches give it.
         """
+        index -= self._first_record
         for directory in self._config.dirs:
             count = shards.read_card(directory).count
             if index < count:

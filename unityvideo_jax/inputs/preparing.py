@@ -43,6 +43,7 @@ def prepare(
     batch_size: int = 8,
     extra_settings: dict[str, Any] | None = None,
     allow_faults: bool = False,
+    cropped: float = 0.0,
 ) -> shards.Card:
     """Writes latent shards, resuming where an earlier run of the same settings was killed.
 
@@ -62,6 +63,7 @@ def prepare(
       extra_settings: further values that must agree on a resume, such as the flags' own.
       allow_faults: finish without the clips that cannot be read and list them in
         `<workdir>/set_aside.json`.
+      cropped: as the card has it.
 
     Returns:
       The card of the finished dataset.
@@ -168,6 +170,7 @@ def prepare(
                 **{f"codec of {name}": version for name, version in versions.items()},
             },
             null_context_sha256=provenance.file_hash(null_path),
+            cropped=cropped,
         )
         shards.write_card(workdir, card)
         staging.remove()

@@ -30,6 +30,7 @@ class Reused:
     def __init__(self, batches: Any, times: int, seed: int):
         self._batches, self._times, self._seed = batches, times, seed
         self.shares = getattr(batches, "shares", ())
+        self.shapes = getattr(batches, "shapes", ())
         self._forget()
 
     def _forget(self) -> None:

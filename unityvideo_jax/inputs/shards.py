@@ -50,6 +50,8 @@ class Card:
       modalities: the series that exist, 'rgb' first.
       codecs: codec version of each modality.
       settings: everything that decides the content, as prepare compares it.
+      cropped: share of the pixels of the clips' frames, scaled to cover this size, that lie
+        outside it.
       null_context, null_context_sha256: file of the empty text's embedding, and its checksum.
     """
 
@@ -69,6 +71,7 @@ class Card:
     settings: dict[str, Any]
     null_context: str = NULL_CONTEXT_NAME
     null_context_sha256: str = ""
+    cropped: float = 0.0
 
     def __post_init__(self):
         sizes = (

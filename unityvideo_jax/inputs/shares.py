@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Float
 
 from unityvideo_jax.errors import UserError
+from unityvideo_jax.inputs.buckets import count_streams
 from unityvideo_jax.inputs.mixing import MAX_PERIOD, Mixture
 from unityvideo_jax.modalities import RGB
 
@@ -29,8 +30,9 @@ _NOTABLE = 0.005
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Share:
     """Attributes:
-    streams: of the samples that it is a share of; 0 is all.
+    streams: of the samples that it is a share of; 0 is all steps.
     what: "depth", "2 streams", a folder.
+    bucket: of the samples, where there are several of that many streams.
     asked, drawn: from 0 to 1; of a modality, its share of the streams that are not RGB.
     """
 
@@ -38,6 +40,7 @@ class Share:
     what: str
     asked: float
     drawn: float
+    bucket: str = ""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -171,12 +174,14 @@ def table_lines(shares: Sequence[Share]) -> list[str]:
     if not shares:
         return []
     label = [
-        f"{share.streams} streams: {share.what}" if share.streams else share.what
+        f"{share.bucket or count_streams(share.streams)}: {share.what}"
+        if share.streams
+        else share.what
         for share in shares
     ]
-    label = [text.replace("1 streams", "1 stream") for text in label]
-    width = max(map(len, label))
-    lines = [f"{'share of samples':<{width}}   asked   drawn"]
+    head = "share of samples" if shares[0].streams else "share of steps"
+    width = max(map(len, (head, *label)))
+    lines = [f"{head:<{width}}   asked   drawn"]
     lines += [
         f"{text:<{width}}  {share.asked:6.1%}  {share.drawn:6.1%}"
         for text, share in zip(label, shares, strict=True)

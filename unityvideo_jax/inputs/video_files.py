@@ -1,6 +1,7 @@
 """Clips whose modalities are files, whoever lists them: how the files of one clip are read."""
 
 import abc
+import copy
 import hashlib
 import json
 import pathlib
@@ -110,6 +111,33 @@ class VideoFiles(abc.ABC):
                 first = error
         raise first
 
+    def extent(self, key: str) -> tuple[int, int, int]:
+        """Frames that a clip has at the rate that is asked for, their height and width.
+
+        Raises:
+          UserError: nothing there that reads.
+        """
+        path = self._file(key, "rgb")
+        info, frames = media.video_info(path), None
+        if self._target_fps and media.open_source(path).has_rate:
+            frames = int(max(info.seconds - media.CLOCK, 0) * self._target_fps) + 1
+        return frames or info.num_frames, info.height, info.width
+
+    def part(
+        self, keys: Sequence[str], size: tuple[int, int, int], faults: Sequence[Fault]
+    ) -> "VideoFiles":
+        """Some of the clips at another size.
+
+        Args:
+          keys: of the clips.
+          size: frames, height and width of the result.
+          faults: of what is left out.
+        """
+        other = copy.copy(self)
+        other.keys, other.faults, other._encoders = list(keys), list(faults), {}
+        other._num_frames, other._size = size[0], size[1:]
+        return other
+
     @abc.abstractmethod
     def _file(self, key: str, modality: str) -> pathlib.Path:
         """A video, a folder of images, or an npz of arrays."""
@@ -172,7 +200,7 @@ class VideoFiles(abc.ABC):
                 f"{self._num_frames}; use --num_frames={(available - 1) // 4 * 4 + 1} or less, or "
                 "move the clip away"
             )
-        if abs(video.fps / self.fps - 1) > SAME_RATE:
+        if self._num_frames > 1 and abs(video.fps / self.fps - 1) > SAME_RATE:
             note(
                 "rates differ",
                 f"{path}: {video.fps:g} fps beside {self.fps:g} of the first clip; --fps brings "

@@ -8,14 +8,14 @@ import jax.numpy as jnp
 import ml_collections
 
 from unityvideo_jax.errors import UserError
+from unityvideo_jax.inputs.buckets import Bucket
 from unityvideo_jax.models.config import REMAT_POLICIES, DiTConfig
 from unityvideo_jax.models.lora import WHOLE, LoraConfig
 from unityvideo_jax.parallel.chips import chip_of
 from unityvideo_jax.parallel.mesh import AXES, MeshConfig
 from unityvideo_jax.planning import closed_form
 from unityvideo_jax.planning.closed_form import Estimate, Step
-from unityvideo_jax.planning.fit import largest_streams
-from unityvideo_jax.planning.planner import latent_shape
+from unityvideo_jax.planning.fit import check_divides, largest, latent_shape, training_shapes
 from unityvideo_jax.planning.rates import rates_of
 from unityvideo_jax.sampling.generate import SamplerConfig
 
@@ -29,9 +29,19 @@ def one_a_shard(mesh: MeshConfig) -> int:
 
 
 def estimate(
-    config: ml_collections.ConfigDict, mesh: MeshConfig, kind: str, devices: int
+    config: ml_collections.ConfigDict,
+    mesh: MeshConfig,
+    kind: str,
+    devices: int,
+    bucket: Bucket | None = None,
 ) -> Estimate:
     """The training step on one mesh of devices of a known kind.
+
+    Args:
+      config: the run's.
+      mesh: over all devices.
+      kind, devices: what to train on.
+      bucket: of the run; None is the largest.
 
     Raises:
       UserError: a batch, heads or tokens that the mesh does not divide.
@@ -39,13 +49,10 @@ def estimate(
     model = DiTConfig(**config.model)
     sizes = dict(zip(AXES, mesh.shape(devices), strict=True))
     mesh = MeshConfig(**sizes)
-    batch = config.train.batch_size
-    if batch % (one_a_shard(mesh) * config.optimizer.accumulation):
-        raise UserError(
-            f"config.train.batch_size={batch} must be a multiple of slice x data x fsdp x "
-            f"accumulation = {one_a_shard(mesh) * config.optimizer.accumulation}"
-        )
-    tokens = _stream_tokens(config)
+    bucket = bucket or largest(config)
+    batch = bucket.batch_size
+    check_divides(config, [bucket], one_a_shard(mesh) * config.optimizer.accumulation)
+    tokens = _stream_tokens(config, bucket)
     divides = {
         f"tensor={mesh.tensor}": math.gcd(model.num_heads, model.ffn_dim) % mesh.tensor,
         f"context={mesh.context}": tokens % mesh.context,
@@ -60,7 +67,8 @@ def estimate(
                 f"config.mesh.{name} does not divide {model.num_heads} heads, a width of "
                 f"{model.dim} or {tokens} tokens per stream"
             )
-    return closed_form.estimate(_step(config, model, batch, mesh), chip_of(kind), rates_of(kind))
+    step = _step(config, model, bucket, batch, mesh)
+    return closed_form.estimate(step, chip_of(kind), rates_of(kind))
 
 
 def estimate_sampling(
@@ -81,7 +89,11 @@ def estimate_sampling(
         raise UserError(f"--samples={samples}: must be a multiple of the {devices} devices")
     sampler = SamplerConfig(**config.sampling)
     mesh = MeshConfig(data=devices)
-    step = _step(config, DiTConfig(**config.model), samples, mesh, training=False)
+    # Of the size that samples have by default.
+    data, model = config.data, DiTConfig(**config.model)
+    streams = max(shape.streams for shape in training_shapes(config))
+    bucket = Bucket(frames=data.num_frames, height=data.height, width=data.width, streams=streams)
+    step = _step(config, model, bucket, samples, mesh, training=False)
     return closed_form.estimate_sampling(
         step,
         evaluations=len(sampler.table().sigma),
@@ -146,10 +158,11 @@ def rank(
     chip, rates = chip_of(kind), rates_of(kind)
     if chip is None or rates is None:
         raise UserError(f"--mesh=best: the figures of {kind!r} are not known; give --topology")
-    model, tokens, found = DiTConfig(**config.model), _stream_tokens(config), []
-    first = _step(config, model, config.train.batch_size, MeshConfig(data=1))
+    model, bucket, found = DiTConfig(**config.model), largest(config), []
+    tokens = _stream_tokens(config, bucket)
+    first = _step(config, model, bucket, bucket.batch_size, MeshConfig(data=1))
     for mesh, parallel in meshes(model, tokens, devices, slices):
-        samples = batch(mesh) if batch else config.train.batch_size
+        samples = batch(mesh) if batch else bucket.batch_size
         if samples % (one_a_shard(mesh) * config.optimizer.accumulation):
             continue
         for remat in remats:
@@ -163,7 +176,7 @@ def rank(
     if not found:
         raise UserError(
             f"no mesh of {devices} devices divides config.train.batch_size="
-            f"{config.train.batch_size}, {model.num_heads} heads and {tokens} tokens per stream: "
+            f"{bucket.batch_size}, {model.num_heads} heads and {tokens} tokens per stream: "
             "change the batch or the number of devices"
         )
     return sorted(found, key=_goodness)
@@ -184,6 +197,7 @@ def distinct(ranked: Sequence[Estimate]) -> list[Estimate]:
 def _step(
     config: ml_collections.ConfigDict,
     model: DiTConfig,
+    bucket: Bucket,
     batch: int,
     mesh: MeshConfig,
     *,
@@ -191,8 +205,8 @@ def _step(
 ) -> Step:
     return Step(
         model=model,
-        latent_shape=latent_shape(config)[:3],
-        streams=largest_streams(config),
+        latent_shape=latent_shape(config, bucket.size)[:3],
+        streams=bucket.streams,
         batch=batch,
         moment_bytes=jnp.dtype(config.optimizer.moments).itemsize,
         keep_ema=config.optimizer.ema_decay > 0,
@@ -206,8 +220,8 @@ def _sizes(mesh: MeshConfig) -> dict[str, int]:
     return {axis: getattr(mesh, axis) for axis in AXES}
 
 
-def _stream_tokens(config: ml_collections.ConfigDict) -> int:
-    return math.prod(DiTConfig(**config.model).token_grid(latent_shape(config)[:3]))
+def _stream_tokens(config: ml_collections.ConfigDict, bucket: Bucket) -> int:
+    return math.prod(DiTConfig(**config.model).token_grid(latent_shape(config, bucket.size)[:3]))
 
 
 def _goodness(found: Estimate) -> tuple:

@@ -20,17 +20,16 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.flow_matching import ObjectiveConfig
+from unityvideo_jax.inputs.buckets import Bucket
 from unityvideo_jax.models import build
 from unityvideo_jax.models.config import DiTConfig, model_flops
 from unityvideo_jax.models.lora import LoraConfig
-from unityvideo_jax.models.vae.wan_vae import WAN_2_1, WAN_2_2
 from unityvideo_jax.parallel.chips import Chip, chip_of
 from unityvideo_jax.parallel.mesh import MeshConfig, make_mesh
-from unityvideo_jax.parallel.rules import AxisRules, num_parts
+from unityvideo_jax.parallel.rules import AxisRules
 from unityvideo_jax.planning import hlo
-from unityvideo_jax.planning.fit import largest_streams
+from unityvideo_jax.planning.fit import batch_parts, check_divides, largest, latent_shape
 from unityvideo_jax.planning.flops import count_flops
-from unityvideo_jax.pretrained.vae import load_vae_config
 from unityvideo_jax.sampling.generate import SamplerConfig, jit_generate
 from unityvideo_jax.settings.sections import section
 from unityvideo_jax.training import state as state_lib
@@ -157,34 +156,12 @@ def topology(name: str, slices: int = 1) -> list[Any]:
     return list(described.devices)
 
 
-def latent_shape(config: ml_collections.ConfigDict) -> tuple[int, int, int, int]:
-    """(time, height, width, channels) of the latents that a run trains on.
-
-    Raises:
-      UserError: a video size that does not fit the autoencoder's strides.
-    """
-    channels = config.model.in_channels
-    try:
-        vae = load_vae_config(config.data.vae)
-    except UserError:  # not at hand, and not needed: Wan's are known by their channels
-        vae = WAN_2_2 if channels == WAN_2_2.z_dim else WAN_2_1
-    data = config.data
-    sizes = vae.latent_shape(data.num_frames, data.height, data.width)
-    return *sizes[:3], channels
-
-
-def abstract_batch(config: ml_collections.ConfigDict, mesh: Mesh) -> dict[str, Any]:
-    """Shapes and shardings of the largest batch that the training inputs yield."""
-    rows = config.train.batch_size
-    parts = num_parts(("slice", "data", "fsdp"), mesh) * config.optimizer.accumulation
-    if rows % parts:
-        raise UserError(
-            f"config.train.batch_size={rows} must be a multiple of slice x data x fsdp x "
-            f"accumulation = {parts}"
-        )
-    streams = largest_streams(config)
+def abstract_batch(config: ml_collections.ConfigDict, mesh: Mesh, bucket: Bucket) -> dict[str, Any]:
+    """Shapes and shardings of the batches of a bucket."""
+    check_divides(config, [bucket], batch_parts(config, mesh))
+    rows, streams = bucket.batch_size, bucket.streams
     shapes = {
-        "latents": ((streams, *latent_shape(config)), jnp.float32),
+        "latents": ((streams, *latent_shape(config, bucket.size)), jnp.float32),
         "modality": ((streams,), jnp.int32),
         "context": ((streams, config.data.text_length, config.model.text_dim), jnp.float32),
     }
@@ -200,6 +177,7 @@ def plan(
     mesh_config: MeshConfig,
     devices: Sequence,
     *,
+    bucket: Bucket | None = None,
     quick: bool = True,
 ) -> Plan:
     """Compiles the training step of `config` for a mesh of `devices` and reads off what it needs.
@@ -208,6 +186,7 @@ def plan(
       config: the run's.
       mesh_config: over all the devices.
       devices: to compile for; from `topology`.
+      bucket: of the run; None is the largest.
       quick: spend less on making TPU programs fast, which takes most of the compilation.
 
     Raises:
@@ -226,13 +205,14 @@ def plan(
         state = jax.tree.map(
             lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), shapes, layout
         )
-        batch = abstract_batch(config, mesh)
+        bucket = bucket or largest(config)
+        batch = abstract_batch(config, mesh, bucket)
         key = jax.eval_shape(lambda: jax.random.key(0))
         step = jit_train_step(graphdef, layout, model, objective, optim, optimizer)
         traced = step.trace(state, batch, key)
         compiled, problem = _compile(traced, devices[0], quick)
-    samples = config.train.batch_size
-    forward = model_flops(model, latent_shape(config)[:3], largest_streams(config))
+    samples = bucket.batch_size
+    forward = model_flops(model, latent_shape(config, bucket.size)[:3], bucket.streams)
     return _plan(
         traced,
         compiled,

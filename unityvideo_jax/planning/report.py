@@ -2,9 +2,12 @@
 
 from collections.abc import Iterable, Sequence
 
+from unityvideo_jax.inputs.buckets import Bucket
 from unityvideo_jax.parallel.chips import GIB
 from unityvideo_jax.planning.closed_form import Estimate
 from unityvideo_jax.planning.planner import Plan
+
+_FITS = {True: "yes", False: "no", None: "unknown"}
 
 
 def mesh_name(plan: Plan | Estimate) -> str:
@@ -75,12 +78,50 @@ def describe_estimate(plan: Estimate) -> str:
 def compare(plans: Sequence[Plan] | Sequence[Estimate]) -> str:
     """One line per plan, those that fit first, by samples per second."""
     header = ("mesh", "remat", "fits", "GiB", "sent GiB", "time", "samples/s", "most by", "share")
-    lines = [header, *(_line(plan) for plan in order(plans))]
-    widths = [max(len(line[n]) for line in lines) for n in range(len(header))]
-    return "\n".join(
-        "  ".join(f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in lines
-    )
+    return _columns([header, *(_line(plan) for plan in order(plans))])
+
+
+def mix(
+    shapes: Sequence[Bucket], tokens: Sequence[int], plans: Sequence[Plan] | Sequence[Estimate]
+) -> str:
+    """One line per bucket of a stage, and the mean over its steps.
+
+    Args:
+      shapes: that its steps may have.
+      tokens: of a step of each.
+      plans: of each, on the same mesh.
+    """
+    total = sum(bucket.weight for bucket in shapes)
+    header = ("bucket", "steps", "samples", "tokens", "fits", "GiB", "time")
+    rows = [header]
+    for bucket, count, plan in zip(shapes, tokens, plans, strict=True):
+        rows.append(
+            (
+                bucket.label,
+                f"{bucket.weight / total:.1%}",
+                f"{bucket.batch_size:,}",
+                f"{count:,}",
+                _FITS[plan.fits],
+                "-" if isinstance(plan, Plan) and plan.problem else f"{plan.memory / GIB:.2f}",
+                _ms(plan.step_seconds) if plan.step_seconds else "-",
+            )
+        )
+    lines = _columns(rows)
+    if all(plan.step_seconds for plan in plans):
+        shares = [bucket.weight / total for bucket in shapes]
+        seconds, samples, mean_tokens = (
+            sum(share * n for share, n in zip(shares, column, strict=True))
+            for column in (
+                [plan.step_seconds for plan in plans],
+                [bucket.batch_size for bucket in shapes],
+                tokens,
+            )
+        )
+        lines += (
+            f"\nmix: {_ms(seconds)} per step on average, {samples / seconds:.3g} samples/s, "
+            f"{mean_tokens / seconds:,.0f} tokens/s"
+        )
+    return lines
 
 
 def order(plans: Iterable[Plan] | Iterable[Estimate]) -> list:
@@ -107,7 +148,7 @@ def advice(plans: Sequence[Plan] | Sequence[Estimate]) -> str:
 def _line(plan: Plan | Estimate) -> tuple[str, ...]:
     remat = plan.model.remat
     remat += ", ring" if plan.model.attention_parallel == "ring" else ""
-    start = (mesh_name(plan), remat, {True: "yes", False: "no", None: "unknown"}[plan.fits])
+    start = (mesh_name(plan), remat, _FITS[plan.fits])
     if isinstance(plan, Plan):
         if plan.problem:
             return (*start, "-", "-", "-", "-", plan.problem, "-")
@@ -123,6 +164,14 @@ def _line(plan: Plan | Estimate) -> tuple[str, ...]:
         f"{plan.samples / plan.step_seconds:.3g}" if known else "-",
         max(times, key=times.get) if times else "unknown",
         f"{plan.model_flops / plan.chip.flops / plan.step_seconds:.0%}" if known else "-",
+    )
+
+
+def _columns(rows: Sequence[tuple[str, ...]]) -> str:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
     )
 
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import chex
+import jax
 import numpy as np
 from jaxtyping import Float, Int
 
@@ -12,8 +13,8 @@ from unityvideo_jax.inputs.shares import table_lines
 from unityvideo_jax.models.config import DiTConfig
 from unityvideo_jax.training.curriculum import Stage, stage_at
 
-# Builds a stage's batches: an iterator with get_state() and set_state(), and describe() if its
-# records have names.
+# Builds a stage's batches: an iterator with get_state() and set_state(), describe() if its records
+# have names, and the `shapes` of its latents if they are known.
 BuildIterator = Callable[[Stage], Any]
 
 
@@ -34,13 +35,22 @@ class Inputs:
         step: int,
         log: Callable[[str], None] = print,
     ):
-        self._plan, self._build, self._step, self._log = plan, build, step, log
-        self._open(stage_at(plan, step))
+        self._plan, self._step, self._log = plan, step, log
+        # Those of later stages too: what is wrong with them must not cost the steps before.
+        first = stage_at(plan, step).index
+        self._iterators = {stage.index: build(stage) for stage in plan[first:]}
+        self._begin(plan[first])
 
-    def _open(self, stage: Stage) -> None:
-        self._stage, self._iterator = stage, self._build(stage)
+    def _begin(self, stage: Stage) -> None:
+        self._stage, self._iterator = stage, self._iterators.pop(stage.index)
         for line in table_lines(getattr(self._iterator, "shares", ())):
             self._log(line)
+
+    @property
+    def shapes(self) -> tuple[tuple[int, ...], ...]:
+        """Of the latents of all batches from here on, each once; () where iterators do not say."""
+        iterators = (self._iterator, *self._iterators.values())
+        return tuple(dict.fromkeys(x for one in iterators for x in getattr(one, "shapes", ())))
 
     def resume(self, position: Mapping[str, Any]) -> None:
         """Goes on from a position that `next` returned for the step before.
@@ -58,7 +68,7 @@ class Inputs:
         """The batch of the next step, and the position after it."""
         stage = stage_at(self._plan, self._step)
         if stage.index != self._stage.index:
-            self._open(stage)
+            self._begin(stage)
         batch = next(self._iterator)
         self._step += 1
         return batch, {"stage": self._stage.index, "state": self._iterator.get_state()}
@@ -78,7 +88,7 @@ def check_batch(batch: Mapping[str, Any], model: DiTConfig) -> None:
     Numbers that are not finite are found by the step, which names their records.
 
     Args:
-      batch: latents [B, S, t, h, w, C], modality [B, S] and context [B, S, L, D].
+      batch: real or abstract; latents [B, S, t, h, w, C], modality [B, S] and context [B, S, L, D].
       model: what it goes to.
 
     Raises:
@@ -96,6 +106,23 @@ def check_batch(batch: Mapping[str, Any], model: DiTConfig) -> None:
             f"the batches of config.data do not fit config.model: {error}; use the data that was "
             "prepared for this model, or give the model its in_channels and text_dim"
         ) from error
+
+
+def abstract_batch(batch: Mapping[str, Any], latents: tuple[int, ...]) -> dict[str, Any]:
+    """A batch that is laid out as another on the devices, with latents of another shape.
+
+    Args:
+      batch: of the same iterator.
+      latents: [B, S, t, h, w, C].
+    """
+    shapes = {
+        name: latents if name == "latents" else (*latents[:2], *array.shape[2:])
+        for name, array in batch.items()
+    }
+    return {
+        name: jax.ShapeDtypeStruct(shapes[name], array.dtype, sharding=array.sharding)
+        for name, array in batch.items()
+    }
 
 
 def not_finite(

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from unityvideo_jax.errors import UserError
+from unityvideo_jax.inputs.buckets import Bucket, parse
 from unityvideo_jax.settings.sections import check_keys
 
 
@@ -18,6 +19,7 @@ class Stage:
       weights: of the modalities.
       dir_weights: of the folders of shards; () keeps `config.data.dir_weights`.
       streams: as `config.data.streams`, which () keeps.
+      buckets: as `config.data.buckets`, which () keeps.
     """
 
     index: int
@@ -26,6 +28,7 @@ class Stage:
     weights: Mapping[str, float]
     dir_weights: tuple[float, ...] = ()
     streams: tuple[float, ...] = ()
+    buckets: tuple[Bucket, ...] = ()
 
 
 def stages(
@@ -38,8 +41,8 @@ def stages(
 
     Args:
       curriculum: dicts of `until` (a step; -1 is the end), `modalities` and, by choice,
-        `dir_weights` (one per folder of `config.data.dirs`, 0 leaves it out) and `streams` (as
-        `config.data.streams`); empty is one stage.
+        `dir_weights` (one per folder of `config.data.dirs`, 0 leaves it out), `streams` and
+        `buckets` (as in `config.data`); empty is one stage.
       weights: `config.data.modality_weights`; a stage takes its modalities' share of them.
       steps: of the whole run.
 
@@ -54,7 +57,7 @@ def stages(
     start = 0
     for index, entry in enumerate(curriculum):
         needed = ("until", "modalities")
-        known = (*needed, "dir_weights", "streams")
+        known = (*needed, "dir_weights", "streams", "buckets")
         check_keys(dict(entry), known, f"config.curriculum[{index}].", needed)
         last = index == len(curriculum) - 1
         until = steps if entry["until"] == -1 else int(entry["until"])
@@ -77,6 +80,7 @@ def stages(
                 weights=chosen,
                 dir_weights=tuple(map(float, entry.get("dir_weights", ()))),
                 streams=tuple(map(float, entry.get("streams", ()))),
+                buckets=parse(entry.get("buckets", ()), f"config.curriculum[{index}].buckets"),
             )
         )
         start = until

@@ -18,6 +18,7 @@ from unityvideo_jax.checkpoints.run_folder import read_config
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.files import disk
 from unityvideo_jax.flow_matching import ObjectiveConfig
+from unityvideo_jax.inputs.buckets import count_streams, size_name
 from unityvideo_jax.models.config import DiTConfig, model_flops, parameter_count
 from unityvideo_jax.models.lora import LoraConfig
 from unityvideo_jax.parallel import hosts
@@ -27,7 +28,13 @@ from unityvideo_jax.runtime import seeds, signals
 from unityvideo_jax.settings.sections import section
 from unityvideo_jax.training import adapters
 from unityvideo_jax.training import state as state_lib
-from unityvideo_jax.training.batches import BuildIterator, Inputs, check_batch, not_finite
+from unityvideo_jax.training.batches import (
+    BuildIterator,
+    Inputs,
+    abstract_batch,
+    check_batch,
+    not_finite,
+)
 from unityvideo_jax.training.checkpoints import Checkpointer, last_whole
 from unityvideo_jax.training.config import TrainConfig
 from unityvideo_jax.training.curriculum import stages
@@ -43,11 +50,11 @@ from unityvideo_jax.training.step import jit_train_step
 Sampler = Callable[[Any, int, pathlib.Path], None]
 
 
-def _check_divides(train: TrainConfig, accumulation: int, mesh: Mesh) -> None:
+def _check_divides(batch_size: int, accumulation: int, mesh: Mesh) -> None:
     parts = num_parts(("slice", "data", "fsdp"), mesh) * accumulation
-    if train.batch_size % parts:
+    if batch_size % parts:
         raise UserError(
-            f"config.train.batch_size={train.batch_size} must be a multiple of slice x data x fsdp "
+            f"config.train.batch_size={batch_size} must be a multiple of slice x data x fsdp "
             f"x accumulation = {parts}"
         )
 
@@ -107,11 +114,11 @@ def _train(
     # As pinned: a run that resumes keeps the schedule that it was started with.
     optim = section(OptimizerConfig, read_config(workdir), "optimizer")
     run = section(TrainConfig, config, "train")
-    plan = stages(config.curriculum, dict(config.data.modality_weights), run.steps)
+    weights = dict(config.data.modality_weights)
+    plan = tuple(s for s in stages(config.curriculum, weights, run.steps) if s.start < run.steps)
     lora = LoraConfig.of(config)
     adapters.check(lora, config.get("init_from"))
     _check_timesteps(model, objective)
-    _check_divides(run, optim.accumulation, mesh)
 
     # --- Input, first of all: data that does not fit must not cost the making of a model -----
     checkpointer = Checkpointer(workdir, run.keep)
@@ -120,6 +127,9 @@ def _train(
     resumed = checkpointer.latest()
     start = resumed or 0
     inputs, averages = Inputs(plan, build_iterator, start, log), Averages()
+    shapes = inputs.shapes
+    for rows in dict.fromkeys(shape[0] for shape in shapes) or (run.batch_size,):
+        _check_divides(rows, optim.accumulation, mesh)
 
     # --- Model, optimiser, state -------------------------------------------------------------
     rules = AxisRules()
@@ -155,7 +165,9 @@ def _train(
     sampler = make_sampler(graphdef) if make_sampler and run.sample_every else None
 
     # --- Step --------------------------------------------------------------------------------
-    step_fn = jit_train_step(graphdef, layout, model, objective, optim, optimizer)
+    step_fn = jit_train_step(
+        graphdef, layout, model, objective, optim, optimizer, max_traces=len(shapes) or None
+    )
     key = jax.random.key(seeds.after(config.seed, 1))
 
     # --- Loop: dispatch step n, then read the metrics of step n - 1 --------------------------
@@ -197,14 +209,16 @@ def _train(
         eta = (time.perf_counter() - begun) / (step - start) * (run.steps - step)
         log(progress_line(step, run.steps, record, eta))
 
-    def step_of(batch: Mapping[str, jax.Array]) -> Callable:
-        """The step compiled for batches of this shape."""
+    def step_of(batch: Mapping[str, Any]) -> Callable:
+        """The step compiled for batches of this shape, real or abstract."""
         shape = batch["latents"].shape
         if shape not in compiled:
             check_batch(batch, model)
-            streams = f" of {shape[1]} stream{'s' * (shape[1] > 1)}" if compiled else ""
-            log(f"compiling the step{streams}")
-            name = f"step_{shape[1]}_streams" if compiled else "step"
+            name, of = "step", ""
+            if len(shapes) > 1 or compiled:
+                name = f"step_{size_name(shape[:5])}"
+                of = f" of {shape[0]} samples, {count_streams(shape[1])} of {size_name(shape[2:5])}"
+            log(f"compiling the step{of}")
             with goodput.phase("start"):
                 compiled[shape] = profiler.compile(step_fn, state, batch, key, name=name)
             speed.start(step)
@@ -213,8 +227,8 @@ def _train(
     def work_of(shape: tuple[int, ...]) -> tuple[int, int]:
         """Model FLOPs and tokens of a step on latents of shape [b, s, t, h, w, c]."""
         passes = 2 if lora.rank else 3  # frozen weights have no gradient
-        flops = passes * model_flops(model, shape[2:5], shape[1]) * run.batch_size
-        tokens = math.prod(shape[1:5]) // math.prod(model.patch_size) * run.batch_size
+        flops = passes * model_flops(model, shape[2:5], shape[1]) * shape[0]
+        tokens = math.prod(shape[:5]) // math.prod(model.patch_size)
         return flops, tokens
 
     def save(state, position) -> None:
@@ -241,6 +255,8 @@ def _train(
             following = read()
             first = put(following[0])
             step_of(first)
+            for shape in shapes:
+                step_of(abstract_batch(first, shape))
             if run.check_every:
                 check = IntegrityCheck(
                     graphdef,

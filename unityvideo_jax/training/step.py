@@ -5,6 +5,7 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import optax
@@ -108,8 +109,13 @@ def jit_train_step(
     objective: ObjectiveConfig,
     optim: OptimizerConfig,
     optimizer: optax.GradientTransformation,
+    max_traces: int | None = None,
 ) -> Callable:
-    """The step as it is trained: jitted, its state donated and laid out by `layout`."""
+    """The step as it is trained: jitted, its state donated and laid out by `layout`.
+
+    It may be traced `max_traces` times, once per shape of a batch; then an AssertionError says that
+    something else than the shape differs. None is any number.
+    """
     step = make_train_step(
         graphdef,
         objective,
@@ -118,6 +124,8 @@ def jit_train_step(
         ema_decay=optim.ema_decay,
         accumulation=optim.accumulation,
     )
+    if max_traces is not None:
+        step = chex.assert_max_traces(step, max_traces)
     return jax.jit(
         step,
         donate_argnums=0,

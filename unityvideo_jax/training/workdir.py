@@ -73,6 +73,27 @@ def open_workdir(
         yield path
 
 
+def pin_batch_multiple(
+    path: str | os.PathLike, config: ml_collections.ConfigDict, parts: int
+) -> None:
+    """Sets a `config.data.batch_multiple` of 0: to that of the run, so that it keeps its batches
+    on another mesh, or of a new run to `parts`.
+
+    Args:
+      path: of the run's folder.
+      config: of the experiment; changed only if it has buckets.
+      parts: what the mesh and accumulation divide a batch into.
+    """
+    stages = config.get("curriculum", ())
+    has_buckets = config.data.get("buckets") or any(stage.get("buckets") for stage in stages)
+    if not has_buckets or config.data.get("batch_multiple"):
+        return
+    begun = run_folder.checkpoint_steps(pathlib.Path(path))
+    stored = run_folder.read_config(path).data.get("batch_multiple") if begun else 0
+    with config.unlocked():
+        config.data.batch_multiple = stored or parts
+
+
 def _pin(
     path: pathlib.Path, config: ml_collections.ConfigDict, now: resume.Record, done: int | None
 ) -> list[str]:

@@ -10,6 +10,10 @@ r"""Samples videos from trained weights: joint generation, control, estimation, 
       --prompt="A woman waves." --output=two_controls
   python -m unityvideo_jax.sample --workdir=run --wanted=rgb --first_frame=photo.jpg \
       --prompt="The dog runs off." --output=image_to_video
+  python -m unityvideo_jax.sample --workdir=run --given=rgb=film.mp4 --wanted=rgb --strength=0.6 \
+      --prompt="The dog is white." --output=video_to_video
+  python -m unityvideo_jax.sample --workdir=run --given=rgb=film.mp4 --wanted=rgb \
+      --mask=kept.png --prompt="A red ball." --output=inpainting
   python -m unityvideo_jax.sample --pretrained=FOLDER --mode=joint --modality=depth \
       --prompt="A dog runs." --output=from_a_model
   python -m unityvideo_jax.sample --workdir=wan21 --wanted=rgb --lora=style.safetensors:0.8 \
@@ -19,10 +23,12 @@ r"""Samples videos from trained weights: joint generation, control, estimation, 
 
 import contextlib
 import dataclasses
+import functools
 import pathlib
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import jax
 from absl import flags
@@ -41,8 +47,13 @@ FLAGS = flags.FLAGS
 
 
 TASK_FLAGS = (
-    *("mode", "modality", "input", "given", "wanted", "first_frame"),
-    *("prompt", "modality_prompt"),
+    *("mode", "modality", "input", "given", "wanted", "first_frame", "last_frame", "mask"),
+    *("weight", "strength", "prompt", "negative_prompt", "modality_prompt"),
+)
+# Settings of the sampler, by the names of its fields.
+SETTINGS = (
+    *("steps", "solver", "text_guidance", "condition_guidance", "shift", "grid"),
+    *("guidance_interval", "guidance_rescale"),
 )
 
 
@@ -53,6 +64,8 @@ def _requests() -> list[requests.Request]:
                 raise UserError(f"--{name} and --batch_file: put it into the file's lines instead")
         return requests.read_batch_file(FLAGS.batch_file, FLAGS.seed)
     texts = FLAGS.modality_prompt
+    masks = requests.parse_named(FLAGS.mask, "--mask") if FLAGS.mask else ""
+    weights = requests.parse_named(FLAGS.weight, "--weight") if FLAGS.weight else None
     by_name = any(text.partition("=")[0] in modalities.names() for text in texts)
     return [
         requests.build(
@@ -66,7 +79,12 @@ def _requests() -> list[requests.Request]:
             },
             wanted=FLAGS.wanted,
             first_frame=FLAGS.first_frame,
+            last_frame=FLAGS.last_frame,
+            masks=_each(masks, paths.expand),
+            weights=_each(weights, functools.partial(_number, "--weight")),
+            strength=FLAGS.strength,
             prompt=FLAGS.prompt,
+            negative_prompt=FLAGS.negative_prompt,
             modality_prompt=requests.parse_pairs(texts, "--modality_prompt")
             if by_name or len(texts) > 1
             else "".join(texts),
@@ -75,16 +93,34 @@ def _requests() -> list[requests.Request]:
     ]
 
 
-def _load_given(
-    pipeline: Pipeline, request: requests.Request
-) -> tuple[dict[str, files.Given], files.Given | None]:
-    """The request's given streams, and its first frame if it has one."""
-    stream_order([*request.given, *request.wanted], pipeline.modalities)
+def _each(value: Any, function: Callable[[str], Any]) -> Any:
+    """The function of a text, or of every text of a dict; nothing stays nothing."""
+    if isinstance(value, dict):
+        return {name: function(one) for name, one in value.items()}
+    return function(value) if value else value
+
+
+def _number(flag: str, text: str) -> float:
+    try:
+        return float(text)
+    except ValueError as error:
+        raise UserError(f"{flag}: {text!r} is no number") from error
+
+
+def _load(pipeline: Pipeline, request: requests.Request) -> dict[str, Any]:
+    """What the request reads from files, by the names of the pipeline's arguments."""
+    stream_order(dict.fromkeys((*request.given, *request.wanted)), pipeline.modalities)
     size = {"height": FLAGS.height or pipeline.height, "width": FLAGS.width or pipeline.width}
     multiple = pipeline.token_pixels
     check_size(FLAGS.num_frames or pipeline.num_frames, **size, multiple=multiple)
-    first = files.read_first_frame(request.first_frame, **size) if request.first_frame else None
-    given = files.read_given(
+    loaded = {
+        role: files.read_image(path, **size) if path else None
+        for role, path in (
+            ("first_frame", request.first_frame),
+            ("last_frame", request.last_frame),
+        )
+    }
+    loaded["given"] = given = files.read_given(
         request.given,
         num_frames=FLAGS.num_frames,
         default_frames=pipeline.num_frames,
@@ -94,18 +130,23 @@ def _load_given(
         codecs={name: pipeline.codec(name) for name in request.given},
         **size,
     )
-    return given, first
+    for name, path in request.masks.items():
+        shape = given[name].video.shape[:3]
+        loaded.setdefault("masks", {})[name] = files.read_mask(
+            path, shape, fps=FLAGS.fps or pipeline.fps
+        )
+    return loaded
 
 
 def _check_inputs_stay(todo: list[requests.Request], output: pathlib.Path) -> None:
     """Raises UserError if a result would be written over what a request reads."""
     for request in todo:
-        for source in (*request.given.values(), request.first_frame):
+        for source in request.sources:
             for other in todo:
                 folder = (output / other.name).resolve()
                 path = pathlib.Path(source).resolve()
                 named = path.stem in (*other.given, *other.wanted)
-                if source and path.parent == folder and named:
+                if path.parent == folder and named:
                     raise UserError(
                         f"--output={output}: {source} is read and would be written over; name "
                         "another folder"
@@ -131,7 +172,25 @@ def define_flags() -> None:
     cli.define_path(
         "first_frame", "", "Image that the sampled RGB starts with; for models that learned it."
     )
+    cli.define_path("last_frame", "", "Image that the sampled RGB ends with.")
+    flags.DEFINE_multi_string(
+        "mask",
+        [],
+        "Black and white image or video: where a given stream counts (white), and of one that is "
+        "wanted too, what is kept; with several given streams, modality=path each.",
+    )
+    flags.DEFINE_multi_string(
+        "weight",
+        [],
+        "How much a given stream counts, 1 if left out; with several, modality=number.",
+    )
+    flags.DEFINE_float(
+        "strength",
+        None,
+        "Video to video: share of the steps by which a given and wanted stream is sampled anew.",
+    )
     flags.DEFINE_string("prompt", "", "Caption of the RGB video.")
+    flags.DEFINE_string("negative_prompt", "", "Caption that text guidance leads away from.")
     flags.DEFINE_multi_string(
         "modality_prompt",
         [],
@@ -153,6 +212,12 @@ def define_flags() -> None:
     flags.DEFINE_float("condition_guidance", None, "The same for given streams.")
     flags.DEFINE_float("shift", None, "Timestep shift.")
     flags.DEFINE_enum("grid", None, solvers.GRIDS, "Grid of noise levels.")
+    flags.DEFINE_list(
+        "guidance_interval", None, "Least and greatest t with guidance, LOW,HIGH from 0 to 1."
+    )
+    flags.DEFINE_float(
+        "guidance_rescale", None, "Share of the guided deviation that is taken back, 0 to 1."
+    )
     cli.define_seed("seed", "Seed; request n of a batch file takes seed + n.")
     flags.DEFINE_integer("num_frames", None, "Frames, 4n+1.", lower_bound=1)
     flags.DEFINE_integer("height", None, "Pixels, a multiple of 16 (Wan 2.2: 32).", lower_bound=1)
@@ -186,10 +251,18 @@ def main(argv: Sequence[str]) -> None:
     pipeline = cli.load_pipeline()
     adapters = [(paths.expand(path), weight) for path, weight in map(parse, FLAGS.lora)]
     pipeline.add_adapters(*adapters)
-    names = ("steps", "solver", "text_guidance", "condition_guidance", "shift", "grid")
-    chosen = {name: FLAGS[name].value for name in names if FLAGS[name].value is not None}
+    chosen = {name: FLAGS[name].value for name in SETTINGS if FLAGS[name].value is not None}
+    if "guidance_interval" in chosen:
+        chosen["guidance_interval"] = [
+            _number("--guidance_interval", t) for t in chosen["guidance_interval"]
+        ]
     sampler = pipeline.sampler.changed(**(PRESETS.get(FLAGS.preset, {}) | chosen))
-    pipeline.warn_of_cut(t for one in todo for t in (one.prompt, *one.modality_prompts.values()))
+    samplers = [sampler.changed(**request.sampler) for request in todo]
+    pipeline.warn_of_cut(
+        text
+        for one in todo
+        for text in (one.prompt, one.negative_prompt, *one.modality_prompts.values())
+    )
     # All inputs are read before the first sample is made, so that a bad one costs nothing.
     frames = FLAGS.num_frames or pipeline.num_frames
     pixels = frames * (FLAGS.height or pipeline.height) * (FLAGS.width or pipeline.width)
@@ -198,28 +271,30 @@ def main(argv: Sequence[str]) -> None:
         f"the inputs of {len(todo)} requests",
         "divide the batch file",
     )
-    given = [_load_given(pipeline, request) for request in todo]
+    loaded = [_load(pipeline, request) for request in todo]
     fps = FLAGS.fps or pipeline.fps
     print(
         f"weights of step {pipeline.step}, {sampler.solver} in {sampler.steps} steps, "
         f"{len(todo)} request(s)",
         flush=True,
     )
-    for number, (request, (streams, first)) in enumerate(zip(todo, given, strict=True), start=1):
+    for number, (request, inputs) in enumerate(zip(todo, loaded, strict=True), start=1):
         folder = output / request.name
         start = time.monotonic()
         with _traced(folder / "profile", number):
             samples = pipeline(
                 request.prompt,
-                given=streams,
                 wanted=request.wanted,
-                first_frame=first,
+                weights=request.weights,
+                strength=request.strength,
+                negative_prompt=request.negative_prompt,
                 modality_prompts=request.modality_prompts,
-                sampler=sampler,
+                sampler=samplers[number - 1],
                 seed=request.seed,
-                num_frames=None if streams else FLAGS.num_frames,
+                num_frames=None if request.given else FLAGS.num_frames,
                 height=FLAGS.height,
                 width=FLAGS.width,
+                **inputs,
             )
             seconds = time.monotonic() - start
         record = {

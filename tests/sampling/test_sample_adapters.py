@@ -30,7 +30,7 @@ def test_four_steps_are_those_that_distillation_trains():
     config = dataclasses.replace(SamplerConfig(), **PRESETS["four_steps"])
     levels = shift_sigmas(np.float64([1000, 750, 500, 250]) / 1000, 5.0)
     np.testing.assert_allclose(config.table().sigma, levels, rtol=1e-6)
-    assert list(config.passes(has_condition=True).values()) == [1.0]
+    assert list(config.passes((1,)).values()) == [1.0]
 
 
 def test_merged_or_beside_the_weights_samples_are_the_same(tmp_path):

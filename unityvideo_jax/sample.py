@@ -14,6 +14,8 @@ r"""Samples videos from trained weights: joint generation, control, estimation, 
       --prompt="The dog is white." --output=video_to_video
   python -m unityvideo_jax.sample --workdir=run --given=rgb=film.mp4 --wanted=rgb \
       --mask=kept.png --prompt="A red ball." --output=inpainting
+  python -m unityvideo_jax.sample --workdir=run --mode=estimation --modality=depth \
+      --input=hours.mp4 --long=joined --output=long
   python -m unityvideo_jax.sample --pretrained=FOLDER --mode=joint --modality=depth \
       --prompt="A dog runs." --output=from_a_model
   python -m unityvideo_jax.sample --workdir=wan21 --wanted=rgb --lora=style.safetensors:0.8 \
@@ -33,13 +35,16 @@ from typing import Any
 import jax
 from absl import flags
 
-from unityvideo_jax import cli, modalities, units
+from unityvideo_jax import cli, media, modalities, units
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.files import paths
 from unityvideo_jax.files.names import safe_path
 from unityvideo_jax.runtime import capacity
 from unityvideo_jax.sampling import files, requests, solvers
 from unityvideo_jax.sampling.adapters import PRESETS, parse
+from unityvideo_jax.sampling.generate import SamplerConfig
+from unityvideo_jax.sampling.long import sample_long
+from unityvideo_jax.sampling.long_files import write_chunks
 from unityvideo_jax.sampling.pipeline import Pipeline
 from unityvideo_jax.sampling.streams import PIXEL_BYTES, check_size, stream_order
 
@@ -50,10 +55,11 @@ TASK_FLAGS = (
     *("mode", "modality", "input", "given", "wanted", "first_frame", "last_frame", "mask"),
     *("weight", "strength", "prompt", "negative_prompt", "modality_prompt"),
 )
+LONG = ("joined", "continued")
 # Settings of the sampler, by the names of its fields.
 SETTINGS = (
     *("steps", "solver", "text_guidance", "condition_guidance", "shift", "grid"),
-    *("guidance_interval", "guidance_rescale"),
+    *("guidance_interval", "guidance_rescale", "window", "overlap"),
 )
 
 
@@ -161,6 +167,68 @@ def _traced(folder: pathlib.Path, number: int) -> Iterator[None]:
         yield
 
 
+def _sample_long(
+    pipeline: Pipeline,
+    todo: Sequence[requests.Request],
+    samplers: Sequence[SamplerConfig],
+    output: pathlib.Path,
+) -> None:
+    """Samples every request window by window, from its videos into files."""
+    size = FLAGS.height or pipeline.height, FLAGS.width or pipeline.width
+    fps = FLAGS.fps or pipeline.fps
+    for request in todo:
+        for name in ("masks", "strength", "last_frame"):
+            if getattr(request, name):
+                raise UserError(f"--long={FLAGS.long}: {name} is of one window; leave it out")
+        for name, path in request.given.items():
+            if path.endswith(".npz"):
+                raise UserError(f"{path}: --long reads videos; give {name} as one")
+            next(media.stream(path, fps=fps, size=size), None)  # a bad file costs no work
+    for request, sampler in zip(todo, samplers, strict=True):
+        start, folder = time.monotonic(), output / request.name
+        window = sampler.window or pipeline.num_frames
+        first = request.first_frame
+        chunks = sample_long(
+            pipeline,
+            request.prompt,
+            given={n: media.stream(p, fps=fps, size=size) for n, p in request.given.items()},
+            wanted=request.wanted,
+            num_frames=FLAGS.num_frames,
+            continued=FLAGS.long == "continued",
+            window=window,
+            overlap=sampler.overlap,
+            seed=request.seed,
+            first_frame=files.read_image(first, height=size[0], width=size[1]) if first else None,
+            weights=request.weights,
+            negative_prompt=request.negative_prompt,
+            modality_prompts=request.modality_prompts,
+            sampler=dataclasses.replace(sampler, window=0),
+            height=FLAGS.height,
+            width=FLAGS.width,
+        )
+        record = {
+            "command": ["python", "-m", "unityvideo_jax.sample", *sys.argv[1:]],
+            "request": dataclasses.asdict(request),
+            "sampler": dataclasses.asdict(sampler),
+            "long": {"way": FLAGS.long, "window": window, "overlap": sampler.overlap},
+            "fps": fps,
+            **cli.weights_of(pipeline),
+        }
+
+        def progress(done: int, start: float = start) -> None:
+            print(f"  {done} frames, {time.monotonic() - start:.0f} s", flush=True)
+
+        said = write_chunks(folder, chunks, fps=fps, record=record, progress=progress)
+        print(f"{request.name or 'sample'}: {said['num_frames']} frames, {folder}", flush=True)
+        for name, seam in said["seams"].items():
+            headline = modalities.get(name).metric.headline
+            print(
+                f"  {name}: {headline} in {seam['count']} overlaps: mean {seam['mean']:.4g}, "
+                f"largest {seam['largest']:.4g}",
+                flush=True,
+            )
+
+
 def define_flags() -> None:
     """Called by the program alone, so that importing this module claims no flag names."""
     cli.define_pipeline()
@@ -236,6 +304,17 @@ def define_flags() -> None:
         "millimetres in 16-bit pictures.",
     )
     cli.define_path("output", None, "Folder of the results.", writes="folder", required=True)
+    flags.DEFINE_integer(
+        "window", None, "Frames that the model sees at once of a longer video, 4n+1.", lower_bound=1
+    )
+    flags.DEFINE_integer("overlap", None, "Frames that windows share, 4n+1.", lower_bound=1)
+    flags.DEFINE_enum(
+        "long",
+        None,
+        LONG,
+        "Any length, window after window from file to file: sampled each for itself and joined, or "
+        "continued from the last frames of the one before. Left out: all windows at once.",
+    )
     flags.DEFINE_bool("profile", False, "Trace each request for XProf, beside its results.")
 
 
@@ -263,6 +342,9 @@ def main(argv: Sequence[str]) -> None:
         for one in todo
         for text in (one.prompt, one.negative_prompt, *one.modality_prompts.values())
     )
+    if FLAGS.long:
+        _sample_long(pipeline, todo, samplers, output)
+        return
     # All inputs are read before the first sample is made, so that a bad one costs nothing.
     frames = FLAGS.num_frames or pipeline.num_frames
     pixels = frames * (FLAGS.height or pipeline.height) * (FLAGS.width or pipeline.width)

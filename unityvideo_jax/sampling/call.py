@@ -55,8 +55,12 @@ def sample(
 
     read, videos, size = _read(pipeline, given, streams, size, batch)
     cells = (batch, *pipeline.vae.config.latent_shape(*size))
+    latent_window = sampler.latent_window(pipeline.vae.config.temporal_stride)
+    at_once = (
+        cells[1:4] if latent_window is None else (min(cells[1], latent_window[0]), *cells[2:4])
+    )
     check_sampling(
-        pipeline.model_config, cells[1:4], len(streams), -(-batch // pipeline.devices.count)
+        pipeline.model_config, at_once, len(streams), -(-batch // pipeline.devices.count)
     )
     masks = {
         name: files.as_mask(mask, size, fps=pipeline.fps) for name, mask in control.masks.items()
@@ -89,6 +93,7 @@ def sample(
             wanted=tuple(name in wanted for name in streams),
             sampler=sampler.for_texts(context, null_context),
             skipped=skipped,
+            latent_window=latent_window,
         )[:batch]
     finite = np.asarray(jnp.isfinite(result).all(axis=(2, 3, 4, 5)))
     if not finite.all():

@@ -20,6 +20,7 @@ from unityvideo_jax.flow_matching.path import VelocityFn
 from unityvideo_jax.sampling import solvers
 from unityvideo_jax.sampling.guidance import Guided, Pass, Weight, in_interval, pass_weights
 from unityvideo_jax.sampling.known import Known
+from unityvideo_jax.sampling.windows import check_window, windowed
 from unityvideo_jax.settings.sections import check_keys, check_values
 
 
@@ -38,6 +39,8 @@ class SamplerConfig:
         their passes are not run.
       guidance_rescale: share by which the guided velocity is brought back to the deviation of the
         unguided one, see `guidance.rescaled`; 0 is not at all.
+      window: frames that the model sees at once of a longer video, 4n+1; 0 is all of them.
+      overlap: frames that a window shares with the one before, 4n+1.
       batched_guidance: run all guidance passes as one larger batch; else one after the other.
     """
 
@@ -49,6 +52,8 @@ class SamplerConfig:
     grid: str = "linear"
     guidance_interval: Sequence[float | int] = (0.0, 1.0)
     guidance_rescale: float = 0.0
+    window: int = 0
+    overlap: int = 5
     batched_guidance: bool = True
 
     def __post_init__(self):
@@ -67,7 +72,19 @@ class SamplerConfig:
         object.__setattr__(self, "guidance_interval", (low, high))
         if not 0.0 <= self.guidance_rescale <= 1.0:
             raise UserError(f"guidance_rescale={self.guidance_rescale}: give a share from 0 to 1")
+        if self.window:
+            check_window(self.window, self.overlap)
         self.table()
+
+    def latent_window(self, stride: int) -> tuple[int, int] | None:
+        """Latent frames of a window and of an overlap; None if the model sees the whole video.
+
+        Args:
+          stride: temporal, of the autoencoder.
+        """
+        if not self.window:
+            return None
+        return 1 + (self.window - 1) // stride, 1 + (self.overlap - 1) // stride
 
     def table(self, skipped: int = 0) -> solvers.SolverTable:
         """The solver's coefficients, those of the last steps alone if some are skipped.
@@ -160,8 +177,8 @@ def generate(
     config: SamplerConfig,
     known: Known | None = None,
     counts: Mapping[int, Float[Array, "b t h w"]] = types.MappingProxyType({}),
-    noise: Float[Array, "b s t h w c"] | None = None,
     skipped: int = 0,
+    latent_window: tuple[int, int] | None = None,
 ) -> Float[Array, "b s t h w c"]:
     """Samples the wanted streams, conditioned on the given ones and on the text.
 
@@ -180,9 +197,10 @@ def generate(
       known: cells of wanted streams whose values are in `given`; None if there are none.
       counts: how much a given stream counts in each latent cell, by its index; 1 for streams that
         are left out. Models must have been trained with the condition dropped at times.
-      noise: where sampling starts, N(0, I) if None.
       skipped: steps that are left out at the start; every wanted cell must then be known down to
         the level of the first one that is run.
+      latent_window: size and overlap in latent frames of what the model sees at once of a longer
+        video, see `windows.windowed`; None is all of it.
 
     Returns:
       Latents of all streams, float32; the given ones, and kept cells, bit-identical to `given`.
@@ -199,6 +217,8 @@ def generate(
     fixed = [s for s, is_wanted in enumerate(wanted) if not is_wanted]
     if not set(counts) <= set(fixed):
         raise UserError(f"counts of streams {sorted(counts)}: only those of {fixed} are given")
+    if latent_window is not None:
+        velocity_fn = windowed(velocity_fn, *latent_window)
     given = given.astype(jnp.float32)
     guided = config.passes(fixed, counts)
     plain = dataclasses.replace(config, text_guidance=1.0, condition_guidance=1.0)
@@ -216,7 +236,7 @@ def generate(
         batched=config.batched_guidance,
     )
     chosen = jnp.array([s for s, is_wanted in enumerate(wanted) if is_wanted])
-    noise = (stream_noise(key, given.shape, 0) if noise is None else noise)[:, chosen]
+    noise = stream_noise(key, given.shape, 0)[:, chosen]
     values, own = given[:, chosen], known and Known(known.until[:, chosen])
 
     def velocity(x: Array, sigma: Array) -> Array:
@@ -238,13 +258,14 @@ def jit_generate(velocity: Callable[[Any], Callable]) -> Callable:
     """The sampler as it runs: `generate` with a model's parameters as first argument, jitted.
 
     It takes the parameters, a dict of the arrays with a sample axis by the names of `generate`
-    (None and empty dicts where it allows them), and the static `wanted`, `sampler` and `skipped`.
+    (None and empty dicts where it allows them), and the others, which are static; `sampler` is
+    its `config`.
 
     Args:
       velocity: makes the velocity that `generate` takes, of parameters.
     """
 
-    def sample(params: Any, rows: Mapping[str, Any], *, wanted, sampler, skipped=0):
-        return generate(velocity(params), **rows, wanted=wanted, config=sampler, skipped=skipped)
+    def sample(params: Any, rows: Mapping[str, Any], *, sampler: SamplerConfig, **static: Any):
+        return generate(velocity(params), **rows, config=sampler, **static)
 
-    return jax.jit(sample, static_argnames=("wanted", "sampler", "skipped"))
+    return jax.jit(sample, static_argnames=("wanted", "sampler", "skipped", "latent_window"))

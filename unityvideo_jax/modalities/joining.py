@@ -67,7 +67,7 @@ class Joiner:
     def draw(self, arrays: Arrays, size: tuple[int, int]) -> UInt8[np.ndarray, "t h w 3"]:
         """Joined arrays as their codec draws them; of height and width `size`."""
         count = len(next(a for a in arrays.values() if np.ndim(a)))
-        return draw(self.codec, {**arrays, "rgb": np.zeros((count, *size, 3), np.float32)})
+        return draw(self.codec, {"rgb": np.zeros((count, *size, 3), np.float32), **arrays})
 
 
 def blended(tail: np.ndarray, head: np.ndarray) -> np.ndarray:

@@ -205,8 +205,8 @@ def _rows(
         streams,
         kept={name: mask for name, mask in masks.items() if name in wanted},
         levels=levels,
-        first=_image_latents(pipeline, images.get("first_frame"), cells[0], 1),
-        last=_image_latents(pipeline, images.get("last_frame"), cells[0], STILL),
+        first=_image_latents(pipeline, "first_frame", images, cells[0], 1),
+        last=_image_latents(pipeline, "last_frame", images, cells[0], STILL),
         strides=strides,
     )
     ids = np.array([pipeline.modalities.index(name) for name in streams], np.int32)
@@ -220,10 +220,10 @@ def _rows(
 
 
 def _image_latents(
-    pipeline: Any, image: files.Given | None, batch: int, frames: int
+    pipeline: Any, role: str, images: Mapping[str, files.Given], batch: int, frames: int
 ) -> Float[Array, "b 1 h w c"] | None:
-    """The last latent frame of an image that stands still for so many frames."""
-    if image is None:
+    """The last latent frame of an image that stands still for so many frames, if there is one."""
+    if role not in images:
         return None
-    still = arrays.as_batch("image", image.video, batch)
+    still = arrays.as_batch(role, images[role].video, batch)
     return pipeline.encode(np.repeat(still, frames, axis=1), RGB)[:, -1:]

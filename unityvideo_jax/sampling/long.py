@@ -79,7 +79,7 @@ def sample_long(
         name: (modalities.get(name).joiner or joining.Joiner)(codecs[name], overlap)
         for name in wanted
     }
-    read = {name: joining.Joiner(None, overlap) for name in given}
+    read = {name: joining.Joiner(pipeline.codec(name), overlap) for name in given}
     kept: dict[str, np.ndarray] = {}
     done = 0
     for number, (clips, fresh, is_last) in enumerate(_windows(given, num_frames, window, overlap)):

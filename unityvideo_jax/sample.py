@@ -41,7 +41,7 @@ from unityvideo_jax.files import paths
 from unityvideo_jax.files.names import safe_path
 from unityvideo_jax.runtime import capacity
 from unityvideo_jax.sampling import files, requests, solvers
-from unityvideo_jax.sampling.adapters import PRESETS, parse
+from unityvideo_jax.sampling.adapters import PRESETS
 from unityvideo_jax.sampling.generate import SamplerConfig
 from unityvideo_jax.sampling.long import sample_long
 from unityvideo_jax.sampling.long_files import write_chunks
@@ -176,6 +176,8 @@ def _sample_long(
     """Samples every request window by window, from its videos into files."""
     size = FLAGS.height or pipeline.height, FLAGS.width or pipeline.width
     fps = FLAGS.fps or pipeline.fps
+    if FLAGS.profile:
+        raise UserError(f"--profile: traces one window; leave out --long={FLAGS.long}")
     for request in todo:
         for name in ("masks", "strength", "last_frame"):
             if getattr(request, name):
@@ -265,9 +267,6 @@ def define_flags() -> None:
         "Replaces the modality's own prompt; with several, modality=text each.",
     )
     cli.define_path("batch_file", "", "JSONL of requests instead of the flags above.")
-    flags.DEFINE_multi_string(
-        "lora", [], "Adapter to merge into the weights, FILE or FILE:WEIGHT; may be repeated."
-    )
     flags.DEFINE_enum(
         "preset",
         None,
@@ -328,8 +327,6 @@ def main(argv: Sequence[str]) -> None:
             safe_path(output, request.name, where="request")
     _check_inputs_stay(todo, output)
     pipeline = cli.load_pipeline()
-    adapters = [(paths.expand(path), weight) for path, weight in map(parse, FLAGS.lora)]
-    pipeline.add_adapters(*adapters)
     chosen = {name: FLAGS[name].value for name in SETTINGS if FLAGS[name].value is not None}
     if "guidance_interval" in chosen:
         chosen["guidance_interval"] = [

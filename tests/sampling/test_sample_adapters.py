@@ -47,6 +47,7 @@ def test_merged_or_beside_the_weights_samples_are_the_same(tmp_path):
     for weights, merge in (((), True), ((0.5,), True), ((0.2, 0.3), False)):
         pipeline = Pipeline(**tiny_parts())
         pipeline.add_adapters(*((tmp_path / "lora.safetensors", w) for w in weights), merge=merge)
+        assert tuple(adapter["weight"] for adapter in pipeline.adapters) == weights
         found.append(pipeline("a", wanted=("rgb",)).latents["rgb"])
     plain, merged, beside = found
     assert np.abs(plain - merged).max() > 0.01

@@ -106,7 +106,8 @@ def sample(
     }
     for name in set(made) & set(pixels):
         made[name] = np.where(pixels[name][..., None], videos[name], made[name])
-    only = {name: read[name] for name in only_given}
+    # A sampled stream has the scale of the depth that it was given, but not its count of instances.
+    scaled = {name: one for name, one in read.items() if name in only_given or one.unit}
     prompts_of = texts.texts_of(streams, captions, modality_prompts)
     negative = texts.per_caption("negative_prompt", control.negative_prompt, batch)
     common = {
@@ -120,6 +121,7 @@ def sample(
         "size": size,
         "fps": pipeline.fps,
         "checkpoint_step": pipeline.step,
+        "adapters": pipeline.adapters,
         "config_sha256": provenance.config_hash(pipeline.config),
         "config": provenance.plain(pipeline.config),
         "versions": provenance.versions(),
@@ -131,8 +133,8 @@ def sample(
         wanted=tuple(wanted),
         fps=pipeline.fps,
         codecs={name: pipeline.codec(name) for name in streams},
-        sides={name: one.side for name, one in only.items() if one.side is not None},
-        units={name: one.unit for name, one in only.items() if one.unit},
+        sides={name: one.side for name, one in scaled.items() if one.side is not None},
+        units={name: one.unit for name, one in scaled.items() if one.unit},
         records=[
             {
                 "prompts": {name: row[b] for name, row in prompts_of.items()},

@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Shaped
 
 from unityvideo_jax import modalities
 from unityvideo_jax.errors import UserError
+from unityvideo_jax.files import provenance
 from unityvideo_jax.models.dit import DiT
 from unityvideo_jax.models.text.encoder import CutTexts, TextEncoder
 from unityvideo_jax.models.vae.wan_vae import STREAMED_PIXELS, WanVAE
@@ -36,6 +37,7 @@ class Pipeline:
       num_frames, height, width: the size of a call that names none and is given no video.
       fps: frames per second of the videos.
       step: training step of the weights.
+      adapters: path, hash and weight of each that was added.
       modalities: names that the model knows, RGB first.
       devices: that share every batch.
       sample_latents: the jitted sampler, see `generate.jit_generate`.
@@ -92,6 +94,7 @@ class Pipeline:
                 f"the VAE has {vae.config.z_dim} latent channels, model.in_channels is "
                 f"{self.model_config.in_channels}; use the VAE that the model was trained on"
             )
+        self.adapters: list[dict[str, Any]] = []
         self.devices = Devices()
         self.sample_latents = jit_generate(lambda params: self.velocity(params))
 
@@ -184,6 +187,10 @@ class Pipeline:
         from unityvideo_jax.interop.lora_apply import apply, merge_into
 
         opened = [(open_adapter(path, self.model_config), weight) for path, weight in adapters]
+        self.adapters += [
+            {"path": str(a.path), "sha256": provenance.file_hash(a.path), "weight": weight}
+            for a, weight in opened
+        ]
         if merge:
             self.params = merge_into(self.params, opened)
         else:

@@ -149,6 +149,10 @@ def get_config() -> ml_collections.ConfigDict:
         condition_guidance=1.0,
         shift=5.0,
         grid="wan",
+        guidance_interval=(0.0, 1.0),
+        guidance_rescale=0.0,
+        window=0,  # frames that the model sees at once of a longer video
+        overlap=5,
         batched_guidance=True,
     )
     return config

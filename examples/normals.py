@@ -17,7 +17,7 @@ from jaxtyping import Array, Float
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.metrics.base import Arrays, Metric, check_pair
 from unityvideo_jax.metrics.scores import ClipScore
-from unityvideo_jax.modalities import Clip, Modality, Rows, Side, checks, drawing, register
+from unityvideo_jax.modalities import Clip, Modality, Rows, Side, checks, drawing, joining, register
 
 WITHIN = (11.25, 22.5, 30.0)  # degrees, the thresholds of the field since Fouhey et al. 2013
 WORST_DEGREES = 60.0  # the brightest colour of an error map
@@ -118,6 +118,15 @@ def compare(prediction: Arrays, truth: Arrays, height: int) -> Rows:
     }
 
 
+class NormalsJoiner(joining.Joiner):
+    """Windows of a long video are blended, and then unit length is restored."""
+
+    def blend(self, tail: Arrays, head: Arrays) -> dict[str, np.ndarray]:
+        mixed = super().blend(tail, head)["normals"]
+        length = np.linalg.norm(mixed, axis=-1, keepdims=True)
+        return {"normals": np.where(length > 0.5, mixed / np.maximum(length, 1e-6), 0.0)}
+
+
 _CODEC = NormalsCodec()
 NORMALS = register(
     Modality(
@@ -129,5 +138,6 @@ NORMALS = register(
         metric=NormalsMetric,
         trivial=trivial,
         compare=compare,
+        joiner=NormalsJoiner,
     )
 )

@@ -119,14 +119,28 @@ def define_pipeline() -> None:
     flags.DEFINE_bool("ema", True, "Use the run's averaged weights.")
     define_path("vae", None, "Folder of the VAE, instead of config.data.vae.")
     flags.DEFINE_string("text_encoder", None, "Text encoder, instead of config.data.text_encoder.")
+    flags.DEFINE_multi_string(
+        "lora", [], "Adapter to merge into the weights, FILE or FILE:WEIGHT; may be repeated."
+    )
 
 
 def load_pipeline() -> Any:
-    """The `Pipeline` that the flags of `define_pipeline` name.
+    """The `Pipeline` that the flags of `define_pipeline` name, with its adapters.
 
     Raises:
-      UserError: not exactly one of --workdir and --pretrained, or weights that do not load.
+      UserError: not exactly one of --workdir and --pretrained, or weights or an adapter that do
+        not load.
     """
+    from unityvideo_jax.sampling.adapters import parse
+
+    pipeline = _load_weights()
+    pipeline.add_adapters(
+        *((paths.expand(path), weight) for path, weight in map(parse, flags.FLAGS.lora))
+    )
+    return pipeline
+
+
+def _load_weights() -> Any:
     from unityvideo_jax.sampling.pipeline import Pipeline
 
     args = flags.FLAGS
@@ -155,6 +169,7 @@ def weights_of(pipeline: Any) -> dict[str, Any]:
         "pretrained": args.pretrained,
         "checkpoint_step": pipeline.step,
         "ema": args.ema,
+        "adapters": pipeline.adapters,
     }
 
 

@@ -244,10 +244,11 @@ def _score_run(output: pathlib.Path) -> None:
         "sampler": dataclasses.asdict(sampler),
         "config": provenance.config_hash(pipeline.config),
         "checkpoint": [
-            str(pathlib.Path(FLAGS.workdir).resolve()),
+            str(pathlib.Path(FLAGS.workdir or FLAGS.pretrained).resolve()),
             pipeline.step,
             FLAGS.ema,
         ],
+        "adapters": pipeline.adapters,
         "parts": [FLAGS.vae, FLAGS.text_encoder],
     }
     rows = RowStore(

@@ -10,6 +10,12 @@ r"""Samples videos from trained weights: joint generation, control, estimation, 
       --prompt="A woman waves." --output=two_controls
   python -m unityvideo_jax.sample --workdir=run --wanted=rgb --first_frame=photo.jpg \
       --prompt="The dog runs off." --output=image_to_video
+  python -m unityvideo_jax.sample --workdir=run --given=rgb=film.mp4 --wanted=rgb --strength=0.6 \
+      --prompt="The dog is white." --output=video_to_video
+  python -m unityvideo_jax.sample --workdir=run --given=rgb=film.mp4 --wanted=rgb \
+      --mask=kept.png --prompt="A red ball." --output=inpainting
+  python -m unityvideo_jax.sample --workdir=run --mode=estimation --modality=depth \
+      --input=hours.mp4 --long=joined --output=long
   python -m unityvideo_jax.sample --pretrained=FOLDER --mode=joint --modality=depth \
       --prompt="A dog runs." --output=from_a_model
   python -m unityvideo_jax.sample --workdir=wan21 --wanted=rgb --lora=style.safetensors:0.8 \
@@ -19,10 +25,12 @@ r"""Samples videos from trained weights: joint generation, control, estimation, 
 
 import contextlib
 import dataclasses
+import functools
 import pathlib
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import jax
 from absl import flags
@@ -33,7 +41,10 @@ from unityvideo_jax.files import paths
 from unityvideo_jax.files.names import safe_path
 from unityvideo_jax.runtime import capacity
 from unityvideo_jax.sampling import files, requests, solvers
-from unityvideo_jax.sampling.adapters import PRESETS, parse
+from unityvideo_jax.sampling.adapters import PRESETS
+from unityvideo_jax.sampling.generate import SamplerConfig
+from unityvideo_jax.sampling.long import sample_long
+from unityvideo_jax.sampling.long_files import write_chunks
 from unityvideo_jax.sampling.pipeline import Pipeline
 from unityvideo_jax.sampling.streams import PIXEL_BYTES, check_size, stream_order
 
@@ -41,8 +52,14 @@ FLAGS = flags.FLAGS
 
 
 TASK_FLAGS = (
-    *("mode", "modality", "input", "given", "wanted", "first_frame"),
-    *("prompt", "modality_prompt"),
+    *("mode", "modality", "input", "given", "wanted", "first_frame", "last_frame", "mask"),
+    *("weight", "strength", "prompt", "negative_prompt", "modality_prompt"),
+)
+LONG = ("joined", "continued")
+# Settings of the sampler, by the names of its fields.
+SETTINGS = (
+    *("steps", "solver", "text_guidance", "condition_guidance", "shift", "grid"),
+    *("guidance_interval", "guidance_rescale", "window", "overlap"),
 )
 
 
@@ -53,6 +70,8 @@ def _requests() -> list[requests.Request]:
                 raise UserError(f"--{name} and --batch_file: put it into the file's lines instead")
         return requests.read_batch_file(FLAGS.batch_file, FLAGS.seed)
     texts = FLAGS.modality_prompt
+    masks = requests.parse_named(FLAGS.mask, "--mask") if FLAGS.mask else ""
+    weights = requests.parse_named(FLAGS.weight, "--weight") if FLAGS.weight else None
     by_name = any(text.partition("=")[0] in modalities.names() for text in texts)
     return [
         requests.build(
@@ -66,7 +85,12 @@ def _requests() -> list[requests.Request]:
             },
             wanted=FLAGS.wanted,
             first_frame=FLAGS.first_frame,
+            last_frame=FLAGS.last_frame,
+            masks=_each(masks, paths.expand),
+            weights=_each(weights, functools.partial(_number, "--weight")),
+            strength=FLAGS.strength,
             prompt=FLAGS.prompt,
+            negative_prompt=FLAGS.negative_prompt,
             modality_prompt=requests.parse_pairs(texts, "--modality_prompt")
             if by_name or len(texts) > 1
             else "".join(texts),
@@ -75,16 +99,34 @@ def _requests() -> list[requests.Request]:
     ]
 
 
-def _load_given(
-    pipeline: Pipeline, request: requests.Request
-) -> tuple[dict[str, files.Given], files.Given | None]:
-    """The request's given streams, and its first frame if it has one."""
-    stream_order([*request.given, *request.wanted], pipeline.modalities)
+def _each(value: Any, function: Callable[[str], Any]) -> Any:
+    """The function of a text, or of every text of a dict; nothing stays nothing."""
+    if isinstance(value, dict):
+        return {name: function(one) for name, one in value.items()}
+    return function(value) if value else value
+
+
+def _number(flag: str, text: str) -> float:
+    try:
+        return float(text)
+    except ValueError as error:
+        raise UserError(f"{flag}: {text!r} is no number") from error
+
+
+def _load(pipeline: Pipeline, request: requests.Request) -> dict[str, Any]:
+    """What the request reads from files, by the names of the pipeline's arguments."""
+    stream_order(dict.fromkeys((*request.given, *request.wanted)), pipeline.modalities)
     size = {"height": FLAGS.height or pipeline.height, "width": FLAGS.width or pipeline.width}
     multiple = pipeline.token_pixels
     check_size(FLAGS.num_frames or pipeline.num_frames, **size, multiple=multiple)
-    first = files.read_first_frame(request.first_frame, **size) if request.first_frame else None
-    given = files.read_given(
+    loaded = {
+        role: files.read_image(path, **size) if path else None
+        for role, path in (
+            ("first_frame", request.first_frame),
+            ("last_frame", request.last_frame),
+        )
+    }
+    loaded["given"] = given = files.read_given(
         request.given,
         num_frames=FLAGS.num_frames,
         default_frames=pipeline.num_frames,
@@ -94,18 +136,23 @@ def _load_given(
         codecs={name: pipeline.codec(name) for name in request.given},
         **size,
     )
-    return given, first
+    for name, path in request.masks.items():
+        shape = given[name].video.shape[:3]
+        loaded.setdefault("masks", {})[name] = files.read_mask(
+            path, shape, fps=FLAGS.fps or pipeline.fps
+        )
+    return loaded
 
 
 def _check_inputs_stay(todo: list[requests.Request], output: pathlib.Path) -> None:
     """Raises UserError if a result would be written over what a request reads."""
     for request in todo:
-        for source in (*request.given.values(), request.first_frame):
+        for source in request.sources:
             for other in todo:
                 folder = (output / other.name).resolve()
                 path = pathlib.Path(source).resolve()
                 named = path.stem in (*other.given, *other.wanted)
-                if source and path.parent == folder and named:
+                if path.parent == folder and named:
                     raise UserError(
                         f"--output={output}: {source} is read and would be written over; name "
                         "another folder"
@@ -120,6 +167,70 @@ def _traced(folder: pathlib.Path, number: int) -> Iterator[None]:
         yield
 
 
+def _sample_long(
+    pipeline: Pipeline,
+    todo: Sequence[requests.Request],
+    samplers: Sequence[SamplerConfig],
+    output: pathlib.Path,
+) -> None:
+    """Samples every request window by window, from its videos into files."""
+    size = FLAGS.height or pipeline.height, FLAGS.width or pipeline.width
+    fps = FLAGS.fps or pipeline.fps
+    if FLAGS.profile:
+        raise UserError(f"--profile: traces one window; leave out --long={FLAGS.long}")
+    for request in todo:
+        for name in ("masks", "strength", "last_frame"):
+            if getattr(request, name):
+                raise UserError(f"--long={FLAGS.long}: {name} is of one window; leave it out")
+        for name, path in request.given.items():
+            if path.endswith(".npz"):
+                raise UserError(f"{path}: --long reads videos; give {name} as one")
+            next(media.stream(path, fps=fps, size=size), None)  # a bad file costs no work
+    for request, sampler in zip(todo, samplers, strict=True):
+        start, folder = time.monotonic(), output / request.name
+        window = sampler.window or pipeline.num_frames
+        first = request.first_frame
+        chunks = sample_long(
+            pipeline,
+            request.prompt,
+            given={n: media.stream(p, fps=fps, size=size) for n, p in request.given.items()},
+            wanted=request.wanted,
+            num_frames=FLAGS.num_frames,
+            continued=FLAGS.long == "continued",
+            window=window,
+            overlap=sampler.overlap,
+            seed=request.seed,
+            first_frame=files.read_image(first, height=size[0], width=size[1]) if first else None,
+            weights=request.weights,
+            negative_prompt=request.negative_prompt,
+            modality_prompts=request.modality_prompts,
+            sampler=dataclasses.replace(sampler, window=0),
+            height=FLAGS.height,
+            width=FLAGS.width,
+        )
+        record = {
+            "command": ["python", "-m", "unityvideo_jax.sample", *sys.argv[1:]],
+            "request": dataclasses.asdict(request),
+            "sampler": dataclasses.asdict(sampler),
+            "long": {"way": FLAGS.long, "window": window, "overlap": sampler.overlap},
+            "fps": fps,
+            **cli.weights_of(pipeline),
+        }
+
+        def progress(done: int, start: float = start) -> None:
+            print(f"  {done} frames, {time.monotonic() - start:.0f} s", flush=True)
+
+        said = write_chunks(folder, chunks, fps=fps, record=record, progress=progress)
+        print(f"{request.name or 'sample'}: {said['num_frames']} frames, {folder}", flush=True)
+        for name, seam in said["seams"].items():
+            headline = modalities.get(name).metric.headline
+            print(
+                f"  {name}: {headline} in {seam['count']} overlaps: mean {seam['mean']:.4g}, "
+                f"largest {seam['largest']:.4g}",
+                flush=True,
+            )
+
+
 def define_flags() -> None:
     """Called by the program alone, so that importing this module claims no flag names."""
     cli.define_pipeline()
@@ -131,16 +242,31 @@ def define_flags() -> None:
     cli.define_path(
         "first_frame", "", "Image that the sampled RGB starts with; for models that learned it."
     )
+    cli.define_path("last_frame", "", "Image that the sampled RGB ends with.")
+    flags.DEFINE_multi_string(
+        "mask",
+        [],
+        "Black and white image or video: where a given stream counts (white), and of one that is "
+        "wanted too, what is kept; with several given streams, modality=path each.",
+    )
+    flags.DEFINE_multi_string(
+        "weight",
+        [],
+        "How much a given stream counts, 1 if left out; with several, modality=number.",
+    )
+    flags.DEFINE_float(
+        "strength",
+        None,
+        "Video to video: share of the steps by which a given and wanted stream is sampled anew.",
+    )
     flags.DEFINE_string("prompt", "", "Caption of the RGB video.")
+    flags.DEFINE_string("negative_prompt", "", "Caption that text guidance leads away from.")
     flags.DEFINE_multi_string(
         "modality_prompt",
         [],
         "Replaces the modality's own prompt; with several, modality=text each.",
     )
     cli.define_path("batch_file", "", "JSONL of requests instead of the flags above.")
-    flags.DEFINE_multi_string(
-        "lora", [], "Adapter to merge into the weights, FILE or FILE:WEIGHT; may be repeated."
-    )
     flags.DEFINE_enum(
         "preset",
         None,
@@ -153,6 +279,12 @@ def define_flags() -> None:
     flags.DEFINE_float("condition_guidance", None, "The same for given streams.")
     flags.DEFINE_float("shift", None, "Timestep shift.")
     flags.DEFINE_enum("grid", None, solvers.GRIDS, "Grid of noise levels.")
+    flags.DEFINE_list(
+        "guidance_interval", None, "Least and greatest t with guidance, LOW,HIGH from 0 to 1."
+    )
+    flags.DEFINE_float(
+        "guidance_rescale", None, "Share of the guided deviation that is taken back, 0 to 1."
+    )
     cli.define_seed("seed", "Seed; request n of a batch file takes seed + n.")
     flags.DEFINE_integer("num_frames", None, "Frames, 4n+1.", lower_bound=1)
     flags.DEFINE_integer("height", None, "Pixels, a multiple of 16 (Wan 2.2: 32).", lower_bound=1)
@@ -171,6 +303,17 @@ def define_flags() -> None:
         "millimetres in 16-bit pictures.",
     )
     cli.define_path("output", None, "Folder of the results.", writes="folder", required=True)
+    flags.DEFINE_integer(
+        "window", None, "Frames that the model sees at once of a longer video, 4n+1.", lower_bound=1
+    )
+    flags.DEFINE_integer("overlap", None, "Frames that windows share, 4n+1.", lower_bound=1)
+    flags.DEFINE_enum(
+        "long",
+        None,
+        LONG,
+        "Any length, window after window from file to file: sampled each for itself and joined, or "
+        "continued from the last frames of the one before. Left out: all windows at once.",
+    )
     flags.DEFINE_bool("profile", False, "Trace each request for XProf, beside its results.")
 
 
@@ -185,12 +328,21 @@ def main(argv: Sequence[str]) -> None:
             safe_path(output, request.name, where="request")
     _check_inputs_stay(todo, output)
     pipeline = cli.load_pipeline()
-    adapters = [(paths.expand(path), weight) for path, weight in map(parse, FLAGS.lora)]
-    pipeline.add_adapters(*adapters)
-    names = ("steps", "solver", "text_guidance", "condition_guidance", "shift", "grid")
-    chosen = {name: FLAGS[name].value for name in names if FLAGS[name].value is not None}
+    chosen = {name: FLAGS[name].value for name in SETTINGS if FLAGS[name].value is not None}
+    if "guidance_interval" in chosen:
+        chosen["guidance_interval"] = [
+            _number("--guidance_interval", t) for t in chosen["guidance_interval"]
+        ]
     sampler = pipeline.sampler.changed(**(PRESETS.get(FLAGS.preset, {}) | chosen))
-    pipeline.warn_of_cut(t for one in todo for t in (one.prompt, *one.modality_prompts.values()))
+    samplers = [sampler.changed(**request.sampler) for request in todo]
+    pipeline.warn_of_cut(
+        text
+        for one in todo
+        for text in (one.prompt, one.negative_prompt, *one.modality_prompts.values())
+    )
+    if FLAGS.long:
+        _sample_long(pipeline, todo, samplers, output)
+        return
     # All inputs are read before the first sample is made, so that a bad one costs nothing.
     frames = FLAGS.num_frames or pipeline.num_frames
     pixels = frames * (FLAGS.height or pipeline.height) * (FLAGS.width or pipeline.width)
@@ -199,28 +351,30 @@ def main(argv: Sequence[str]) -> None:
         f"the inputs of {len(todo)} requests",
         "divide the batch file",
     )
-    given = [_load_given(pipeline, request) for request in todo]
+    loaded = [_load(pipeline, request) for request in todo]
     fps = FLAGS.fps or pipeline.fps
     print(
         f"weights of step {pipeline.step}, {sampler.solver} in {sampler.steps} steps, "
         f"{len(todo)} request(s)",
         flush=True,
     )
-    for number, (request, (streams, first)) in enumerate(zip(todo, given, strict=True), start=1):
+    for number, (request, inputs) in enumerate(zip(todo, loaded, strict=True), start=1):
         folder = output / request.name
         start = time.monotonic()
         with _traced(folder / "profile", number):
             samples = pipeline(
                 request.prompt,
-                given=streams,
                 wanted=request.wanted,
-                first_frame=first,
+                weights=request.weights,
+                strength=request.strength,
+                negative_prompt=request.negative_prompt,
                 modality_prompts=request.modality_prompts,
-                sampler=sampler,
+                sampler=samplers[number - 1],
                 seed=request.seed,
-                num_frames=None if streams else FLAGS.num_frames,
+                num_frames=None if request.given else FLAGS.num_frames,
                 height=FLAGS.height,
                 width=FLAGS.width,
+                **inputs,
             )
             seconds = time.monotonic() - start
         record = {

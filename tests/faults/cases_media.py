@@ -40,7 +40,7 @@ def prepare(folder, *names, fps=0.0, **size):
 
 def first_frame(path):
     """An image as `sample --first_frame` takes it."""
-    return media.to_uint8(files.read_first_frame(str(path), height=64, width=64).video)[0]
+    return media.to_uint8(files.read_image(str(path), height=64, width=64).video)[0]
 
 
 def levels(frames):

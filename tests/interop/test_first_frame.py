@@ -1,4 +1,4 @@
-"""Image to video of Wan 2.2 TI2V-5B: our whole call against diffusers' pipeline."""
+"""Image to video and video to video of Wan: our whole call against diffusers' pipelines."""
 
 import dataclasses
 
@@ -7,7 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanImageToVideoPipeline
+from diffusers import (
+    AutoencoderKLWan,
+    UniPCMultistepScheduler,
+    WanImageToVideoPipeline,
+    WanVideoToVideoPipeline,
+)
+from diffusers.pipelines.wan import pipeline_wan_video2video
 from PIL import Image
 from tiny_pipeline import quick_compile  # noqa: F401
 from wan_torch import our_config, torch_wan
@@ -20,6 +26,7 @@ from unityvideo_jax.sampling.generate import SamplerConfig, stream_noise
 from unityvideo_jax.sampling.pipeline import Pipeline
 
 PROMPTS = ["a dog runs off", "a red ball rolls"]
+NEGATIVE = "green grass"
 FRAMES, HEIGHT, WIDTH = 9, 32, 64
 STEPS, SHIFT, GUIDANCE, SEED = 6, 5.0, 4.0, 7
 
@@ -100,7 +107,9 @@ def image():
 
 
 def test_whole_trajectory(reference, pipeline, image, parity):
-    samples = pipeline(PROMPTS, wanted=("rgb",), first_frame=image, seed=SEED)
+    samples = pipeline(
+        PROMPTS, wanted=("rgb",), first_frame=image, negative_prompt=NEGATIVE, seed=SEED
+    )
     latents = samples.latents["rgb"]
     noise = stream_noise(jax.random.key(SEED), (2, 1, *latents.shape[1:]), 0)[:, 0]
     texts = pipeline.text_encoder
@@ -108,7 +117,7 @@ def test_whole_trajectory(reference, pipeline, image, parity):
     result = reference(
         image=Image.fromarray(image),
         prompt_embeds=torch.from_numpy(texts(PROMPTS)),
-        negative_prompt_embeds=torch.from_numpy(texts([""] * 2)),
+        negative_prompt_embeds=torch.from_numpy(texts([NEGATIVE] * 2)),
         latents=torch.from_numpy(np.moveaxis(np.array(noise), -1, 1).copy()),
         num_frames=FRAMES,
         height=HEIGHT,
@@ -120,7 +129,7 @@ def test_whole_trajectory(reference, pipeline, image, parity):
     ).frames
     assert len(steps) == STEPS
     expected = np.moveaxis(result.numpy(), 1, -1)
-    name = "image to video, a whole trajectory (latents)"
+    name = "image to video with a negative prompt, a whole trajectory (latents)"
     parity(name, "diffusers WanImageToVideoPipeline", latents, expected, bound=1e-4)
     # What follows the image hangs on it.
     other = pipeline(PROMPTS, wanted=("rgb",), first_frame=255 - image, seed=SEED).latents["rgb"]
@@ -128,6 +137,38 @@ def test_whole_trajectory(reference, pipeline, image, parity):
 
     first = pipeline.encode(media.to_float(image[None, None]), "rgb")
     np.testing.assert_array_equal(latents[:, :1], np.repeat(first, 2, axis=0))
+
+
+def test_video_to_video(reference, pipeline, parity, monkeypatch):
+    """The last four of six steps, from the film's own latents under our noise."""
+    film = np.random.default_rng(1).integers(0, 256, (FRAMES, HEIGHT, WIDTH, 3), np.uint8)
+    call = dict(given={"rgb": film}, wanted=("rgb",), negative_prompt=NEGATIVE, seed=SEED)
+    latents = pipeline(PROMPTS, **call, strength=0.7).latents["rgb"]
+    noise = stream_noise(jax.random.key(SEED), (2, 1, *latents.shape[1:]), 0)[:, 0]
+    drawn = torch.from_numpy(np.moveaxis(np.array(noise), -1, 1).copy())
+    monkeypatch.setattr(pipeline_wan_video2video, "randn_tensor", lambda *_, **__: drawn)
+    parts = ("tokenizer", "text_encoder", "vae", "scheduler", "transformer")
+    pipe = WanVideoToVideoPipeline(**{name: getattr(reference, name) for name in parts})
+    pipe.vae_scale_factor_spatial = 16  # it counts the strides without Wan 2.2's patches
+    pipe.set_progress_bar_config(disable=True)
+    texts = pipeline.text_encoder
+    steps = []
+    result = pipe(
+        video=[[Image.fromarray(frame) for frame in film]] * 2,
+        prompt_embeds=torch.from_numpy(texts(PROMPTS)),
+        negative_prompt_embeds=torch.from_numpy(texts([NEGATIVE] * 2)),
+        height=HEIGHT,
+        width=WIDTH,
+        num_inference_steps=STEPS,
+        strength=0.7,
+        guidance_scale=GUIDANCE,
+        output_type="latent",
+        callback_on_step_end=lambda pipe, i, t, tensors: steps.append(int(t)) or {},
+    ).frames
+    assert len(steps) == 4
+    expected = np.moveaxis(result.numpy(), 1, -1)
+    name = "video to video by strength, a whole trajectory (latents)"
+    parity(name, "diffusers WanVideoToVideoPipeline", latents, expected, bound=1e-4)
 
 
 def test_what_cannot_start_with_an_image_is_named(pipeline, image):

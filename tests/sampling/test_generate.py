@@ -6,6 +6,7 @@ import pytest
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.sampling import SamplerConfig, generate
 from unityvideo_jax.sampling.guidance import pass_weights
+from unityvideo_jax.sampling.known import ALWAYS, NEVER, Known
 
 B, S, SHAPE = 2, 3, (2, 2, 2, 4)
 
@@ -81,7 +82,10 @@ def test_a_first_frame_is_clean_in_every_pass_and_stays(batched):
     config = SamplerConfig(
         steps=2, solver="heun", text_guidance=3.0, condition_guidance=2.0, batched_guidance=batched
     )
-    out = np.asarray(run(velocity, (True, False, True), config, first_frame=(True, False, False)))
+    until, clean = np.full((B, S, *SHAPE[:3]), NEVER, np.float32), np.zeros((B, S, SHAPE[0]), bool)
+    until[:, 0, 0], clean[:, 0, 0] = ALWAYS, True
+    known = Known(jnp.asarray(until), jnp.asarray(clean))
+    out = np.asarray(run(velocity, (True, False, True), config, known=known))
     jax.effects_barrier()
     given = np.asarray(inputs()["given"])
     np.testing.assert_array_equal(out[:, 0, 0], given[:, 0, 0])
@@ -90,12 +94,6 @@ def test_a_first_frame_is_clean_in_every_pass_and_stays(batched):
     for latents, clean in seen:
         assert (latents[:, 0, 0].reshape(-1, *given[:, 0, 0].shape) == given[:, 0, 0]).all()
         assert clean[:, 0, 0].all() and clean.sum() == len(clean)
-
-
-def test_a_first_frame_of_what_is_not_wanted_is_named():
-    for first_frame in ((True,), (False, True, False)):
-        with pytest.raises(UserError, match="say True or False of each"):
-            run(Recorder(), (True, False, True), first_frame=first_frame)
 
 
 def test_wanted_streams_ignore_their_placeholders():
@@ -145,20 +143,24 @@ def test_guidance_is_the_named_combination():
 
 
 @pytest.mark.parametrize(
-    ("text", "condition", "has_condition", "passes"),
+    ("text", "condition", "given", "counts", "passes"),
     [
-        (1.0, 1.0, True, {"full"}),
-        (5.0, 1.0, True, {"full", "no_text"}),
-        (1.0, 2.0, True, {"full", "no_condition"}),
-        (5.0, 2.0, True, {"full", "no_text", "no_condition"}),
-        (5.0, 2.0, False, {"full", "no_text"}),
-        (0.0, 1.0, True, {"full", "no_text"}),
+        (1.0, 1.0, (1, 2), {}, [((1, 2), True)]),
+        (5.0, 1.0, (1, 2), {}, [((1, 2), True), ((1, 2), False)]),
+        (1.0, 2.0, (1, 2), {}, [((1, 2), True), ((), True)]),
+        (5.0, 2.0, (1,), {}, [((1,), True), ((1,), False), ((), True)]),
+        (5.0, 2.0, (), {}, [((), True), ((), False)]),
+        (0.0, 1.0, (1,), {}, [((1,), True), ((1,), False)]),
+        # A stream that counts by degrees is the last to be shown.
+        (1.0, 1.0, (1, 2), {1: 0.5}, [((2, 1), True), ((2,), True)]),
+        (1.0, 1.0, (1, 2), {1: 0.5, 2: 2.0}, [((1, 2), True), ((), True), ((1,), True)]),
     ],
 )
-def test_a_scale_of_one_costs_no_pass(text, condition, has_condition, passes):
-    weights = pass_weights(text, condition, has_condition)
-    assert set(weights) == passes
-    assert sum(weights.values()) == pytest.approx(1.0)
+def test_a_scale_of_one_costs_no_pass(text, condition, given, counts, passes):
+    counts = {s: jnp.full((B, *SHAPE[:3]), count) for s, count in counts.items()}
+    weights = pass_weights(given, text_guidance=text, condition_guidance=condition, counts=counts)
+    assert list(weights) == passes
+    np.testing.assert_allclose(sum(weights.values()), 1.0, rtol=1e-6)
 
 
 def test_seed_decides_and_batch_mates_do_not():

@@ -39,6 +39,17 @@ def test_modality_prompt_of_the_only_modality_or_by_name():
     assert several.modality_prompts == {"flow": "motion"}
 
 
+def test_masks_and_weights_of_the_only_given_stream_or_by_name():
+    one = requests.build(where="flags", given={"rgb": "a"}, wanted=["depth"], masks="m", weights=2)
+    assert (one.masks, one.weights) == ({"rgb": "m"}, {"rgb": 2})
+    given = {"depth": "a", "flow": "b"}
+    several = requests.build(
+        where="flags", given=given, wanted=["rgb"], masks={"flow": "m"}, weights={"depth": 0.5}
+    )
+    assert (several.masks, several.weights) == ({"flow": "m"}, {"depth": 0.5})
+    assert several.sources == ("a", "b", "m")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -52,6 +63,9 @@ def test_modality_prompt_of_the_only_modality_or_by_name():
         (dict(mode="control", modality=["depth", "flow"], input="a"), "several controls"),
         (dict(given={"rgb": "a"}), "no stream is wanted"),
         (dict(given={"rgb": "a"}, wanted=["depth"], first_frame="b"), "first_frame is of the"),
+        (dict(given={"rgb": "a"}, wanted=["depth"], last_frame="b"), "last_frame is of the"),
+        (dict(given={"rgb": "a"}, wanted=["rgb"], masks={"flow": "m"}), "which is no given stream"),
+        (dict(mode="joint", modality=["depth"], weights=2.0), "for one given stream but there are"),
         (dict(given={"rgb": "a"}, wanted=["depth"], input="b"), "belong to a mode"),
         (
             dict(mode="joint", modality=["depth", "flow"], modality_prompt="x"),
@@ -75,16 +89,29 @@ def test_batch_file(tmp_path):
         {"mode": "joint", "modality": "depth", "prompt": "a dog"},
         {"mode": "estimation", "modality": ["flow"], "input": "v.mp4", "seed": 9, "name": "bikes"},
         {"given": {"depth": "/abs/d.npz"}, "wanted": "rgb", "modality_prompt": {"depth": "near"}},
+        {
+            "given": {"rgb": "film.mp4"},
+            "wanted": ["rgb", "depth"],
+            "strength": 0.5,
+            "masks": {"rgb": "m.png"},
+            "last_frame": "end.png",
+            "negative_prompt": "grass",
+            "sampler": {"steps": 3, "guidance_interval": [0, 0.5]},
+        },
     ]
     path = tmp_path / "requests.jsonl"
     path.write_text("\n\n".join(json.dumps(line) for line in lines))
-    first, second, third = requests.read_batch_file(path, default_seed=5)
+    first, second, third, fourth = requests.read_batch_file(path, default_seed=5)
     assert (first.name, first.seed, first.prompt) == ("0000", 5, "a dog")
     assert (second.name, second.seed) == ("bikes", 9)
     assert second.given == {"rgb": str(tmp_path / "v.mp4")}
     assert (third.name, third.seed, third.wanted) == ("0002", 7, ("rgb",))
     assert third.given == {"depth": "/abs/d.npz"}
     assert third.modality_prompts == {"depth": "near"}
+    assert (fourth.strength, fourth.negative_prompt) == (0.5, "grass")
+    paths = ("film.mp4", "m.png", "end.png")
+    assert fourth.sources == tuple(str(tmp_path / name) for name in paths)
+    assert fourth.sampler == {"steps": 3, "guidance_interval": [0, 0.5]}
 
 
 @pytest.mark.parametrize(
@@ -95,6 +122,8 @@ def test_batch_file(tmp_path):
         ('{"mood": "joint"}', "line 2: unknown key 'mood'; known: name, mode"),
         ('{"mode": "joint", "modality": 3}', "line 2: modality has the wrong type: 3"),
         ('{"mode": "joint", "modality": [3]}', "line 2: modality has the wrong type"),
+        ('{"strength": true}', "line 2: strength has the wrong type: true"),
+        ('{"weights": {"rgb": "x"}}', "line 2: weights has the wrong type"),
         ('{"mode": "joint", "modality": "depth", "seed": "x"}', "line 2: seed has the wrong type"),
         (
             '{"mode": "joint", "modality": "depth", "name": "A"}',

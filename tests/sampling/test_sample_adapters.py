@@ -30,7 +30,7 @@ def test_four_steps_are_those_that_distillation_trains():
     config = dataclasses.replace(SamplerConfig(), **PRESETS["four_steps"])
     levels = shift_sigmas(np.float64([1000, 750, 500, 250]) / 1000, 5.0)
     np.testing.assert_allclose(config.table().sigma, levels, rtol=1e-6)
-    assert list(config.passes(has_condition=True).values()) == [1.0]
+    assert list(config.passes((1,)).values()) == [1.0]
 
 
 def test_merged_or_beside_the_weights_samples_are_the_same(tmp_path):
@@ -47,6 +47,7 @@ def test_merged_or_beside_the_weights_samples_are_the_same(tmp_path):
     for weights, merge in (((), True), ((0.5,), True), ((0.2, 0.3), False)):
         pipeline = Pipeline(**tiny_parts())
         pipeline.add_adapters(*((tmp_path / "lora.safetensors", w) for w in weights), merge=merge)
+        assert tuple(adapter["weight"] for adapter in pipeline.adapters) == weights
         found.append(pipeline("a", wanted=("rgb",)).latents["rgb"])
     plain, merged, beside = found
     assert np.abs(plain - merged).max() > 0.01

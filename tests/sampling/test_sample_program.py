@@ -28,19 +28,30 @@ def test_batch_file_of_all_modes(tmp_path):
     media.write_video(tmp_path / "film.mp4", clip(12, 40, 64), 16.0)
     photo = clip(1, 48, 32)[0]
     Image.fromarray(photo).save(tmp_path / "photo.png")
+    Image.fromarray(np.repeat(np.uint8([[0, 255]]), 16).reshape(1, 32).repeat(32, 0)).save(
+        tmp_path / "kept.png"
+    )
     np.savez(tmp_path / "truth.npz", depth=np.full((9, 32, 32), 3.0, np.float32))
     entries = [
         {"mode": "estimation", "modality": "depth", "input": "film.mp4", "name": "estimate"},
         {"mode": "control", "modality": "depth", "input": "truth.npz", "prompt": "a man"},
         {"given": {"rgb": "film.mp4"}, "wanted": ["depth", "flow"], "seed": 9},
         {"mode": "joint", "modality": "depth", "first_frame": "photo.png"},
+        {
+            "given": {"rgb": "film.mp4"},
+            "wanted": "rgb",
+            "masks": "kept.png",
+            "strength": 0.5,
+            "negative_prompt": "grass",
+            "sampler": {"steps": 2, "text_guidance": 3.0, "guidance_interval": [0.0, 0.9]},
+        },
     ]
     (tmp_path / "requests.jsonl").write_text("\n".join(map(json.dumps, entries)))
     out = tmp_path / "out"
     done = run(f"--batch_file={tmp_path / 'requests.jsonl'}", f"--output={out}", "--steps=1")
     assert done.returncode == 0, done.stderr
-    assert "[3/4] 0002" in done.stdout
-    assert sorted(p.name for p in out.iterdir()) == ["0001", "0002", "0003", "estimate"]
+    assert "[3/5] 0002" in done.stdout
+    assert sorted(p.name for p in out.iterdir()) == ["0001", "0002", "0003", "0004", "estimate"]
     files = {p.name for p in (out / "0002").iterdir()}
     streams = {f"{s}.mp4" for s in ("rgb", "depth", "flow")}
     assert files == streams | {"depth.npz", "flow.npz", "sheet.png", "sample.json"}
@@ -67,6 +78,35 @@ def test_batch_file_of_all_modes(tmp_path):
     expected = media.to_uint8(tiny_pipeline().decode(start, "rgb")[0])
     frames, _ = media.read_video(out / "0003" / "rgb.mp4")
     assert np.abs(frames[:1].mean(-1) - expected.mean(-1)).mean() < 6
+
+    record = json.loads((out / "0004" / "sample.json").read_text())
+    assert (record["strength"], record["negative_prompt"]) == (0.5, "grass")
+    assert record["sampler"]["steps"] == 2 and record["sampler"]["guidance_interval"] == [0, 0.9]
+    # The white half of the mask holds the film's pixels.
+    frames, _ = media.read_video(out / "0004" / "rgb.mp4")
+    given, _ = media.read_video(out / "estimate" / "rgb.mp4")
+    apart = np.abs(frames.mean(-1) - given.mean(-1))
+    assert apart[:, :, 20:].mean() < 6 < apart[:, :, :12].mean()
+
+
+def test_a_long_video_goes_from_file_to_file(tmp_path):
+    media.write_video(tmp_path / "film.mp4", clip(11, 40, 64), 8.0)
+    out = tmp_path / "out"
+    done = run(
+        *("--mode=estimation", "--modality=depth", f"--input={tmp_path / 'film.mp4'}"),
+        *("--long=joined", "--overlap=1", f"--output={out}", "--steps=1"),
+    )
+    assert done.returncode == 0, done.stderr
+    assert "sample: 11 frames" in done.stdout and "2 overlaps: mean" in done.stdout
+    assert np.load(out / "depth.npz")["depth"].shape == (11, 32, 32)
+    record = json.loads((out / "sample.json").read_text())
+    assert record["long"] == {"way": "joined", "window": 5, "overlap": 1}
+    assert record["seams"]["depth"]["count"] == 2
+    refused = run(
+        *("--given=rgb=film.mp4", "--wanted=rgb", "--strength=0.5", "--long=joined"),
+        f"--output={out}",
+    )
+    assert refused.returncode == 2 and "error: --long=joined: strength is of one" in refused.stderr
 
 
 def test_flags_do_what_the_call_does(tmp_path):

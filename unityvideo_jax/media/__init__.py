@@ -20,11 +20,12 @@ from unityvideo_jax.media.reading import (
     read_numbers,
     read_video,
     stored_kind,
+    stream,
     video_info,
 )
 from unityvideo_jax.media.sheets import contact_sheet
 from unityvideo_jax.media.source import DEFAULT_FPS, MAX_PIXELS, VideoInfo
-from unityvideo_jax.media.writing import check_videos, write_lossless, write_video
+from unityvideo_jax.media.writing import VideoWriter, check_videos, write_lossless, write_video
 
 __all__ = [
     "CLOCK",
@@ -36,6 +37,7 @@ __all__ = [
     "VIDEO_SUFFIXES",
     "Video",
     "VideoInfo",
+    "VideoWriter",
     "check_videos",
     "contact_sheet",
     "fit",
@@ -46,6 +48,7 @@ __all__ = [
     "read_numbers",
     "read_video",
     "stored_kind",
+    "stream",
     "to_float",
     "to_uint8",
     "video_info",

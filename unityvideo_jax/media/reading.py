@@ -99,6 +99,32 @@ def read(
     )
 
 
+def stream(
+    path: str | os.PathLike, *, fps: float | int, size: tuple[int, int]
+) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
+    """The frames of `read` one by one, so that a video of any length takes the memory of one.
+
+    Args:
+      path, fps, size: as `read` takes them.
+
+    Raises:
+      UserError: as `read` does, when the frame is reached.
+    """
+    path = pathlib.Path(path)
+    source = open_source(path)
+    chosen = on_display(source.frames(), _grid(fps)) if source.has_rate else None
+    last, number = None, -1
+    stored: tuple[int, int] | None = None
+    for index, shown in chosen or enumerate(source.frames()):
+        if index != number:
+            pixels = shown.pixels()
+            if stored not in (None, pixels.shape[:2]):
+                raise UserError(_other_size(path, index, pixels.shape, stored))
+            stored, number = pixels.shape[:2], index
+            last = fit(pixels[None], height=size[0], width=size[1])[0]
+        yield last
+
+
 def read_video(
     path: str | os.PathLike, max_frames: int | None = None
 ) -> tuple[UInt8[np.ndarray, "t h w 3"], float]:
@@ -260,11 +286,7 @@ def _collect(
         else:
             pixels = shown.pixels()
             if collected and pixels.shape[:2] != stored:
-                raise UserError(
-                    f"{path}: the size of frame {number}, {pixels.shape[0]}x{pixels.shape[1]}, "
-                    f"differs from the first one's {stored[0]}x{stored[1]}; make all frames one "
-                    "size"
-                )
+                raise UserError(_other_size(path, number, pixels.shape, stored))
             stored = pixels.shape[:2]
             if size is not None:
                 pixels = fit(pixels[None], height=size[0], width=size[1])[0]
@@ -276,6 +298,15 @@ def _collect(
             )
         collected.append((number, pixels))
     return collected, stored
+
+
+def _other_size(
+    path: pathlib.Path, number: int, size: tuple[int, ...], first: tuple[int, int]
+) -> str:
+    return (
+        f"{path}: the size of frame {number}, {size[0]}x{size[1]}, differs from the first one's "
+        f"{first[0]}x{first[1]}; make all frames one size"
+    )
 
 
 def _note_repeats(path: pathlib.Path, numbers: Int[np.ndarray, " t"], fps: float | int) -> None:

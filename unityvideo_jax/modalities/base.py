@@ -81,6 +81,8 @@ class Modality:
         model must beat; given with `metric`.
       compare: (prediction, truth, height) -> rows of a report's picture, each of at most about
         `height` pixel rows; None draws both by `codec`.
+      joiner: a subclass of `joining.Joiner`, which joins the windows of a long video; None is that
+        class itself, which blends.
     """
 
     name: str
@@ -92,6 +94,7 @@ class Modality:
     metric: type[Metric] | None = None
     trivial: Callable[[Arrays], dict[str, ndarray]] | None = None
     compare: Callable[[Arrays, Arrays, int], Rows] | None = None
+    joiner: Callable[[Codec, int], Any] | None = None
 
     def codec_of(self, version: str | None, source: str) -> Codec:
         """The codec that reads what one of this version drew; None is the default's.

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.metrics.base import Arrays
 from unityvideo_jax.metrics.densepose import DensePoseMetric
-from unityvideo_jax.modalities import checks, drawing
+from unityvideo_jax.modalities import checks, drawing, joining
 from unityvideo_jax.modalities.base import Clip, Modality, Rows, Side, register
 
 NUM_PARTS = 24
@@ -130,6 +130,16 @@ def compare(prediction: Arrays, truth: Arrays, height: int) -> Rows:
     }
 
 
+class DensePoseJoiner(joining.Joiner):
+    """Coordinates are blended where both windows see the same part; elsewhere the nearer counts."""
+
+    def blend(self, tail: Arrays, head: Arrays) -> dict[str, np.ndarray]:
+        same = (tail["part"] == head["part"])[..., None]
+        mixed = joining.blended(tail["uv"], head["uv"])
+        near = {key: joining.nearer(tail[key], head[key]) for key in head}
+        return near | {"uv": np.where(same, mixed, near["uv"])}
+
+
 _CODEC = DensePoseCodec()
 DENSEPOSE = register(
     Modality(
@@ -141,5 +151,6 @@ DENSEPOSE = register(
         metric=DensePoseMetric,
         trivial=trivial,
         compare=compare,
+        joiner=DensePoseJoiner,
     )
 )

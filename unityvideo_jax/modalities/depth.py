@@ -7,13 +7,14 @@ from typing import Any, ClassVar
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, UInt8
 
+from unityvideo_jax import media
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.metrics import depth as scoring
 from unityvideo_jax.metrics.base import Arrays
 from unityvideo_jax.metrics.depth_units import unit_of
-from unityvideo_jax.modalities import checks, drawing
+from unityvideo_jax.modalities import checks, drawing, joining
 from unityvideo_jax.modalities.base import Clip, Modality, Rows, Side, register
 from unityvideo_jax.units import RELATIVE
 
@@ -28,6 +29,8 @@ DEFAULT_BOUNDS = (1.0 / 50.0, 1.0)
 STRAYS, MARGIN = 1000, 1 / 4
 # Nearest and farthest depth in metres that the metric codec distinguishes.
 METRIC_RANGE = (0.1, 100.0)
+# What no joined surface falls below, in the unit of `DEFAULT_BOUNDS`.
+LEAST_DISPARITY = 1e-6
 # Relative error of the brightest colour of an error map.
 WORST_ABS_REL = 0.5
 
@@ -222,6 +225,52 @@ def compare(prediction: Arrays, truth: Arrays, height: int) -> Rows:
     }
 
 
+class DepthJoiner(joining.Joiner):
+    """Relative depth: the window's disparity is scaled and shifted to that of the frames before.
+
+    The scale is the ratio of the deviations over the shared pixels, not the least-squares slope:
+    noise in either window makes slopes too small, and a product of a hundred of them nothing.
+    Depth in metres is blended as it is. Blends are of disparity, and sky of the nearer window.
+    """
+
+    def align(self, tail: Arrays, window: Arrays) -> tuple[Arrays, Arrays]:
+        if unit_of(window) != RELATIVE:
+            return tail, window
+        disparity = 1.0 / np.asarray(window["depth"], np.float64)
+        before = 1.0 / np.asarray(tail["depth"], np.float64)
+        both = (before > 0) & (disparity[: self.overlap] > 0)
+        if not both.any():
+            return tail, window
+        x, y = disparity[: self.overlap][both], before[both]
+        # Something that is flat in either has no scale that could be compared.
+        flat = min(x.std(), y.std()) < 1e-6 * max(x.max(), y.max())
+        scale = 1.0 if flat else y.std() / x.std()
+        fitted = np.maximum(scale * (disparity - x.mean()) + y.mean(), LEAST_DISPARITY)
+        depth = np.where(disparity > 0, 1.0 / fitted, np.inf)
+        return tail, {**window, "depth": depth.astype(np.float32)}
+
+    def blend(self, tail: Arrays, head: Arrays) -> dict[str, np.ndarray]:
+        near = joining.nearer(tail["depth"], head["depth"])
+        before, after = (1.0 / np.asarray(a["depth"]) for a in (tail, head))
+        # Where one of them has sky, the nearer one decides.
+        one = np.isinf(tail["depth"]) | np.isinf(head["depth"])
+        with np.errstate(divide="ignore"):
+            mixed = 1.0 / joining.blended(before, after)
+        return {**head, "depth": np.where(one, near, mixed).astype(np.float32)}
+
+    def draw(self, arrays: Arrays, size: tuple[int, int]) -> UInt8[np.ndarray, "t h w 3"]:
+        """Relative depth with the bounds of a sampled window, since later ones are not known yet.
+
+        What lies beyond them has the grey of the bound.
+        """
+        if unit_of(arrays) != RELATIVE:
+            return super().draw(arrays, size)
+        depth = np.asarray(arrays["depth"])
+        low, high = DEFAULT_BOUNDS
+        share = np.clip((1.0 / depth - low) / (high - low), 0.0, 1.0)
+        return media.to_uint8(np.asarray(_draw(jnp.asarray(share), jnp.isfinite(depth))))
+
+
 _RELATIVE = DepthCodec()
 DEPTH = register(
     Modality(
@@ -234,5 +283,6 @@ DEPTH = register(
         metric=scoring.DepthMetric,
         trivial=trivial,
         compare=compare,
+        joiner=DepthJoiner,
     )
 )

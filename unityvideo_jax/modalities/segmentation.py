@@ -10,14 +10,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.ndimage
-from jaxtyping import Array, Bool, Float, Int, Shaped
+from jaxtyping import Array, Bool, Float, Int, Shaped, UInt8
 
 from unityvideo_jax import media
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.metrics import segmentation as scoring
 from unityvideo_jax.metrics.base import Arrays
-from unityvideo_jax.modalities import checks, drawing
-from unityvideo_jax.modalities.base import Clip, Modality, Rows, Side, register
+from unityvideo_jax.modalities import checks, drawing, joining
+from unityvideo_jax.modalities.base import Clip, Codec, Modality, Rows, Side, register
 from unityvideo_jax.modalities.palette import instance_palette, nearest_colour
 
 CAPACITY = len(instance_palette()) - 1
@@ -207,6 +207,42 @@ def compare(prediction: Arrays, truth: Arrays, height: int) -> Rows:
     }
 
 
+class SegmentationJoiner(joining.Joiner):
+    """Instances of a window take the numbers that they have in the frames before.
+
+    They are matched by their masks in the shared frames; the others get numbers that no instance
+    had so far, so a joined video may have more of them than the palette has colours.
+    """
+
+    def __init__(self, codec: Codec, overlap: int) -> None:
+        super().__init__(codec, overlap)
+        self._used = 0
+
+    def add(self, window: Arrays) -> tuple[dict[str, np.ndarray], tuple[Arrays, Arrays] | None]:
+        done = super().add(window)
+        parts = [done[0]["segments"], self.end()["segments"]]
+        self._used = max(self._used, *(int(part.max(initial=0)) for part in parts))
+        return done
+
+    def align(self, tail: Arrays, window: Arrays) -> tuple[Arrays, Arrays]:
+        found, before = np.asarray(window["segments"]), np.asarray(tail["segments"])
+        head = found[: self.overlap]
+        known, seen = ([i for i in scoring.identities(a) if i] for a in (before, head))
+        partner = scoring.match(*scoring.overlaps(head, before))
+        number = {int(seen[m]): int(known[n]) for n, m in partner.items()}
+        fresh = itertools.count(self._used + 1)
+        names = scoring.identities(found)
+        taken = [number[i] if i in number else next(fresh) if i else 0 for i in map(int, names)]
+        renamed = np.asarray(taken, np.int32)[np.searchsorted(names, found)]
+        return tail, {**window, "segments": renamed}
+
+    def draw(self, arrays: Arrays, size: tuple[int, int]) -> UInt8[np.ndarray, "t h w 3"]:
+        """In the colours of the numbers, not of the order in each part; they repeat at the end."""
+        segments = np.asarray(arrays["segments"])
+        colour = np.where(segments > 0, (segments - 1) % CAPACITY + 1, 0)
+        return media.to_uint8(instance_palette()[colour])
+
+
 SEGMENTATION = register(
     Modality(
         name="segmentation",
@@ -217,5 +253,6 @@ SEGMENTATION = register(
         metric=scoring.SegmentationMetric,
         trivial=trivial,
         compare=compare,
+        joiner=SegmentationJoiner,
     )
 )

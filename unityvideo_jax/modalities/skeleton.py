@@ -1,20 +1,27 @@
 """Skeleton: COCO-17 keypoints drawn as coloured joints and limbs."""
 
 import dataclasses
-from collections.abc import Mapping
+import itertools
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import jax.numpy as jnp
 import numpy as np
+import scipy.optimize
 from jaxtyping import Array, Float
 
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.metrics.base import Arrays
 from unityvideo_jax.metrics.skeleton import SkeletonMetric
-from unityvideo_jax.modalities import checks, skeleton_picture
+from unityvideo_jax.modalities import checks, joining, skeleton_picture
 from unityvideo_jax.modalities.base import Clip, Modality, Side, register
 from unityvideo_jax.modalities.skeleton_drawing import NUM_JOINTS, draw_codec, draw_openpose
 from unityvideo_jax.modalities.skeleton_reading import read_people
+
+# People of two windows whose joints lie farther apart than this share of their size are two.
+STRANGER = 0.5
+# Pixels that a person measures at least.
+SMALL = 12.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -122,6 +129,56 @@ class SkeletonCodec:
         return {"keypoints": keypoints, "visibility": visibility}
 
 
+class SkeletonJoiner(joining.Joiner):
+    """People of a window take the places that they have in the frames before.
+
+    They are matched by the joints that both windows see in the shared frames; the others get new
+    places. Joints are blended where both see them; elsewhere the nearer window counts.
+    """
+
+    def align(self, tail: Arrays, window: Arrays) -> tuple[Arrays, Arrays]:
+        before, found = tail["keypoints"].shape[1], window["keypoints"].shape[1]
+        place = {}
+        if before and found:
+            apart = self._apart(tail, joining.frames(window, slice(self.overlap)))
+            pairs = zip(*scipy.optimize.linear_sum_assignment(apart), strict=True)
+            place = {int(m): int(n) for m, n in pairs if apart[m, n] < STRANGER}
+        # Nobody leaves a place, so that people who come back later are new ones.
+        new = itertools.count(before)
+        places = [place[m] if m in place else next(new) for m in range(found)]
+        count = next(new)
+        return (
+            {key: _placed(array, range(before), count) for key, array in tail.items()},
+            {key: _placed(array, places, count) for key, array in window.items()},
+        )
+
+    def _apart(self, tail: Arrays, head: Arrays) -> Float[np.ndarray, "m n"]:
+        """Median distance of joints that both see, over the person's size; infinity becomes 1e6."""
+        both = (head["visibility"][:, :, None] > 0) & (tail["visibility"][:, None] > 0)
+        steps = np.linalg.norm(head["keypoints"][:, :, None] - tail["keypoints"][:, None], axis=-1)
+        apart = np.full(both.shape[1:3], 1e6)
+        for m, n in np.ndindex(apart.shape):
+            chosen = both[:, m, n]
+            if chosen.any():
+                points = head["keypoints"][:, m][chosen]
+                size = max(float(np.linalg.norm(np.ptp(points, axis=0))), SMALL)
+                apart[m, n] = np.median(steps[:, m, n][chosen]) / size
+        return apart
+
+    def blend(self, tail: Arrays, head: Arrays) -> dict[str, np.ndarray]:
+        both = ((tail["visibility"] > 0) & (head["visibility"] > 0))[..., None]
+        near = {key: joining.nearer(tail[key], head[key]) for key in head}
+        mixed = joining.blended(tail["keypoints"], head["keypoints"])
+        return near | {"keypoints": np.where(both, mixed, near["keypoints"])}
+
+
+def _placed(array: np.ndarray, places: Sequence[int], count: int) -> np.ndarray:
+    """People of an array [T, P, ...] put at these places of so many; the others are absent."""
+    wide = np.zeros((array.shape[0], count, *array.shape[2:]), array.dtype)
+    wide[:, list(places)] = array
+    return wide
+
+
 def trivial(truth: Arrays) -> dict[str, np.ndarray]:
     """Trivial prediction: no person."""
     return {key: truth[key][:, :0] for key in ("keypoints", "visibility")}
@@ -137,5 +194,6 @@ SKELETON = register(
         metric=SkeletonMetric,
         trivial=trivial,
         compare=skeleton_picture.compare,
+        joiner=SkeletonJoiner,
     )
 )

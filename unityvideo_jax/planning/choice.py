@@ -97,7 +97,7 @@ def estimate_sampling(
     return closed_form.estimate_sampling(
         step,
         evaluations=len(sampler.table().sigma),
-        passes=len(sampler.passes(has_condition=False)),
+        passes=len(sampler.passes()),
         chip=chip_of(kind),
         rates=rates_of(kind),
     )

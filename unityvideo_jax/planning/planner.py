@@ -268,23 +268,19 @@ def plan_sampling(
             (samples, streams, config.data.text_length, config.model.text_dim), jnp.float32
         )
         keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), samples))
-        inputs = (
-            latents,
-            abstract((samples, streams), jnp.int32),
-            text,
-            text,
-            abstract(keys.shape, keys.dtype),
-        )
+        inputs = {
+            "given": latents,
+            "modality": abstract((samples, streams), jnp.int32),
+            "context": text,
+            "null_context": text,
+            "key": abstract(keys.shape, keys.dtype),
+        }
         traced = jit_generate(functools.partial(nnx.merge, graphdef)).trace(
-            params,
-            *inputs,
-            wanted=(True,) * streams,
-            first_frame=(False,) * streams,
-            sampler=sampler,
+            params, inputs, wanted=(True,) * streams, sampler=sampler
         )
         compiled, problem = _compile(traced, devices[0], quick)
     evaluations = len(sampler.table().sigma)
-    passes = len(sampler.passes(has_condition=False))
+    passes = len(sampler.passes())
     forward = model_flops(model, latent_shape(config)[:3], streams)
     return _plan(
         traced,
@@ -296,7 +292,7 @@ def plan_sampling(
         evaluations=evaluations,
         parameters=_local_bytes(params),
         optimizer=0,
-        batch=_local_bytes((inputs[:4], latents)),
+        batch=_local_bytes(([x for name, x in inputs.items() if name != "key"], latents)),
         model_flops=samples * evaluations * passes * forward / mesh.size,
     )
 

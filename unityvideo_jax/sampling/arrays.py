@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Shaped
+from jaxtyping import Array, Bool, Float, Shaped
 
 from unityvideo_jax import media
 from unityvideo_jax.errors import UserError
@@ -39,26 +39,27 @@ def as_batch(name: str, video: Shaped[np.ndarray, "..."], batch: int) -> Float[n
     return video
 
 
-def as_first_frame(
-    image: Shaped[np.ndarray, "..."], size: tuple[int, int, int], batch: int
-) -> Float[np.ndarray, "b 1 h w 3"]:
-    """An image [H,W,3] or [B,H,W,3] as videos of one frame.
+def as_masks(
+    name: str, mask: Shaped[np.ndarray, "..."], size: tuple[int, int, int], batch: int
+) -> Bool[np.ndarray, "b t h w"]:
+    """A mask [H,W], [T,H,W] or [B,T,H,W] as one per sample and frame.
 
     Args:
-      image: uint8 or float in [-1, 1].
-      size: (frames, height, width) of the video that starts with it.
+      name: of its stream.
+      mask: bool.
+      size: (frames, height, width) of the videos.
       batch: how many videos.
 
     Raises:
-      UserError: as `as_batch`, or another height or width.
+      UserError: another type or shape.
     """
-    image = np.asarray(image)
-    if image.ndim not in (3, 4) or image.shape[-3:-1] != size[1:]:
+    mask = np.asarray(mask)
+    if mask.dtype != bool or mask.shape not in (size[1:], size, (batch, *size)):
         raise UserError(
-            f"first_frame: shape {image.shape} is not [H,W,3] or [B,H,W,3] of (height, width) "
-            f"{size[1:]}; resize it, or pass its own height and width"
+            f"masks[{name!r}]: {mask.dtype}{list(mask.shape)} is not bool [H,W], [T,H,W] or "
+            f"[B,T,H,W] of (frames, height, width) {size}; resize it, or compare it with a number"
         )
-    return as_batch("first_frame", image[..., None, :, :, :], batch)
+    return np.broadcast_to(mask, (batch, *size))
 
 
 def common_size(

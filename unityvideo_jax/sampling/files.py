@@ -57,17 +57,39 @@ def as_given(given: Mapping[str, Any], **options: Any) -> dict[str, Given]:
     return {name: read.get(name) or _wrapped(value) for name, value in given.items()}
 
 
-def as_first_frame(image: Any, *, height: int, width: int) -> Given:
-    """An image as a caller passes it: a path, a `Given` of one frame, or an array.
+def as_image(role: str, image: Any, *, height: int, width: int) -> Given:
+    """An image as a caller passes it, as a video of one frame or a batch of them.
+
+    Args:
+      role: of the image, for messages.
+      image: a path, a `Given` of one frame, or an array [H,W,3] or [B,H,W,3].
+      height, width: that it must have.
 
     Raises:
-      UserError: as `read_first_frame`.
+      UserError: as `read_image`, or another shape.
     """
     if isinstance(image, str | os.PathLike):
-        image = read_first_frame(os.fspath(image), height=height, width=width)
+        return read_image(os.fspath(image), height=height, width=width)
     if isinstance(image, Given):
-        return dataclasses.replace(image, video=image.video[0])
-    return _wrapped(image)
+        return image
+    given = _wrapped(image)
+    if given.video.ndim not in (3, 4) or given.video.shape[-3:-1] != (height, width):
+        raise UserError(
+            f"{role}: shape {given.video.shape} is not [H,W,3] or [B,H,W,3] of (height, width) "
+            f"{(height, width)}; resize it, or pass its own height and width"
+        )
+    return dataclasses.replace(given, video=given.video[..., None, :, :, :])
+
+
+def as_mask(mask: Any, size: tuple[int, int, int], *, fps: float) -> Given:
+    """A mask as a caller passes it: a path, a `Given`, or an array.
+
+    Raises:
+      UserError: as `read_mask`.
+    """
+    if isinstance(mask, str | os.PathLike):
+        return read_mask(os.fspath(mask), size, fps=fps)
+    return _wrapped(mask)
 
 
 def _wrapped(value: Any) -> Given:
@@ -145,7 +167,7 @@ def read_given(
     }
 
 
-def read_first_frame(path: str, *, height: int, width: int) -> Given:
+def read_image(path: str, *, height: int, width: int) -> Given:
     """An image, or the first frame of a video or image folder, as a video of one frame.
 
     It is scaled to cover the size and cropped in the centre.
@@ -155,6 +177,31 @@ def read_first_frame(path: str, *, height: int, width: int) -> Given:
     """
     video = media.read(path, numbers=[0], size=(height, width))
     return _given(path, media.to_float(video.frames), None, frames=[0])
+
+
+def read_mask(path: str, size: tuple[int, int, int], *, fps: float) -> Given:
+    """A black and white image for every frame, or a video or image folder, as bool [T,H,W].
+
+    Frames are taken, scaled and cropped as `read_given` takes those of videos; what is lighter than
+    mid grey is True.
+
+    Args:
+      path: file or folder.
+      size: (frames, height, width) that the mask is for.
+      fps: of the model.
+
+    Raises:
+      UserError: nothing there, nothing that decodes, or some frames but fewer than `size` has.
+    """
+    frames, height, width = size
+    video = media.read(path, fps=fps, num_frames=frames, size=(height, width))
+    if len(video.frames) not in (1, frames):
+        raise UserError(
+            f"{path}: a mask of {len(video.frames)} frames at {fps:g} frames/s for {frames}; give "
+            "an image, or as many frames"
+        )
+    mask = np.broadcast_to(video.frames.mean(axis=-1) > 127.5, size)
+    return _given(path, mask, None, fps=video.fps, frames=video.numbers.tolist())
 
 
 def _read_stream(

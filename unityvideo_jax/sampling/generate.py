@@ -6,7 +6,8 @@ RGB and wants a modality (UnityVideo sec. 3.1). More than two streams work the s
 
 import dataclasses
 import math
-from collections.abc import Callable
+import types
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -17,7 +18,9 @@ from jaxtyping import Array, Float, Int, Key
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.flow_matching.path import VelocityFn
 from unityvideo_jax.sampling import solvers
-from unityvideo_jax.sampling.guidance import guided_velocity, pass_weights
+from unityvideo_jax.sampling.guidance import Guided, Pass, Weight, in_interval, pass_weights
+from unityvideo_jax.sampling.known import Known
+from unityvideo_jax.sampling.windows import check_window, windowed
 from unityvideo_jax.settings.sections import check_keys, check_values
 
 
@@ -32,6 +35,12 @@ class SamplerConfig:
       condition_guidance: the same for the given streams; 1 switches it off.
       shift: timestep shift of the sigma grid; 1 is none.
       grid: "linear", "wan" or "diffusers"; see `solvers.sigma_grid`.
+      guidance_interval: least and greatest t at which both scales apply; outside they are 1 and
+        their passes are not run.
+      guidance_rescale: share by which the guided velocity is brought back to the deviation of the
+        unguided one, see `guidance.rescaled`; 0 is not at all.
+      window: frames that the model sees at once of a longer video, 4n+1; 0 is all of them.
+      overlap: frames that a window shares with the one before, 4n+1.
       batched_guidance: run all guidance passes as one larger batch; else one after the other.
     """
 
@@ -41,18 +50,63 @@ class SamplerConfig:
     condition_guidance: float = 1.0
     shift: float = 5.0
     grid: str = "linear"
+    guidance_interval: Sequence[float | int] = (0.0, 1.0)
+    guidance_rescale: float = 0.0
+    window: int = 0
+    overlap: int = 5
     batched_guidance: bool = True
 
     def __post_init__(self):
         for name in ("text_guidance", "condition_guidance"):
             if not math.isfinite(getattr(self, name)):
                 raise UserError(f"{name}={getattr(self, name)}: a guidance scale must be finite")
+        try:
+            low, high = (float(t) for t in self.guidance_interval)
+        except (TypeError, ValueError):
+            low, high = math.nan, math.nan
+        if not 0.0 <= low <= high <= 1.0:
+            raise UserError(
+                f"guidance_interval={self.guidance_interval}: give two times LOW,HIGH with "
+                "0 <= LOW <= HIGH <= 1"
+            )
+        object.__setattr__(self, "guidance_interval", (low, high))
+        if not 0.0 <= self.guidance_rescale <= 1.0:
+            raise UserError(f"guidance_rescale={self.guidance_rescale}: give a share from 0 to 1")
+        if self.window:
+            check_window(self.window, self.overlap)
         self.table()
 
-    def table(self) -> solvers.SolverTable:
-        """The solver's coefficients; UserError on an unknown solver, grid, steps or shift."""
+    def latent_window(self, stride: int) -> tuple[int, int] | None:
+        """Latent frames of a window and of an overlap; None if the model sees the whole video.
+
+        Args:
+          stride: temporal, of the autoencoder.
+        """
+        if not self.window:
+            return None
+        return 1 + (self.window - 1) // stride, 1 + (self.overlap - 1) // stride
+
+    def table(self, skipped: int = 0) -> solvers.SolverTable:
+        """The solver's coefficients, those of the last steps alone if some are skipped.
+
+        Raises:
+          UserError: an unknown solver, grid, steps or shift.
+        """
         sigmas = solvers.sigma_grid(self.steps, self.shift, self.grid)
-        return solvers.solver_table(self.solver, sigmas)
+        return solvers.solver_table(self.solver, sigmas[skipped:])
+
+    def skipped_steps(self, strength: float) -> tuple[int, float]:
+        """How many steps video to video skips, and the noise level that the next one starts at.
+
+        Of n steps the last int(n * strength) are run, as in diffusers, and at least one.
+
+        Raises:
+          UserError: a strength that is not above 0 and at most 1.
+        """
+        if not 0.0 < strength <= 1.0:
+            raise UserError(f"strength={strength}: give a number above 0 and at most 1")
+        skipped = self.steps - max(1, int(self.steps * strength))
+        return skipped, float(solvers.sigma_grid(self.steps, self.shift, self.grid)[skipped])
 
     def changed(self, **settings: Any) -> "SamplerConfig":
         """These settings with some others; None keeps what is.
@@ -75,9 +129,18 @@ class SamplerConfig:
             return dataclasses.replace(self, text_guidance=1.0)
         return self
 
-    def passes(self, has_condition: bool) -> dict[str, float]:
+    def passes(
+        self,
+        given: Sequence[int] = (),
+        counts: Mapping[int, Float[Array, "b t h w"]] = types.MappingProxyType({}),
+    ) -> dict[Pass, Weight]:
         """Model passes of one evaluation and their weights; see `guidance.pass_weights`."""
-        return pass_weights(self.text_guidance, self.condition_guidance, has_condition)
+        return pass_weights(
+            given,
+            text_guidance=self.text_guidance,
+            condition_guidance=self.condition_guidance,
+            counts=counts,
+        )
 
 
 def stream_noise(
@@ -112,86 +175,97 @@ def generate(
     null_context: Float[Array, "b s l d"],
     key: Key[Array, "..."],
     config: SamplerConfig,
-    first_frame: tuple[bool, ...] = (),
+    known: Known | None = None,
+    counts: Mapping[int, Float[Array, "b t h w"]] = types.MappingProxyType({}),
+    skipped: int = 0,
+    latent_window: tuple[int, int] | None = None,
 ) -> Float[Array, "b s t h w c"]:
     """Samples the wanted streams, conditioned on the given ones and on the text.
 
     Args:
       velocity_fn: (latents [B,S,t,h,w,C], timestep [B,S] in [0,1], modality [B,S],
         context [B,S,L,D]) -> velocity dx/dt of the latents' shape.
-      given: clean latents. Entries of wanted streams are placeholders and are not read, but for
-        their first frame where `first_frame` says so.
+      given: clean latents. Entries of wanted streams are read only where `known` says so.
       wanted: per stream, whether it is sampled; a static tuple, at least one True.
       modality: modality id per sample and stream.
       context: text embeddings per sample and stream.
-      null_context: what text guidance compares with: the null embedding on every stream whose text
-        was dropped in training, the same text elsewhere. Not read at text_guidance 1.
+      null_context: what text guidance compares with: the null embedding, or that of a negative
+        prompt, on every stream whose text was dropped in training, the same text elsewhere. Not
+        read at text_guidance 1.
       key: typed PRNG key, or a vector of one key a sample. Never reuse it.
       config: solver and guidance.
-      first_frame: per stream, whether the first latent frame of a wanted stream is given: its
-        tokens are at timestep 0 and put back before every evaluation (Wan 2.2 TI2V-5B, image to
-        video). Empty is none.
+      known: cells of wanted streams whose values are in `given`; None if there are none.
+      counts: how much a given stream counts in each latent cell, by its index; 1 for streams that
+        are left out. Models must have been trained with the condition dropped at times.
+      skipped: steps that are left out at the start; every wanted cell must then be known down to
+        the level of the first one that is run.
+      latent_window: size and overlap in latent frames of what the model sees at once of a longer
+        video, see `windows.windowed`; None is all of it.
 
     Returns:
-      Latents of all streams, float32; the given ones, and given first frames, bit-identical to
-      `given`.
+      Latents of all streams, float32; the given ones, and kept cells, bit-identical to `given`.
 
     Raises:
-      UserError: `wanted` or `first_frame` does not fit the streams, or none is wanted.
+      UserError: `wanted` or `counts` does not fit the streams, or none is wanted.
     """
-    first_frame = first_frame or (False,) * len(wanted)
     if len(wanted) != given.shape[1]:
         raise UserError(
             f"wanted={wanted} names {len(wanted)} streams, given holds {given.shape[1]}"
         )
     if not any(wanted):
         raise UserError("no stream is wanted; want at least one modality")
-    if len(first_frame) != len(wanted) or any(np.greater(first_frame, wanted)):
-        raise UserError(f"first_frame={first_frame}: say True or False of each of wanted={wanted}")
+    fixed = [s for s, is_wanted in enumerate(wanted) if not is_wanted]
+    if not set(counts) <= set(fixed):
+        raise UserError(f"counts of streams {sorted(counts)}: only those of {fixed} are given")
+    if latent_window is not None:
+        velocity_fn = windowed(velocity_fn, *latent_window)
     given = given.astype(jnp.float32)
-    weights = config.passes(has_condition=not all(wanted))
-    velocity = guided_velocity(
-        velocity_fn,
+    guided = config.passes(fixed, counts)
+    plain = dataclasses.replace(config, text_guidance=1.0, condition_guidance=1.0)
+    unguided = plain.passes(fixed, counts)
+    drops = any(len(one.shown) < len(fixed) for one in guided)
+    combine = Guided(
+        velocity_fn=velocity_fn,
         given=given,
-        condition_noise=stream_noise(key, given.shape, 1)
-        if "no_condition" in weights
-        else jnp.zeros_like(given),
+        dropped=stream_noise(key, given.shape, 1) if drops else jnp.zeros_like(given),
         wanted=wanted,
-        first_frame=first_frame,
+        known=known,
         modality=modality,
         context=context,
         null_context=null_context,
-        weights=weights,
         batched=config.batched_guidance,
     )
-    chosen = jnp.array([i for i, is_wanted in enumerate(wanted) if is_wanted])
+    chosen = jnp.array([s for s, is_wanted in enumerate(wanted) if is_wanted])
     noise = stream_noise(key, given.shape, 0)[:, chosen]
-    sampled = solvers.integrate(velocity, noise, config.table())
-    result = given.at[:, chosen].set(sampled)
-    held = jnp.array(first_frame)[:, None, None, None]
-    return result.at[:, :, 0].set(jnp.where(held, given[:, :, 0], result[:, :, 0]))
+    values, own = given[:, chosen], known and Known(known.until[:, chosen])
+
+    def velocity(x: Array, sigma: Array) -> Array:
+        predicted = in_interval(
+            *config.guidance_interval,
+            sigma,
+            lambda: combine(x, sigma, guided, config.guidance_rescale),
+            lambda: combine(x, sigma, unguided, 0.0),
+        )
+        return own.velocity(predicted, values, noise, sigma) if own else predicted
+
+    table = config.table(skipped)
+    start = own.start(values, noise, float(table.sigma[0])) if own else noise
+    sampled = solvers.integrate(velocity, start, table)
+    return given.at[:, chosen].set(own.keep(sampled, values) if own else sampled)
 
 
 def jit_generate(velocity: Callable[[Any], Callable]) -> Callable:
     """The sampler as it runs: `generate` with a model's parameters as first argument, jitted.
 
+    It takes the parameters, a dict of the arrays with a sample axis by the names of `generate`
+    (None and empty dicts where it allows them), and the others, which are static; `sampler` is
+    its `config`.
+
     Args:
       velocity: makes the velocity that `generate` takes, of parameters.
     """
 
-    def sample(
-        params: Any, given, modality, context, null_context, key, *, wanted, first_frame, sampler
-    ):
-        return generate(
-            velocity(params),
-            given=given,
-            wanted=wanted,
-            first_frame=first_frame,
-            modality=modality,
-            context=context,
-            null_context=null_context,
-            key=key,
-            config=sampler,
-        )
+    def sample(params: Any, rows: Mapping[str, Any], *, sampler: SamplerConfig, **static: Any):
+        return generate(velocity(params), **rows, config=sampler, **static)
 
-    return jax.jit(sample, static_argnames=("wanted", "first_frame", "sampler"))
+    return jax.jit(sample, static_argnames=("wanted", "sampler", "skipped", "latent_window"))

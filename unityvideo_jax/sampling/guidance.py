@@ -1,111 +1,199 @@
-"""Classifier-free guidance on the text and, separately, on the given streams.
+"""Guidance by the text and by the given streams, which may count by degrees and in places.
 
-    v = v(c, T) + (g_text - 1) (v(c, T) - v(c, no T)) + (g_cond - 1) (v(c, T) - v(no c, T))
+    v = v(none, T) + sum_k a_k (v(1..k, T) - v(1..k-1, T)) + (g_text - 1) (v(all, T) - v(all, no T))
 
-With one scale at 1 this is the usual guidance by the other. Each term costs one more pass, and a
-scale of 1 costs none. The condition is dropped the way training drops it (its stream is pure noise
-at timestep 1) and with the text, since training rarely sees both dropped at once.
+T is the text and 1..k are the first k given streams. a_k is g_cond times what stream k counts: a
+number, or one per latent cell. Where all a_k are 1 only v(all, T) is left, and with one given
+stream a is the usual scale of guidance by a condition. Every term costs a pass of the model, and
+terms that are zero cost none: given streams that count the same are dropped together. A stream is
+dropped the way training drops it (pure noise at timestep 1), and the text is never dropped along
+with it, since training rarely sees both dropped at once.
 """
 
-from collections.abc import Callable, Sequence
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from unityvideo_jax.flow_matching.path import VelocityFn
+from unityvideo_jax.sampling.known import Known
+
+Weight = float | Float[Array, "b 1 t h w 1"]
+
+
+class Pass(NamedTuple):
+    """One evaluation of the model.
+
+    Attributes:
+      shown: indices of the given streams that it sees.
+      text: whether it reads the text, or what guidance by the text compares with.
+    """
+
+    shown: tuple[int, ...]
+    text: bool
 
 
 def pass_weights(
-    text_guidance: float, condition_guidance: float, has_condition: bool
-) -> dict[str, float]:
-    """Weight of each model pass in the guided velocity; the weights sum to 1.
+    given: Sequence[int],
+    *,
+    text_guidance: float,
+    condition_guidance: float,
+    counts: Mapping[int, Float[Array, "b t h w"]],
+) -> dict[Pass, Weight]:
+    """Weight of each model pass in the guided velocity, that of everything first; they sum to 1.
 
     Args:
+      given: indices of the given streams. Without one there is nothing to drop.
       text_guidance, condition_guidance: scales; 1 means no guidance.
-      has_condition: whether any stream is given. Without one there is nothing to drop.
+      counts: how much a given stream counts in each latent cell, for those that do not count 1
+        everywhere.
 
     Returns:
-      Weights keyed by "full", "no_text", "no_condition"; passes of weight 0 are left out.
+      Weights by pass; passes of weight 0 are left out.
     """
-    extra = {"no_text": text_guidance - 1.0}
-    if has_condition:
-        extra["no_condition"] = condition_guidance - 1.0
-    extra = {name: scale for name, scale in extra.items() if scale != 0.0}
-    return {"full": 1.0 + sum(extra.values()), **{name: -scale for name, scale in extra.items()}}
+    plain = tuple(s for s in given if s not in counts)
+    groups = [plain] if plain else []
+    groups += [(s,) for s in given if s in counts]
+    shown, amounts = [()], [1.0]
+    for group in groups:
+        shown.append((*shown[-1], *group))
+        amount = counts.get(group[0])
+        amounts.append(
+            condition_guidance
+            if amount is None
+            else condition_guidance * amount[:, None, ..., None]
+        )
+    chain = {
+        Pass(streams, True): now - after
+        for streams, now, after in zip(shown, amounts, [*amounts[1:], 0.0], strict=True)
+    }
+    everything = Pass(shown[-1], True)
+    full = chain.pop(everything) + (text_guidance - 1.0)
+    extra = {Pass(shown[-1], False): 1.0 - text_guidance, **chain}
+    extra = {one: w for one, w in extra.items() if not (isinstance(w, float) and w == 0.0)}
+    return {everything: full, **extra}
 
 
-def guided_velocity(
-    velocity_fn: VelocityFn,
-    *,
-    given: Float[Array, "b s t h w c"],
-    condition_noise: Float[Array, "b s t h w c"],
-    wanted: Sequence[bool],
-    first_frame: Sequence[bool],
-    modality: Int[Array, "b s"],
-    context: Float[Array, "b s l d"],
-    null_context: Float[Array, "b s l d"],
-    weights: dict[str, float],
-    batched: bool,
-) -> Callable[[Array, Array], Array]:
-    """The velocity of the wanted streams as the solvers see it.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Guided:
+    """The velocity of all streams as the solvers see it: passes of the model, combined.
 
-    Args:
-      velocity_fn: (latents, timestep, modality, context) -> velocity.
-      given: clean latents; of wanted streams at most the first frame is read.
-      condition_noise: N(0, I), which stands in for given streams in the "no_condition" pass. One
-        draw serves the whole trajectory, so that the velocity stays a smooth function of (x, t).
+    Attributes:
+      velocity_fn: (latents, timestep, modality, context) -> velocity, and with clean frames
+        clean=[B,S,t].
+      given: clean latents; of wanted streams only what `known` says is read.
+      dropped: N(0, I), which stands in for given streams that a pass does not see. One draw serves
+        the whole trajectory, so that the velocity stays a smooth function of (x, t).
       wanted: per stream, whether it is sampled.
-      first_frame: per stream, whether its first latent frame is that of `given` in every pass and
-        at timestep 0, whatever the solver has there (Wan 2.2 TI2V-5B).
+      known: of the wanted streams; only its clean frames matter here.
       modality: id per stream.
       context: text embeddings per stream.
-      null_context: what replaces them in the "no_text" pass.
-      weights: from `pass_weights`.
+      null_context: what replaces them in the pass without text.
       batched: one model call over all passes, or one call each at a smaller peak of memory.
-
-    Returns:
-      (x [b wanted t h w c], scalar sigma) -> velocity of x's shape, float32.
     """
-    passes = tuple(weights)
-    chosen = tuple(i for i, is_wanted in enumerate(wanted) if is_wanted)
-    batch, _, frames = given.shape[:3]
-    held = jnp.array(first_frame)[:, None] & (jnp.arange(frames) == 0)
-    clean = jnp.broadcast_to(held, (batch, *held.shape))
 
-    def assemble(name: str, x: Array, sigma: Array) -> tuple[Array, Array, Array, Array]:
-        fixed = condition_noise if name == "no_condition" else given
-        fixed_time = 1.0 if name == "no_condition" else 0.0
-        latents = jnp.stack(
-            [
-                x[:, chosen.index(s)] if is_wanted else fixed[:, s]
-                for s, is_wanted in enumerate(wanted)
-            ],
-            axis=1,
-        )
-        if any(first_frame):
-            latents = jnp.where(clean[..., None, None, None], given, latents)
-        timestep = jnp.stack([sigma if is_wanted else fixed_time for is_wanted in wanted])
-        timestep = jnp.broadcast_to(timestep.astype(jnp.float32), (batch, len(wanted)))
-        text = null_context if name == "no_text" else context
-        return latents, timestep, modality, text
+    velocity_fn: VelocityFn
+    given: Float[Array, "b s t h w c"]
+    dropped: Float[Array, "b s t h w c"]
+    wanted: tuple[bool, ...]
+    known: Known | None
+    modality: Int[Array, "b s"]
+    context: Float[Array, "b s l d"]
+    null_context: Float[Array, "b s l d"]
+    batched: bool
 
-    def call(latents: Array, timestep: Array, modality: Array, text: Array) -> Array:
-        if not any(first_frame):
-            return velocity_fn(latents, timestep, modality, text)
-        every_pass = jnp.tile(clean, (latents.shape[0] // batch, 1, 1))
-        return velocity_fn(latents, timestep, modality, text, clean=every_pass)
+    def __call__(
+        self,
+        x: Float[Array, "b n t h w c"],
+        sigma: Float[Array, ""],
+        weights: Mapping[Pass, Weight],
+        rescale: float,
+    ) -> Float[Array, "b n t h w c"]:
+        """The combination at x and this noise level, float32.
 
-    def velocity(x: Array, sigma: Array) -> Array:
-        inputs = [assemble(name, x, sigma) for name in passes]
-        if batched:
+        Args:
+          x: the wanted streams alone, as is the result.
+          sigma: noise level of the wanted streams.
+          weights: from `pass_weights`.
+          rescale: see `rescaled`.
+        """
+        inputs = [self._inputs(one, x, sigma) for one in weights]
+        if self.batched:
             stacked = [jnp.concatenate(parts) for parts in zip(*inputs, strict=True)]
-            outputs = jnp.split(call(*stacked), len(passes))
+            outputs = jnp.split(self._call(*stacked), len(inputs))
         else:
-            outputs = [call(*one) for one in inputs]
-        total = sum(
-            weights[name] * output.astype(jnp.float32)
-            for name, output in zip(passes, outputs, strict=True)
-        )
-        return total[:, jnp.array(chosen)]
+            outputs = [self._call(*one) for one in inputs]
+        chosen = jnp.array([s for s, is_wanted in enumerate(self.wanted) if is_wanted])
+        outputs = [output[:, chosen].astype(jnp.float32) for output in outputs]
+        total = sum(w * out for w, out in zip(weights.values(), outputs, strict=True))
+        return rescaled(total, outputs[0], rescale) if rescale and len(inputs) > 1 else total
 
-    return velocity
+    def _inputs(self, one: Pass, x: Array, sigma: Array) -> tuple[Array, Array, Array, Array]:
+        latents, times, place = [], [], 0
+        for s, is_wanted in enumerate(self.wanted):
+            if is_wanted:
+                latents.append(x[:, place])
+                place += 1
+                times.append(sigma)
+            elif s in one.shown:
+                latents.append(self.given[:, s])
+                times.append(0.0)
+            else:
+                latents.append(self.dropped[:, s])
+                times.append(1.0)
+        stacked = jnp.stack(latents, axis=1)
+        if self._clean is not None:
+            stacked = jnp.where(self._clean[..., None, None, None], self.given, stacked)
+        timestep = jnp.stack([jnp.asarray(time, jnp.float32) for time in times])
+        timestep = jnp.broadcast_to(timestep, stacked.shape[:2])
+        return stacked, timestep, self.modality, self.context if one.text else self.null_context
+
+    @property
+    def _clean(self) -> Array | None:
+        return None if self.known is None else self.known.clean
+
+    def _call(self, latents: Array, timestep: Array, modality: Array, text: Array) -> Array:
+        if self._clean is None:
+            return self.velocity_fn(latents, timestep, modality, text)
+        passes = latents.shape[0] // self.given.shape[0]
+        clean = jnp.tile(self._clean, (passes, 1, 1))
+        return self.velocity_fn(latents, timestep, modality, text, clean=clean)
+
+
+def rescaled(
+    guided: Float[Array, "b s t h w c"], plain: Float[Array, "b s t h w c"], share: float
+) -> Float[Array, "b s t h w c"]:
+    """Guided velocity brought back, by a share, to the deviation of the unguided one.
+
+    Lin et al. 2024, "Common Diffusion Noise Schedules and Sample Steps are Flawed", section 3.4;
+    each stream of each sample by itself.
+
+    Args:
+      guided, plain: velocities with and without guidance.
+      share: 0 leaves the guided one, 1 gives it the deviation of the plain one.
+    """
+    axes = (2, 3, 4, 5)
+    ratio = jnp.std(plain, axes, keepdims=True) / jnp.std(guided, axes, keepdims=True)
+    return guided * (share * ratio + (1.0 - share))
+
+
+def in_interval(
+    low: float,
+    high: float,
+    sigma: Float[Array, ""],
+    guided: Callable[[], Array],
+    plain: Callable[[], Array],
+) -> Array:
+    """Guided where low <= sigma <= high (Kynkäänniemi et al. 2024); else plain, with fewer passes.
+
+    Args:
+      low, high: noise levels.
+      sigma: of this evaluation.
+      guided, plain: compute the velocity.
+    """
+    if low <= 0.0 and high >= 1.0:
+        return guided()
+    return jax.lax.cond((sigma >= low) & (sigma <= high), guided, plain)

@@ -1,7 +1,5 @@
 """Text encoder, VAE and model behind one call: prompts and videos in, videos out."""
 
-import contextlib
-import dataclasses
 import functools
 import os
 import types
@@ -17,17 +15,15 @@ from jaxtyping import Array, Float, Shaped
 from unityvideo_jax import modalities
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.files import provenance
-from unityvideo_jax.modalities import RGB
 from unityvideo_jax.models.dit import DiT
 from unityvideo_jax.models.text.encoder import CutTexts, TextEncoder
 from unityvideo_jax.models.vae.wan_vae import STREAMED_PIXELS, WanVAE
 from unityvideo_jax.pretrained import model as pretrained
-from unityvideo_jax.sampling import arrays, files, parts, texts
+from unityvideo_jax.sampling import call, parts, texts
+from unityvideo_jax.sampling.control import Control
 from unityvideo_jax.sampling.devices import Devices
-from unityvideo_jax.sampling.fit import check_sampling
 from unityvideo_jax.sampling.generate import SamplerConfig, jit_generate
 from unityvideo_jax.sampling.samples import Samples
-from unityvideo_jax.sampling.streams import check_size, stream_order
 
 
 class Pipeline:
@@ -41,7 +37,10 @@ class Pipeline:
       num_frames, height, width: the size of a call that names none and is given no video.
       fps: frames per second of the videos.
       step: training step of the weights.
+      adapters: path, hash and weight of each that was added.
       modalities: names that the model knows, RGB first.
+      devices: that share every batch.
+      sample_latents: the jitted sampler, see `generate.jit_generate`.
       warn_of_cut: given texts, warns once if some are longer than the model reads; every call
         gives it its own.
     """
@@ -95,8 +94,9 @@ class Pipeline:
                 f"the VAE has {vae.config.z_dim} latent channels, model.in_channels is "
                 f"{self.model_config.in_channels}; use the VAE that the model was trained on"
             )
-        self._devices = Devices()
-        self._sample = jit_generate(lambda params: self.velocity(params))
+        self.adapters: list[dict[str, Any]] = []
+        self.devices = Devices()
+        self.sample_latents = jit_generate(lambda params: self.velocity(params))
 
     @classmethod
     def from_pretrained(
@@ -187,6 +187,10 @@ class Pipeline:
         from unityvideo_jax.interop.lora_apply import apply, merge_into
 
         opened = [(open_adapter(path, self.model_config), weight) for path, weight in adapters]
+        self.adapters += [
+            {"path": str(a.path), "sha256": provenance.file_hash(a.path), "weight": weight}
+            for a, weight in opened
+        ]
         if merge:
             self.params = merge_into(self.params, opened)
         else:
@@ -198,10 +202,10 @@ class Pipeline:
 
         A sample with a seed of its own does not depend on how many they are.
         """
-        self._devices = Devices(devices)
-        self.params = self._devices.replicate(self.params)
+        self.devices = Devices(devices)
+        self.params = self.devices.replicate(self.params)
         graph, state = nnx.split(self.vae)
-        self.vae = nnx.merge(graph, self._devices.replicate(state))
+        self.vae = nnx.merge(graph, self.devices.replicate(state))
 
     @property
     def token_pixels(self) -> tuple[int, int]:
@@ -235,30 +239,33 @@ class Pipeline:
         pixels = np.prod(latents.shape[1:4]) * config.temporal_stride * config.spatial_stride**2
         method = self.vae.decode_streamed if pixels > STREAMED_PIXELS else self.vae.decode
         decode = functools.partial(method, modality=modality)
-        parts = self._one_a_device(decode, np.asarray(latents))
-        return np.concatenate([np.asarray(part) for part in parts])
+        rows = self._one_a_device(decode, np.asarray(latents))
+        return np.concatenate([np.asarray(row) for row in rows])
 
     def _one_a_device(
         self, function: Callable[[Any], Array], rows: Shaped[np.ndarray, "b ..."]
     ) -> Iterator[Array]:
         """The function of as many rows at once as there are devices, which bounds the memory."""
-        for first in range(0, len(rows), self._devices.count):
-            part = rows[first : first + self._devices.count]
-            yield function(self._devices.share(part))[: len(part)]
+        for first in range(0, len(rows), self.devices.count):
+            part = rows[first : first + self.devices.count]
+            yield function(self.devices.share(part))[: len(part)]
 
     def contexts(
         self,
         streams: Sequence[str],
         captions: Sequence[str],
         modality_prompts: Mapping[str, str | Sequence[str]],
+        negative_prompt: str | Sequence[str] = "",
     ) -> tuple[Float[np.ndarray, "b s l d"], Float[np.ndarray, "b s l d"]]:
         """Text embeddings per sample and stream, and those that text guidance compares with.
 
-        Arguments and errors as `texts.texts_of`.
+        Arguments and errors as `texts.texts_of`; `negative_prompt` as in a call.
         """
         rows = texts.texts_of(streams, captions, modality_prompts)
-        self.warn_of_cut(text for row in rows.values() for text in row)
-        return texts.embed(rows, self.text_encoder, drops_prompts=self.prompt_dropout > 0)
+        negative = texts.per_caption("negative_prompt", negative_prompt, len(captions))
+        self.warn_of_cut(text for row in (*rows.values(), negative) for text in row)
+        drops = self.prompt_dropout > 0
+        return texts.embed(rows, self.text_encoder, negative=negative, drops_prompts=drops)
 
     def __call__(
         self,
@@ -267,6 +274,11 @@ class Pipeline:
         given: Mapping[str, Any] = types.MappingProxyType({}),
         wanted: Sequence[str],
         first_frame: Any = None,
+        last_frame: Any = None,
+        masks: Mapping[str, Any] = types.MappingProxyType({}),
+        weights: Mapping[str, float | int] = types.MappingProxyType({}),
+        strength: float | None = None,
+        negative_prompt: str | Sequence[str] = "",
         modality_prompts: Mapping[str, str | Sequence[str]] = types.MappingProxyType({}),
         sampler: SamplerConfig | None = None,
         seed: int | Sequence[int] = 0,
@@ -283,10 +295,22 @@ class Pipeline:
             read, or a video [T,H,W,3] (for every prompt) or [B,T,H,W,3], uint8 or float in [-1, 1];
             modalities as their codec encodes them.
           wanted: streams to sample; with `given`, any two or more of the model's modalities, or one
-            alone.
+            alone. A stream may be both if `strength` or a mask says what is kept of it.
           first_frame: what the wanted RGB starts with (Wan 2.2 TI2V-5B; other models have not
             learned it): an image's file, or [H,W,3] (for every prompt) or [B,H,W,3] as `given`
             takes videos.
+          last_frame: what it ends with, likewise, with any model: the last latent frame, which is
+            four frames, is that of the image standing still.
+          masks: per given stream a file, as `sampling.files.read_mask` takes it, or bool [H,W] (for
+            every frame), [T,H,W] or [B,T,H,W]: where the stream counts. Of one that is wanted too,
+            what is kept: those pixels are in the result as they were passed, and latent cells of
+            them alone are held while the rest is sampled.
+          weights: how much each given stream counts, 0 is not at all and 1 as trained; the others
+            count 1. A weight or mask costs one more pass of the model per stream.
+          strength: video to video: given videos of wanted streams are noised and then sampled by
+            this share of the steps, the last ones. 1 keeps nothing of them.
+          negative_prompt: caption that text guidance leads away from, one for all prompts or one
+            per prompt; it stands in the place of "".
           modality_prompts: replaces a modality's own prompt ("segment the two objects"), one for
             all captions or one per caption.
           sampler: None takes the pipeline's own.
@@ -300,137 +324,21 @@ class Pipeline:
           UserError: names the argument: unknown or repeated modality, sizes that differ or that the
             model cannot take, counts that disagree, a file that does not read.
         """
-        captions = [prompts] if isinstance(prompts, str) else list(prompts)
-        batch = len(captions)
-        if not batch:
-            raise UserError("prompts: empty; pass at least one caption (it may be '')")
-        if isinstance(wanted, str):
-            raise UserError(f"wanted={wanted!r}: pass a tuple of names, ({wanted!r},)")
-        streams = stream_order([*given, *wanted], self.modalities)
-        if not wanted:
-            raise UserError("wanted: empty; name at least one modality to sample")
-        for name in modality_prompts:
-            if name not in streams or name == RGB:
-                raise UserError(f"modality_prompts[{name!r}]: no such modality stream in this call")
-        sampler = (sampler or self.sampler).changed(**settings)
-        given = files.as_given(
-            given,
-            num_frames=num_frames,
-            default_frames=self.num_frames,
-            height=height or self.height,
-            width=width or self.width,
-            fps=self.fps,
-            multiple=self.token_pixels,
-            codecs={name: self.codec(name) for name in given if name in self.modalities},
+        return call.sample(
+            self,
+            prompts,
+            given=given,
+            wanted=wanted,
+            control=Control(
+                first_frame=first_frame,
+                last_frame=last_frame,
+                masks=masks,
+                weights=weights,
+                strength=strength,
+                negative_prompt=negative_prompt,
+            ),
+            modality_prompts=modality_prompts,
+            sampler=(sampler or self.sampler).changed(**settings),
+            seed=seed,
+            size=(num_frames, height, width),
         )
-        videos = {
-            name: arrays.as_batch(f"given {name}", given[name].video, batch)
-            for name in streams
-            if name in given
-        }
-        size = arrays.common_size(
-            videos,
-            asked=(num_frames, height, width),
-            default=(self.num_frames, self.height, self.width),
-        )
-        check_size(*size, self.token_pixels)
-        latent_shape = self.vae.config.latent_shape(*size)[:3]
-        check_sampling(
-            self.model_config, latent_shape, len(streams), -(-batch // self._devices.count)
-        )
-        image = first = None
-        if first_frame is not None:
-            self._check_first_frame(wanted)
-            first = files.as_first_frame(first_frame, height=size[1], width=size[2])
-            image = arrays.as_first_frame(first.video, size, batch)
-        if given and self.model_config.shared_timestep and sampler.condition_guidance != 1.0:
-            raise UserError(
-                f"condition_guidance={sampler.condition_guidance:g}: this model was never without "
-                "its condition (model.shared_timestep); set it to 1"
-            )
-
-        context, null_context = self.contexts(streams, captions, modality_prompts)
-        prompts_of = texts.texts_of(streams, captions, modality_prompts)
-        latents = self._given_latents(streams, videos, size, batch)
-        if image is not None:
-            latents = latents.at[:, 0, :1].set(self.encode(image, RGB))
-        ids = np.array([self.modalities.index(name) for name in streams], np.int32)
-        rows = (
-            latents,
-            jnp.tile(ids, (batch, 1)),
-            context,
-            null_context,
-            arrays.sample_keys(seed, batch),
-        )
-        mesh = self._devices.mesh
-        with contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh):
-            result = self._sample(
-                self.params,
-                *(self._devices.share(array) for array in rows),
-                wanted=tuple(name in wanted for name in streams),
-                first_frame=tuple(name == RGB and image is not None for name in streams),
-                sampler=sampler.for_texts(context, null_context),
-            )[:batch]
-        finite = np.asarray(jnp.isfinite(result).all(axis=(2, 3, 4, 5)))
-        if not finite.all():
-            bad = [f"{streams[s]} of sample {b}" for b, s in np.argwhere(~finite)]
-            raise FloatingPointError(f"the sampler left the finite numbers: {', '.join(bad)}")
-        for s, name in enumerate(streams):
-            if name in wanted:
-                videos[name] = self.decode(result[:, s], name)
-        common = {
-            "sampler": dataclasses.asdict(sampler),
-            "given": {name: one.source for name, one in given.items()},
-            "first_frame": first and first.source,
-            "codecs": {name: self.codec(name).version for name in streams},
-            "size": size,
-            "fps": self.fps,
-            **self._origin(),
-        }
-        return Samples(
-            videos={name: videos[name] for name in streams},
-            latents={name: np.asarray(result[:, s]) for s, name in enumerate(streams)},
-            streams=streams,
-            wanted=tuple(wanted),
-            fps=self.fps,
-            codecs={name: self.codec(name) for name in streams},
-            sides={name: one.side for name, one in given.items() if one.side is not None},
-            units={name: one.unit for name, one in given.items() if one.unit},
-            records=[
-                {
-                    "prompts": {name: row[b] for name, row in prompts_of.items()},
-                    "seed": int(np.broadcast_to(seed, batch)[b]),
-                    "index": b,
-                    **common,
-                }
-                for b in range(batch)
-            ],
-        )
-
-    def _origin(self) -> dict[str, Any]:
-        """What a record says of the weights and of what computed with them."""
-        return {
-            "checkpoint_step": self.step,
-            "config_sha256": provenance.config_hash(self.config),
-            "config": provenance.plain(self.config),
-            "versions": provenance.versions(),
-        }
-
-    def _check_first_frame(self, wanted: Sequence[str]) -> None:
-        if RGB not in wanted:
-            raise UserError(f"first_frame: is of the rgb that wanted={tuple(wanted)} lacks; add it")
-        if self.model_config.patch_size[0] != 1:
-            raise UserError("first_frame: this model's tokens join frames (model.patch_size)")
-
-    def _given_latents(
-        self,
-        streams: Sequence[str],
-        videos: Mapping[str, Float[np.ndarray, "b t h w 3"]],
-        size: tuple[int, int, int],
-        batch: int,
-    ) -> Float[Array, "b s lt lh lw c"]:
-        placeholder = jnp.zeros((batch, *self.vae.config.latent_shape(*size)), jnp.float32)
-        latents = [
-            self.encode(videos[name], name) if name in videos else placeholder for name in streams
-        ]
-        return jnp.stack(latents, axis=1)

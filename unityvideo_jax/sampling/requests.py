@@ -8,6 +8,7 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from unityvideo_jax import modalities
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.files import paths, text_files
 from unityvideo_jax.files.names import safe_name
@@ -23,10 +24,30 @@ KEYS = (
     "given",
     "wanted",
     "first_frame",
+    "last_frame",
+    "masks",
+    "weights",
+    "strength",
     "prompt",
+    "negative_prompt",
     "modality_prompt",
+    "sampler",
     "seed",
 )
+
+NUMBER = (int, float)
+# Types of a batch file's values, and of what lists and objects among them hold; texts if left out.
+KINDS = {
+    "modality": (list, str),
+    "wanted": (list, str),
+    "given": (dict, str),
+    "masks": ((str, dict), str),
+    "weights": ((*NUMBER, dict), NUMBER),
+    "strength": (NUMBER, None),
+    "modality_prompt": ((str, dict), str),
+    "sampler": (dict, object),
+    "seed": (int, None),
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -37,9 +58,15 @@ class Request:
       name: folder of its outputs, "" for the output folder itself; else as `safe_name` allows.
       given: path of the file or folder of each given stream.
       wanted: streams to sample.
-      first_frame: path of the image that the sampled RGB starts with; "" for none.
+      first_frame, last_frame: path of the image that the sampled RGB starts or ends with; "" for
+        none.
+      masks: path of the mask of each given stream that has one.
+      weights: how much each given stream counts, where it is not 1.
+      strength: of video to video, or None.
       prompt: caption of the RGB video; "" for none.
+      negative_prompt: what text guidance leads away from; "" for none.
       modality_prompts: replaces the in-context prompt of a modality.
+      sampler: settings of `SamplerConfig` that differ from those of the others.
       seed: of this sample.
     """
 
@@ -47,9 +74,21 @@ class Request:
     given: dict[str, str]
     wanted: tuple[str, ...]
     first_frame: str
+    last_frame: str
+    masks: dict[str, str]
+    weights: dict[str, float | int]
+    strength: float | int | None
     prompt: str
+    negative_prompt: str
     modality_prompts: dict[str, str]
+    sampler: dict[str, Any]
     seed: int
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Paths of all that it reads."""
+        paths = (*self.given.values(), *self.masks.values(), self.first_frame, self.last_frame)
+        return tuple(path for path in paths if path)
 
 
 def build(
@@ -62,8 +101,14 @@ def build(
     given: Mapping[str, str] | None = None,
     wanted: Sequence[str] = (),
     first_frame: str = "",
+    last_frame: str = "",
+    masks: str | Mapping[str, str] = "",
+    weights: float | int | Mapping[str, float | int] | None = None,
+    strength: float | int | None = None,
     prompt: str = "",
+    negative_prompt: str = "",
     modality_prompt: str | Mapping[str, str] = "",
+    sampler: Mapping[str, Any] | None = None,
     seed: int = 0,
 ) -> Request:
     """A request from either `mode` (with modality and input) or `given` and `wanted`.
@@ -72,7 +117,10 @@ def build(
       where: what an error message calls the source: "flags", or file and line.
       mode: "joint" wants RGB and the modalities; "control" is given one modality's `input` and
         wants RGB; "estimation" is given RGB `input` and wants the modalities.
-      first_frame: image (or video, whose first frame is taken) that the wanted RGB starts with.
+      first_frame, last_frame: image (or video, whose first frame is taken) that the wanted RGB
+        starts or ends with.
+      masks, weights: of the only given stream, or by name.
+      strength, negative_prompt, sampler: as `Request` has them.
       modality_prompt: a text for the only modality of the request, or one by name.
 
     Raises:
@@ -102,9 +150,12 @@ def build(
         raise UserError(f"{where}: input and modality belong to a mode; use given and wanted alone")
     if not wanted:
         raise UserError(f"{where}: no stream is wanted; name at least one modality")
-    if first_frame and RGB not in wanted:
-        raise UserError(f"{where}: first_frame is of the sampled rgb, and rgb is not wanted here")
-    streams = [s for s in (*given, *wanted) if s != RGB]
+    for role, image in (("first_frame", first_frame), ("last_frame", last_frame)):
+        if image and RGB not in wanted:
+            raise UserError(f"{where}: {role} is of the sampled rgb, and rgb is not wanted here")
+    masks = _by_name("masks", masks, given, where) if masks else {}
+    weights = _by_name("weights", weights, given, where) if weights is not None else {}
+    streams = [s for s in dict.fromkeys((*given, *wanted)) if s != RGB]
     if isinstance(modality_prompt, str):
         if modality_prompt and len(streams) != 1:
             raise UserError(
@@ -117,7 +168,7 @@ def build(
         for key in prompts:
             if key not in streams:
                 raise UserError(f"{where}: modality_prompt for {key!r}, which is no stream here")
-    for text in (prompt, *prompts.values()):
+    for text in (prompt, negative_prompt, *prompts.values()):
         text_files.check_text(text, f"{where}: prompt {text[:40]!a}")
     if name:
         safe_name(name, f"{where}: name")
@@ -126,10 +177,39 @@ def build(
         given=given,
         wanted=wanted,
         first_frame=first_frame,
+        last_frame=last_frame,
+        masks=masks,
+        weights=weights,
+        strength=strength,
         prompt=prompt,
+        negative_prompt=negative_prompt,
         modality_prompts=prompts,
+        sampler=dict(sampler or {}),
         seed=seed,
     )
+
+
+def _by_name(key: str, value: Any, given: Mapping[str, str], where: str) -> dict[str, Any]:
+    """What belongs to given streams, by their names."""
+    if not isinstance(value, Mapping):
+        if len(given) != 1:
+            raise UserError(
+                f"{where}: {key} is for one given stream but there are {len(given)}; give it by "
+                "name"
+            )
+        return {next(iter(given)): value}
+    for name in value:
+        if name not in given:
+            raise UserError(f"{where}: {key} for {name!r}, which is no given stream here")
+    return dict(value)
+
+
+def parse_named(values: Sequence[str], where: str) -> str | dict[str, str]:
+    """One value without a name, or values by name: "a.png" or {"rgb": "a.png"}."""
+    known = modalities.names()
+    if len(values) == 1 and values[0].partition("=")[0] not in known:
+        return values[0]
+    return parse_pairs(values, where)
 
 
 def parse_pairs(pairs: Sequence[str], where: str) -> dict[str, str]:
@@ -146,11 +226,13 @@ def parse_pairs(pairs: Sequence[str], where: str) -> dict[str, str]:
 def read_batch_file(path: str | os.PathLike, default_seed: int) -> list[Request]:
     """Requests of a JSONL file: per line an object with keys of `KEYS`, all optional but the task.
 
-    "modality" and "wanted" are a name or a list of names, "given" maps names to paths (relative
-    ones to the batch file's folder, as are "input" and "first_frame"), "modality_prompt" is a text
-    or maps names to texts. Without a "seed" a request takes the default seed plus its place,
-    without a "name" its place. A name becomes a folder, so it must be one on any system, and names
-    that differ in case or in how accents are composed alone count as equal.
+    "modality" and "wanted" are a name or a list of names, "given" maps names to paths, "masks" and
+    "weights" are a path and a number of the only given stream or map names to them,
+    "modality_prompt" is a text or maps names to texts, "sampler" maps settings of `SamplerConfig`
+    to values. Relative paths start at the batch file's folder. Without a "seed" a request takes the
+    default seed plus its place, without a "name" its place. A name becomes a folder, so it must be
+    one on any system, and names that differ in case or in how accents are composed alone count as
+    equal.
 
     Raises:
       UserError: unreadable file, no request, bad JSON, unknown key, a wrong type, or a name that is
@@ -186,17 +268,24 @@ def _from_entry(entry: Any, where: str, folder: pathlib.Path, place: int, seed: 
     for key in ("modality", "wanted"):
         if isinstance(entry.get(key), str):
             entry[key] = [entry[key]]
-    kinds = {"modality": list, "wanted": list, "given": dict, "seed": int}
     for key, value in entry.items():
-        kind = kinds.get(key, (str, dict) if key == "modality_prompt" else str)
-        texts = value.values() if isinstance(value, dict) else value
-        inner = isinstance(value, list | dict) and not all(isinstance(t, str) for t in texts)
-        if not isinstance(value, kind) or isinstance(value, bool) or inner:
+        kind, inner = KINDS.get(key, (str, str))
+        within = value.values() if isinstance(value, dict) else value
+        fits = not isinstance(value, list | dict) or all(_is(one, inner) for one in within)
+        if not _is(value, kind) or not fits:
             raise UserError(f"{where}: {key} has the wrong type: {json.dumps(value)}")
     seeds.check(entry["seed"], f"{where}: seed")
-    for key in ("input", "first_frame"):
-        if entry.get(key):
-            entry[key] = str(folder / paths.expand(entry[key]))
-    if "given" in entry:
-        entry["given"] = {k: str(folder / paths.expand(v)) for k, v in entry["given"].items()}
+
+    def placed(path: str | dict[str, str]) -> str | dict[str, str]:
+        if isinstance(path, dict):
+            return {name: placed(one) for name, one in path.items()}
+        return str(folder / paths.expand(path)) if path else ""
+
+    files = ("input", "given", "masks", "first_frame", "last_frame")
+    entry |= {key: placed(entry[key]) for key in files if key in entry}
     return build(where=where, **entry)
+
+
+def _is(value: Any, kind: Any) -> bool:
+    """An instance; a switch is no number."""
+    return isinstance(value, kind) and (kind is object or not isinstance(value, bool))

@@ -32,31 +32,45 @@ def texts_of(
             texts[name] = list(captions)
             continue
         prompt = modality_prompts.get(name, modalities.get(name).prompt)
-        texts[name] = [prompt] * len(captions) if isinstance(prompt, str) else list(prompt)
-        if len(texts[name]) != len(captions):
-            raise UserError(
-                f"modality_prompts[{name!r}]: {len(texts[name])} prompts for {len(captions)} "
-                "captions"
-            )
+        texts[name] = per_caption(f"modality_prompts[{name!r}]", prompt, len(captions))
+    return texts
+
+
+def per_caption(name: str, text: str | Sequence[str], count: int) -> list[str]:
+    """One text for all captions, or one for each, as one for each.
+
+    Raises:
+      UserError: another number of texts than of captions; names the argument.
+    """
+    texts = [text] * count if isinstance(text, str) else list(text)
+    if len(texts) != count:
+        raise UserError(f"{name}: {len(texts)} prompts for {count} captions")
     return texts
 
 
 def embed(
-    texts: Mapping[str, Sequence[str]], encoder: TextEncoder, *, drops_prompts: bool
+    texts: Mapping[str, Sequence[str]],
+    encoder: TextEncoder,
+    *,
+    negative: Sequence[str],
+    drops_prompts: bool,
 ) -> tuple[Float[np.ndarray, "b s l d"], Float[np.ndarray, "b s l d"]]:
     """Embeddings of the texts of every stream, and those that text guidance compares with.
 
     Guidance drops the texts that training drops: the caption, and the prompts only if training had
-    prompt dropout. Each distinct text is embedded once.
+    prompt dropout. A negative prompt takes the caption's place. Each distinct text is embedded
+    once.
 
     Args:
       texts: as `texts_of` gives them.
       encoder: of the model.
+      negative: per sample, what stands in the place of the caption; "" is nothing.
       drops_prompts: whether training had prompt dropout.
     """
     rows = list(texts.values())
     null_rows = [
-        [""] * len(row) if name == RGB or drops_prompts else row for name, row in texts.items()
+        list(negative) if name == RGB else [""] * len(row) if drops_prompts else row
+        for name, row in texts.items()
     ]
     distinct = sorted({text for row in rows + null_rows for text in row})
     table = dict(zip(distinct, encoder(distinct), strict=True))

@@ -1,0 +1,103 @@
+"""How windows of a long video are joined where they overlap.
+
+Estimates of two windows differ by what the modality leaves open: the scale of depth, the numbers of
+instances, the order of people. A modality's joiner brings a window into the terms of the frames
+before it (`align`) and then goes over from one to the other (`blend`). The default does the second
+alone, which serves flow and whatever else has the same meaning in every window.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float, Shaped, UInt8
+
+from unityvideo_jax.metrics.base import Arrays
+from unityvideo_jax.modalities.base import Codec
+from unityvideo_jax.modalities.drawing import draw
+
+
+class Joiner:
+    """Joins decoded arrays window by window, and keeps no more than one overlap of them.
+
+    Arrays without axes, such as `unit`, go along unchanged; the others have time as first axis.
+    """
+
+    def __init__(self, codec: Codec, overlap: int) -> None:
+        """Takes what it needs to know of the stream.
+
+        Args:
+          codec: of the stream.
+          overlap: frames that a window shares with the one before, at least 1.
+        """
+        self.codec, self.overlap = codec, overlap
+        self._tail: dict[str, np.ndarray] | None = None
+
+    def add(self, window: Arrays) -> tuple[dict[str, np.ndarray], tuple[Arrays, Arrays] | None]:
+        """Takes the next window, of more than `overlap` frames.
+
+        Returns:
+          The frames that are final now, and what two windows said of the frames they share: the
+          end of what was joined so far and the aligned begin of this window; None for the first.
+        """
+        seam = None
+        if self._tail is not None:
+            tail, window = self.align(self._tail, window)
+            seam = tail, frames(window, slice(self.overlap))
+            window = concatenated([self.blend(*seam), frames(window, slice(self.overlap, None))])
+        self._tail = frames(window, slice(-self.overlap, None))
+        return frames(window, slice(-self.overlap)), seam
+
+    def end(self) -> dict[str, np.ndarray]:
+        """The last frames, once there are no more windows."""
+        return dict(self._tail or {})
+
+    def align(self, tail: Arrays, window: Arrays) -> tuple[Arrays, Arrays]:
+        """Both in the same terms, those of what was joined so far.
+
+        Args:
+          tail: the last `overlap` frames of that.
+          window: its first `overlap` frames show the same.
+        """
+        return tail, window
+
+    def blend(self, tail: Arrays, head: Arrays) -> dict[str, np.ndarray]:
+        """Goes over from one window to the next: numbers linearly, labels in the middle."""
+        return {key: blended(tail[key], head[key]) for key in head}
+
+    def draw(self, arrays: Arrays, size: tuple[int, int]) -> UInt8[np.ndarray, "t h w 3"]:
+        """Joined arrays as their codec draws them; of height and width `size`."""
+        count = len(next(a for a in arrays.values() if np.ndim(a)))
+        return draw(self.codec, {"rgb": np.zeros((count, *size, 3), np.float32), **arrays})
+
+
+def blended(tail: np.ndarray, head: np.ndarray) -> np.ndarray:
+    """From one array to the other over their frames: floats linearly, labels in the middle."""
+    if np.ndim(head) == 0:
+        return head
+    if not np.issubdtype(head.dtype, np.floating):
+        return nearer(tail, head)
+    share = ramp(len(head)).reshape(-1, *(1,) * (head.ndim - 1))
+    return ((1.0 - share) * tail + share * head).astype(head.dtype)
+
+
+def ramp(count: int) -> Float[np.ndarray, " t"]:
+    """How much the later window counts in each frame of an overlap; neither 0 nor 1."""
+    return (np.arange(count) + 1.0) / (count + 1.0)
+
+
+def nearer(tail: Shaped[np.ndarray, "t *s"], head: Shaped[np.ndarray, "t *s"]) -> np.ndarray:
+    """The earlier window in the first half of the overlap, the later one in the second."""
+    return np.concatenate([tail[: len(tail) // 2], head[len(tail) // 2 :]])
+
+
+def frames(arrays: Arrays, chosen: slice) -> dict[str, np.ndarray]:
+    """These frames of every array."""
+    return {k: np.asarray(a)[chosen] if np.ndim(a) else np.asarray(a) for k, a in arrays.items()}
+
+
+def concatenated(parts: Sequence[Arrays]) -> dict[str, np.ndarray]:
+    """Frames of several parts in a row."""
+    return {
+        key: np.concatenate([p[key] for p in parts]) if np.ndim(a) else a
+        for key, a in parts[0].items()
+    }

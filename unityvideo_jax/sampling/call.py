@@ -1,0 +1,231 @@
+"""One call of a pipeline: what a caller passes becomes latents, and sampled latents videos."""
+
+import contextlib
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from unityvideo_jax.errors import UserError
+from unityvideo_jax.files import provenance
+from unityvideo_jax.modalities import RGB
+from unityvideo_jax.sampling import arrays, files, texts
+from unityvideo_jax.sampling.control import Control, counts_of, put_known
+from unityvideo_jax.sampling.fit import check_sampling
+from unityvideo_jax.sampling.generate import SamplerConfig
+from unityvideo_jax.sampling.samples import Samples
+from unityvideo_jax.sampling.streams import check_size, stream_order
+
+# Frames of a still from which the latents of a last frame are taken: one and a latent frame more.
+STILL = 5
+ROLES = ("first_frame", "last_frame")
+
+
+def sample(
+    pipeline: Any,
+    prompts: str | Sequence[str],
+    *,
+    given: Mapping[str, Any],
+    wanted: Sequence[str],
+    control: Control,
+    modality_prompts: Mapping[str, str | Sequence[str]],
+    sampler: SamplerConfig,
+    seed: int | Sequence[int],
+    size: tuple[int | None, int | None, int | None],
+) -> Samples:
+    """Samples the wanted streams; arguments and errors as `Pipeline.__call__`."""
+    captions = [prompts] if isinstance(prompts, str) else list(prompts)
+    batch = len(captions)
+    if not batch:
+        raise UserError("prompts: empty; pass at least one caption (it may be '')")
+    if isinstance(wanted, str):
+        raise UserError(f"wanted={wanted!r}: pass a tuple of names, ({wanted!r},)")
+    if not wanted:
+        raise UserError("wanted: empty; name at least one modality to sample")
+    only_given = [name for name in given if name not in wanted]
+    streams = stream_order([*only_given, *wanted], pipeline.modalities)
+    for name in modality_prompts:
+        if name not in streams or name == RGB:
+            raise UserError(f"modality_prompts[{name!r}]: no such modality stream in this call")
+    control.check(tuple(given), tuple(wanted), pipeline.model_config, sampler)
+
+    read, videos, size = _read(pipeline, given, streams, size, batch)
+    cells = (batch, *pipeline.vae.config.latent_shape(*size))
+    latent_window = sampler.latent_window(pipeline.vae.config.temporal_stride)
+    at_once = (
+        cells[1:4] if latent_window is None else (min(cells[1], latent_window[0]), *cells[2:4])
+    )
+    check_sampling(
+        pipeline.model_config, at_once, len(streams), -(-batch // pipeline.devices.count)
+    )
+    masks = {
+        name: files.as_mask(mask, size, fps=pipeline.fps) for name, mask in control.masks.items()
+    }
+    pixels = {name: arrays.as_masks(name, m.video, size, batch) for name, m in masks.items()}
+    images = {
+        role: files.as_image(role, getattr(control, role), height=size[1], width=size[2])
+        for role in ROLES
+        if getattr(control, role) is not None
+    }
+    if "last_frame" in images and size[0] < STILL:
+        raise UserError(f"last_frame: needs {STILL} frames or more, num_frames={size[0]}")
+
+    context, null_context = pipeline.contexts(
+        streams, captions, modality_prompts, control.negative_prompt
+    )
+    rows, skipped = _rows(
+        pipeline, streams, wanted, videos, pixels, images, control, sampler, cells
+    )
+    rows |= {
+        "context": context,
+        "null_context": null_context,
+        "key": arrays.sample_keys(seed, batch),
+    }
+    mesh = pipeline.devices.mesh
+    with contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh):
+        result = pipeline.sample_latents(
+            pipeline.params,
+            jax.tree.map(pipeline.devices.share, rows),
+            wanted=tuple(name in wanted for name in streams),
+            sampler=sampler.for_texts(context, null_context),
+            skipped=skipped,
+            latent_window=latent_window,
+        )[:batch]
+    finite = np.asarray(jnp.isfinite(result).all(axis=(2, 3, 4, 5)))
+    if not finite.all():
+        bad = [f"{streams[s]} of sample {b}" for b, s in np.argwhere(~finite)]
+        raise FloatingPointError(f"the sampler left the finite numbers: {', '.join(bad)}")
+    made = {
+        name: pipeline.decode(result[:, s], name)
+        for s, name in enumerate(streams)
+        if name in wanted
+    }
+    for name in set(made) & set(pixels):
+        made[name] = np.where(pixels[name][..., None], videos[name], made[name])
+    # A sampled stream has the scale of the depth that it was given, but not its count of instances.
+    scaled = {name: one for name, one in read.items() if name in only_given or one.unit}
+    prompts_of = texts.texts_of(streams, captions, modality_prompts)
+    negative = texts.per_caption("negative_prompt", control.negative_prompt, batch)
+    common = {
+        "sampler": dataclasses.asdict(sampler),
+        "given": {name: one.source for name, one in read.items()},
+        **{role: images[role].source if role in images else None for role in ROLES},
+        "masks": {name: one.source for name, one in masks.items()},
+        "weights": dict(control.weights),
+        "strength": control.strength,
+        "codecs": {name: pipeline.codec(name).version for name in streams},
+        "size": size,
+        "fps": pipeline.fps,
+        "checkpoint_step": pipeline.step,
+        "adapters": pipeline.adapters,
+        "config_sha256": provenance.config_hash(pipeline.config),
+        "config": provenance.plain(pipeline.config),
+        "versions": provenance.versions(),
+    }
+    return Samples(
+        videos={name: made[name] if name in made else videos[name] for name in streams},
+        latents={name: np.asarray(result[:, s]) for s, name in enumerate(streams)},
+        streams=streams,
+        wanted=tuple(wanted),
+        fps=pipeline.fps,
+        codecs={name: pipeline.codec(name) for name in streams},
+        sides={name: one.side for name, one in scaled.items() if one.side is not None},
+        units={name: one.unit for name, one in scaled.items() if one.unit},
+        records=[
+            {
+                "prompts": {name: row[b] for name, row in prompts_of.items()},
+                "negative_prompt": negative[b],
+                "seed": int(np.broadcast_to(seed, batch)[b]),
+                "index": b,
+                **common,
+            }
+            for b in range(batch)
+        ],
+    )
+
+
+def _read(
+    pipeline: Any,
+    given: Mapping[str, Any],
+    streams: Sequence[str],
+    asked: tuple[int | None, int | None, int | None],
+    batch: int,
+) -> tuple[dict[str, files.Given], dict[str, Float[np.ndarray, "b t h w 3"]], tuple[int, int, int]]:
+    """The given streams, their videos by batch, and the size of the call."""
+    frames, height, width = asked
+    read = files.as_given(
+        given,
+        num_frames=frames,
+        default_frames=pipeline.num_frames,
+        height=height or pipeline.height,
+        width=width or pipeline.width,
+        fps=pipeline.fps,
+        multiple=pipeline.token_pixels,
+        codecs={name: pipeline.codec(name) for name in given if name in pipeline.modalities},
+    )
+    videos = {
+        name: arrays.as_batch(f"given {name}", read[name].video, batch)
+        for name in streams
+        if name in read
+    }
+    default = (pipeline.num_frames, pipeline.height, pipeline.width)
+    size = arrays.common_size(videos, asked=asked, default=default)
+    check_size(*size, pipeline.token_pixels)
+    return read, videos, size
+
+
+def _rows(
+    pipeline: Any,
+    streams: Sequence[str],
+    wanted: Sequence[str],
+    videos: Mapping[str, Float[np.ndarray, "b t h w 3"]],
+    masks: Mapping[str, np.ndarray],
+    images: Mapping[str, files.Given],
+    asked: Control,
+    sampler: SamplerConfig,
+    cells: tuple[int, ...],
+) -> tuple[dict[str, Any], int]:
+    """What `generate` takes of videos, masks and images, and how many steps it skips."""
+    vae = pipeline.vae.config
+    strides = vae.temporal_stride, vae.spatial_stride
+    empty = jnp.zeros(cells, jnp.float32)
+    latents = jnp.stack(
+        [pipeline.encode(videos[n], n) if n in videos else empty for n in streams], axis=1
+    )
+    skipped, levels = 0, {}
+    if asked.strength is not None:
+        skipped, level = sampler.skipped_steps(asked.strength)
+        levels = {name: level for name in wanted if name in videos}
+        # A stream that starts from noise alone needs all of the steps.
+        skipped = skipped if len(levels) == len(wanted) else 0
+    latents, known = put_known(
+        latents,
+        streams,
+        kept={name: mask for name, mask in masks.items() if name in wanted},
+        levels=levels,
+        first=_image_latents(pipeline, "first_frame", images, cells[0], 1),
+        last=_image_latents(pipeline, "last_frame", images, cells[0], STILL),
+        strides=strides,
+    )
+    ids = np.array([pipeline.modalities.index(name) for name in streams], np.int32)
+    rows = {
+        "given": latents,
+        "modality": jnp.tile(ids, (cells[0], 1)),
+        "known": known,
+        "counts": counts_of(streams, wanted, masks, asked.weights, cells[:4], strides),
+    }
+    return rows, skipped
+
+
+def _image_latents(
+    pipeline: Any, role: str, images: Mapping[str, files.Given], batch: int, frames: int
+) -> Float[Array, "b 1 h w c"] | None:
+    """The last latent frame of an image that stands still for so many frames, if there is one."""
+    if role not in images:
+        return None
+    still = arrays.as_batch(role, images[role].video, batch)
+    return pipeline.encode(np.repeat(still, frames, axis=1), RGB)[:, -1:]

@@ -3,8 +3,8 @@ r"""Scores a trained run, or the predictions of any system in a folder.
   python -m unityvideo_jax.evaluate --workdir=run --benchmark=worlds_validation --num_clips=64 \
       --output=run/evaluation
 
-samples estimates of every modality of procedural worlds, whose ground truth is exact, and scores
-them and the held-out loss.
+samples procedural worlds, whose ground truth is exact: every modality from RGB, RGB from every
+modality, and several streams together from a caption. It scores them and the held-out loss.
 
   python -m unityvideo_jax.evaluate --benchmark=unibench --predictions=theirs --system=theirs \
       --output=scores
@@ -21,14 +21,24 @@ import time
 from collections.abc import Sequence
 
 import jax
+import numpy as np
 from absl import flags
 
 import unityvideo_jax
 from unityvideo_jax import cli, modalities, units
 from unityvideo_jax.errors import UserError
-from unityvideo_jax.evaluation import condition_gap, heldout, score_folder, score_run
+from unityvideo_jax.evaluation import (
+    condition_gap,
+    controllability,
+    heldout,
+    joint,
+    score_folder,
+    score_run,
+)
+from unityvideo_jax.evaluation.benchmarks.clips import BENCHMARKS
 from unityvideo_jax.evaluation.condition_gap import ConditionGapConfig
 from unityvideo_jax.evaluation.heldout import HeldoutConfig
+from unityvideo_jax.evaluation.joint import JointConfig
 from unityvideo_jax.evaluation.report import document, pictures
 from unityvideo_jax.evaluation.report.page import ClipEntry
 from unityvideo_jax.evaluation.row_store import RowStore
@@ -41,6 +51,8 @@ from unityvideo_jax.modalities import RGB
 from unityvideo_jax.sampling import solvers
 
 FLAGS = flags.FLAGS
+# Settings that no row of a clip depends on.
+ANEW = ("num_clips", "batch_size", "gap", "joint")
 
 
 def define_flags() -> None:
@@ -49,7 +61,7 @@ def define_flags() -> None:
     cli.define_path(
         "benchmark",
         "worlds_validation",
-        f"A folder of clips; with a model also one of {', '.join(score_run.BENCHMARKS)}.",
+        f"A folder of clips; with a model also one of {', '.join(BENCHMARKS)}.",
     )
     flags.DEFINE_integer(
         "bootstrap", 1000, "Draws for the intervals.", lower_bound=10, upper_bound=100_000
@@ -76,6 +88,15 @@ def define_flags() -> None:
     )
     flags.DEFINE_integer(
         "condition_gap_clips", 8, "Clips of the condition gap, at least 2; 0 leaves it out."
+    )
+    flags.DEFINE_bool("control", True, "Score control: RGB of every modality, estimated again.")
+    flags.DEFINE_integer(
+        "joint_clips",
+        32,
+        "Clips whose captions are sampled jointly, at least 2; 0 leaves them out.",
+    )
+    flags.DEFINE_integer(
+        "joint_streams", 0, "The most streams of a joint sample; 0 is as many as the run trains."
     )
     flags.DEFINE_integer("steps", None, "Solver steps; the run's own if left out.")
     flags.DEFINE_enum("solver", None, solvers.SOLVERS, "ODE solver.")
@@ -189,7 +210,8 @@ def _protocols() -> dict[str, str]:
     """What the protocols of a run's metrics stand for, by name."""
     scored = modalities.metrics().values()
     own = {name: text for metric in scored for name, text in metric.protocols.items()}
-    return own | heldout.PROTOCOLS | condition_gap.PROTOCOLS
+    run = heldout.PROTOCOLS | condition_gap.PROTOCOLS | controllability.PROTOCOLS
+    return own | run | joint.protocols()
 
 
 def _used(metrics: dict) -> dict[str, str]:
@@ -217,6 +239,10 @@ def _score_run(output: pathlib.Path) -> None:
         gap=ConditionGapConfig(clips=FLAGS.condition_gap_clips, seed=FLAGS.seed)
         if FLAGS.condition_gap_clips
         else None,
+        control=FLAGS.control,
+        joint=JointConfig(clips=FLAGS.joint_clips, streams=FLAGS.joint_streams, seed=FLAGS.seed)
+        if FLAGS.joint_clips
+        else None,
     )
     if FLAGS.prediction_unit:
         raise UserError("--prediction_unit: a run knows its own unit; give it with --predictions")
@@ -234,16 +260,19 @@ def _score_run(output: pathlib.Path) -> None:
         stem = output / picture(clip, modality)
         pictures.write_comparison(stem, modality, predicted, truth, float(data["fps"]))
 
+    def draw_joint(clip: int, caption: str, rows: Sequence[tuple[str, np.ndarray]]) -> None:
+        pictures.write_sheet(output / document.joint_sheet(clip), rows)
+
     # Of a clip, the scores depend on these and not on how many clips there are or go together.
     settings = dataclasses.asdict(config)
-    depends = {k: v for k, v in settings.items() if k not in ("num_clips", "batch_size", "gap")}
+    depends = {k: v for k, v in settings.items() if k not in ANEW}
     depends |= {
         "codecs": {name: modalities.get(name).codec.version for name in modalities.metrics()},
         "package": unityvideo_jax.__version__,
         "sampler": dataclasses.asdict(sampler),
         "config": provenance.config_hash(pipeline.config),
         "checkpoint": [
-            str(pathlib.Path(FLAGS.workdir).resolve()),
+            str(pathlib.Path(FLAGS.workdir or FLAGS.pretrained).resolve()),
             pipeline.step,
             FLAGS.ema,
         ],
@@ -252,7 +281,7 @@ def _score_run(output: pathlib.Path) -> None:
     rows = RowStore(
         folder=output / "rows", kind=score_run.RunRow, settings=provenance.plain(depends)
     )
-    results = score_run.run(pipeline, config, sampler, _progress(start), draw, rows)
+    results = score_run.run(pipeline, config, sampler, _progress(start), draw, rows, draw_joint)
     _check_faults(results.faults, len(results.faults), config.num_clips, output)
     scored = [name for name in pipeline.modalities if modalities.get(name).metric]
     record = {
@@ -262,6 +291,7 @@ def _score_run(output: pathlib.Path) -> None:
         "vae_round_trip": results.vae_round_trip,
         "trivial": results.trivial,
         "faults": results.faults,
+        "joint": {f"{n:04d}": caption for n, caption in results.joint_captions.items()},
         **_common(results.clips, start),
         "protocols": _protocols(),
         "settings": settings,

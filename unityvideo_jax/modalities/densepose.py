@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from unityvideo_jax.errors import UserError
+from unityvideo_jax.metrics.agreement import BODY_MASK_IOU
 from unityvideo_jax.metrics.base import Arrays
 from unityvideo_jax.metrics.densepose import DensePoseMetric
 from unityvideo_jax.modalities import checks, drawing
@@ -141,5 +142,6 @@ DENSEPOSE = register(
         metric=DensePoseMetric,
         trivial=trivial,
         compare=compare,
+        agreements={"segmentation": BODY_MASK_IOU},
     )
 )

@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float
 
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.metrics import depth as scoring
+from unityvideo_jax.metrics.agreement import DEPTH_EDGE_AUC
 from unityvideo_jax.metrics.base import Arrays
 from unityvideo_jax.metrics.depth_units import unit_of
 from unityvideo_jax.modalities import checks, drawing
@@ -234,5 +235,6 @@ DEPTH = register(
         metric=scoring.DepthMetric,
         trivial=trivial,
         compare=compare,
+        agreements={"segmentation": DEPTH_EDGE_AUC},
     )
 )

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from unityvideo_jax.errors import UserError
+from unityvideo_jax.metrics.agreement import KEYPOINTS_IN_MASKS
 from unityvideo_jax.metrics.base import Arrays
 from unityvideo_jax.metrics.skeleton import SkeletonMetric
 from unityvideo_jax.modalities import checks, skeleton_picture
@@ -137,5 +138,6 @@ SKELETON = register(
         metric=SkeletonMetric,
         trivial=trivial,
         compare=skeleton_picture.compare,
+        agreements={"segmentation": KEYPOINTS_IN_MASKS},
     )
 )

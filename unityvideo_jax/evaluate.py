@@ -39,6 +39,10 @@ from unityvideo_jax.evaluation.benchmarks.clips import BENCHMARKS
 from unityvideo_jax.evaluation.condition_gap import ConditionGapConfig
 from unityvideo_jax.evaluation.heldout import HeldoutConfig
 from unityvideo_jax.evaluation.joint import JointConfig
+from unityvideo_jax.evaluation.physics import plausibility, prediction
+from unityvideo_jax.evaluation.physics import run as physics
+from unityvideo_jax.evaluation.physics.kinds import PAIRS
+from unityvideo_jax.evaluation.physics.plausibility import PlausibilityConfig
 from unityvideo_jax.evaluation.report import document, pictures
 from unityvideo_jax.evaluation.report.page import ClipEntry
 from unityvideo_jax.evaluation.row_store import RowStore
@@ -49,6 +53,8 @@ from unityvideo_jax.metrics.video.fvd import ENOUGH_VIDEOS
 from unityvideo_jax.metrics.video.table import VIDEO_PROTOCOLS
 from unityvideo_jax.modalities import RGB
 from unityvideo_jax.sampling import solvers
+from unityvideo_jax.sampling.generate import SamplerConfig
+from unityvideo_jax.sampling.pipeline import Pipeline
 
 FLAGS = flags.FLAGS
 # Settings that no row of a clip depends on.
@@ -61,7 +67,7 @@ def define_flags() -> None:
     cli.define_path(
         "benchmark",
         "worlds_validation",
-        f"A folder of clips; with a model also one of {', '.join(BENCHMARKS)}.",
+        f"A folder of clips; with a model also one of {', '.join((*BENCHMARKS, physics.NAME))}.",
     )
     flags.DEFINE_integer(
         "bootstrap", 1000, "Draws for the intervals.", lower_bound=10, upper_bound=100_000
@@ -98,6 +104,13 @@ def define_flags() -> None:
     flags.DEFINE_integer(
         "joint_streams", 0, "The most streams of a joint sample; 0 is as many as the run trains."
     )
+    flags.DEFINE_integer("physics_pairs", PAIRS, "Pairs of each kind of violation, to 64.")
+    flags.DEFINE_integer(
+        "physics_predictions", prediction.CLIPS, "Clips of each set to continue, to 16; 0 for none."
+    )
+    flags.DEFINE_integer("physics_given", 5, "Frames that prediction starts from.")
+    flags.DEFINE_integer("physics_timesteps", 5, "Timesteps of the plausibility error.")
+    flags.DEFINE_list("physics_modalities", [], "Modalities noised with RGB; all if left out.")
     flags.DEFINE_integer("steps", None, "Solver steps; the run's own if left out.")
     flags.DEFINE_enum("solver", None, solvers.SOLVERS, "ODE solver.")
     flags.DEFINE_float("condition_guidance", None, "Guidance scale of the given RGB.")
@@ -116,6 +129,8 @@ def main(argv: Sequence[str]) -> None:
         )
     if chosen == ["predictions"]:
         _score_folder(output)
+    elif FLAGS.benchmark == physics.NAME:
+        _score_physics(output)
     else:
         _score_run(output)
     print((output / "results.md").read_text(), flush=True)
@@ -224,6 +239,30 @@ def _used(metrics: dict) -> dict[str, str]:
     }
 
 
+def _load() -> tuple[Pipeline, SamplerConfig]:
+    """The pipeline that the flags name, on all devices, and how to sample."""
+    pipeline = cli.load_pipeline()
+    pipeline.spread(jax.local_devices())
+    names = ("steps", "solver", "condition_guidance", "shift")
+    return pipeline, pipeline.sampler.changed(**{name: FLAGS[name].value for name in names})
+
+
+def _origin(pipeline: Pipeline, sampler: SamplerConfig) -> dict:
+    """What rows depend on beside the settings of a benchmark."""
+    return {
+        "codecs": {name: modalities.get(name).codec.version for name in modalities.metrics()},
+        "package": unityvideo_jax.__version__,
+        "sampler": dataclasses.asdict(sampler),
+        "config": provenance.config_hash(pipeline.config),
+        "checkpoint": [
+            str(pathlib.Path(FLAGS.workdir or FLAGS.pretrained).resolve()),
+            pipeline.step,
+            FLAGS.ema,
+        ],
+        "parts": [FLAGS.vae, FLAGS.text_encoder],
+    }
+
+
 def _score_run(output: pathlib.Path) -> None:
     config = score_run.BenchmarkConfig(
         benchmark=FLAGS.benchmark,
@@ -246,10 +285,7 @@ def _score_run(output: pathlib.Path) -> None:
     )
     if FLAGS.prediction_unit:
         raise UserError("--prediction_unit: a run knows its own unit; give it with --predictions")
-    pipeline = cli.load_pipeline()
-    pipeline.spread(jax.local_devices())
-    names = ("steps", "solver", "condition_guidance", "shift")
-    sampler = pipeline.sampler.changed(**{name: FLAGS[name].value for name in names})
+    pipeline, sampler = _load()
     start = time.monotonic()
     data = pipeline.config["data"]
 
@@ -266,18 +302,7 @@ def _score_run(output: pathlib.Path) -> None:
     # Of a clip, the scores depend on these and not on how many clips there are or go together.
     settings = dataclasses.asdict(config)
     depends = {k: v for k, v in settings.items() if k not in ANEW}
-    depends |= {
-        "codecs": {name: modalities.get(name).codec.version for name in modalities.metrics()},
-        "package": unityvideo_jax.__version__,
-        "sampler": dataclasses.asdict(sampler),
-        "config": provenance.config_hash(pipeline.config),
-        "checkpoint": [
-            str(pathlib.Path(FLAGS.workdir or FLAGS.pretrained).resolve()),
-            pipeline.step,
-            FLAGS.ema,
-        ],
-        "parts": [FLAGS.vae, FLAGS.text_encoder],
-    }
+    depends |= _origin(pipeline, sampler)
     rows = RowStore(
         folder=output / "rows", kind=score_run.RunRow, settings=provenance.plain(depends)
     )
@@ -313,6 +338,61 @@ def _score_run(output: pathlib.Path) -> None:
             },
         )
         for i, clip in zip(results.numbers, results.clips, strict=True)
+    ]
+    document.write_report(output, record, entries)
+
+
+def _score_physics(output: pathlib.Path) -> None:
+    config = physics.PhysicsConfig(
+        pairs=FLAGS.physics_pairs,
+        predictions=FLAGS.physics_predictions,
+        given=FLAGS.physics_given,
+        batch_size=FLAGS.batch_size * jax.local_device_count(),
+        names=tuple(FLAGS.physics_modalities),
+        plausibility=PlausibilityConfig(timesteps=FLAGS.physics_timesteps, seed=FLAGS.seed),
+        seed=FLAGS.seed,
+    )
+    pipeline, sampler = _load()
+    start = time.monotonic()
+    settings = dataclasses.asdict(config)
+    depends = {k: v for k, v in settings.items() if k not in ("pairs", "predictions", "batch_size")}
+    rows = RowStore(
+        folder=output / "rows",
+        kind=physics.PhysicsRow,
+        settings=provenance.plain(depends | _origin(pipeline, sampler)),
+    )
+
+    def draw(name: str, sheet: Sequence[tuple[str, np.ndarray]]) -> None:
+        pictures.write_sheet(output / f"pictures/{name}.png", sheet)
+
+    found = physics.run(pipeline, config, sampler, rows, _progress(start), draw)
+    model, round_trip, trivial = physics.results(found.values())
+    data = pipeline.config["data"]
+    record = {
+        "benchmark": physics.NAME,
+        "num_clips": len(found),
+        "metrics": model,
+        "vae_round_trip": round_trip,
+        "trivial": trivial,
+        **_common([row.scores["model"] for row in found.values()], start),
+        "protocols": plausibility.protocols(config.plausibility) | prediction.PROTOCOL,
+        "notes": physics.notes(pipeline),
+        "settings": settings,
+        "sampler": dataclasses.asdict(sampler),
+        "size": [data["num_frames"], data["height"], data["width"]],
+        **cli.weights_of(pipeline),
+        "config_sha256": provenance.config_hash(pipeline.config),
+        "config": provenance.plain(pipeline.config),
+    }
+    entries = [
+        ClipEntry(
+            name=name,
+            score=row.scores["model"],
+            pictures={RGB: f"pictures/{name}.png"}
+            if (output / f"pictures/{name}.png").exists()
+            else {},
+        )
+        for name, row in found.items()
     ]
     document.write_report(output, record, entries)
 

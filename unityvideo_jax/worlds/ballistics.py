@@ -1,4 +1,4 @@
-"""Balls under gravity in float64 NumPy: the same numbers on every machine, under laws that change.
+"""Balls under gravity in float64: the same numbers on every machine, under laws that change.
 
 Constants and the integrator are those of `objects.simulate` (semi-implicit Euler, bounces of a
 factor, a lower limit below which nothing bounces, rolling drag), so that what is lawful here looks
@@ -7,6 +7,7 @@ defines to the last bit.
 """
 
 import dataclasses
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -72,51 +73,62 @@ def simulate(bodies: Bodies, state: State, frames: int, fps: float, laws: Laws) 
     """
     substeps = max(1, round(1.0 / (fps * STEP) + 0.499))
     dt = 1.0 / (fps * substeps)
-    place, velocity = state.place.copy(), state.velocity.copy()
-    places, velocities = [], []
-    for _ in range(frames):
-        places.append(place.copy())
-        velocities.append(velocity.copy())
-        for _ in range(substeps):
-            _step(bodies, place, velocity, dt, laws)
-    return State(np.stack(places), np.stack(velocities))
+    shape = (frames, *state.place.shape)
+    path = State(np.broadcast_to(state.place, shape).copy(), np.zeros(shape))
+    boxes = [
+        (state.place[i].tolist(), bodies.half[i].tolist()) for i in np.flatnonzero(bodies.fixed)
+    ]
+    for ball in np.flatnonzero(~bodies.fixed):
+        # Plain numbers: arrays of three cost ten times as much.
+        place, velocity = state.place[ball].tolist(), state.velocity[ball].tolist()
+        radius, bounce = float(bodies.half[ball, 2]), laws.bounce * float(bodies.bounce[ball])
+        for frame in range(frames):
+            path.place[frame, ball], path.velocity[frame, ball] = place, velocity
+            for _ in range(substeps):
+                _step(place, velocity, radius, bounce, dt, laws)
+                if laws.contacts:
+                    for centre, half in boxes:
+                        _meet(place, velocity, radius, centre, half)
+    return path
 
 
-def _step(bodies: Bodies, place: np.ndarray, velocity: np.ndarray, dt: float, laws: Laws) -> None:
-    moving = ~bodies.fixed
-    velocity[moving, 2] -= laws.gravity * dt
-    place[moving] += velocity[moving] * dt
-    if laws.ground:
-        rest = bodies.half[:, 2]
-        landed = moving & (place[:, 2] <= rest)
-        falling = landed & (velocity[:, 2] < 0)
-        back = np.where(
-            velocity[:, 2] < -LEAST_BOUNCE, -laws.bounce * bodies.bounce * velocity[:, 2], 0.0
-        )
-        velocity[falling, 2] = back[falling]
-        place[landed, 2] = rest[landed]
-        speed = np.sqrt(velocity[:, 0] ** 2 + velocity[:, 1] ** 2 + 1e-12)
-        slower = np.maximum(1.0 - ROLLING_DRAG * dt / speed, 0.0)
-        velocity[landed, :2] *= slower[landed, None]
-    if laws.contacts:
-        for ball in np.flatnonzero(moving):
-            for box in np.flatnonzero(bodies.fixed):
-                _meet(bodies, place, velocity, ball, box)
+def _step(
+    place: list[float],
+    velocity: list[float],
+    radius: float,
+    bounce: float,
+    dt: float,
+    laws: Laws,
+) -> None:
+    velocity[2] -= laws.gravity * dt
+    for axis in range(3):
+        place[axis] += velocity[axis] * dt
+    if laws.ground and place[2] <= radius:
+        place[2] = radius
+        if velocity[2] < 0:
+            velocity[2] = -bounce * velocity[2] if velocity[2] < -LEAST_BOUNCE else 0.0
+        speed = math.sqrt(velocity[0] * velocity[0] + velocity[1] * velocity[1] + 1e-12)
+        slower = max(1.0 - ROLLING_DRAG * dt / speed, 0.0)
+        velocity[0] *= slower
+        velocity[1] *= slower
 
 
 def _meet(
-    bodies: Bodies, place: np.ndarray, velocity: np.ndarray, ball: np.intp, box: np.intp
+    place: list[float],
+    velocity: list[float],
+    radius: float,
+    centre: list[float],
+    half: list[float],
 ) -> None:
     """A ball that is inside a box leaves it by the nearest way, and bounces off."""
-    radius = bodies.half[ball, 0]
-    gap = place[ball] - place[box]
-    nearest = np.clip(gap, -bodies.half[box], bodies.half[box])
-    out = gap - nearest
-    distance = np.sqrt((out * out).sum())
+    gap = [a - b for a, b in zip(place, centre, strict=True)]
+    out = [g - min(max(g, -h), h) for g, h in zip(gap, half, strict=True)]
+    distance = math.sqrt(out[0] * out[0] + out[1] * out[1] + out[2] * out[2])
     if distance >= radius or distance == 0.0:
         return
-    normal = out / distance
-    place[ball] += (radius - distance) * normal
-    closing = (velocity[ball] * normal).sum()
-    if closing < 0:
-        velocity[ball] -= (1.0 + CONTACT_BOUNCE) * closing * normal
+    normal = [o / distance for o in out]
+    closing = velocity[0] * normal[0] + velocity[1] * normal[1] + velocity[2] * normal[2]
+    for axis in range(3):
+        place[axis] += (radius - distance) * normal[axis]
+        if closing < 0:
+            velocity[axis] -= (1.0 + CONTACT_BOUNCE) * closing * normal[axis]

@@ -178,9 +178,11 @@ def _ball(values: np.ndarray, ball) -> np.ndarray:
 Drawn = tuple[Side, Side, int] | None
 
 
-def _other_laws(start: Start, valid: State, frame: int, laws: Laws) -> Drawn:
-    """From the moment of a frame other laws hold."""
-    after = start.run(laws, valid.at(frame), done=frame).place
+def _other_laws(
+    start: Start, valid: State, frame: int, laws: Laws, state: State | None = None
+) -> Drawn:
+    """From the moment of a frame on other laws hold, or another state."""
+    after = start.run(laws, state or valid.at(frame), done=frame).place
     centre = np.concatenate([valid.place[:frame], after])
     parted = np.flatnonzero(np.abs(centre - valid.place).max(axis=(1, 2)) > 1e-3)
     if not len(parted):
@@ -279,17 +281,14 @@ def _teleport(start: Start) -> Drawn:
 
 
 def _time_reversed(start: Start) -> Drawn:
-    path = start.run(Laws()).place
-    # Late enough that the way back is as long as what is left of the clip.
-    frame = max(start.frame(0.55, 0.75), len(path) // 2 + 1)
-    back = np.concatenate([path[:frame], path[frame - 2 :: -1][: len(path) - frame]])
-    if np.abs(back - path)[frame : frame + 2].max() < 0.3:
-        return None
-    # A way back may be as long as the way on: the shorter ones make it a kind that lowers motion.
-    way, way_back = (np.abs(np.diff(p[frame - 1 :, BALL], axis=0)).sum() for p in (path, back))
-    if way_back > 0.9 * way:
-        return None
-    return start.side(path), start.side(back), frame
+    valid = start.run(Laws())
+    # While it rises from its first bounce all velocities turn round, so that it falls the way it
+    # rose, and bounces once more from there: it loses motion.
+    frame = int(_bounces(start, valid)[0]) + 1
+    now = valid.at(frame)
+    drawn = _other_laws(start, valid, frame, Laws(), State(now.place, -now.velocity))
+    way, way_back = (np.abs(np.diff(side.centre[frame:, BALL], axis=0)).sum() for side in drawn[:2])
+    return drawn if way_back < 0.95 * way else None
 
 
 def _shadow(start: Start) -> Drawn:

@@ -93,7 +93,7 @@ def denoising_errors(
     fold = jax.vmap(jax.random.fold_in)
     keys = fold(jnp.broadcast_to(jax.random.key(config.seed), (batch,)), index)
 
-    def error(case: tuple[Array, Array]) -> Float[Array, "b s"]:
+    def error(case: tuple[Array, Array]) -> Float[Array, "b 2 s"]:
         level, draw = case
         drawn = fold(keys, jnp.broadcast_to(draw, (batch,)))
         noise = jnp.repeat(stream_noise(drawn, latents[:, 0].shape, 0), 2, axis=0)

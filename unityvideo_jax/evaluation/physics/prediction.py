@@ -3,7 +3,7 @@
 The first frames of a clip and its caption are given, the rest is sampled, and the ball is followed
 in the RGB. Four sets: `in_distribution` (heights, speeds and gravity as worlds have them), `faster`
 (thrown sideways two to four times as fast), `higher` (dropped from higher up) and `gravity`
-(4 or 16 m/s^2). All balls are dropped within the frames that are given.
+(4 or 16 m/s^2). The frames that are given show the ball fall.
 
 The ball is found by what is known of it: the scene without the ball (the camera stands still) and
 the ball's mean colour in the first frame, where it is known. A pixel is the ball's if it differs
@@ -101,7 +101,7 @@ def draw(group: str, number: int, frames: int, fps: float, given: int) -> Throw:
         centre = start.run(Laws(gravity=gravity)).place
         side = start.side(centre)
         seen = np.abs(camera.project(centre[:frames, BALL])).max(axis=-1) < 0.48
-        if seen.mean() > 0.9 and flight(side, given, frames) is not None:
+        if seen.mean() > 0.9 and flight(side, gravity, given, frames, fps) is not None:
             return Throw(
                 name=f"{group}_{number:02d}",
                 group=group,
@@ -113,12 +113,11 @@ def draw(group: str, number: int, frames: int, fps: float, given: int) -> Throw:
     raise UserError(f"{group}: no such clip in {frames} frames at {fps:g} frames/s")
 
 
-def flight(side: Side, given: int, frames: int) -> range | None:
+def flight(side: Side, gravity: float, given: int, frames: int, fps: float) -> range | None:
     """The longest run of sampled frames between two bounces; None if shorter than `LEAST`."""
-    height = side.centre[:frames, BALL, 2]
-    change = np.diff(height, n=2)
-    # A bounce turns the second difference upwards; rest has none.
-    free = np.concatenate([[False], change < -1e-3, [False]])
+    change = np.diff(side.centre[:frames, BALL, 2], n=2)
+    # Between bounces the second difference of the height is gravity's, to the last digits.
+    free = np.concatenate([[False], np.abs(change + gravity / fps**2) < 1e-6, [False]])
     best = range(0)
     first = given
     for frame in range(given, frames + 1):
@@ -197,7 +196,9 @@ def score(
     gap = np.sqrt(np.square(found - throw.side.centre[:frames, BALL])[:, [0, 2]].sum(axis=-1))
     asked = seen & (np.arange(frames) >= given)
     there = asked & np.isfinite(gap)
-    gravity = fitted_gravity(found[:, 2], flight(throw.side, given, frames) or range(0), fps)
+    gravity = fitted_gravity(
+        found[:, 2], flight(throw.side, throw.gravity, given, frames, fps) or range(0), fps
+    )
     key = f"prediction/continued_{given}/{throw.group}"
     return ClipScore(
         means={

@@ -221,6 +221,14 @@ def _score_folder(output: pathlib.Path) -> None:
     document.write_report(output, record, entries)
 
 
+def _entry(
+    output: pathlib.Path, name: str, score: scores.ClipScore, drawn: dict[str, str]
+) -> ClipEntry:
+    """A clip on the page, with those of its pictures that there are."""
+    there = {what: path for what, path in drawn.items() if (output / path).exists()}
+    return ClipEntry(name=name, score=score, pictures=there)
+
+
 def _protocols() -> dict[str, str]:
     """What the protocols of a run's metrics stand for, by name."""
     scored = modalities.metrics().values()
@@ -328,15 +336,7 @@ def _score_run(output: pathlib.Path) -> None:
         "config": provenance.plain(pipeline.config),
     }
     entries = [
-        ClipEntry(
-            name=f"{i:04d}",
-            score=clip,
-            pictures={
-                m: f"{picture(i, m)}.png"
-                for m in scored
-                if (output / f"{picture(i, m)}.png").exists()
-            },
-        )
+        _entry(output, f"{i:04d}", clip, {m: f"{picture(i, m)}.png" for m in scored})
         for i, clip in zip(results.numbers, results.clips, strict=True)
     ]
     document.write_report(output, record, entries)
@@ -385,13 +385,7 @@ def _score_physics(output: pathlib.Path) -> None:
         "config": provenance.plain(pipeline.config),
     }
     entries = [
-        ClipEntry(
-            name=name,
-            score=row.scores["model"],
-            pictures={RGB: f"pictures/{name}.png"}
-            if (output / f"pictures/{name}.png").exists()
-            else {},
-        )
+        _entry(output, name, row.scores["model"], {RGB: f"pictures/{name}.png"})
         for name, row in found.items()
     ]
     document.write_report(output, record, entries)

@@ -210,6 +210,8 @@ def main(argv: Sequence[str]) -> None:
         "--benchmark=worlds_validation",
         "--num_clips=2",
         "--steps=10",
+        "--nocontrol",
+        "--joint_clips=0",
         f"--output={output / 'evaluation'}",
     )
     page = demo.report()

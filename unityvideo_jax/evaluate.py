@@ -3,8 +3,8 @@ r"""Scores a trained run, or the predictions of any system in a folder.
   python -m unityvideo_jax.evaluate --workdir=run --benchmark=worlds_validation --num_clips=64 \
       --output=run/evaluation
 
-samples estimates of every modality of procedural worlds, whose ground truth is exact, and scores
-them and the held-out loss.
+samples procedural worlds, whose ground truth is exact: every modality from RGB, RGB from every
+modality, and several streams together from a caption. It scores them and the held-out loss.
 
   python -m unityvideo_jax.evaluate --benchmark=unibench --predictions=theirs --system=theirs \
       --output=scores
@@ -21,14 +21,28 @@ import time
 from collections.abc import Sequence
 
 import jax
+import numpy as np
 from absl import flags
 
 import unityvideo_jax
 from unityvideo_jax import cli, media, modalities, units
 from unityvideo_jax.errors import UserError
-from unityvideo_jax.evaluation import condition_gap, heldout, score_folder, score_run
+from unityvideo_jax.evaluation import (
+    condition_gap,
+    controllability,
+    heldout,
+    joint,
+    score_folder,
+    score_run,
+)
+from unityvideo_jax.evaluation.benchmarks.clips import BENCHMARKS
 from unityvideo_jax.evaluation.condition_gap import ConditionGapConfig
 from unityvideo_jax.evaluation.heldout import HeldoutConfig
+from unityvideo_jax.evaluation.joint import JointConfig
+from unityvideo_jax.evaluation.physics import plausibility, prediction
+from unityvideo_jax.evaluation.physics import run as physics
+from unityvideo_jax.evaluation.physics.kinds import PAIRS
+from unityvideo_jax.evaluation.physics.plausibility import PlausibilityConfig
 from unityvideo_jax.evaluation.report import document, pictures
 from unityvideo_jax.evaluation.report.page import ClipEntry
 from unityvideo_jax.evaluation.row_store import RowStore
@@ -39,8 +53,12 @@ from unityvideo_jax.metrics.video.fvd import ENOUGH_VIDEOS
 from unityvideo_jax.metrics.video.table import VIDEO_PROTOCOLS
 from unityvideo_jax.modalities import RGB
 from unityvideo_jax.sampling import solvers
+from unityvideo_jax.sampling.generate import SamplerConfig
+from unityvideo_jax.sampling.pipeline import Pipeline
 
 FLAGS = flags.FLAGS
+# Settings that no row of a clip depends on.
+ANEW = ("num_clips", "batch_size", "gap", "joint")
 
 
 def define_flags() -> None:
@@ -49,7 +67,7 @@ def define_flags() -> None:
     cli.define_path(
         "benchmark",
         "worlds_validation",
-        f"A folder of clips; with a model also one of {', '.join(score_run.BENCHMARKS)}.",
+        f"A folder of clips; with a model also one of {', '.join((*BENCHMARKS, physics.NAME))}.",
     )
     flags.DEFINE_integer(
         "bootstrap", 1000, "Draws for the intervals.", lower_bound=10, upper_bound=100_000
@@ -77,6 +95,22 @@ def define_flags() -> None:
     flags.DEFINE_integer(
         "condition_gap_clips", 8, "Clips of the condition gap, at least 2; 0 leaves it out."
     )
+    flags.DEFINE_bool("control", True, "Score control: RGB of every modality, estimated again.")
+    flags.DEFINE_integer(
+        "joint_clips",
+        32,
+        "Clips whose captions are sampled jointly, at least 2; 0 leaves them out.",
+    )
+    flags.DEFINE_integer(
+        "joint_streams", 0, "The most streams of a joint sample; 0 is as many as the run trains."
+    )
+    flags.DEFINE_integer("physics_pairs", PAIRS, "Pairs of each kind of violation, to 64.")
+    flags.DEFINE_integer(
+        "physics_predictions", prediction.CLIPS, "Clips of each set to continue, to 16; 0 for none."
+    )
+    flags.DEFINE_integer("physics_given", 5, "Frames that prediction starts from.")
+    flags.DEFINE_integer("physics_timesteps", 5, "Timesteps of the plausibility error.")
+    flags.DEFINE_list("physics_modalities", [], "Modalities noised with RGB; all if left out.")
     flags.DEFINE_integer("steps", None, "Solver steps; the run's own if left out.")
     flags.DEFINE_enum("solver", None, solvers.SOLVERS, "ODE solver.")
     flags.DEFINE_float("condition_guidance", None, "Guidance scale of the given RGB.")
@@ -96,6 +130,8 @@ def main(argv: Sequence[str]) -> None:
     media.check_videos()
     if chosen == ["predictions"]:
         _score_folder(output)
+    elif FLAGS.benchmark == physics.NAME:
+        _score_physics(output)
     else:
         _score_run(output)
     print((output / "results.md").read_text(), flush=True)
@@ -186,11 +222,20 @@ def _score_folder(output: pathlib.Path) -> None:
     document.write_report(output, record, entries)
 
 
+def _entry(
+    output: pathlib.Path, name: str, score: scores.ClipScore, drawn: dict[str, str]
+) -> ClipEntry:
+    """A clip on the page, with those of its pictures that there are."""
+    there = {what: path for what, path in drawn.items() if (output / path).exists()}
+    return ClipEntry(name=name, score=score, pictures=there)
+
+
 def _protocols() -> dict[str, str]:
     """What the protocols of a run's metrics stand for, by name."""
     scored = modalities.metrics().values()
     own = {name: text for metric in scored for name, text in metric.protocols.items()}
-    return own | heldout.PROTOCOLS | condition_gap.PROTOCOLS
+    run = heldout.PROTOCOLS | condition_gap.PROTOCOLS | controllability.PROTOCOLS
+    return own | run | joint.protocols()
 
 
 def _used(metrics: dict) -> dict[str, str]:
@@ -200,6 +245,31 @@ def _used(metrics: dict) -> dict[str, str]:
         name: text
         for name, text in everything.items()
         if any(f"/{name}/" in f"/{key}/" for key in metrics)
+    }
+
+
+def _load() -> tuple[Pipeline, SamplerConfig]:
+    """The pipeline that the flags name, on all devices, and how to sample."""
+    pipeline = cli.load_pipeline()
+    pipeline.spread(jax.local_devices())
+    names = ("steps", "solver", "condition_guidance", "shift")
+    return pipeline, pipeline.sampler.changed(**{name: FLAGS[name].value for name in names})
+
+
+def _origin(pipeline: Pipeline, sampler: SamplerConfig) -> dict:
+    """What rows depend on beside the settings of a benchmark."""
+    return {
+        "codecs": {name: modalities.get(name).codec.version for name in modalities.metrics()},
+        "package": unityvideo_jax.__version__,
+        "sampler": dataclasses.asdict(sampler),
+        "config": provenance.config_hash(pipeline.config),
+        "checkpoint": [
+            str(pathlib.Path(FLAGS.workdir or FLAGS.pretrained).resolve()),
+            pipeline.step,
+            FLAGS.ema,
+        ],
+        "adapters": pipeline.adapters,
+        "parts": [FLAGS.vae, FLAGS.text_encoder],
     }
 
 
@@ -218,13 +288,14 @@ def _score_run(output: pathlib.Path) -> None:
         gap=ConditionGapConfig(clips=FLAGS.condition_gap_clips, seed=FLAGS.seed)
         if FLAGS.condition_gap_clips
         else None,
+        control=FLAGS.control,
+        joint=JointConfig(clips=FLAGS.joint_clips, streams=FLAGS.joint_streams, seed=FLAGS.seed)
+        if FLAGS.joint_clips
+        else None,
     )
     if FLAGS.prediction_unit:
         raise UserError("--prediction_unit: a run knows its own unit; give it with --predictions")
-    pipeline = cli.load_pipeline()
-    pipeline.spread(jax.local_devices())
-    names = ("steps", "solver", "condition_guidance", "shift")
-    sampler = pipeline.sampler.changed(**{name: FLAGS[name].value for name in names})
+    pipeline, sampler = _load()
     start = time.monotonic()
     data = pipeline.config["data"]
 
@@ -235,26 +306,17 @@ def _score_run(output: pathlib.Path) -> None:
         stem = output / picture(clip, modality)
         pictures.write_comparison(stem, modality, predicted, truth, float(data["fps"]))
 
+    def draw_joint(clip: int, caption: str, rows: Sequence[tuple[str, np.ndarray]]) -> None:
+        pictures.write_sheet(output / document.joint_sheet(clip), rows)
+
     # Of a clip, the scores depend on these and not on how many clips there are or go together.
     settings = dataclasses.asdict(config)
-    depends = {k: v for k, v in settings.items() if k not in ("num_clips", "batch_size", "gap")}
-    depends |= {
-        "codecs": {name: modalities.get(name).codec.version for name in modalities.metrics()},
-        "package": unityvideo_jax.__version__,
-        "sampler": dataclasses.asdict(sampler),
-        "config": provenance.config_hash(pipeline.config),
-        "checkpoint": [
-            str(pathlib.Path(FLAGS.workdir or FLAGS.pretrained).resolve()),
-            pipeline.step,
-            FLAGS.ema,
-        ],
-        "adapters": pipeline.adapters,
-        "parts": [FLAGS.vae, FLAGS.text_encoder],
-    }
+    depends = {k: v for k, v in settings.items() if k not in ANEW}
+    depends |= _origin(pipeline, sampler)
     rows = RowStore(
         folder=output / "rows", kind=score_run.RunRow, settings=provenance.plain(depends)
     )
-    results = score_run.run(pipeline, config, sampler, _progress(start), draw, rows)
+    results = score_run.run(pipeline, config, sampler, _progress(start), draw, rows, draw_joint)
     _check_faults(results.faults, len(results.faults), config.num_clips, output)
     scored = [name for name in pipeline.modalities if modalities.get(name).metric]
     record = {
@@ -264,6 +326,7 @@ def _score_run(output: pathlib.Path) -> None:
         "vae_round_trip": results.vae_round_trip,
         "trivial": results.trivial,
         "faults": results.faults,
+        "joint": {f"{n:04d}": caption for n, caption in results.joint_captions.items()},
         **_common(results.clips, start),
         "protocols": _protocols(),
         "settings": settings,
@@ -275,16 +338,57 @@ def _score_run(output: pathlib.Path) -> None:
         "config": provenance.plain(pipeline.config),
     }
     entries = [
-        ClipEntry(
-            name=f"{i:04d}",
-            score=clip,
-            pictures={
-                m: f"{picture(i, m)}.png"
-                for m in scored
-                if (output / f"{picture(i, m)}.png").exists()
-            },
-        )
+        _entry(output, f"{i:04d}", clip, {m: f"{picture(i, m)}.png" for m in scored})
         for i, clip in zip(results.numbers, results.clips, strict=True)
+    ]
+    document.write_report(output, record, entries)
+
+
+def _score_physics(output: pathlib.Path) -> None:
+    config = physics.PhysicsConfig(
+        pairs=FLAGS.physics_pairs,
+        predictions=FLAGS.physics_predictions,
+        given=FLAGS.physics_given,
+        batch_size=FLAGS.batch_size * jax.local_device_count(),
+        names=tuple(FLAGS.physics_modalities),
+        plausibility=PlausibilityConfig(timesteps=FLAGS.physics_timesteps, seed=FLAGS.seed),
+        seed=FLAGS.seed,
+    )
+    pipeline, sampler = _load()
+    start = time.monotonic()
+    settings = dataclasses.asdict(config)
+    depends = {k: v for k, v in settings.items() if k not in ("pairs", "predictions", "batch_size")}
+    rows = RowStore(
+        folder=output / "rows",
+        kind=physics.PhysicsRow,
+        settings=provenance.plain(depends | _origin(pipeline, sampler)),
+    )
+
+    def draw(name: str, sheet: Sequence[tuple[str, np.ndarray]]) -> None:
+        pictures.write_sheet(output / f"pictures/{name}.png", sheet)
+
+    found = physics.run(pipeline, config, sampler, rows, _progress(start), draw)
+    model, round_trip, trivial = physics.results(found.values())
+    data = pipeline.config["data"]
+    record = {
+        "benchmark": physics.NAME,
+        "num_clips": len(found),
+        "metrics": model,
+        "vae_round_trip": round_trip,
+        "trivial": trivial,
+        **_common([row.scores["model"] for row in found.values()], start),
+        "protocols": plausibility.protocols(config.plausibility) | prediction.PROTOCOL,
+        "notes": physics.notes(pipeline),
+        "settings": settings,
+        "sampler": dataclasses.asdict(sampler),
+        "size": [data["num_frames"], data["height"], data["width"]],
+        **cli.weights_of(pipeline),
+        "config_sha256": provenance.config_hash(pipeline.config),
+        "config": provenance.plain(pipeline.config),
+    }
+    entries = [
+        _entry(output, name, row.scores["model"], {RGB: f"pictures/{name}.png"})
+        for name, row in found.items()
     ]
     document.write_report(output, record, entries)
 

@@ -35,9 +35,12 @@ def test_evaluate_writes_everything_needed_to_repeat(tmp_path):
         "--steps=1",
         "--heldout_timesteps=0",
         "--condition_gap_clips=2",
+        "--nocontrol",
+        "--joint_streams=3",
         f"--output={tmp_path / 'out'}",
     )
     assert done.returncode == 0, done.stderr
+    assert "joint samples: left out, agreement compares at least 2 clips" in done.stdout
     assert {p.name for p in (tmp_path / "out").iterdir()} == {
         "pictures",
         "results.html",
@@ -65,9 +68,17 @@ def test_evaluate_writes_everything_needed_to_repeat(tmp_path):
         "--steps=1",
         "--heldout_timesteps=0",
         "--condition_gap_clips=0",
+        "--nocontrol",
+        "--joint_streams=3",
         f"--output={tmp_path / 'out'}",
     )
     assert done.returncode == 0, done.stderr
+    record = json.loads((tmp_path / "out" / "results.json").read_text())
+    sheets = {p.stem for p in (tmp_path / "out" / "joint").iterdir()}
+    assert sheets == set(record["joint"]) == {"0000", "0001"} and all(record["joint"].values())
+    assert record["vae_round_trip"].keys() & {"agreement/depth_edge_auc/joint_3"}
+    page = (tmp_path / "out" / "results.html").read_text()
+    assert "Joint samples" in page and "depth_edge_auc" in page
     assert "2/2 clips" in done.stdout and row.stat().st_mtime_ns == written
     assert (tmp_path / "out" / "rows" / "0001.json").exists()
 

@@ -3,10 +3,9 @@
 import numpy as np
 from tiny_pipeline import CONFIG, quick_compile, tiny_parts  # noqa: F401
 
-from unityvideo_jax.evaluation import score_run
 from unityvideo_jax.evaluation.benchmarks.folder import Batch
 from unityvideo_jax.evaluation.heldout import HeldoutConfig, HeldoutLoss
-from unityvideo_jax.evaluation.latent_pairs import LatentPairs
+from unityvideo_jax.evaluation.latent_pairs import HeldoutErrors, LatentPairs
 from unityvideo_jax.evaluation.score_run import RunRow
 from unityvideo_jax.sampling.pipeline import Pipeline
 
@@ -27,7 +26,8 @@ def test_a_run_is_measured_at_pairs_and_the_numbers_of_streams_that_it_trains():
     )
     rows = {3: RunRow(), 5: RunRow()}
     config = HeldoutConfig(timesteps=4, near_noise=())
-    score_run._Heldout(pipeline, LatentPairs(pipeline), config).measure(batch, rows)
+    rows_of = {n: row.heldout for n, row in rows.items()}
+    HeldoutErrors(pipeline, LatentPairs(pipeline), config).measure(batch, rows_of)
     # What the clips have no truth of is in no set.
     assert list(rows[3].heldout) == [
         *("rgb", "depth", "flow", "rgb+depth", "rgb+flow", "rgb+depth+flow")

@@ -10,7 +10,11 @@ from unityvideo_jax.metrics.scores import ClipScore
 
 SCORE = ClipScore(means={"depth/x": (0.25, 1.0)}, counts={"depth/videos": 1})
 ROWS = {
-    RunRow: RunRow(scores={"depth": (SCORE,) * 3}, heldout={"rgb+depth": [[[0.5, 0.0]] * 4] * 3}),
+    RunRow: RunRow(
+        scores={"depth": (SCORE,) * 3},
+        control={"depth": SCORE},
+        heldout={"rgb+depth": [[[0.5, 0.0]] * 4] * 3},
+    ),
     Row: Row(clip="a", score=SCORE, faults=["flow: none"], pictures={"depth": "pictures/a.png"}),
 }
 INPUTS = {"depth.npz": "ab"}

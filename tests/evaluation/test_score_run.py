@@ -100,6 +100,7 @@ def test_a_random_model_runs_through_the_whole_path(tmp_path):
         batch_size=2,
         heldout=HeldoutConfig(timesteps=4),
         gap=ConditionGapConfig(clips=4, levels=(0.5, 1.0)),
+        control=True,
     )
     # Each modality compiles its own sampler and losses; the oracle above is scored on all.
     few = tiny_model(modalities=("rgb", "depth", "segmentation"))
@@ -107,6 +108,10 @@ def test_a_random_model_runs_through_the_whole_path(tmp_path):
     results = score_run.run(pipeline, config, pipeline.sampler)
     assert np.isfinite(list(results.metrics.values())).all()
     assert results.metrics[f"{DEPTH}/abs_rel"] > 0.01
+    # Another noise of RGB between the two: another estimate.
+    again = results.metrics[f"control_by_itself/{DEPTH}/abs_rel"]
+    assert again > 0.01 and again != results.metrics[f"{DEPTH}/abs_rel"]
+    assert "control_by_itself/flow/pooled_all/epe" in results.clips[0].means
     for task in ("conditional", "estimation", "joint"):
         for name in pipeline.modalities[1:]:
             assert results.metrics[f"heldout_loss/uniform_t4/{task}/{name}"] > 0.1

@@ -17,8 +17,8 @@ from jaxtyping import Shaped
 
 from unityvideo_jax import modalities, worlds
 from unityvideo_jax.evaluation import workers
+from unityvideo_jax.evaluation.benchmarks.clips import clips
 from unityvideo_jax.evaluation.latent_pairs import drawing
-from unityvideo_jax.evaluation.score_run import clips
 from unityvideo_jax.metrics.psnr import psnr
 from unityvideo_jax.metrics.scores import ClipScore, aggregate
 from unityvideo_jax.models.vae.wan_vae import WanVAE

@@ -1,4 +1,7 @@
-"""Latents and texts of clips with truth, as the model meets them: RGB with modalities, or alone."""
+"""Latents and texts of clips with truth, as the model meets them: RGB with modalities, or alone.
+
+And the held-out errors over them.
+"""
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -10,7 +13,14 @@ from jaxtyping import Array, Float, Int
 
 from unityvideo_jax import modalities
 from unityvideo_jax.evaluation.benchmarks.folder import Batch
-from unityvideo_jax.evaluation.heldout import stream_sets
+from unityvideo_jax.evaluation.heldout import (
+    HeldoutConfig,
+    heldout_errors,
+    require_finite,
+    stream_sets,
+)
+from unityvideo_jax.inputs import buckets
+from unityvideo_jax.inputs.config import DataConfig
 from unityvideo_jax.modalities import RGB
 from unityvideo_jax.sampling.pipeline import Pipeline
 
@@ -83,3 +93,43 @@ class LatentPairs:
         latents = {name: self._latents(batch, name) for name in known}
         for names in stream_sets(known, counts):
             yield names, self._streams(batch, captions, {name: latents[name] for name in names})
+
+
+class HeldoutErrors:
+    """The held-out errors of a pipeline over every set of streams, as its run trains them."""
+
+    def __init__(self, pipeline: Pipeline, pairs: LatentPairs, config: HeldoutConfig):
+        self._params, self._pairs = pipeline.params, pairs
+        self._counts = config.streams or trained_counts(pipeline)
+        self._errors = jax.jit(
+            lambda params, *arrays: heldout_errors(pipeline.velocity(params), *arrays, config)
+        )
+
+    def measure(self, batch: Batch, rows: Mapping[int, dict[str, list]]) -> None:
+        """Adds the errors of a batch to its rows; the caption is the clip's own, as in training.
+
+        Args:
+          batch: clips.
+          rows: by the number of the clip; they get errors [task][timestep][stream] by the names of
+            the streams, joined by "+".
+
+        Raises:
+          UserError: an error that is not finite.
+        """
+        for names, streams in self._pairs.sets(batch, batch.captions, self._counts):
+            errors = self._errors(self._params, *streams, jnp.asarray(batch.index))
+            errors = np.asarray(errors)[: batch.count]
+            require_finite(", ".join(names), errors, f"clips {', '.join(map(str, rows))}")
+            for row, error in zip(rows.values(), errors, strict=True):
+                row["+".join(names)] = error.tolist()
+
+
+def trained_counts(pipeline: Pipeline) -> tuple[int, ...]:
+    """Numbers of streams that a run trains, and pairs if it has modalities."""
+    data = pipeline.config["data"]
+    weights = {n: w for n, w in enumerate(data.get("streams", DataConfig.streams), 1) if w}
+    entries = buckets.parse(data.get("buckets", ()), "config.data.buckets")
+    counts = {bucket.streams for bucket in buckets.by_streams(entries, weights)} or set(weights)
+    if len(pipeline.modalities) > 1:
+        counts.add(2)
+    return tuple(sorted(counts))

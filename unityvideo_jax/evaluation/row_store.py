@@ -9,7 +9,7 @@ from unityvideo_jax.files import checksums, provenance, strict_json
 from unityvideo_jax.files.names import safe_path
 
 # Changes whenever the same inputs would give other rows.
-VERSION = 5
+VERSION = 6
 FINGERPRINT = "fingerprint"
 
 

@@ -1,50 +1,43 @@
 """Scores a pipeline on procedural worlds or a folder of clips whose ground truth is known.
 
 Each clip's RGB is given, each scored modality is estimated from it, decoded without the truth's
-side record, and compared. Two references stand beside the model: the truth itself through the
-codec and the VAE (the best that any model on these latents can reach), and a trivial prediction
-(the least that a useful model must beat).
+side record, and compared. For control, RGB is sampled from each modality, and the modality
+estimated again from it; `joint` samples several streams together. Two references stand beside the
+model: the truth itself through the codec and the VAE (the best that any model on these latents can
+reach), and a trivial prediction (the least that a useful model must beat).
 """
 
 import dataclasses
 import pathlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from unityvideo_jax import modalities, worlds
+from unityvideo_jax import modalities
 from unityvideo_jax.errors import UserError
-from unityvideo_jax.evaluation import condition_gap
-from unityvideo_jax.evaluation.benchmarks.folder import Batch, FolderClips, filled
+from unityvideo_jax.evaluation import condition_gap, joint
+from unityvideo_jax.evaluation.benchmarks.clips import BENCHMARKS, BenchmarkClips
+from unityvideo_jax.evaluation.benchmarks.folder import Batch
 from unityvideo_jax.evaluation.condition_gap import ConditionGapConfig
-from unityvideo_jax.evaluation.heldout import (
-    HeldoutConfig,
-    HeldoutLoss,
-    heldout_errors,
-    require_finite,
+from unityvideo_jax.evaluation.controllability import ITSELF, estimate_again, score_control
+from unityvideo_jax.evaluation.heldout import HeldoutConfig, HeldoutLoss
+from unityvideo_jax.evaluation.joint import JointConfig
+from unityvideo_jax.evaluation.latent_pairs import (
+    HeldoutErrors,
+    LatentPairs,
+    drawing,
+    trained_counts,
 )
-from unityvideo_jax.evaluation.latent_pairs import LatentPairs, drawing
 from unityvideo_jax.evaluation.row_store import RowStore
-from unityvideo_jax.inputs import buckets
-from unityvideo_jax.inputs.config import DataConfig
 from unityvideo_jax.metrics.base import Arrays
 from unityvideo_jax.metrics.depth_units import UNIT
-from unityvideo_jax.metrics.scores import ClipScore, merge
+from unityvideo_jax.metrics.scores import ClipScore, aggregate, merge
 from unityvideo_jax.modalities import RGB
 from unityvideo_jax.runtime import capacity, seeds
 from unityvideo_jax.sampling.generate import SamplerConfig
 from unityvideo_jax.sampling.pipeline import Pipeline
-from unityvideo_jax.sampling.streams import PIXEL_BYTES
 
-BENCHMARKS = {
-    "worlds_validation": "validation",
-    "worlds_closeup": "closeup",
-    "heldout_animals": "heldout_animals",
-    "heldout_objects": "heldout_objects",
-}
 # The truth through codec and VAE, and the trivial prediction, stand beside the model.
 SYSTEMS = ("model", "round_trip", "trivial")
 # What the scores of a clip take in memory, at least.
@@ -63,6 +56,8 @@ class BenchmarkConfig:
     truth_unit: of a folder's depth where no file states it, one of `units.NAMES`; "" if unknown.
     heldout: of the held-out loss; None leaves it out.
     gap: of the condition gap, measured anew on every run; None leaves it out.
+    control: whether to score control too, which takes two more samples per modality.
+    joint: of joint samples, sampled anew on every run; None leaves them out.
     """
 
     benchmark: str = "worlds_validation"
@@ -74,6 +69,8 @@ class BenchmarkConfig:
     truth_unit: str = ""
     heldout: HeldoutConfig | None = None
     gap: ConditionGapConfig | None = None
+    control: bool = False
+    joint: JointConfig | None = None
 
     def __post_init__(self):
         if self.benchmark not in BENCHMARKS and not pathlib.Path(self.benchmark).is_dir():
@@ -93,10 +90,12 @@ class BenchmarkConfig:
 @dataclasses.dataclass(kw_only=True)
 class Results:
     """Attributes:
-    metrics, vae_round_trip, trivial: of the model and of the two references, by key.
+    metrics, vae_round_trip, trivial: of the model and of the two references, by key. The reference
+      of agreement that needs no model are the model's streams shuffled over clips.
     clips: each clip's own scores of the model.
     numbers: of these clips in the benchmark.
     faults: clips of a folder that could not be read, and why.
+    joint_captions: of the joint samples, by the number of the clip.
     """
 
     metrics: dict[str, float | int]
@@ -105,6 +104,7 @@ class Results:
     clips: list[ClipScore]
     numbers: list[int]
     faults: list[str] = dataclasses.field(default_factory=list)
+    joint_captions: dict[int, str] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -113,11 +113,14 @@ class RunRow:
 
     Attributes:
       scores: by modality, of the model and of its two references, in the order of `SYSTEMS`.
+      control: by modality, of what the model estimates from RGB that it sampled; empty without
+        control.
       heldout: errors [task][timestep][stream] by the names of the streams, joined by "+"; empty
         without a held-out loss.
     """
 
     scores: dict[str, tuple[ClipScore, ...]] = dataclasses.field(default_factory=dict)
+    control: dict[str, ClipScore] = dataclasses.field(default_factory=dict)
     heldout: dict[str, list[list[list[float]]]] = dataclasses.field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
@@ -126,7 +129,8 @@ class RunRow:
             modality: {name: part.to_json() for name, part in zip(SYSTEMS, parts, strict=True)}
             for modality, parts in self.scores.items()
         }
-        return {"scores": scores, "heldout": self.heldout}
+        control = {modality: score.to_json() for modality, score in self.control.items()}
+        return {"scores": scores, "control": control, "heldout": self.heldout}
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> "RunRow":
@@ -135,23 +139,8 @@ class RunRow:
             modality: tuple(ClipScore.from_json(parts[name]) for name in SYSTEMS)
             for modality, parts in record["scores"].items()
         }
-        return cls(scores=scores, heldout=record["heldout"])
-
-
-def clips(world: worlds.WorldConfig, indices: Sequence[int], batch_size: int) -> Iterator[Batch]:
-    """Batches of clips; the last one is filled up. (One batch size means one compilation.)"""
-    for first in range(0, len(indices), batch_size):
-        chosen = indices[first : first + batch_size]
-        index = filled(chosen, batch_size)
-        scenes = worlds.sample_scenes(world, jnp.asarray(index))
-        described = worlds.describe(world, scenes)
-        yield Batch(
-            index=index,
-            count=len(chosen),
-            clip=worlds.render(world, scenes),
-            captions=[d.caption for d in described],
-            prompts=[d.prompts for d in described],
-        )
+        control = {m: ClipScore.from_json(score) for m, score in record["control"].items()}
+        return cls(scores=scores, control=control, heldout=record["heldout"])
 
 
 class _Scorer:
@@ -175,50 +164,6 @@ class _Scorer:
         return tuple(self.metric.score(a, truth, name) for a in (arrays, *others)), arrays
 
 
-class _Clips:
-    """The benchmark's clips at the size of a run's data, and the modalities that have truth."""
-
-    def __init__(self, data: Mapping[str, Any], config: BenchmarkConfig):
-        size = {key: data[key] for key in ("num_frames", "height", "width")}
-        self._batch_size = min(config.batch_size, config.num_clips)
-        frames, height, width = size.values()
-        capacity.check_host(
-            self._batch_size * frames * height * width * PIXEL_BYTES,
-            f"batch_size={config.batch_size}",
-            "score fewer clips at once",
-        )
-        self._folder = None
-        self.modalities = {
-            name for name, m in modalities.metrics().items() if {*m.keys} <= {*worlds.ARRAYS}
-        }
-        if config.benchmark not in BENCHMARKS:
-            self._folder = FolderClips(config.benchmark, truth_unit=config.truth_unit, **size)
-            self._folder.check(config.num_clips)
-            self.modalities = self._folder.modalities
-            return
-        self._world = worlds.WorldConfig(
-            **size,
-            fps=float(data["fps"]),
-            split=BENCHMARKS[config.benchmark],
-            seed=config.worlds_seed,
-        )
-
-    def checksums(self, index: int) -> dict[str, str]:
-        """Of a clip's files; worlds have none."""
-        return self._folder.checksums(index) if self._folder else {}
-
-    @property
-    def faults(self) -> list[str]:
-        """Clips that could not be read, and why; worlds have none."""
-        return [fault for _, fault in sorted(self._folder.faults.items())] if self._folder else []
-
-    def batches(self, indices: Sequence[int]) -> Iterator[Batch]:
-        """Batches of these clips."""
-        if self._folder:
-            return self._folder.batches(indices, self._batch_size)
-        return clips(self._world, indices, self._batch_size)
-
-
 def run(
     pipeline: Pipeline,
     config: BenchmarkConfig,
@@ -228,6 +173,7 @@ def run(
         None
     ),
     rows: RowStore[RunRow] | None = None,
+    draw_joint: joint.Draw = lambda clip, caption, rows: None,
 ) -> Results:
     """Estimates, decodes and scores.
 
@@ -238,11 +184,19 @@ def run(
       progress: called with clips done and in all after each batch.
       draw: called with the clip's number, the modality, and predicted and true arrays.
       rows: where each clip's scores are saved, and read by a second run; None saves none.
+      draw_joint: called for each joint sample with the clip's number, its caption and its videos.
 
     Returns:
       All metrics of the modalities of the model that have one.
     """
-    benchmark = _Clips(pipeline.config["data"], config)
+    benchmark = BenchmarkClips(
+        pipeline.config["data"],
+        config.benchmark,
+        num_clips=config.num_clips,
+        batch_size=config.batch_size,
+        worlds_seed=config.worlds_seed,
+        truth_unit=config.truth_unit,
+    )
     wanted = [name for name in pipeline.modalities if modalities.get(name).metric]
     for name in wanted:
         if name not in benchmark.modalities:
@@ -251,14 +205,14 @@ def run(
         _Scorer(name, pipeline.codec(name)) for name in wanted if name in benchmark.modalities
     ]
     pairs = LatentPairs(pipeline)
-    heldout = _Heldout(pipeline, pairs, config.heldout) if config.heldout else None
+    heldout = HeldoutErrors(pipeline, pairs, config.heldout) if config.heldout else None
     sums = [benchmark.checksums(i) if rows else {} for i in range(config.num_clips)]
     earlier = {i: rows.read(_name(i), sums[i]) if rows else None for i in range(config.num_clips)}
     done = {i: row for i, row in earlier.items() if row is not None}
     for batch in benchmark.batches([i for i in earlier if i not in done]):
         found = _score_batch(pipeline, config, sampler, batch, scorers, draw)
         if heldout:
-            heldout.measure(batch, found)
+            heldout.measure(batch, {i: row.heldout for i, row in found.items()})
         for i, row in found.items():
             if rows:
                 rows.write(_name(i), sums[i], row)
@@ -277,7 +231,45 @@ def run(
             results.metrics |= condition_gap.measure(
                 pipeline.velocity, pipeline.params, pairs, batches, config.gap
             )
+    if config.joint:
+        _add_joint(results, pipeline, benchmark, config, sampler, draw_joint)
     return dataclasses.replace(results, faults=faults)
+
+
+def _add_joint(
+    results: Results,
+    pipeline: Pipeline,
+    benchmark: BenchmarkClips,
+    config: BenchmarkConfig,
+    sampler: SamplerConfig,
+    draw: joint.Draw,
+) -> None:
+    """Adds agreement of joint samples to the results, and to those of their clips."""
+    first = results.numbers[: config.joint.clips]
+    if len(first) < 2:
+        print("joint samples: left out, agreement compares at least 2 clips", flush=True)
+        return
+    known = [n for n in pipeline.modalities if n == RGB or n in benchmark.modalities]
+    streams = config.joint.streams or max(trained_counts(pipeline))
+    sets = joint.stream_sets(known, streams)
+    found = joint.measure(pipeline, benchmark.batches(first), sets, sampler, config.joint, draw)
+    if streams < 3:
+        print(
+            f"agreement: left out, the run trains at most {streams} streams and it takes RGB and "
+            "two modalities; --joint_streams samples more",
+            flush=True,
+        )
+    results.joint_captions |= found.captions
+    for target, scores in (
+        (results.metrics, found.model),
+        (results.vae_round_trip, found.ceiling),
+        (results.trivial, found.floor),
+    ):
+        target |= {k: v for k, v in aggregate([*scores.values()]).items() if v is not None}
+    results.clips[:] = [
+        merge([score, found.model.get(number, ClipScore())])
+        for number, score in zip(results.numbers, results.clips, strict=True)
+    ]
 
 
 def _name(clip: int) -> str:
@@ -298,18 +290,22 @@ def _score_batch(
     found = {int(i): RunRow() for i in batch.index[: batch.count]}
     for scorer in scorers:
         name = scorer.modality
+        prompts = [p.get(name, modalities.get(name).prompt) for p in batch.prompts]
+        seed = [seeds.after(config.seed, int(i)) for i in batch.index]
         samples = pipeline(
             captions,
             given={RGB: rgb},
             wanted=(name,),
-            modality_prompts={
-                name: [p.get(name, modalities.get(name).prompt) for p in batch.prompts]
-            },
+            modality_prompts={name: prompts},
             sampler=sampler,
-            seed=[seeds.after(config.seed, int(i)) for i in batch.index],
+            seed=seed,
         )
-        round_trip = pipeline.decode(
-            pipeline.encode(np.asarray(scorer.encode(batch.clip)), name), name
+        drawn = np.asarray(scorer.encode(batch.clip))
+        round_trip = pipeline.decode(pipeline.encode(drawn, name), name)
+        again = (
+            estimate_again(pipeline, name, drawn, batch.captions, captions, prompts, sampler, seed)
+            if config.control
+            else None
         )
         keys = (*scorer.metric.keys, *scorer.metric.extra)
         for b, (i, row) in enumerate(found.items()):
@@ -320,6 +316,9 @@ def _score_batch(
                 samples.videos[name][b], round_trip[b], truth, label
             )
             draw(i, name, arrays, truth)
+            if again is not None:
+                arrays = modalities.decode_alone(scorer.codec, again[b])
+                row.control[name] = score_control(arrays, truth, name, ITSELF, label)
     return found
 
 
@@ -342,6 +341,9 @@ def _results(
             metric.rows = list(scores)
             target |= metric.compute()
     metrics, round_trip, trivial = numbers
+    for name in modality_names:
+        control = [row.control[name] for row in rows if name in row.control]
+        metrics |= {k: v for k, v in aggregate(control).items() if v is not None}
     if config.heldout:
         loss = HeldoutLoss(config.heldout)
         for i, row in by_number.items():
@@ -352,37 +354,9 @@ def _results(
         metrics=metrics,
         vae_round_trip=round_trip,
         trivial=trivial,
-        clips=[merge([parts[0] for parts in row.scores.values()]) for row in rows],
+        clips=[
+            merge([*(parts[0] for parts in row.scores.values()), *row.control.values()])
+            for row in rows
+        ],
         numbers=list(by_number),
     )
-
-
-class _Heldout:
-    """The held-out errors over every set of streams, as the run trains them."""
-
-    def __init__(self, pipeline: Pipeline, pairs: LatentPairs, config: HeldoutConfig):
-        self._params, self._pairs = pipeline.params, pairs
-        self._counts = config.streams or _trained_counts(pipeline)
-        self._errors = jax.jit(
-            lambda params, *arrays: heldout_errors(pipeline.velocity(params), *arrays, config)
-        )
-
-    def measure(self, batch: Batch, rows: Mapping[int, RunRow]) -> None:
-        """Adds the errors of a batch to its rows; the caption is the clip's own, as in training."""
-        for names, streams in self._pairs.sets(batch, batch.captions, self._counts):
-            errors = self._errors(self._params, *streams, jnp.asarray(batch.index))
-            errors = np.asarray(errors)[: batch.count]
-            require_finite(", ".join(names), errors, f"clips {', '.join(map(str, rows))}")
-            for row, error in zip(rows.values(), errors, strict=True):
-                row.heldout["+".join(names)] = error.tolist()
-
-
-def _trained_counts(pipeline: Pipeline) -> tuple[int, ...]:
-    """Numbers of streams that a run trains, and pairs if it has modalities."""
-    data = pipeline.config["data"]
-    weights = {n: w for n, w in enumerate(data.get("streams", DataConfig.streams), 1) if w}
-    entries = buckets.parse(data.get("buckets", ()), "config.data.buckets")
-    counts = {bucket.streams for bucket in buckets.by_streams(entries, weights)} or set(weights)
-    if len(pipeline.modalities) > 1:
-        counts.add(2)
-    return tuple(sorted(counts))

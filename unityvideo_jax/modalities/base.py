@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, Shaped, UInt8
 from numpy import asarray, ndarray
 
 from unityvideo_jax.errors import UserError
+from unityvideo_jax.metrics.agreement import Agreement
 from unityvideo_jax.metrics.base import Arrays, Metric
 from unityvideo_jax.metrics.depth_units import UNIT
 
@@ -83,6 +84,8 @@ class Modality:
         `height` pixel rows; None draws both by `codec`.
       joiner: a subclass of `joining.Joiner`, which joins the windows of a long video; None is that
         class itself, which blends.
+      agreements: by the name of another modality, how far this one's stream agrees with that one's
+        where both show one clip. A pair is declared by one of the two.
     """
 
     name: str
@@ -95,6 +98,7 @@ class Modality:
     trivial: Callable[[Arrays], dict[str, ndarray]] | None = None
     compare: Callable[[Arrays, Arrays, int], Rows] | None = None
     joiner: Callable[[Codec, int], Any] | None = None
+    agreements: Mapping[str, Agreement] = dataclasses.field(default_factory=dict)
 
     def codec_of(self, version: str | None, source: str) -> Codec:
         """The codec that reads what one of this version drew; None is the default's.
@@ -207,3 +211,9 @@ def names() -> tuple[str, ...]:
 def metrics() -> dict[str, type[Metric]]:
     """The metric of every modality that is scored, by name, in the order of `names`."""
     return {name: m.metric for name, m in _REGISTRY.items() if m.metric is not None}
+
+
+def agreements() -> dict[tuple[str, str], Agreement]:
+    """How far two modalities agree, by their names, of all pairs that one of the two declares."""
+    pairs = ((name, m.agreements) for name, m in _REGISTRY.items())
+    return {(name, other): how for name, found in pairs for other, how in found.items()}

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from unityvideo_jax.errors import UserError
+from unityvideo_jax.metrics.agreement import BODY_MASK_IOU
 from unityvideo_jax.metrics.base import Arrays
 from unityvideo_jax.metrics.densepose import DensePoseMetric
 from unityvideo_jax.modalities import checks, drawing, joining
@@ -152,5 +153,6 @@ DENSEPOSE = register(
         trivial=trivial,
         compare=compare,
         joiner=DensePoseJoiner,
+        agreements={"segmentation": BODY_MASK_IOU},
     )
 )

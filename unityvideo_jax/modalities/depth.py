@@ -12,6 +12,7 @@ from jaxtyping import Array, Bool, Float, UInt8
 from unityvideo_jax import media
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.metrics import depth as scoring
+from unityvideo_jax.metrics.agreement import DEPTH_EDGE_AUC
 from unityvideo_jax.metrics.base import Arrays
 from unityvideo_jax.metrics.depth_units import unit_of
 from unityvideo_jax.modalities import checks, drawing, joining
@@ -284,5 +285,6 @@ DEPTH = register(
         trivial=trivial,
         compare=compare,
         joiner=DepthJoiner,
+        agreements={"segmentation": DEPTH_EDGE_AUC},
     )
 )

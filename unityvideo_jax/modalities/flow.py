@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from unityvideo_jax.metrics import flow as scoring
+from unityvideo_jax.metrics.agreement import MOVED_MASK_IOU
 from unityvideo_jax.metrics.base import Arrays
 from unityvideo_jax.modalities import checks, drawing
 from unityvideo_jax.modalities.base import Clip, Modality, Rows, Side, register
@@ -111,5 +112,6 @@ FLOW = register(
         metric=scoring.FlowMetric,
         trivial=trivial,
         compare=compare,
+        agreements={"segmentation": MOVED_MASK_IOU},
     )
 )

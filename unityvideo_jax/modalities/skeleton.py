@@ -11,6 +11,7 @@ import scipy.optimize
 from jaxtyping import Array, Float
 
 from unityvideo_jax.errors import UserError
+from unityvideo_jax.metrics.agreement import KEYPOINTS_IN_MASKS
 from unityvideo_jax.metrics.base import Arrays
 from unityvideo_jax.metrics.skeleton import SkeletonMetric
 from unityvideo_jax.modalities import checks, joining, skeleton_picture
@@ -195,5 +196,6 @@ SKELETON = register(
         trivial=trivial,
         compare=skeleton_picture.compare,
         joiner=SkeletonJoiner,
+        agreements={"segmentation": KEYPOINTS_IN_MASKS},
     )
 )

@@ -2,6 +2,7 @@
 
 from unityvideo_jax.worlds.captions import Description, describe
 from unityvideo_jax.worlds.config import SPLITS, VERSION, WorldConfig
+from unityvideo_jax.worlds.course import Course
 from unityvideo_jax.worlds.render import ARRAYS, render
 from unityvideo_jax.worlds.sampling import sample_scenes
 from unityvideo_jax.worlds.scene import Scene, ask_for_all
@@ -10,6 +11,7 @@ __all__ = [
     "ARRAYS",
     "SPLITS",
     "VERSION",
+    "Course",
     "Description",
     "Scene",
     "WorldConfig",

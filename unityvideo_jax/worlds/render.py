@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 from unityvideo_jax.worlds import truth
 from unityvideo_jax.worlds.camera import Cameras, project
 from unityvideo_jax.worlds.config import WorldConfig
+from unityvideo_jax.worlds.course import Course
 from unityvideo_jax.worlds.geometry import SKY, nearest
 from unityvideo_jax.worlds.scene import Scene
 from unityvideo_jax.worlds.shading import radiance
@@ -56,6 +57,7 @@ def _rays(
 def _trace(config: WorldConfig, stage: Stage, scenes: Scene) -> dict[str, Array]:
     height, width, frames = config.height, config.width, config.num_frames
     solids, views = stage.solids.frames(0, frames), _cut(stage.cameras, 0, frames)
+    casters = stage.casters.frames(0, frames)
     around = scenes.surroundings
     pixels = _pixels(height, width, 1)
     # Rays through the keypoints are traced together with those through the pixels.
@@ -66,7 +68,9 @@ def _trace(config: WorldConfig, stage: Stage, scenes: Scene) -> dict[str, Array]
     origin, direction = _rays(views, jnp.concatenate([joint, place], axis=2), height, width)
     if config.supersample == 1:
         spread = 1.0 / views.focal[..., None]
-        rgb, distance, which = radiance(solids, stage.skin, around, origin, direction, spread)
+        rgb, distance, which = radiance(
+            solids, casters, stage.skin, around, origin, direction, spread
+        )
     else:
         rgb = _supersampled(config, stage, scenes)
         distance, which = nearest(solids, origin, direction)
@@ -111,9 +115,12 @@ def _supersampled(config: WorldConfig, stage: Stage, scenes: Scene) -> Float[Arr
     height, width, s = config.height, config.width, config.supersample
     frames = config.num_frames
     solids, views = stage.solids.frames(0, frames), _cut(stage.cameras, 0, frames)
+    casters = stage.casters.frames(0, frames)
     origin, direction = _rays(views, _pixels(height, width, s), height, width)
     spread = 1.0 / (s * views.focal[..., None])
-    rgb, _, _ = radiance(solids, stage.skin, scenes.surroundings, origin, direction, spread)
+    rgb, _, _ = radiance(
+        solids, casters, stage.skin, scenes.surroundings, origin, direction, spread
+    )
     rgb = rgb.reshape(*rgb.shape[:2], height, s, width, s, 3)
     # Averaged as displayed: linear averages would make thin bright edges jagged again.
     return rgb.mean(axis=(3, 5))
@@ -130,9 +137,9 @@ def _chunk(config: WorldConfig, batch: int) -> int:
     return math.ceil(batch / pieces)
 
 
-def _trace_in_pieces(config: WorldConfig, scenes: Scene) -> dict[str, Array]:
+def _trace_in_pieces(config: WorldConfig, scenes: Scene, course: Course | None) -> dict[str, Array]:
     """Runs `_trace` on a few frames at a time if the clips are large."""
-    stage, total = set_stage(config, scenes), config.num_frames
+    stage, total = set_stage(config, scenes, course), config.num_frames
     rays = config.height * config.width * config.supersample**2
     step = max(1, _RAYS_OF_CLIP // rays)
     if step >= total:
@@ -154,7 +161,7 @@ def _trace_in_pieces(config: WorldConfig, scenes: Scene) -> dict[str, Array]:
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def render(config: WorldConfig, scenes: Scene) -> dict[str, Array]:
+def render(config: WorldConfig, scenes: Scene, course: Course | None = None) -> dict[str, Array]:
     """Renders scenes to clips with ground truth.
 
     Where several surfaces lie along a ray, ground truth is that of the first, glass included.
@@ -162,6 +169,7 @@ def render(config: WorldConfig, scenes: Scene) -> dict[str, Array]:
     Args:
       config: as for `sample_scenes`.
       scenes: B scenes.
+      course: where their objects are, instead of where simulation takes them.
 
     Returns:
       rgb f32[B,T,H,W,3] in [0,1]; depth f32[B,T,H,W], metres along the camera's z axis, +inf for
@@ -178,12 +186,12 @@ def render(config: WorldConfig, scenes: Scene) -> dict[str, Array]:
     chunk = _chunk(config, batch)
     pieces = math.ceil(batch / chunk)
 
-    def one(scenes: Scene) -> dict[str, Array]:
-        return _trace_in_pieces(config, scenes)
+    def one(scenes: Scene, course: Course | None) -> dict[str, Array]:
+        return _trace_in_pieces(config, scenes, course)
 
     if pieces == 1:
-        return one(scenes)
+        return one(scenes, course)
     # The last piece is filled up with copies of the last scene.
     order = jnp.minimum(jnp.arange(pieces * chunk), batch - 1).reshape(pieces, chunk)
-    clips = jax.lax.map(lambda rows: one(jax.tree.map(lambda x: x[rows], scenes)), order)
+    clips = jax.lax.map(lambda rows: one(*jax.tree.map(lambda x: x[rows], (scenes, course))), order)
     return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:batch], clips)

@@ -169,8 +169,8 @@ def _through(solids: Solids, hit: Surface, pose: Array, direction: Vec) -> tuple
 
 
 def radiance(
-    solids: Solids, skin: stage.Skin, around: Surroundings, origin: Vec, direction: Vec,
-    spread: Any,
+    solids: Solids, casters: Solids, skin: stage.Skin, around: Surroundings, origin: Vec,
+    direction: Vec, spread: Any,
 ) -> tuple[Float[Array, "b t r 3"], Float[Array, "b t r"], Int[Array, "b t r"]]:  # fmt: skip
     """Traces primary rays and colours them.
 
@@ -179,6 +179,7 @@ def radiance(
 
     Args:
       solids, skin, around: for the rays' frames.
+      casters: what throws shadows, as a rule `solids`.
       origin, direction: of the primary rays; their t is what `distance` measures.
       spread: angle between neighbouring rays.
 
@@ -199,7 +200,7 @@ def radiance(
         wide = spread * jnp.where(number == 0, 1.0, 3.0)
         blur = wide * far / jnp.clip(-hit.normal.dot(view), 0.15, 1.0)
         lifted = hit.point + hit.normal * _LIFT
-        sunlight, sky = light(solids, lifted, hit.normal, sun, around.sun_radius[:, None, None])
+        sunlight, sky = light(casters, lifted, hit.normal, sun, around.sun_radius[:, None, None])
         material = take(skin.material[:, None, :, None], hit.solid)[..., 0]
         material = jnp.where(hit.on_solid & (number == 0), material, looks.MATTE)
         is_thing = hit.on_solid & ~hit.on_limb

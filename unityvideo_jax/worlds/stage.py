@@ -11,11 +11,13 @@ from unityvideo_jax.worlds import animals, looks, people
 from unityvideo_jax.worlds.bodies import PARTS
 from unityvideo_jax.worlds.camera import Cameras, cameras
 from unityvideo_jax.worlds.config import WorldConfig
+from unityvideo_jax.worlds.course import Course
 from unityvideo_jax.worlds.geometry import NUM_LIMBS, NUM_SOLIDS, Solids
 from unityvideo_jax.worlds.looks import MAX_ACTORS, MAX_OBJECTS
-from unityvideo_jax.worlds.objects import simulate
+from unityvideo_jax.worlds.objects import Motion, simulate
 from unityvideo_jax.worlds.pytree import pytree
 from unityvideo_jax.worlds.scene import Actors, Scene
+from unityvideo_jax.worlds.vector import rotate_z
 
 # Surface texture of a solid.
 PLAIN, STRIPED, CHECKED, FACE, MUZZLE, SPOTTED = range(6)
@@ -44,13 +46,17 @@ class Skin:
 
 @pytree
 class Stage:
-    """T + 1 frames of a batch of clips; the last serves only as the target of flow."""
+    """T + 1 frames of a batch of clips; the last serves only as the target of flow.
+
+    `casters` are the solids that throw shadows, as a rule `solids` themselves.
+    """
 
     solids: Solids
     cameras: Cameras
     skin: Skin
     keypoints: Float[Array, "b t p 17 3"]
     is_person: Bool[Array, "b p"]
+    casters: Solids
 
     def cut(self, start: Array, count: int) -> "Stage":
         """Frames start to start + count - 1; `start` may be traced."""
@@ -61,13 +67,14 @@ class Stage:
         return dataclasses.replace(
             self,
             solids=self.solids.each_frame(frames),
+            casters=self.casters.each_frame(frames),
             cameras=jax.tree.map(frames, self.cameras),
             keypoints=frames(self.keypoints),
         )
 
 
-def set_stage(config: WorldConfig, scenes: Scene) -> Stage:
-    """Poses everything in a batch of scenes."""
+def set_stage(config: WorldConfig, scenes: Scene, course: Course | None = None) -> Stage:
+    """Poses everything in a batch of scenes; objects by simulation, or as a course says."""
     frames = config.num_frames + 1
     seconds = jnp.arange(frames, dtype=jnp.float32) / config.fps
     middle = config.duration / 2
@@ -88,10 +95,16 @@ def set_stage(config: WorldConfig, scenes: Scene) -> Stage:
 
     def one_clip(scene: Scene) -> tuple:
         limbs, keypoints = jax.vmap(pose)(scene.actors)
-        motion = simulate(config, scene.things, scene.actors, scene.surroundings, frames)
+        motion = None
+        if course is None:
+            motion = simulate(config, scene.things, scene.actors, scene.surroundings, frames)
         return limbs, keypoints, motion, cameras(config, scene.camera, seconds)
 
     limbs, keypoints, motion, views = jax.vmap(one_clip)(scenes)
+    if course is not None:
+        upright = rotate_z(scenes.things.yaw)[:, None]
+        rotation = jnp.broadcast_to(upright, (*course.centre.shape[:3], 3, 3))
+        motion = Motion(centre=course.centre, rotation=rotation)
     actors, things = scenes.actors, scenes.things
     batch = actors.kind.shape[0]
     someone = actors.kind != looks.NOBODY
@@ -127,8 +140,13 @@ def set_stage(config: WorldConfig, scenes: Scene) -> Stage:
         wall_distance=around.wall_distance,
         wall_height=around.wall_height,
     )
+    casters = solids
+    if course is not None:
+        casting = jnp.concatenate([flat(centre), course.caster], axis=2)
+        casters = dataclasses.replace(solids, centre=casting)
     return Stage(
         solids=solids,
+        casters=casters,
         cameras=views,
         skin=_skin(scenes, has_animals),
         keypoints=jnp.moveaxis(keypoints, 1, 2),

@@ -18,6 +18,11 @@ COLUMNS = {
 }
 
 
+def joint_sheet(clip: int | str) -> str:
+    """The contact sheet of a joint sample, below the report's folder."""
+    return f"joint/{int(clip):04d}.png"
+
+
 def describe(record: Mapping[str, Any]) -> str:
     """What was scored, in one paragraph."""
     parts = []
@@ -133,7 +138,8 @@ def write_report(
       folder: made if missing.
       record: "benchmark", "num_clips", "seed", "metrics" and, optionally, "system", "counts",
         "intervals" with "bootstrap", "vae_round_trip", "trivial", "protocols", "notes", "faults",
-        "skipped", "unknown_clips", "size", and "checkpoint_step" with "ema", "config_sha256" and
+        "skipped", "unknown_clips", "size", "joint" (captions of joint samples by clip, whose sheets
+        are at `joint_sheet`), and "checkpoint_step" with "ema", "config_sha256" and
         "sampler"; whatever else it holds goes into the JSON alone.
       clips: for the page's list of clips.
     """
@@ -150,6 +156,7 @@ def write_report(
         metrics=record["metrics"],
         intervals=record.get("intervals", {}),
         clips=clips,
+        joint=[(joint_sheet(clip), text) for clip, text in record.get("joint", {}).items()],
         folder=folder,
     )
     provenance.write_json(folder / "results.json", record)

@@ -113,6 +113,18 @@ def _videos(clips: Sequence[ClipEntry], folder: pathlib.Path) -> str:
     return f"<h2>Video</h2>{''.join(figures)}" if figures else ""
 
 
+def _joint(sheets: Sequence[tuple[str, str]], folder: pathlib.Path) -> str:
+    """Sheets of the first joint samples under their captions; empty if there are none."""
+    figures = [_figure(folder / path, caption) for path, caption in sheets[:SHOWN_VIDEOS]]
+    if not figures:
+        return ""
+    text = (
+        f"<p>Sampled together from the captions below them, which nothing was chosen from; all "
+        f"{len(sheets)} lie in <code>joint</code>.</p>"
+    )
+    return f"<h2>Joint samples</h2>{text}{''.join(figures)}"
+
+
 def _modality(
     name: str,
     clips: Sequence[ClipEntry],
@@ -177,6 +189,7 @@ def render(
     metrics: Mapping,
     intervals: Mapping,
     clips: Sequence[ClipEntry],
+    joint: Sequence[tuple[str, str]],
     folder: pathlib.Path,
 ) -> str:
     """The page; see `report.write_report` for what its parts are."""
@@ -195,7 +208,7 @@ def render(
     if any(cases):
         text = "<p>Each video shows the rows of the picture above it side by side.</p>"
         parts.append(f"<h2>Best and worst cases</h2>{text}" + "".join(cases))
-    parts.append(_videos(clips, folder))
+    parts += [_joint(joint, folder), _videos(clips, folder)]
     if clips:
         text = "<p>A modality's number is that of the metric named under it above.</p>"
         parts.append(f"<h2>Clips</h2>{text}" + _clip_list(clips, folder))

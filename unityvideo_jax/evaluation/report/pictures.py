@@ -3,6 +3,7 @@
 import functools
 import math
 import pathlib
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import UInt8
@@ -54,6 +55,14 @@ def write_videos(
     every = _stride(len(video))
     real = {} if reference is None else {"real": reference[::every]}
     _write(stem, {"generated": video[::every]} | real, fps / every)
+
+
+def write_sheet(
+    path: pathlib.Path, rows: Sequence[tuple[str, UInt8[np.ndarray, "t h w 3"]]]
+) -> None:
+    """Writes labelled videos as one contact sheet, `COLUMNS` frames of each."""
+    scale = max(1, SMALL // rows[0][1].shape[1])
+    media.contact_sheet(rows, path, columns=COLUMNS, scale=scale)
 
 
 def _write(stem: pathlib.Path, rows: Rows, fps: float) -> None:

@@ -1,0 +1,1 @@
+"""The physics benchmark: pairs of a possible and an impossible clip, and predictions of paths."""

@@ -21,6 +21,8 @@ from unityvideo_jax.settings.sections import check_keys, check_values, section
 # What of config.data sampling needs, and what runs that lack it were trained with.
 DEFAULTS = {"depth_codec": "relative", "prompt_dropout": 0.0}
 DATA = (*READ_LATER, *DEFAULTS)
+# What evaluation needs beside it: how many streams a sample had in training.
+TRAINED = ("streams", "buckets")
 
 
 def from_workdir(
@@ -97,6 +99,7 @@ def describe(pipeline: Any) -> dict[str, Any]:
     """The sections model, data and sampling that say what a pipeline's parts are."""
     texts = pipeline.text_encoder
     data = {key: getattr(pipeline, key) for key in DATA if hasattr(pipeline, key)}
+    data |= _trained(getattr(pipeline, "config", None))
     return {
         "model": dataclasses.asdict(pipeline.model_config),
         "data": data | {"text_encoder": texts.name, "text_length": texts.length, "vae": ""},
@@ -107,9 +110,15 @@ def describe(pipeline: Any) -> dict[str, Any]:
 def describe_run(config: Any) -> dict[str, Any]:
     """The same of a run's configuration: what sampling needs of it."""
     data = DEFAULTS | {key: config["data"][key] for key in DATA if key in config["data"]}
+    data |= _trained(config)
     sampler = section(SamplerConfig, config, "sampling")
     return {
         "model": dataclasses.asdict(section(DiTConfig, config, "model")),
         "data": data,
         "sampling": dataclasses.asdict(sampler),
     }
+
+
+def _trained(config: Any) -> dict[str, Any]:
+    data = config["data"] if config else {}
+    return {key: data[key] for key in TRAINED if data.get(key)}

@@ -33,6 +33,7 @@ from unityvideo_jax.models.config import DiTConfig
 from unityvideo_jax.parallel.mesh import MeshConfig, make_mesh
 from unityvideo_jax.parallel.rules import AxisRules, put_batch
 from unityvideo_jax.planning.fit import batch_parts, check_divides, latent_shape, step_tokens
+from unityvideo_jax.settings.sections import section
 from unityvideo_jax.training import state as state_lib
 from unityvideo_jax.training.optimizer import OptimizerConfig, make_optimizer
 from unityvideo_jax.training.step import jit_train_step
@@ -84,7 +85,7 @@ def measure(args: argparse.Namespace) -> None:
     config.curriculum = ()
     if args.batch:
         config.train.batch_size = args.batch
-    mesh = make_mesh(MeshConfig(**config.mesh))
+    mesh = make_mesh(section(MeshConfig, config, "mesh"))
     entries = tuple(map(read_bucket, args.bucket))
     first = entries[0]
     with config.unlocked():
@@ -95,7 +96,9 @@ def measure(args: argparse.Namespace) -> None:
     shapes = as_data_config(config.data).shapes(config.train.batch_size)
     check_divides(config, shapes, batch_parts(config, mesh))
     tokens = [step_tokens(config, bucket) for bucket in shapes]
-    model, optim = DiTConfig(**config.model), OptimizerConfig(**config.optimizer)
+    model = section(DiTConfig, config, "model")
+    optim = section(OptimizerConfig, config, "optimizer")
+    objective = section(ObjectiveConfig, config, "objective")
     optimizer = make_optimizer(optim, config.train.steps)
     rules, key = AxisRules(), jax.random.key(0)
     batches = [
@@ -105,7 +108,6 @@ def measure(args: argparse.Namespace) -> None:
         graphdef, state, layout = state_lib.create(
             model, optimizer, mesh, rules, 0, keep_ema=optim.ema_decay > 0
         )
-        objective = ObjectiveConfig(**config.objective)
         step = jit_train_step(
             graphdef, layout, model, objective, optim, optimizer, max_traces=len(shapes)
         )

@@ -142,3 +142,29 @@ def test_the_table_of_plans_resumes_where_it_stopped(tmp_path, monkeypatch, caps
     (alone,) = (line for line in lines[-28:] if line[:2] == ["1 x H200", "14B"])
     (many,) = (line for line in lines[-28:] if line[:2] == ["64 x H200", "14B"])
     assert alone[-1] == "no" and many[-1] == "yes" and float(many[5]) < 131 < float(alone[5])
+
+
+@pytest.mark.slow
+def test_mixed_steps_are_timed_beside_each_bucket_alone(monkeypatch, capsys):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    tiny = dict(dim=16, ffn_dim=32, num_heads=2, num_layers=1, freq_dim=16, dtype="float32")
+    settings = [f"model.{key}={value}" for key, value in tiny.items()]
+    buckets = ["--bucket", "2x5x32x32*2", "1x1x32x48"]
+    load("mix").main(
+        [
+            "--steps=1",
+            "--rounds=1",
+            "--batch=8",
+            *buckets,
+            "--set",
+            "optimizer.name=adamw",
+            *settings,
+        ]
+    )
+    printed = capsys.readouterr().out
+    video, image, alone, mixed = table(printed)
+    assert video[:4] == ["2 streams of 5x32x32", "66.7%", "8", "128"]
+    assert image[:4] == ["1 stream of 1x32x48", "33.3%", "16", "96"]
+    assert alone[3] == mixed[3] == f"{(2 * 128 + 96) // 3}"
+    assert all(float(row[4]) > 0 for row in (video, image, alone, mixed))
+    assert "mixed / alone: " in printed.splitlines()[-1]

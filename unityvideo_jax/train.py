@@ -167,19 +167,23 @@ def check(config) -> None:
 
 
 def _bucket_lines(config) -> list[str]:
-    """A table of the buckets that each stage of the curriculum draws, and what fills them."""
+    """What fills the buckets of each stage of the curriculum, and what is in none of them."""
     from unityvideo_jax.inputs.config import as_data_config
-    from unityvideo_jax.inputs.sized import table
+    from unityvideo_jax.inputs.sized import table, unused
     from unityvideo_jax.planning.fit import step_tokens
     from unityvideo_jax.training.curriculum import stages
 
     lines: list[str] = []
     for stage in stages(config.curriculum, dict(config.data.modality_weights), config.train.steps):
+        changes = not stage.index or stage.buckets or stage.streams
+        if stage.start >= config.train.steps or not changes:
+            continue
         data = as_data_config(_data_of(config, stage))
         shapes = data.shapes(config.train.batch_size)
-        if data.buckets and stage.start < config.train.steps:
-            own = table(data, shapes, [step_tokens(config, bucket) for bucket in shapes])
-            lines += [f"from step {stage.start}:"] * (stage.start > 0) + own
+        lines += [f"from step {stage.start}:"] * (stage.start > 0)
+        if data.buckets:
+            lines += table(data, shapes, [step_tokens(config, bucket) for bucket in shapes])
+        lines += unused(data, shapes)
     return lines
 
 

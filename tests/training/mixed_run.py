@@ -40,6 +40,7 @@ def config(shards, **changes):
         dict(until=8, modalities=("depth",)),
         dict(until=-1, modalities=("depth",), buckets=(entries[0], entries[1] | dict(weight=2))),
     )
+    experiment.optimizer.schedule_steps = experiment.train.steps
     experiment.update_from_flattened_dict(changes)
     return experiment
 

@@ -74,38 +74,41 @@ def _key(config: DataConfig) -> str:
 
 
 def table(config: DataConfig, shapes: Sequence[Bucket], tokens: Sequence[int]) -> list[str]:
-    """What fills each bucket, as lines; and one more for each folder that fills none.
+    """What fills each bucket, as lines.
 
     Args:
       config: of the run.
       shapes: of its steps.
       tokens: of a step of each.
     """
-    header = ("bucket", "samples", "tokens", "clips", "cropped")
-    rows = [header]
-    taken: set[str] = set()
+    rows = [("bucket", "samples", "tokens", "clips", "cropped")]
     for bucket, count in zip(shapes, tokens, strict=True):
-        dirs = filled_by(config, bucket).dirs if config.kind == "shards" else ()
-        cards = [shards.read_card(directory) for directory in dirs]
-        taken |= set(dirs)
-        clips = sum(card.count for card in cards)
-        cropped = sum(card.count * card.cropped for card in cards) / clips if clips else 0.0
-        shown = (f"{clips:,}", f"{cropped:.1%}") if cards else ("worlds", "0.0%")
+        shown = ("worlds", "0.0%")
+        if config.kind == "shards":
+            cards = [shards.read_card(folder) for folder in filled_by(config, bucket).dirs]
+            clips = sum(card.count for card in cards)
+            cropped = sum(card.count * card.cropped for card in cards) / clips
+            shown = (f"{clips:,}", f"{cropped:.1%}")
         rows.append((bucket.label, f"{bucket.batch_size:,}", f"{count:,}", *shown))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
+    return [
         "  ".join(
             f"{cell:<{width}}" if place == 0 else f"{cell:>{width}}"
             for place, (cell, width) in enumerate(zip(row, widths, strict=True))
         )
         for row in rows
     ]
-    every = [f for d in config.dirs for f in folders_of(d)] if config.kind == "shards" else []
-    for folder in dict.fromkeys(every):
-        if folder not in taken:
-            card = shards.read_card(folder)
-            lines.append(
-                f"{folder}: {card.count:,} clips of {size_name(size_of(card))} fit no bucket and "
-                "are not drawn"
-            )
-    return lines
+
+
+def unused(config: DataConfig, shapes: Sequence[Bucket]) -> list[str]:
+    """A line for each folder of shards whose size is that of no bucket."""
+    if config.kind == "online":
+        return []
+    taken = {folder for bucket in shapes for folder in filled_by(config, bucket).dirs}
+    folders = dict.fromkeys(f for directory in config.dirs for f in folders_of(directory))
+    cards = {folder: shards.read_card(folder) for folder in folders if folder not in taken}
+    return [
+        f"{folder}: {card.count:,} clips of {size_name(size_of(card))} fit no bucket and are not "
+        "drawn"
+        for folder, card in cards.items()
+    ]

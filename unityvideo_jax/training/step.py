@@ -125,6 +125,8 @@ def jit_train_step(
         accumulation=optim.accumulation,
     )
     if max_traces is not None:
+        # Chex counts by where a function is made, over all runs of a process.
+        chex.clear_trace_counter()
         step = chex.assert_max_traces(step, max_traces)
     return jax.jit(
         step,

@@ -102,7 +102,7 @@ def test_without_an_average_a_run_resumes_and_samples_the_last_weights(whole, tm
     ],
 )
 def test_meshes_train_alike(whole, tmp_path, mesh, attention_parallel):
-    config = tiny_config()
+    config = tiny_config(checkpoint_every=8)
     config.mesh.update(mesh)
     config.model.attention_parallel = attention_parallel
     _run(tmp_path / "run", config)

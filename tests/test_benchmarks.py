@@ -75,10 +75,10 @@ def test_the_chart_and_the_page_show_the_same_numbers(tmp_path):
     assert [row for row in rows if not {row["ours"], row["peer"]} <= cells] == []
     chart.draw(rows, tmp_path / "speed.svg")
     drawn = (tmp_path / "speed.svg").read_text()
-    kept = (chart.FOLDER / "speed.svg").read_text()
+    stored = (chart.FOLDER / "speed.svg").read_text()
     for row in rows:
         for label in (row["what"], f"{row['ours']} s", f"{row['peer']} s"):
-            assert f">{label}<" in drawn and f">{label}<" in kept, label
+            assert f">{label}<" in drawn and f">{label}<" in stored, label
 
 
 def test_input_is_timed_beside_what_a_step_takes(capsys):

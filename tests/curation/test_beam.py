@@ -116,8 +116,8 @@ def test_the_same_shards_whatever_the_runner_and_poison_is_set_aside(
     assert "poisoned" in reasons["raise.mp4"]
     assert reasons.keys() == {"crash.mp4", "raise.mp4", "truncated.mp4", "empty.mp4", "picture.mp4"}
     # All but the endless video's row is what the local runner gives.
-    kept = [row for row in rows if row["video"] != "hang.mp4"]
-    assert kept == [json.loads(row) for row in local["manifest"].splitlines()]
+    passed = [row for row in rows if row["video"] != "hang.mp4"]
+    assert passed == [json.loads(row) for row in local["manifest"].splitlines()]
     ours = {k: v for k, v in found.items() if k != "manifest" and "hang" not in str(k)}
     assert ours == {k: v for k, v in local.items() if k != "manifest"}
     assert sum(isinstance(key, tuple) for key in ours) == 9

@@ -58,17 +58,17 @@ def test_real_video_becomes_shards_a_manifest_and_a_page(tmp_path):
     settings.length.min_seconds = 2.0
     program.curate(settings, source=str(folder), workdir=tmp_path / "out")
     clips = manifest.read(tmp_path / "out")
-    kept = [c for c in clips if not c.rejected_by]
+    passed = [c for c in clips if not c.rejected_by]
     reasons = {c.key.rsplit("-", 2)[0]: c.rejected_by for c in clips if c.rejected_by}
     # Of two clips alike the distorted one goes; bikes has scenes of under 2 s.
     lost = [c for c in clips if c.rejected_by == "duplicates"]
     assert any("distorted" in c.key and "pristine" in c.reason for c in lost)
     assert not any("pristine" in c.key and "distorted" in c.reason for c in lost)
-    assert "length" in reasons.values() and sum("bikes" in c.key for c in kept) > 4
+    assert "length" in reasons.values() and sum("bikes" in c.key for c in passed) > 4
     series = shards.Series(tmp_path / "out", "flow")
-    assert [series[n]["key"] for n in range(len(series))] == [c.key for c in kept]
+    assert [series[n]["key"] for n in range(len(series))] == [c.key for c in passed]
     flow = modalities.get("flow").codec
-    with np.load(tmp_path / "out" / "clips" / f"{kept[0].key}.flow.npz") as arrays:
+    with np.load(tmp_path / "out" / "clips" / f"{passed[0].key}.flow.npz") as arrays:
         modalities.check_clip(flow, dict(arrays))
     page = (tmp_path / "out" / "index.html").read_text()
     sheets = re.findall(r"src='(sheets/[^']+)'", page)
@@ -80,9 +80,9 @@ def test_real_video_becomes_shards_a_manifest_and_a_page(tmp_path):
     assert all(c.key in page for c in clips)
     record = json.loads((tmp_path / "out" / manifest.STATISTICS).read_text())
     table = {row["stage"]: row for row in record["stages"]}
-    assert table["probe"]["entered"] == 3 and record["clips"] == len(kept)
+    assert table["probe"]["entered"] == 3 and record["clips"] == len(passed)
     assert record["rejected"] == sum(row["rejected"] for row in table.values())
-    assert table["flow"]["entered"] == len(kept) and table["flow"]["per_second"] > 0
+    assert table["flow"]["entered"] == len(passed) and table["flow"]["per_second"] > 0
     assert "names no folder" in table["depth"]["skipped"] and record["failures"] == 0
 
 

@@ -17,7 +17,7 @@ def clip(key, bits, kilobits=100.0, width=64):
     return Clip(key=key, video="v.mp4", scores=scores)
 
 
-def kept(clips, max_bits):
+def first_of_each(clips, max_bits):
     found = Duplicates(max_bits=max_bits)(clips)
     assert [c.key for c in found] == sorted(c.key for c in clips)
     return [c.key for c in found if not c.rejected_by]
@@ -49,7 +49,7 @@ def test_bands_find_all_that_comparing_every_pair_finds(max_bits):
         )
         if not any(near):
             expected.append(c)
-    assert kept(clips, max_bits) == [c.key for c in expected]
+    assert first_of_each(clips, max_bits) == [c.key for c in expected]
     assert 12 <= len(expected) < 150 or max_bits == 0
 
 
@@ -61,7 +61,7 @@ def test_the_best_of_those_alike_stays_whatever_the_order():
         clip("d", (1 << 192) - 1),
     ]
     for order in itertools.permutations(clips):
-        assert kept(list(order), 4) == ["c", "d"]
+        assert first_of_each(list(order), 4) == ["c", "d"]
     (lost, *_) = Duplicates(max_bits=4)(clips)
     assert lost.reason == "2 of 192 bits from c"
 

@@ -29,14 +29,14 @@ def after(member, given):
 def test_length_and_size_keep_what_is_within_their_bounds():
     length = filters.Length(min_seconds=2.0, max_seconds=4.0)
     wanted = {1.9: False, 2.0: True, 4.0: True, 4.1: False}
-    for seconds, kept in wanted.items():
+    for seconds, passes in wanted.items():
         found = after(length, clip(start=1.0, end=1.0 + seconds))
-        assert (not found.rejected_by) == kept, seconds
+        assert (not found.rejected_by) == passes, seconds
         assert found.scores["scene_seconds"] == pytest.approx(seconds)
     size = filters.Size(min_side=100, max_aspect=2.0)
-    for shape, kept in {(100, 200): True, (99, 150): False, (300, 140): False}.items():
+    for shape, passes in {(100, 200): True, (99, 150): False, (300, 140): False}.items():
         given = clip().score(width=shape[0], height=shape[1])
-        assert (not after(size, given).rejected_by) == kept, shape
+        assert (not after(size, given).rejected_by) == passes, shape
 
 
 @pytest.mark.parametrize("pad", [((12, 12), (0, 0)), ((0, 0), (16, 8)), ((8, 0), (0, 8))])
@@ -93,8 +93,8 @@ def test_aesthetic_scores_and_rejects(monkeypatch):
     seen = []
     metric = types.SimpleNamespace(key="k", measure=lambda v, *_: seen.append(v) or score)
     monkeypatch.setitem(filters.Aesthetic.__dict__["network"].__dict__, "func", lambda _: metric)
-    kept = after(filters.Aesthetic(weights="w", least=60.0, samples=3), clip())
-    assert kept.scores["aesthetic"] == 61.5 and not kept.rejected_by
+    passed = after(filters.Aesthetic(weights="w", least=60.0, samples=3), clip())
+    assert passed.scores["aesthetic"] == 61.5 and not passed.rejected_by
     assert np.array_equal(seen[0], FRAMES[[0, 4, 8]])
     lost = after(filters.Aesthetic(weights="w", least=80.0), clip())
     assert lost.rejected_by == "aesthetic" and "61.5" in lost.reason

@@ -60,9 +60,9 @@ def test_every_clip_has_one_row_and_its_reason(expected):
     lost = {row["key"].split("-")[0]: row["rejected_by"] for row in rows if row["rejected_by"]}
     assert lost["broken"] == "probe" and set(lost) <= {"broken", "4", "5"}
     # 2 s hold three clips of 5 frames at 8 fps; the two videos alike give three between them.
-    kept = [row for row in rows if not row["rejected_by"]]
-    assert len(kept) == 5 * 3 and len(rows) == 6 * 3 + 1 and len(files) == 18
-    assert all(row["scores"]["mark"] == 1 and row["modalities"] == ("flow",) for row in kept)
+    passed = [row for row in rows if not row["rejected_by"]]
+    assert len(passed) == 5 * 3 and len(rows) == 6 * 3 + 1 and len(files) == 18
+    assert all(row["scores"]["mark"] == 1 and row["modalities"] == ("flow",) for row in passed)
     for row in rows:
         assert Clip.from_row(json.loads(json.dumps(row))).row() == row
 
@@ -145,8 +145,8 @@ def test_what_cannot_be_set_up_stops_the_job(source, tmp_path, num_workers):
 def test_a_lone_stage_is_added_without_redoing_the_others(source, tmp_path, monkeypatch):
     first = (*ALL[:-1], made_stages.Mark(off=True), made_stages.Later(value=5))
     rows, _ = outcome(source, tmp_path, first)
-    kept = [row for row in rows if not row["rejected_by"]]
-    assert all(row["notes"]["mark"] == "skipped: it is off" for row in kept)
+    passed = [row for row in rows if not row["rejected_by"]]
+    assert all(row["notes"]["mark"] == "skipped: it is off" for row in passed)
     ran = []
     original = stage.run
 
@@ -157,10 +157,10 @@ def test_a_lone_stage_is_added_without_redoing_the_others(source, tmp_path, monk
     monkeypatch.setattr(stage, "run", run)
     second = (*ALL[:-1], made_stages.Mark(value=3), made_stages.Later(value=5))
     rows, _ = outcome(source, tmp_path, second)
-    kept = [row for row in rows if not row["rejected_by"]]
-    assert ran == ["mark"] * len(kept)
-    assert all(row["scores"]["mark"] == 3 and row["scores"]["later"] == 5 for row in kept)
-    assert all(row["modalities"] == ("flow", "depth") for row in kept)
+    passed = [row for row in rows if not row["rejected_by"]]
+    assert ran == ["mark"] * len(passed)
+    assert all(row["scores"]["mark"] == 3 and row["scores"]["later"] == 5 for row in passed)
+    assert all(row["modalities"] == ("flow", "depth") for row in passed)
 
 
 def test_other_settings_are_refused_and_named(source, tmp_path):

@@ -116,10 +116,10 @@ def test_a_killed_process_names_its_clip_and_the_others_are_saved(folders, tmp_p
         patch.setattr(score_folder, "_Scorer", Killed)
         with pytest.raises(UserError, match=r"^clip1: the process that worked on it was killed"):
             run(*folders, tmp_path, processes=2)
-    kept = {p.stem for p in (tmp_path / "rows").iterdir()}
-    assert "clip0" in kept and "clip1" not in kept
+    scored = {p.stem for p in (tmp_path / "rows").iterdir()}
+    assert "clip0" in scored and "clip1" not in scored
     outcome, _ = run(*folders, tmp_path)
-    assert outcome.reused == len(kept) and outcome.counts["clips_scored"] == 3
+    assert outcome.reused == len(scored) and outcome.counts["clips_scored"] == 3
 
 
 def damage_nan(clip):

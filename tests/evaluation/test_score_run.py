@@ -103,7 +103,7 @@ def test_a_random_model_runs_through_the_whole_path(tmp_path):
         control=True,
     )
     # Each modality compiles its own sampler and losses; the oracle above is scored on all.
-    few = tiny_model(modalities=("rgb", "depth", "segmentation"))
+    few = tiny_model(modalities=("rgb", "depth", "flow"))
     pipeline = Pipeline(**parts() | {"model": few})
     results = score_run.run(pipeline, config, pipeline.sampler)
     assert np.isfinite(list(results.metrics.values())).all()

@@ -131,7 +131,7 @@ def _stays(folder: pathlib.Path) -> None:
     assert not found, f"written outside: {found}"
 
 
-def _unpacks(*members: tuple[str, dict, bytes], kept: int = 0, faults: int = 0):
+def _unpacks(*members: tuple[str, dict, bytes], unpacked: int = 0, faults: int = 0):
     """Unpacks a tar: members that cannot be taken are set aside, and nothing leaves the folder."""
 
     def act(folder: pathlib.Path) -> None:
@@ -139,7 +139,7 @@ def _unpacks(*members: tuple[str, dict, bytes], kept: int = 0, faults: int = 0):
         tar = _tar(folder / "in" / "a.tar", *members)
         files, wrong = openuni_tars.unpack(tar, "rgb", folder / "out" / "deep")
         _stays(folder)
-        assert len(files) == kept and len(wrong) == faults, (files, wrong)
+        assert len(files) == unpacked and len(wrong) == faults, (files, wrong)
         assert all(path.parent == folder / "out" / "deep" for path in files.values())
         again = openuni_tars.unpack(tar, "rgb", folder / "out" / "deep")
         assert again == (files, wrong)
@@ -150,15 +150,15 @@ def _unpacks(*members: tuple[str, dict, bytes], kept: int = 0, faults: int = 0):
 VIDEO = b"no video, but bytes"
 LINK = {"type": tarfile.SYMTYPE, "linkname": "../../elsewhere"}
 TARS = {
-    "leads up": _unpacks(("../../../up.mp4", {}, VIDEO), kept=1),
-    "is absolute": _unpacks(("/tmp/absolute.mp4", {}, VIDEO), kept=1),
+    "leads up": _unpacks(("../../../up.mp4", {}, VIDEO), unpacked=1),
+    "is absolute": _unpacks(("/tmp/absolute.mp4", {}, VIDEO), unpacked=1),
     "has backslashes": _unpacks(("up\\..\\..\\up.mp4", {}, VIDEO), faults=1),
     "has a NUL": _unpacks(("x.mp4", {"pax_headers": {"path": "a\0b.mp4"}}, VIDEO), faults=1),
     "has an escape": _unpacks(("\x1b[2Ja.mp4", {}, VIDEO), faults=1),
     "is long": _unpacks(("x" * 400 + ".mp4", {}, VIDEO), faults=1),
     "is a device": _unpacks(("nul.mp4", {}, VIDEO), faults=1),
     "symbolic link, then a file through it": _unpacks(
-        ("a.mp4", LINK, b""), ("a.mp4/b.mp4", {}, VIDEO), kept=1, faults=1
+        ("a.mp4", LINK, b""), ("a.mp4/b.mp4", {}, VIDEO), unpacked=1, faults=1
     ),
     "hard link": _unpacks(
         ("a.mp4", {"type": tarfile.LNKTYPE, "linkname": "/etc/passwd"}, b""), faults=1

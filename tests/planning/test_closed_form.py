@@ -163,13 +163,13 @@ def test_a_layer_keeps_what_jax_keeps(remat, capsys):
         like((1, streams, 1, 6, model.dim), jnp.float32),
         like((1, streams, texts, model.dim)),
     )
-    kept = 0
+    saved = 0
     for kind, shape, source in re.findall(r"(\w+)\[([\d,]*)\] (.*)", capsys.readouterr().out):
         dimensions = [int(n) for n in shape.split(",") if n]
-        # What comes in is kept by the scan, or by nobody: weights and angles are there anyway.
+        # What comes in is saved by the scan, or by nobody: weights and angles are there anyway.
         if "from the argument" not in source and "constant" not in source:
             of_tokens = {tokens, streams * tokens, texts} & set(dimensions)
-            kept += bool(of_tokens) * math.prod(dimensions) * (2 if kind == "bf16" else 4)
+            saved += bool(of_tokens) * math.prod(dimensions) * (2 if kind == "bf16" else 4)
     stream = 2 * streams * tokens * model.dim
     step = Step(
         model=model,
@@ -180,8 +180,8 @@ def test_a_layer_keeps_what_jax_keeps(remat, capsys):
     )
     assert step.tokens == streams * tokens
     # The layer's input is an argument here.
-    assert closed_form.kept_bytes(step) - stream == pytest.approx(
-        kept, rel=0.1 if remat == "none" else 0
+    assert closed_form.saved_bytes(step) - stream == pytest.approx(
+        saved, rel=0.1 if remat == "none" else 0
     )
 
 
@@ -224,11 +224,11 @@ def test_shards_hold_their_part():
     whole = _estimate((21, 60, 104), 8, "attention")
     parts = _estimate((21, 60, 104), 8, "attention", fsdp=4, context=2)
     assert parts.parameters == pytest.approx(whole.parameters / 4, rel=0.01)
-    assert parts.kept == whole.kept / 8
+    assert parts.saved == whole.saved / 8
     assert sum(parts.seconds.values()) == pytest.approx(sum(whole.seconds.values()) / 8, rel=0.03)
     micro = dataclasses.replace(whole.step, accumulation=4)
     micro = closed_form.estimate(micro, whole.chip, whole.rates)
-    assert micro.kept == whole.kept / 4
+    assert micro.saved == whole.saved / 4
     assert sum(micro.seconds.values()) == pytest.approx(sum(whole.seconds.values()), rel=0.01)
 
 

@@ -102,7 +102,7 @@ def test_without_an_average_a_run_resumes_and_samples_the_last_weights(whole, tm
     ],
 )
 def test_meshes_train_alike(whole, tmp_path, mesh, attention_parallel):
-    config = tiny_config()
+    config = tiny_config(checkpoint_every=8)
     config.mesh.update(mesh)
     config.model.attention_parallel = attention_parallel
     _run(tmp_path / "run", config)
@@ -170,16 +170,16 @@ def test_a_run_on_rgb_alone_starts_one_of_any_number_of_streams(tmp_path):
     config.model.update(modalities=("rgb",), switcher="none")
     config.curriculum = ()
     lines = _run(tmp_path / "rgb", config, streams=(1,))
-    config = tiny_config(steps=6)
+    config = tiny_config(steps=4)
     config.init_from = str(tmp_path / "rgb")
     config.optimizer.learning_rate = 1e-9
-    lines = _run(tmp_path / "run", config, streams=(1, 2, 4))
+    lines = _run(tmp_path / "run", config, streams=(1, 3))
     assert f"new in this run, as RGB starts: {', '.join(MODALITIES[1:])}" in lines
     compiled = [line for line in lines if line.startswith("compiling")]
-    assert compiled == [f"compiling the step{of}" for of in ("", " of 2 streams", " of 4 streams")]
+    assert compiled == [f"compiling the step{of}" for of in ("", " of 3 streams")]
     records = _records(tmp_path / "run")
     found = [{k for k in r if k.startswith("loss/streams")} for r in records.values()]
-    assert found == [{f"loss/streams/{n}"} for n in (1, 2, 4)] * 2
+    assert found == [{f"loss/streams/{n}"} for n in (1, 3)] * 2
     # Every table and head is RGB's, and the rest is as it was.
     old, new = (load_for_inference(tmp_path / name)[1] for name in ("rgb", "run"))
     del new["modality_embedding"]

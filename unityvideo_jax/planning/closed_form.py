@@ -105,7 +105,7 @@ class Estimate:
       parameters: float32 weights, and in training their moving average; frozen ones as held.
       optimizer: its moments.
       copies: of the weights in the compute type, and gradients.
-      kept: what the forward pass keeps for the backward pass.
+      saved: what the forward pass saves for the backward pass.
       working: what a layer needs while it runs.
       model_flops: of the model, nothing recomputed.
       seconds: by kind of work.
@@ -120,7 +120,7 @@ class Estimate:
     parameters: int
     optimizer: int = 0
     copies: int
-    kept: int = 0
+    saved: int = 0
     working: int
     model_flops: float
     seconds: Mapping[str, float]
@@ -142,7 +142,7 @@ class Estimate:
     @property
     def memory(self) -> int:
         """All bytes that the program holds at once."""
-        return self.parameters + self.optimizer + self.copies + self.kept + self.working
+        return self.parameters + self.optimizer + self.copies + self.saved + self.working
 
     @property
     def fits(self) -> bool:
@@ -180,7 +180,7 @@ def estimate(step: Step, chip: Chip, rates: Rates) -> Estimate:
         # Kernels are cast once; their gradients come in the compute type, and the optimiser takes
         # them so; where micro-batches add up, they are float32, the sum and what it grows by.
         copies=2 * BFLOAT16 * blocks + FLOAT32 * (rest if step.accumulation == 1 else 2 * weights),
-        kept=step.model.num_layers * kept_bytes(step),
+        saved=step.model.num_layers * saved_bytes(step),
         # The gathered or restored weights of this layer and of the next, and this layer's gradient.
         working=_arrays(step, _WORKING) + (3 * BFLOAT16 * layer if whole else 0),
         model_flops=step.passes * step.batch * forward / step.devices,
@@ -232,7 +232,7 @@ def estimate_sampling(
     )
 
 
-def kept_bytes(step: Step) -> int:
+def saved_bytes(step: Step) -> int:
     """What one layer keeps between the passes, by the remat policy.
 
     Widths of arrays in the compute type: of the residual stream, of all heads, of the feed-forward,
@@ -300,7 +300,7 @@ def _seconds(step: Step, weights: int, rates: Rates) -> dict[str, float]:
     arrays = _arrays(step, _ARRAYS_FORWARD) * (1 if remat == "none" else 2)
     arrays += _arrays(step, _ARRAYS_BACKWARD)
     if step.model.scan_layers:
-        arrays += 3 * kept_bytes(step)  # the stacks: made, written, read
+        arrays += 3 * saved_bytes(step)  # the stacks: made, written, read
     # Read: weight, gradient, moments, average; written: all but the gradient.
     update = weights * ((3 + 2 * step.keep_ema) * FLOAT32 + 4 * step.moment_bytes)
     attention = self_runs * work.self_attention + cross_runs * work.cross_attention

@@ -15,7 +15,7 @@ from unityvideo_jax.models.lora import LoraConfig
 from unityvideo_jax.models.vae.wan_vae import WAN_2_1, WAN_2_2
 from unityvideo_jax.parallel.device_memory import device_bytes
 from unityvideo_jax.parallel.rules import num_parts
-from unityvideo_jax.planning.closed_form import FLOAT32, Step, kept_bytes
+from unityvideo_jax.planning.closed_form import FLOAT32, Step, saved_bytes
 from unityvideo_jax.planning.weights import weights_of
 from unityvideo_jax.pretrained.vae import load_vae_config
 from unityvideo_jax.runtime import capacity
@@ -129,13 +129,13 @@ def _check_bucket(config: ml_collections.ConfigDict, mesh: Mesh, bucket: Bucket)
     if step.lora.rank:
         held = weights_of(model, step.lora, sizes)
         state = held.frozen + (held.kernels + held.rest) * each
-    kept = model.num_layers * kept_bytes(step) + step.texts * model.text_dim * FLOAT32
+    saved = model.num_layers * saved_bytes(step) + step.texts * model.text_dim * FLOAT32
     device = mesh.devices.flat[0]
-    needed, have = state + kept, device_bytes(device)
+    needed, have = state + saved, device_bytes(device)
     if needed > have:
         raise UserError(
             f"config.model has {weights:,} weights: training it needs at least "
-            f"{capacity.show(state)} for weights and optimiser and {capacity.show(kept)} for "
+            f"{capacity.show(state)} for weights and optimiser and {capacity.show(saved)} for "
             f"{bucket.batch_size} x {bucket.label} on each of {mesh.size} devices "
             f"({device.device_kind}), which have {capacity.show(have)}; lower config.model.dim, "
             "num_layers or text_len, the video's size, config.train.batch_size, the length of "

@@ -61,7 +61,7 @@ def describe_estimate(plan: Estimate) -> str:
         ("parameters" if sampling else "parameters and their average", _gib(plan.parameters)),
         *([] if sampling else [("optimiser", _gib(plan.optimizer))]),
         ("weights cast" if sampling else "gradients, weights cast", _gib(plan.copies)),
-        *([] if sampling else [("saved for the backward pass", _gib(plan.kept))]),
+        *([] if sampling else [("saved for the backward pass", _gib(plan.saved))]),
         ("a layer at work", _gib(plan.working)),
         ("memory", _gib(plan.memory) + _of(plan)),
         ("model FLOPs", f"{plan.model_flops:.3e}"),

@@ -1,7 +1,5 @@
 """Pairs of the physics benchmark, the plausibility error, and paths that are followed."""
 
-import json
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -232,7 +230,5 @@ def test_a_random_model_runs_through_the_whole_benchmark(tmp_path, monkeypatch):
         f"{side} from frame {kinds.draw('shadow', 0, 17, 8.0).begins - 2}"
         for side in ("valid", "invalid")
     ]
-    again = run.run(pipeline, config, pipeline.sampler, rows)
-    assert {name: row.to_json() for name, row in again.items()} == json.loads(
-        json.dumps({name: row.to_json() for name, row in found.items()})
-    )
+    # What was written reads as what was measured.
+    assert run.run(pipeline, config, pipeline.sampler, rows) == found

@@ -163,10 +163,8 @@ def test_a_ball_is_found_and_its_gravity_measured():
 def test_continuing_keeps_what_is_given():
     rng = np.random.default_rng(0)
     given = jnp.asarray(rng.standard_normal((2, 2, 3, 2, 2, 4)), jnp.float32)
-    seen = []
 
     def velocity(latents, timestep, modality, context):
-        seen.append(latents.shape)
         return latents
 
     for solver in ("euler", "unipc"):
@@ -183,7 +181,6 @@ def test_continuing_keeps_what_is_given():
         np.testing.assert_array_equal(sampled[:, 0, :2], given[:, 0, :2])
         assert not np.isclose(sampled[:, 0, 2], given[:, 0, 2]).any()
         assert not np.isclose(sampled[:, 1], given[:, 1]).any()
-    assert set(seen) == {given.shape}
 
 
 @pytest.mark.parametrize(

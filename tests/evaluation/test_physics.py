@@ -1,7 +1,5 @@
 """Pairs of the physics benchmark, the plausibility error, and paths that are followed."""
 
-import json
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -165,10 +163,8 @@ def test_a_ball_is_found_and_its_gravity_measured():
 def test_continuing_keeps_what_is_given():
     rng = np.random.default_rng(0)
     given = jnp.asarray(rng.standard_normal((2, 2, 3, 2, 2, 4)), jnp.float32)
-    seen = []
 
     def velocity(latents, timestep, modality, context):
-        seen.append(latents.shape)
         return latents
 
     for solver in ("euler", "unipc"):
@@ -185,7 +181,6 @@ def test_continuing_keeps_what_is_given():
         np.testing.assert_array_equal(sampled[:, 0, :2], given[:, 0, :2])
         assert not np.isclose(sampled[:, 0, 2], given[:, 0, 2]).any()
         assert not np.isclose(sampled[:, 1], given[:, 1]).any()
-    assert set(seen) == {given.shape}
 
 
 @pytest.mark.parametrize(
@@ -232,7 +227,5 @@ def test_a_random_model_runs_through_the_whole_benchmark(tmp_path, monkeypatch):
         f"{side} from frame {kinds.draw('shadow', 0, 17, 8.0).begins - 2}"
         for side in ("valid", "invalid")
     ]
-    again = run.run(pipeline, config, pipeline.sampler, rows)
-    assert {name: row.to_json() for name, row in again.items()} == json.loads(
-        json.dumps({name: row.to_json() for name, row in found.items()})
-    )
+    # What was written reads as what was measured.
+    assert run.run(pipeline, config, pipeline.sampler, rows) == found

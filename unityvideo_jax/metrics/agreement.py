@@ -26,7 +26,6 @@ import numpy as np
 import scipy.ndimage
 from jaxtyping import Bool, Float, Int, Shaped
 from scipy.optimize import linear_sum_assignment
-from scipy.stats import rankdata
 
 from unityvideo_jax.metrics.base import Arrays
 from unityvideo_jax.metrics.boundary import TOLERANCE, outline
@@ -141,9 +140,10 @@ def depth_edge_auc(
         rank(disparity, size=(1, reach, reach))
         for rank in (scipy.ndimage.maximum_filter, scipy.ndimage.minimum_filter)
     )
-    ranks = rankdata(most - least).reshape(border.shape)
-    on, off = int(border.sum()), int((~border).sum())
-    return float((ranks[border].sum() - on * (on + 1) / 2) / (on * off))
+    change = most - least
+    elsewhere = np.sort(change[~border])
+    below, upto = (np.searchsorted(elsewhere, change[border], side) for side in ("left", "right"))
+    return float((below + upto).mean() / (2 * len(elsewhere)))
 
 
 def moved_mask_iou(

@@ -28,7 +28,6 @@ stays where it was last given (the column of the trivial prediction).
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -37,9 +36,10 @@ from jaxtyping import Array, Bool, Float
 
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.evaluation.physics.kinds import BALL, Camera, Side, Start
-from unityvideo_jax.flow_matching.path import VelocityFn, expand
+from unityvideo_jax.flow_matching.path import VelocityFn
 from unityvideo_jax.metrics.scores import ClipScore
 from unityvideo_jax.sampling.generate import SamplerConfig, generate
+from unityvideo_jax.sampling.known import ALWAYS, NEVER, Known
 from unityvideo_jax.worlds.ballistics import Laws
 from unityvideo_jax.worlds.objects import GRAVITY
 
@@ -238,25 +238,18 @@ def continued(
     """
     streams = given.shape[1]
     held = (jnp.arange(streams) == 0)[:, None] & (jnp.arange(given.shape[2]) < frames)
-    held = held[None, :, :, None, None, None]
-
-    def velocity(latents: Array, timestep: Array, *rest: Any) -> Array:
-        predicted = velocity_fn(latents, timestep, *rest)
-        # On the straight path from noise to `given`, noise - given = (x - given) / t.
-        straight = (latents - given) / jnp.maximum(expand(timestep, latents), 1e-6)
-        return jnp.where(held, straight, predicted)
-
-    sampled = generate(
-        velocity,
+    until = jnp.where(held[None, :, :, None, None], ALWAYS, NEVER)
+    return generate(
+        velocity_fn,
         given=given,
         wanted=(True,) * streams,
         modality=modality,
         context=context,
         null_context=null_context,
         key=key,
-        config=dataclasses.replace(config, batched_guidance=False, condition_guidance=1.0),
+        config=config,
+        known=Known(until=jnp.broadcast_to(until, given.shape[:-1])),
     )
-    return jnp.where(held, given, sampled)
 
 
 def names(count: int) -> Sequence[tuple[str, int]]:

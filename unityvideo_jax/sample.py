@@ -41,11 +41,11 @@ from unityvideo_jax.files import paths
 from unityvideo_jax.files.names import safe_path
 from unityvideo_jax.runtime import capacity
 from unityvideo_jax.sampling import files, requests, solvers
-from unityvideo_jax.sampling.adapters import PRESETS
 from unityvideo_jax.sampling.generate import SamplerConfig
 from unityvideo_jax.sampling.long import sample_long
 from unityvideo_jax.sampling.long_files import write_chunks
 from unityvideo_jax.sampling.pipeline import Pipeline
+from unityvideo_jax.sampling.presets import PRESETS
 from unityvideo_jax.sampling.streams import PIXEL_BYTES, check_size, stream_order
 
 FLAGS = flags.FLAGS
@@ -271,7 +271,7 @@ def define_flags() -> None:
         "preset",
         None,
         sorted(PRESETS),
-        "Sampler settings of a kind of adapter; other flags replace.",
+        "Sampler settings of four-step adapters, or of one-pass estimation; other flags replace.",
     )
     flags.DEFINE_integer("steps", None, "Solver steps.")
     flags.DEFINE_enum("solver", None, solvers.SOLVERS, "ODE solver.")

@@ -8,9 +8,10 @@ from safetensors.numpy import save_file
 from tiny_pipeline import quick_compile, tiny_parts  # noqa: F401
 
 from unityvideo_jax.errors import UserError
-from unityvideo_jax.sampling.adapters import PRESETS, parse
+from unityvideo_jax.sampling.adapters import parse
 from unityvideo_jax.sampling.generate import SamplerConfig
 from unityvideo_jax.sampling.pipeline import Pipeline
+from unityvideo_jax.sampling.presets import PRESETS
 from unityvideo_jax.sampling.solvers import shift_sigmas
 
 
@@ -30,6 +31,12 @@ def test_four_steps_are_those_that_distillation_trains():
     config = dataclasses.replace(SamplerConfig(), **PRESETS["four_steps"])
     levels = shift_sigmas(np.float64([1000, 750, 500, 250]) / 1000, 5.0)
     np.testing.assert_allclose(config.table().sigma, levels, rtol=1e-6)
+    assert list(config.passes((1,)).values()) == [1.0]
+
+
+def test_one_pass_is_one_step_from_noise_to_the_clean_stream():
+    config = dataclasses.replace(SamplerConfig(text_guidance=5.0), **PRESETS["one_pass"])
+    np.testing.assert_array_equal(config.table().sigma, [1.0])
     assert list(config.passes((1,)).values()) == [1.0]
 
 

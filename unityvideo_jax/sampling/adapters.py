@@ -1,17 +1,9 @@
-"""Adapters as `sample` is given them, and the sampler settings that some were made for."""
+"""Adapters as `sample` is given them."""
 
 import math
 import os
 
 from unityvideo_jax.errors import UserError
-
-# Settings that adapters were made for, by the name of `sample --preset`. Adapters distilled to four
-# steps (lightx2v's for Wan) take Euler's steps at shift 5, and no guidance, which is in them.
-PRESETS = {
-    "four_steps": dict(
-        steps=4, solver="euler", grid="linear", shift=5.0, text_guidance=1.0, condition_guidance=1.0
-    )
-}
 
 
 def parse(text: str) -> tuple[str, float]:

@@ -1,0 +1,12 @@
+"""Sampler settings that go together, by the name of `sample --preset`."""
+
+_PLAIN = dict(solver="euler", grid="linear", text_guidance=1.0, condition_guidance=1.0)
+# four_steps: adapters distilled to four steps (lightx2v's for Wan) take Euler's steps at shift 5,
+#   and no guidance, which is in them.
+# one_pass: at t = 1 the velocity is the noise minus the mean of what the given streams allow, so
+#   one step of Euler's estimates it, as regression does. For models that learned t = 1
+#   (`objective.estimation_noise_share`).
+PRESETS = {
+    "four_steps": dict(steps=4, shift=5.0, **_PLAIN),
+    "one_pass": dict(steps=1, shift=1.0, **_PLAIN),
+}

@@ -1,22 +1,18 @@
 """Worlds rendered and encoded on the accelerator while training; nothing is stored."""
 
 import dataclasses
-import functools
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, Mesh, PartitionSpec
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Bool, Float, Int
 
 from unityvideo_jax import modalities as registry
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.inputs.config import as_data_config, stage_modality_weights
 from unityvideo_jax.inputs.encode import LatentEncoder, load_encoder
 from unityvideo_jax.inputs.pipeline import rows_per_process
+from unityvideo_jax.inputs.rendered import SceneEncoder
 from unityvideo_jax.inputs.shares import make_mix
 from unityvideo_jax.inputs.sources import asks_for_all, check_rendered, sample_worlds, text_of
 from unityvideo_jax.models.text.encoder import CutTexts, TextEncoder
@@ -37,9 +33,7 @@ class OnlineWorlds:
     """An endless iterator of batches over worlds 0, 1, 2, ... of a split; each is seen once.
 
     A batch is divided into groups of the same streams, drawn by weight as in the shards' pipeline.
-    One compiled function loops over the groups: it renders, draws by `lax.switch` what the group's
-    streams show, and encodes them. Shapes are fixed, so it compiles once. The devices of a process
-    share out its groups, if their number divides them.
+    They are rendered, drawn and encoded as `inputs.rendered` says, by programs that compile once.
 
     Args:
       data_config: a DataConfig or dict-like `config.data`; its split, frames, size, fps, weights,
@@ -121,13 +115,13 @@ class OnlineWorlds:
             if name != registry.RGB:
                 check_rendered(name, registry.chosen_codec(name, config.codecs))
         # Seeds decide what is in a scene, not how it is drawn: one compilation serves them all.
-        self._encode = _compiled(
+        self._encode = SceneEncoder(
             dataclasses.replace(self._world, seed=0),
             tuple((name, registry.chosen_codec(name, config.codecs)) for name in self._names),
             self._encoder,
-            self._group,
-            self._rows // self._group,
-            streams,
+            size=self._group,
+            groups=self._rows // self._group,
+            streams=streams,
         )
         latents = self._encoder.latent_shape(config.num_frames, config.height, config.width)
         self.shapes = ((batch_size, streams, *latents),)
@@ -170,7 +164,7 @@ class OnlineWorlds:
         self._ahead = (self._next_index, self._scenes(self._indices(self._next_index)))
 
         groups = self._groups(start)
-        latents = self._encode(self._encoder.params, scenes, self._sets[groups])
+        latents = self._encode(scenes, self._sets[groups])
         modality = self._sets[np.repeat(groups, self._group)]
         return {
             "latents": latents,
@@ -219,59 +213,3 @@ class OnlineWorlds:
         # The prompts of a sample are dropped together, as guidance drops them.
         drop = np.where(modality == 0, drop[:, :1], drop[:, 1:])
         return np.where(drop[..., None, None], self._null, context)
-
-
-@functools.lru_cache(maxsize=8)
-def _compiled(
-    world: Any,
-    drawers: tuple[tuple[str, registry.Codec], ...],
-    encoder: LatentEncoder,
-    size: int,
-    groups: int,
-    streams: int,
-) -> Any:
-    """(params, G*g scenes, ids i32[G,S]) -> latents f32[G*g,S,t,h,w,C] in groups of g, jitted.
-
-    Has a branch for the codec of every modality of the model and is cached, so that the next
-    curriculum stage does not compile it again.
-    """
-    from unityvideo_jax import worlds
-
-    def drawn(codec: registry.Codec, clips: Mapping[str, Array]) -> Float[Array, "g t h w 3"]:
-        return jax.vmap(lambda clip: codec.encode(clip)[0])({k: clips[k] for k in codec.keys})
-
-    branches = [functools.partial(drawn, codec) for _, codec in drawers]
-    channels = encoder.latent_shape(world.num_frames, world.height, world.width)[-1]
-    table = encoder.table([name for name, _ in drawers], channels)
-
-    def one_group(params: Any, scenes: Any, ids: Array) -> Float[Array, "g s t h w c"]:
-        clips = dict(worlds.render(world, scenes))
-        # Beside others the first stream is RGB, which needs no switch.
-        videos = [branches[0](clips)] if streams > 1 else []
-        videos += [jax.lax.switch(n, branches, clips) for n in ids[len(videos) :]]
-        latents = encoder.apply(params, jnp.concatenate(videos)).astype(jnp.float32)
-        latents = jnp.stack(jnp.split(latents, streams), axis=1)
-        rows = (1, streams, 1, 1, 1, channels)
-        means, stds = map(jnp.asarray, table)
-        return (latents - means[ids].reshape(rows)) / stds[ids].reshape(rows)
-
-    def all_groups(params: Any, scenes: Any, ids: Array) -> Float[Array, "b s t h w c"]:
-        grouped = jax.tree.map(lambda x: x.reshape(-1, size, *x.shape[1:]), scenes)
-        latents = jax.lax.map(lambda args: one_group(params, *args), (grouped, ids))
-        return latents.reshape(-1, *latents.shape[2:])
-
-    # Without a mesh of its own the function would be bound to that of the model.
-    devices = jax.local_devices()[: math.gcd(groups, jax.local_device_count())]
-    mesh = Mesh(np.asarray(devices), ("rows",), axis_types=(AxisType.Auto,))
-    rows, whole = PartitionSpec("rows"), PartitionSpec()
-    shared_out = jax.jit(
-        jax.shard_map(
-            all_groups, mesh=mesh, in_specs=(whole, rows, rows), out_specs=rows, check_vma=False
-        )
-    )
-
-    def encode(params: Any, scenes: Any, ids: Int[np.ndarray, "g s"]) -> Array:
-        with jax.set_mesh(mesh):
-            return shared_out(params, scenes, ids)
-
-    return encode

@@ -30,14 +30,14 @@ FLAGS = flags.FLAGS
 MODEL = "worlds-mini"
 SHIRT = "A person in a red shirt walks past a blue ball."
 OTHER_SHIRT = "A person in a green shirt walks past a yellow ball."
-# Bytes of pictures on the page; the rest stays in the folder.
-MOST_PICTURES = 4
+# Of a step on the page; the rest stays in the folder.
+MOST_PLAYERS, MOST_PICTURES = 4, 5
 STYLE = (
     "body{font:16px/1.5 system-ui,sans-serif;max-width:64rem;margin:2rem auto;padding:0 1rem}"
     "h2{margin:3rem 0 .2rem}.row{display:flex;flex-wrap:wrap;gap:1rem;margin:1rem 0}"
     "figure{margin:0}figcaption{color:#555;font-size:.85em}"
     "video{width:224px;image-rendering:pixelated;background:#000}"
-    "img{max-width:100%;image-rendering:pixelated}"
+    ".row img{width:calc(50% - .5rem);image-rendering:pixelated}"
     "code{font-size:.85em;background:#f3f3f3;padding:.1rem .3rem}"
     "td{padding:.2rem .6rem;vertical-align:top}summary{cursor:pointer;color:#555}"
     "pre{overflow-x:auto;font-size:.8em}"
@@ -52,8 +52,8 @@ class Step:
       title, text: what it is; `text` says what to look at.
       command: as typed.
       seconds: that it took.
-      players: videos that it made, in the order in which they are shown.
-      pictures: that it made.
+      players: videos to show.
+      pictures: to show.
     """
 
     title: str
@@ -79,8 +79,16 @@ class Demo:
         module: str,
         *args: str,
         stop_after: pathlib.Path | None = None,
+        stills: bool = False,
     ) -> None:
-        """Runs `python -m module args`; ends it by SIGTERM once `stop_after` exists."""
+        """Runs `python -m module args`.
+
+        Args:
+          title, text: of the step.
+          module, args: of the command.
+          stop_after: a path; once it exists, the command is ended by SIGTERM.
+          stills: show its pictures instead of its videos.
+        """
         command = [sys.executable, "-m", module, *args]
         shown = shlex.join(["python", *command[1:]])
         print(f"\n[{len(self.steps) + 1}/{self.total}] {title}\n$ {shown}", flush=True)
@@ -104,14 +112,16 @@ class Demo:
         if process.returncode:
             raise UserError(f"step {title!r} failed with status {process.returncode}; see above")
         made = [path for path in self.output.rglob("*.*") if path.stat().st_mtime >= began]
-        made.sort(key=lambda path: path.stat().st_mtime)
+        made.sort(key=lambda path: (path.stat().st_mtime, path.name))
+        players = [path for path in made if path.suffix == ".mp4" and not stills]
+        pictures = sorted(path for path in made if path.suffix == ".png" and not players)
         step = Step(
             title=title,
             text=text,
             command=shown,
             seconds=time.monotonic() - start,
-            players=tuple(path for path in made if path.suffix == ".mp4"),
-            pictures=tuple(path for path in made if path.suffix == ".png"),
+            players=tuple(players[:MOST_PLAYERS]),
+            pictures=tuple(pictures[:MOST_PICTURES]),
         )
         self.steps.append(step)
 
@@ -124,7 +134,8 @@ class Demo:
         )
         scores = "".join(
             "<details><summary>All scores: "
-            f"{html.escape(str(p.relative_to(self.output)))}</summary><pre>{html.escape(p.read_text())}</pre></details>"
+            f"{html.escape(str(p.relative_to(self.output)))}</summary>"
+            f"<pre>{html.escape(p.read_text())}</pre></details>"
             for p in sorted(self.output.rglob("results.md"))
         )
         page = (
@@ -143,19 +154,20 @@ class Demo:
         return path
 
     def _section(self, step: Step) -> str:
-        players = "".join(self._player(path) for path in step.players[:MOST_PICTURES])
-        shown = "" if step.players else "".join(map(_image, step.pictures[:MOST_PICTURES]))
         return (
-            f"<h2>{html.escape(step.title)}</h2><p>{html.escape(step.text)}</p>"
-            f"<div class='row'>{players}</div>{shown}"
+            f"<h2>{html.escape(step.title)}</h2><p>{html.escape(step.text)}</p><div class='row'>"
+            + "".join(map(_player, step.players))
+            + "".join(map(_image, step.pictures))
+            + "</div>"
         )
 
-    def _player(self, path: pathlib.Path) -> str:
-        return (
-            "<figure><video autoplay loop muted playsinline "
-            f"src='data:video/mp4;base64,{_base64(path)}'></video>"
-            f"<figcaption>{html.escape(path.stem)}</figcaption></figure>"
-        )
+
+def _player(path: pathlib.Path) -> str:
+    return (
+        "<figure><video autoplay loop muted playsinline "
+        f"src='data:video/mp4;base64,{_base64(path)}'></video>"
+        f"<figcaption>{html.escape(path.stem)}</figcaption></figure>"
+    )
 
 
 def _image(path: pathlib.Path) -> str:
@@ -178,7 +190,7 @@ def define_flags() -> None:
     """Called by the program alone, so that importing this module claims no flag names."""
     cli.define_path("output", "out", "Folder for everything that the demo makes.", writes="folder")
     flags.DEFINE_integer("clips", 8, "Procedural clips to render and train on.", lower_bound=4)
-    flags.DEFINE_integer("steps", 12, "Training steps.", lower_bound=6)
+    flags.DEFINE_integer("steps", 8, "Training steps.", lower_bound=6)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -224,11 +236,12 @@ def main(argv: Sequence[str]) -> None:
         *("--benchmark=worlds_validation", "--num_clips=2", "--batch_size=2", "--steps=1"),
         *("--nocontrol", "--joint_clips=0", "--condition_gap_clips=2", "--heldout_timesteps=0"),
         f"--output={output / 'estimation'}",
+        stills=True,
     )
     demo.run(
         "Estimation on a real video",
-        "Depth and flow of a street. The model has seen no photograph, only worlds of simple "
-        "bodies: expect the ground and the large shapes.",
+        "Depth and flow of a film. The model has seen no photograph, only worlds of simple bodies: "
+        "expect large shapes at best.",
         *sample,
         *("--mode=estimation", "--modality=depth,flow", f"--input={bikes}", "--steps=1"),
         f"--output={output / 'estimation_bikes'}",

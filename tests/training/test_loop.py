@@ -176,7 +176,8 @@ def test_a_run_on_rgb_alone_starts_one_of_any_number_of_streams(tmp_path):
     lines = _run(tmp_path / "run", config, streams=(1, 3))
     assert f"new in this run, as RGB starts: {', '.join(MODALITIES[1:])}" in lines
     compiled = [line for line in lines if line.startswith("compiling")]
-    assert compiled == [f"compiling the step{of}" for of in ("", " of 3 streams")]
+    other = " of 8 samples, 3 streams of 2x4x4"
+    assert compiled == [f"compiling the step{of}" for of in ("", other)]
     records = _records(tmp_path / "run")
     found = [{k for k in r if k.startswith("loss/streams")} for r in records.values()]
     assert found == [{f"loss/streams/{n}"} for n in (1, 3)] * 2

@@ -26,7 +26,7 @@ def test_large_clips_in_pieces_are_the_same_clips(monkeypatch):
     scenes = worlds.sample_scenes(whole, np.arange(2))
     expected = jax.device_get(worlds.render(whole, scenes))
     monkeypatch.setattr(module, "_RAYS_OF_CLIP", 2 * 16 * 24 * 4)
-    found = jax.device_get(jax.jit(module._trace_in_pieces, static_argnums=0)(whole, scenes))
+    found = jax.device_get(jax.jit(module._trace_in_pieces, static_argnums=0)(whole, scenes, None))
     assert found.keys() == expected.keys()
     for name, value in expected.items():
         assert found[name].shape == value.shape and found[name].dtype == value.dtype

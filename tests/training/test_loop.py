@@ -172,6 +172,7 @@ def test_a_run_on_rgb_alone_starts_one_of_any_number_of_streams(tmp_path):
     lines = _run(tmp_path / "rgb", config, streams=(1,))
     config = tiny_config(steps=4)
     config.init_from = str(tmp_path / "rgb")
+    config.curriculum = ()
     config.optimizer.learning_rate = 1e-9
     lines = _run(tmp_path / "run", config, streams=(1, 3))
     assert f"new in this run, as RGB starts: {', '.join(MODALITIES[1:])}" in lines

@@ -115,7 +115,7 @@ def _number(flag: str, text: str) -> float:
 
 def _load(pipeline: Pipeline, request: requests.Request) -> dict[str, Any]:
     """What the request reads from files, by the names of the pipeline's arguments."""
-    stream_order(dict.fromkeys((*request.given, *request.wanted)), pipeline.modalities)
+    stream_order(list(dict.fromkeys((*request.given, *request.wanted))), pipeline.modalities)
     size = {"height": FLAGS.height or pipeline.height, "width": FLAGS.width or pipeline.width}
     multiple = pipeline.token_pixels
     check_size(FLAGS.num_frames or pipeline.num_frames, **size, multiple=multiple)

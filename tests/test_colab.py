@@ -21,6 +21,9 @@ for number, source in enumerate(cells, start=1):
     print(f"code cell {number}: {time.perf_counter() - began:.1f} s", flush=True)
 """
 
+# What notebooks set for a reader, and a size that shows as much to a test.
+SMALL = {"FRAMES, SIZE = 17, 128": "FRAMES, SIZE = 5, 64", "\nSTEPS = 12": "\nSTEPS = 1"}
+
 
 def _cells(path):
     return json.loads(path.read_text())["cells"]
@@ -42,6 +45,10 @@ def test_every_cell_runs(tmp_path, path):
         "XLA_FLAGS": "--xla_cpu_use_fusion_emitters=false",
     }
     sources = ["".join(c["source"]) for c in _cells(path) if c["cell_type"] == "code"]
+    if path.stem == "worlds_mini":
+        assert all(text in sources[0] for text in SMALL)
+        for text, small in SMALL.items():
+            sources[0] = sources[0].replace(text, small)
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", RUNNER],
         env=os.environ | environment,

@@ -21,6 +21,11 @@ def _scenes(split="train", seed=0, indices=None):
     return config, jax.device_get(worlds.sample_scenes(config, indices))
 
 
+def _assert_same(left, right):
+    """As compiled for another batch, sums may round differently in the last bit or two."""
+    chex.assert_trees_all_close(left, right, rtol=1e-5, atol=1e-6)
+
+
 @pytest.fixture(scope="module")
 def splits():
     return {split: _scenes(split) for split in worlds.SPLITS}
@@ -29,15 +34,9 @@ def splits():
 def test_a_scene_depends_on_its_index_alone():
     config, many = _scenes()
     alone = worlds.sample_scenes(config, np.asarray([5]))
-    jax.tree.map(
-        lambda a, b: np.testing.assert_array_equal(a[5], b[0]), many, jax.device_get(alone)
-    )
+    _assert_same(jax.tree.map(lambda a: a[5:6], many), jax.device_get(alone))
     larger = dataclasses.replace(config, height=96, width=128, supersample=2)
-    jax.tree.map(
-        np.testing.assert_array_equal,
-        many,
-        jax.device_get(worlds.sample_scenes(larger, np.arange(COUNT))),
-    )
+    _assert_same(many, jax.device_get(worlds.sample_scenes(larger, np.arange(COUNT))))
 
 
 def test_splits_and_seeds_share_no_scene(splits):
@@ -52,8 +51,8 @@ def test_close_cameras_leave_the_rest_of_a_scene_alone(splits):
     some = dataclasses.replace(config, closeup=0.5)
     mixed = jax.device_get(worlds.sample_scenes(some, np.arange(COUNT)))
     for name in ("actors", "things", "surroundings", "asked", "words"):
-        chex.assert_trees_all_equal(getattr(far, name), getattr(mixed, name))
-    close = far.camera.distance != mixed.camera.distance
+        _assert_same(getattr(far, name), getattr(mixed, name))
+    close = ~np.isclose(far.camera.distance, mixed.camera.distance)
     assert 0.3 < close.mean() < 0.7
     # Whom the camera is close to fills about half of the frame's height or more.
     assert np.median(mixed.camera.distance[close]) < 0.75 * np.median(far.camera.distance)

@@ -273,6 +273,18 @@ def _origin(pipeline: Pipeline, sampler: SamplerConfig) -> dict:
     }
 
 
+def _model(pipeline: Pipeline, sampler: SamplerConfig) -> dict:
+    """What a record says of the model and of how it sampled."""
+    data = pipeline.config["data"]
+    return {
+        "sampler": dataclasses.asdict(sampler),
+        "size": [data["num_frames"], data["height"], data["width"]],
+        **cli.weights_of(pipeline),
+        "config_sha256": provenance.config_hash(pipeline.config),
+        "config": provenance.plain(pipeline.config),
+    }
+
+
 def _score_run(output: pathlib.Path) -> None:
     config = score_run.BenchmarkConfig(
         benchmark=FLAGS.benchmark,
@@ -330,12 +342,8 @@ def _score_run(output: pathlib.Path) -> None:
         **_common(results.clips, start),
         "protocols": _protocols(),
         "settings": settings,
-        "sampler": dataclasses.asdict(sampler),
-        "size": [data["num_frames"], data["height"], data["width"]],
         "codecs": {name: pipeline.codec(name).version for name in scored},
-        **cli.weights_of(pipeline),
-        "config_sha256": provenance.config_hash(pipeline.config),
-        "config": provenance.plain(pipeline.config),
+        **_model(pipeline, sampler),
     }
     entries = [
         _entry(output, f"{i:04d}", clip, {m: f"{picture(i, m)}.png" for m in scored})
@@ -369,7 +377,6 @@ def _score_physics(output: pathlib.Path) -> None:
 
     found = physics.run(pipeline, config, sampler, rows, _progress(start), draw)
     model, round_trip, trivial = physics.results(found.values())
-    data = pipeline.config["data"]
     record = {
         "benchmark": physics.NAME,
         "num_clips": len(found),
@@ -380,11 +387,7 @@ def _score_physics(output: pathlib.Path) -> None:
         "protocols": plausibility.protocols(config.plausibility) | prediction.PROTOCOL,
         "notes": physics.notes(pipeline),
         "settings": settings,
-        "sampler": dataclasses.asdict(sampler),
-        "size": [data["num_frames"], data["height"], data["width"]],
-        **cli.weights_of(pipeline),
-        "config_sha256": provenance.config_hash(pipeline.config),
-        "config": provenance.plain(pipeline.config),
+        **_model(pipeline, sampler),
     }
     entries = [
         _entry(output, name, row.scores["model"], {RGB: f"pictures/{name}.png"})

@@ -24,9 +24,9 @@ from jaxtyping import Array, Float, Int
 
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.evaluation.benchmarks.folder import Batch
+from unityvideo_jax.evaluation.fixed_noise import clip_keys, noise_of
 from unityvideo_jax.evaluation.latent_pairs import Pair
 from unityvideo_jax.flow_matching import path
-from unityvideo_jax.sampling.generate import stream_noise
 
 PROTOCOLS = {
     "clean_mse": "error of the clean latents that the model estimates at a timestep beside the "
@@ -68,15 +68,13 @@ def clean_errors(
       config: levels and seed.
     """
     latents = pair.latents.astype(jnp.float32).at[:, 0].set(rgb)
-    fold = jax.vmap(jax.random.fold_in)
-    keys = fold(jnp.broadcast_to(jax.random.key(config.seed), index.shape), index)
-    keys = fold(keys, pair.modality[:, 1])
+    keys = clip_keys(config.seed, index, pair.modality[:, 1])
     is_modality = jnp.array([[False, True]])
 
     def error(case: tuple[Array, Array]) -> Float[Array, " b"]:
         level, draw = case
         timestep = jnp.where(is_modality, level, 0.0) * jnp.ones((len(latents), 1))
-        noise = stream_noise(fold(keys, jnp.broadcast_to(draw, index.shape)), latents.shape, 0)
+        noise = noise_of(keys, draw, latents.shape)
         noised = path.interpolate(latents, noise, timestep)
         predicted = velocity_fn(noised, timestep, pair.modality, pair.context).astype(jnp.float32)
         clean = path.predict_clean(noised, predicted, timestep)

@@ -23,11 +23,11 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from unityvideo_jax.errors import UserError
+from unityvideo_jax.evaluation.fixed_noise import clip_keys, noise_of
 from unityvideo_jax.flow_matching import path
 from unityvideo_jax.flow_matching.loss import BAND_EDGES
 from unityvideo_jax.flow_matching.tasks import JOINT, TASKS, noised_streams
 from unityvideo_jax.metrics.base import mean
-from unityvideo_jax.sampling.generate import stream_noise
 
 # K must give each quarter of the timesteps as many.
 QUARTERS = 4
@@ -116,15 +116,13 @@ def heldout_errors(
     """
     latents = latents.astype(jnp.float32)
     batch, streams = latents.shape[:2]
-    fold = jax.vmap(jax.random.fold_in)
-    keys = fold(jnp.broadcast_to(jax.random.key(config.seed), (batch,)), index)
-    keys = fold(keys, modality[:, -1])
+    keys = clip_keys(config.seed, index, modality[:, -1])
 
     def error(case):
         task, level, draw = case
         noised = noised_streams(jnp.full((batch,), task), streams)
         timestep = jnp.where(noised, level, 0.0)
-        noise = stream_noise(fold(keys, jnp.broadcast_to(draw, (batch,))), latents.shape, 0)
+        noise = noise_of(keys, draw, latents.shape)
         noisy = path.interpolate(latents, noise, timestep)
         predicted = velocity_fn(noisy, timestep, modality, context).astype(jnp.float32)
         squared = jnp.square(predicted - path.velocity(latents, noise)).mean(axis=(2, 3, 4, 5))

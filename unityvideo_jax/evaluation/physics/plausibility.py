@@ -27,10 +27,10 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from unityvideo_jax.errors import UserError
+from unityvideo_jax.evaluation.fixed_noise import clip_keys, noise_of
 from unityvideo_jax.evaluation.physics.kinds import RAISING
 from unityvideo_jax.flow_matching import path
 from unityvideo_jax.metrics.scores import ClipScore
-from unityvideo_jax.sampling.generate import stream_noise
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -90,13 +90,11 @@ def denoising_errors(
     batch, _, streams = latents.shape[:3]
     flat = latents.astype(jnp.float32).reshape(2 * batch, *latents.shape[2:])
     twice = [jnp.repeat(array, 2, axis=0) for array in (modality, context)]
-    fold = jax.vmap(jax.random.fold_in)
-    keys = fold(jnp.broadcast_to(jax.random.key(config.seed), (batch,)), index)
+    keys = clip_keys(config.seed, index)
 
     def error(case: tuple[Array, Array]) -> Float[Array, "b 2 s"]:
         level, draw = case
-        drawn = fold(keys, jnp.broadcast_to(draw, (batch,)))
-        noise = jnp.repeat(stream_noise(drawn, latents[:, 0].shape, 0), 2, axis=0)
+        noise = jnp.repeat(noise_of(keys, draw, latents[:, 0].shape), 2, axis=0)
         timestep = jnp.full((2 * batch, streams), level)
         noised = path.interpolate(flat, noise, timestep)
         predicted = velocity_fn(noised, timestep, *twice).astype(jnp.float32)

@@ -20,6 +20,7 @@ from unityvideo_jax.planning.weights import weights_of
 from unityvideo_jax.pretrained.vae import load_vae_config
 from unityvideo_jax.runtime import capacity
 from unityvideo_jax.settings.sections import section
+from unityvideo_jax.training import batches
 
 
 def stage_shapes(config: ml_collections.ConfigDict) -> list[tuple[Bucket, ...]]:
@@ -87,13 +88,9 @@ def batch_parts(config: ml_collections.ConfigDict, mesh: Mesh) -> int:
 def check_divides(config: ml_collections.ConfigDict, shapes: Sequence[Bucket], parts: int) -> None:
     """Raises UserError unless `batch_parts` divides every batch."""
     for bucket in shapes:
-        if bucket.batch_size % parts:
-            own = bucket.batch_size != config.train.batch_size
-            key = f"config.data.buckets, {bucket.label}: " if own else "config.train."
-            raise UserError(
-                f"{key}batch_size={bucket.batch_size} must be a multiple of slice x data x fsdp x "
-                f"accumulation = {parts}"
-            )
+        own = bucket.batch_size != config.train.batch_size
+        key = f"config.data.buckets, {bucket.label}: " if own else "config.train."
+        batches.check_divides(f"{key}batch_size", bucket.batch_size, parts)
 
 
 def check_training(config: ml_collections.ConfigDict, mesh: Mesh) -> None:

@@ -82,6 +82,20 @@ class Inputs:
         return getattr(self._iterator, "describe", "record {}".format)(index)
 
 
+def check_divides(key: str, batch_size: int, parts: int) -> None:
+    """Raises UserError, naming `key`, unless the mesh and accumulation divide a batch evenly.
+
+    Args:
+      key: of the configuration, that the size comes from.
+      batch_size: samples of a global batch.
+      parts: slice x data x fsdp x accumulation.
+    """
+    if batch_size % parts:
+        raise UserError(
+            f"{key}={batch_size} must be a multiple of slice x data x fsdp x accumulation = {parts}"
+        )
+
+
 def check_batch(batch: Mapping[str, Any], model: DiTConfig) -> None:
     """Checks the shapes and kinds of a batch, before a step is compiled for it.
 

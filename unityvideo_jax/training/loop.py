@@ -33,6 +33,7 @@ from unityvideo_jax.training.batches import (
     Inputs,
     abstract_batch,
     check_batch,
+    check_divides,
     not_finite,
 )
 from unityvideo_jax.training.checkpoints import Checkpointer, last_whole
@@ -48,15 +49,6 @@ from unityvideo_jax.training.step import jit_train_step
 
 # (graphdef, modalities) -> writes a contact sheet of parameters: (params, step, path).
 Sampler = Callable[[Any, int, pathlib.Path], None]
-
-
-def _check_divides(batch_size: int, accumulation: int, mesh: Mesh) -> None:
-    parts = num_parts(("slice", "data", "fsdp"), mesh) * accumulation
-    if batch_size % parts:
-        raise UserError(
-            f"config.train.batch_size={batch_size} must be a multiple of slice x data x fsdp "
-            f"x accumulation = {parts}"
-        )
 
 
 def _check_timesteps(model: DiTConfig, objective: ObjectiveConfig) -> None:
@@ -128,8 +120,9 @@ def _train(
     start = resumed or 0
     inputs, averages = Inputs(plan, build_iterator, start, log), Averages()
     shapes = inputs.shapes
+    parts = num_parts(("slice", "data", "fsdp"), mesh) * optim.accumulation
     for rows in dict.fromkeys(shape[0] for shape in shapes) or (run.batch_size,):
-        _check_divides(rows, optim.accumulation, mesh)
+        check_divides("config.train.batch_size", rows, parts)
 
     # --- Model, optimiser, state -------------------------------------------------------------
     rules = AxisRules()

@@ -12,6 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Shaped
 
+from unityvideo_jax.flow_matching import path
+
 # Above every noise level: the cell is not known at all. At 0 it is known to the end.
 NEVER, ALWAYS = 2.0, 0.0
 
@@ -45,7 +47,8 @@ class Known(NamedTuple):
         sigma: Float[Array, ""],
     ) -> Float[Array, "b s t h w c"]:
         """The model's velocity, and that of the path in cells which are known at this level."""
-        return jnp.where(sigma > self.until[..., None], noise - given, predicted)
+        of_path = path.velocity(given, noise)
+        return jnp.where(sigma > self.until[..., None], of_path, predicted)
 
     def keep(
         self, sampled: Float[Array, "b s t h w c"], given: Float[Array, "b s t h w c"]

@@ -19,7 +19,8 @@ class Count:
     def __next__(self):
         index = np.arange(self.n, self.n + 2)
         self.n += 2
-        return {"latents": jnp.asarray(index, jnp.float32)[:, None], "index": index}
+        latents = jnp.asarray(index, jnp.float32)[:, None]
+        return {"latents": latents, "context": -np.asarray(latents), "index": index}
 
     def get_state(self):
         return {"next_index": self.n}
@@ -32,6 +33,7 @@ def _take(batches, count):
     taken = []
     for batch in itertools.islice(batches, count):
         np.testing.assert_array_equal(np.asarray(batch["latents"])[:, 0], batch["index"])
+        np.testing.assert_array_equal(np.asarray(batch["context"])[:, 0], -batch["index"])
         taken.append(batch["index"].tolist())
     return taken
 

@@ -28,7 +28,7 @@ class Interleaved:
         self._names = tuple(parts)
         self._parts = {name: iterator for name, (_, iterator) in parts.items()}
         weights = [weight for weight, _ in parts.values()]
-        self._mixture, self._step = Mixture(weights), 0
+        self._mixture, self._step, self._begun = Mixture(weights), 0, False
         own = [
             Share(streams=0, what=name, asked=weight / sum(weights), drawn=n / self._mixture.period)
             for name, weight, n in zip(self._names, weights, self._mixture.proportions, strict=True)
@@ -45,6 +45,12 @@ class Interleaved:
         return self
 
     def __next__(self) -> dict[str, Any]:
+        if not self._begun:
+            # Side by side, as their programs take long to compile.
+            for part in self._parts.values():
+                if hasattr(part, "begin"):
+                    part.begin()
+            self._begun = True
         place, _ = self._mixture[self._step]
         self._step += 1
         return next(self._parts[self._names[place]])

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -126,7 +127,10 @@ class OnlineWorlds:
         latents = self._encoder.latent_shape(config.num_frames, config.height, config.width)
         self.shapes = ((batch_size, streams, *latents),)
         self._next_index = first_world
-        self._ahead: tuple[int, Any] | None = None
+        # A batch in the background: what the host does for it takes as long as several small steps,
+        # and its programs are compiled while the step is.
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="worlds")
+        self._ahead: tuple[int, Future] | None = None
 
     def __iter__(self) -> "OnlineWorlds":
         return self
@@ -151,25 +155,31 @@ class OnlineWorlds:
         return f"world {index} of split {self._world.split!r}, seed {self._seed}"
 
     def __next__(self) -> dict[str, Any]:
+        self.begin()
+        batch = self._ahead[1].result()
+        self._next_index += self._batch_size
+        self.begin()
+        return batch
+
+    def begin(self) -> None:
+        """Begins the next batch in the background, unless it has begun."""
+        start = self._next_index
+        if self._ahead is None or self._ahead[0] != start:
+            self._ahead = (start, self._thread.submit(self._batch, start))
+
+    def _batch(self, start: int) -> dict[str, Any]:
+        """The batch whose first world has this number."""
         from unityvideo_jax import worlds
 
-        start = self._next_index
         index = self._indices(start)
-        # Scenes are sampled one batch ahead, for describing them on the host must not wait for the
-        # training step that is queued on the device in between.
-        if self._ahead is None or self._ahead[0] != start:
-            self._ahead = (start, self._scenes(index))
-        scenes = self._ahead[1]
-        self._next_index = start + self._batch_size
-        self._ahead = (self._next_index, self._scenes(self._indices(self._next_index)))
-
+        scenes = sample_worlds(self._world, index, self._for_all(index))
+        descriptions = worlds.describe(self._world, scenes)
         groups = self._groups(start)
-        latents = self._encode(scenes, self._sets[groups])
         modality = self._sets[np.repeat(groups, self._group)]
         return {
-            "latents": latents,
+            "latents": self._encode(scenes, self._sets[groups]),
             "modality": modality,
-            "context": self._context(worlds.describe(self._world, scenes), modality, index),
+            "context": self._context(descriptions, modality, index),
             "index": index,
         }
 
@@ -179,9 +189,6 @@ class OnlineWorlds:
 
     def _for_all(self, index: Int[np.ndarray, " b"]) -> Bool[np.ndarray, " b"]:
         return asks_for_all(self._seed, index, self._config.registry_prompt_rate)
-
-    def _scenes(self, index: Int[np.ndarray, " b"]) -> Any:
-        return sample_worlds(self._world, index, self._for_all(index))
 
     def _groups(self, start: int) -> Int[np.ndarray, "g"]:
         """Which set of streams each group of this process's rows has."""

@@ -6,6 +6,7 @@ serves every number of streams. The other draws what the streams show and encode
 
 import functools
 import math
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -20,6 +21,8 @@ from unityvideo_jax.inputs.encode import LatentEncoder
 
 # Clips that a device renders and encodes at once, which bounds the memory that this takes.
 _AT_ONCE = 8
+# Iterators of several threads share the renderer, which the first of them compiles.
+_COMPILES_ONCE = threading.Lock()
 _ROWS, _WHOLE = PartitionSpec("rows"), PartitionSpec()
 
 Drawers = tuple[tuple[str, registry.Codec], ...]
@@ -71,7 +74,8 @@ class SceneEncoder:
         parts = []
         with jax.set_mesh(self._mesh):
             for start in range(0, self._per_device, self._at_once):
-                clips = self._render(scenes, np.int32(start))
+                with _COMPILES_ONCE:
+                    clips = self._render(scenes, np.int32(start))
                 # A part lies in one group on each device.
                 own = ids[(firsts + start) // self._size]
                 parts.append(self._encode(self._params, clips, own))

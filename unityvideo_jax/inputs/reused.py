@@ -21,8 +21,9 @@ class Reused:
     depend on the seed, the round and the sample's index alone.
 
     Args:
-      batches: an iterator with get_state(), set_state() and describe(); its arrays have one row per
-        sample, and `latents` lie on devices, where they stay.
+      batches: an iterator with begin(), get_state(), set_state() and describe(); its arrays have
+        one row per sample, and `latents` lie on devices. There they stay, and the texts beside
+        them.
       times: at least 1.
       seed: of the order.
     """
@@ -37,11 +38,15 @@ class Reused:
         self._drawn = self._used = 0
         self._before = collections.deque(maxlen=self._times)  # the state before each held batch
         self._rows: dict[str, np.ndarray] = {}
-        self._latents: jax.Array | None = None
+        self._on_devices: dict[str, jax.Array] = {}
         self._order = np.zeros((0, 0), np.int64)
 
     def __iter__(self) -> Iterator[Mapping[str, Any]]:
         return self
+
+    def begin(self) -> None:
+        """Begins the next batch in the background."""
+        self._batches.begin()
 
     def __next__(self) -> dict[str, Any]:
         if self._used == len(self._before):
@@ -51,18 +56,22 @@ class Reused:
         self._used += 1
         places = np.arange(len(slots))
         batch = {name: rows[slots, places] for name, rows in self._rows.items()}
-        return {"latents": _pick(self._latents, slots.astype(np.int32)), **batch}
+        slots = slots.astype(np.int32)
+        return {name: _pick(x, slots) for name, x in self._on_devices.items()} | batch
 
     def _draw(self) -> None:
         """Holds one more batch, in the place of the oldest if there are enough."""
         self._before.append(self._batches.get_state())
         batch = dict(next(self._batches))
-        latents = batch.pop("latents")
+        large = {"latents": batch.pop("latents")}
+        # Copying the texts of a batch on the host at every step takes longer than a small step.
+        large["context"] = jax.device_put(batch.pop("context"), large["latents"].sharding)
         slot = self._drawn % self._times
-        if self._latents is None:
-            self._latents = _room(latents, self._times)
+        if not self._on_devices:
+            self._on_devices = {name: _room(x, self._times) for name, x in large.items()}
             self._rows = {name: np.stack([x] * self._times) for name, x in batch.items()}
-        self._latents = _hold(self._latents, latents, slot)
+        for name, x in large.items():
+            self._on_devices[name] = _hold(self._on_devices[name], x, slot)
         for name, rows in batch.items():
             self._rows[name][slot] = rows
         self._drawn += 1

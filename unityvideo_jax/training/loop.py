@@ -6,6 +6,7 @@ import math
 import pathlib
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent import futures
 from typing import Any
 
 import jax
@@ -202,20 +203,22 @@ def _train(
         eta = (time.perf_counter() - begun) / (step - start) * (run.steps - step)
         log(progress_line(step, run.steps, record, eta))
 
-    def step_of(batch: Mapping[str, Any]) -> Callable:
-        """The step compiled for batches of this shape, real or abstract."""
-        shape = batch["latents"].shape
-        if shape not in compiled:
+    def compile_steps(*batches: Mapping[str, Any]) -> None:
+        """Compiles the step for batches of these shapes, real or abstract, all at once."""
+        lowered, several = {}, len(shapes) > 1 or compiled
+        for batch in batches:
+            shape = batch["latents"].shape
+            if shape in compiled or shape in lowered:
+                continue
             check_batch(batch, model)
-            name, of = "step", ""
-            if len(shapes) > 1 or compiled:
-                name = f"step_{size_name(shape[:5])}"
-                of = f" of {shape[0]} samples, {count_streams(shape[1])} of {size_name(shape[2:5])}"
-            log(f"compiling the step{of}")
-            with goodput.phase("start"):
-                compiled[shape] = profiler.compile(step_fn, state, batch, key, name=name)
-            speed.start(step)
-        return compiled[shape]
+            of = f" of {shape[0]} samples, {count_streams(shape[1])} of {size_name(shape[2:5])}"
+            log(f"compiling the step{of if several else ''}")
+            lowered[shape] = step_fn.lower(state, batch, key)
+        names = [f"step_{size_name(shape[:5])}" if several else "step" for shape in lowered]
+        with futures.ThreadPoolExecutor() as threads:
+            done = list(threads.map(profiler.compile, lowered.values(), names))
+        compiled.update(zip(lowered, done, strict=True))
+        speed.start(step)
 
     def work_of(shape: tuple[int, ...]) -> tuple[int, int]:
         """Model FLOPs and tokens of a step on latents of shape [b, s, t, h, w, c]."""
@@ -247,9 +250,8 @@ def _train(
         if start < run.steps:
             following = read()
             first = put(following[0])
-            step_of(first)
-            for shape in shapes:
-                step_of(abstract_batch(first, shape))
+            with goodput.phase("start"):
+                compile_steps(first, *(abstract_batch(first, shape) for shape in shapes))
             if run.check_every:
                 check = IntegrityCheck(
                     graphdef,
@@ -269,12 +271,15 @@ def _train(
                 with profiler.step(step + 1, state):
                     batch, position = following
                     on_device = put(batch)
-                    step_now = step_of(on_device)
+                    shape = on_device["latents"].shape
+                    if shape not in compiled:  # of an iterator that did not say so
+                        with goodput.phase("start"):
+                            compile_steps(on_device)
                     with jax.transfer_guard("disallow"):
-                        state, metrics = step_now(state, on_device, key)
+                        state, metrics = compiled[shape](state, on_device, key)
                     goodput.dispatched(metrics)
                     step += 1
-                    speed.dispatched(step, *work_of(on_device["latents"].shape))
+                    speed.dispatched(step, *work_of(shape))
                     dispatched = (step, metrics)
                     checkpointer.check()
                     if pending is not None:

@@ -84,9 +84,8 @@ class Profiler:
             if 0 < step <= start:
                 log(f"{asked}: the run continues after step {start}; nothing to record")
 
-    def compile(self, step_fn: Any, *args: Any, name: str = "step") -> Any:
-        """The jitted step compiled for `args`; written down as `name` if asked for."""
-        lowered = step_fn.lower(*args)
+    def compile(self, lowered: Any, name: str) -> Any:
+        """The lowered step compiled; written down as `name` if asked for."""
         compiled = lowered.compile()
         if self._config.hlo and hosts.is_first():
             self._folder.mkdir(parents=True, exist_ok=True)

@@ -35,6 +35,7 @@ def _context_projection() -> Float[np.ndarray, "184 48"]:
     return np.stack(rows)
 
 
+@functools.cache
 def _position_code(count: int) -> Float[np.ndarray, "{count} 24"]:
     """Sinusoids with periods of 6 to 192 tokens, unit length."""
     periods = np.geomspace(6.0, 192.0, POSITION // 2)

@@ -8,6 +8,7 @@ same. A flipped bit changes both sums; the chance that other damage changes neit
 import concurrent.futures
 import os
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,22 +23,33 @@ BLOCK = 2**17  # elements that stay in a processor's cache between the passes ov
 UNSIGNED = {1: np.uint8, 2: np.uint16, 4: np.uint32}
 
 
-def _weights(places: Shaped[np.ndarray, " n"], salt: int) -> UInt32[np.ndarray, " n"]:
+def _weights(places: Any, salt: int) -> Any:
     """Odd pseudo-random numbers: an odd factor keeps every bit of what it multiplies."""
-    mixed = (places.astype(np.uint32) + np.uint32(1)) * np.uint32(salt)
+    mixed = (places + np.uint32(1)) * np.uint32(salt)
     mixed = (mixed ^ (mixed >> np.uint32(15))) * np.uint32(0x85EBCA6B)
     return mixed ^ (mixed >> np.uint32(13)) | np.uint32(1)
 
 
 def _place_weights(
-    origin: Sequence[int], sizes: Sequence[int], shape: Sequence[int]
-) -> tuple[UInt32[np.ndarray, " r"], UInt32[np.ndarray, " c"], UInt32[np.ndarray, " c"]]:
-    """Weights of a part's rows, and of its columns in either sum; the last axis has the columns."""
-    rows = np.zeros(1, np.int64)
+    origin: Sequence[int], sizes: Sequence[int], shape: Sequence[int], xp: Any = np
+) -> tuple[Any, Any, Any]:
+    """Weights of a part's rows, and of its columns in either sum; the last axis has the columns.
+
+    Args:
+      origin: where in the whole the part begins.
+      sizes: of the part.
+      shape: of the whole.
+      xp: NumPy, or `jax.numpy` inside a program.
+
+    Returns:
+      uint32 vectors; places are counted modulo 2**32.
+    """
+    rows = xp.zeros(1, np.uint32)
     for first, count, size in zip(origin[:-1], sizes[:-1], shape[:-1], strict=True):
-        rows = (rows[:, None] * size + np.arange(first, first + count)).ravel()
+        places = xp.arange(count, dtype=np.uint32) + np.uint32(first % 2**32)
+        rows = (rows[:, None] * np.uint32(size % 2**32) + places).ravel()
     first, count = (origin[-1], sizes[-1]) if shape else (0, 1)
-    columns = np.arange(first, first + count)
+    columns = xp.arange(count, dtype=np.uint32) + np.uint32(first % 2**32)
     return _weights(rows, ROWS), _weights(columns, COLUMNS), _weights(columns, ACROSS)
 
 
@@ -66,14 +78,12 @@ def of_part(
     return np.stack([(by_column * w).sum(dtype=np.uint32) for w in (columns, across)])
 
 
-@jax.jit
+@jax.jit(static_argnums=(1, 2))
 def _on_device(
-    part: Shaped[Array, "..."],
-    rows: UInt32[Array, " r"],
-    columns: UInt32[Array, " c"],
-    across: UInt32[Array, " c"],
+    part: Shaped[Array, "..."], origin: tuple[int, ...], shape: tuple[int, ...]
 ) -> UInt32[Array, "2"]:
-    """`of_part`, of a part on an accelerator, from the weights of its places."""
+    """`of_part`, of a part on an accelerator, which makes the weights of places itself."""
+    rows, columns, across = _place_weights(origin, part.shape, shape, jnp)
     bits = jax.lax.bitcast_convert_type(part, UNSIGNED[part.dtype.itemsize]).astype(jnp.uint32)
     bits = bits.reshape(len(rows), len(columns))
     by_column = ((bits ^ (bits >> 16)) * rows[:, None]).sum(axis=0, dtype=jnp.uint32)
@@ -81,10 +91,10 @@ def _on_device(
 
 
 def _of_shard(shard: jax.Shard, shape: tuple[int, ...]) -> Sums | UInt32[Array, "2"]:
-    origin = [part.start or 0 for part in shard.index]
+    origin = tuple(part.start or 0 for part in shard.index)
     if shard.device.platform == "cpu":  # memory that numpy reads as it is, and faster than XLA
         return of_part(np.asarray(shard.data), origin, shape)
-    return _on_device(shard.data, *_place_weights(origin, shard.data.shape, shape))
+    return _on_device(shard.data, origin, shape)
 
 
 def of_arrays(arrays: Mapping[str, jax.Array]) -> dict[str, str]:

@@ -5,6 +5,7 @@ parts add up to that of the whole in any order, so devices, hosts and chunks of 
 same. A flipped bit changes both sums; the chance that other damage changes neither is about 2**-60.
 """
 
+import collections
 import concurrent.futures
 import os
 from collections.abc import Mapping, Sequence
@@ -80,21 +81,18 @@ def of_part(
 
 @jax.jit(static_argnums=(1, 2))
 def _on_device(
-    part: Shaped[Array, "..."], origin: tuple[int, ...], shape: tuple[int, ...]
-) -> UInt32[Array, "2"]:
-    """`of_part`, of a part on an accelerator, which makes the weights of places itself."""
-    rows, columns, across = _place_weights(origin, part.shape, shape, jnp)
-    bits = jax.lax.bitcast_convert_type(part, UNSIGNED[part.dtype.itemsize]).astype(jnp.uint32)
-    bits = bits.reshape(len(rows), len(columns))
-    by_column = ((bits ^ (bits >> 16)) * rows[:, None]).sum(axis=0, dtype=jnp.uint32)
-    return jnp.stack([(by_column * w).sum(dtype=jnp.uint32) for w in (columns, across)])
+    parts: Sequence[Shaped[Array, "..."]], origin: tuple[int, ...], shape: tuple[int, ...]
+) -> UInt32[Array, "n 2"]:
+    """`of_part`, of parts on an accelerator that have the same place in arrays of one shape."""
+    rows, columns, across = _place_weights(origin, parts[0].shape, shape, jnp)
 
+    def sums(part: Shaped[Array, "..."]) -> UInt32[Array, "2"]:
+        bits = jax.lax.bitcast_convert_type(part, UNSIGNED[part.dtype.itemsize])
+        bits = bits.astype(jnp.uint32).reshape(len(rows), len(columns))
+        by_column = ((bits ^ (bits >> 16)) * rows[:, None]).sum(axis=0, dtype=jnp.uint32)
+        return jnp.stack([(by_column * w).sum(dtype=jnp.uint32) for w in (columns, across)])
 
-def _of_shard(shard: jax.Shard, shape: tuple[int, ...]) -> Sums | UInt32[Array, "2"]:
-    origin = tuple(part.start or 0 for part in shard.index)
-    if shard.device.platform == "cpu":  # memory that numpy reads as it is, and faster than XLA
-        return of_part(np.asarray(shard.data), origin, shape)
-    return _on_device(shard.data, origin, shape)
+    return jnp.stack([sums(part) for part in parts])
 
 
 def of_arrays(arrays: Mapping[str, jax.Array]) -> dict[str, str]:
@@ -103,17 +101,29 @@ def of_arrays(arrays: Mapping[str, jax.Array]) -> dict[str, str]:
     Args:
       arrays: of 1, 2 or 4 bytes per element, laid out over any devices.
     """
-    shards = [
-        (number, shard, array.shape)
-        for number, array in enumerate(arrays.values())
-        for shard in array.addressable_shards
-        if shard.replica_id == 0
-    ]
+    # Shards that one program takes, because starting a program per array takes longer than its
+    # work: (device, dtype, place, shape of the part and of the whole) -> (number of array, part).
+    groups: dict[tuple, list[tuple[int, jax.Array]]] = collections.defaultdict(list)
+    for number, array in enumerate(arrays.values()):
+        for shard in array.addressable_shards:
+            if shard.replica_id == 0:
+                origin = tuple(part.start or 0 for part in shard.index)
+                kind = (shard.device, array.dtype, origin, shard.data.shape, array.shape)
+                groups[kind].append((number, shard.data))
+
+    def of_group(kind: tuple, parts: Sequence[jax.Array]) -> Sequence[Sums] | Array:
+        device, _, origin, _, shape = kind
+        if device.platform == "cpu":  # memory that numpy reads as it is, and faster than XLA
+            return [of_part(np.asarray(part), origin, shape) for part in parts]
+        return _on_device(parts, origin, shape)
+
     with concurrent.futures.ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        parts = list(pool.map(lambda entry: _of_shard(*entry[1:]), shards))
+        split = ((kind, [part for _, part in group]) for kind, group in groups.items())
+        found = list(pool.map(lambda entry: of_group(*entry), split))
     sums = np.zeros((len(arrays), 2), np.uint32)
-    for (number, *_), part in zip(shards, jax.device_get(parts), strict=True):
-        sums[number] += part
+    for group, parts in zip(groups.values(), jax.device_get(found), strict=True):
+        for (number, _), part in zip(group, parts, strict=True):
+            sums[number] += part
     if jax.process_count() > 1:
         sums = multihost_utils.process_allgather(sums).sum(axis=0, dtype=np.uint32)
     return {name: as_text(row) for name, row in zip(arrays, sums, strict=True)}

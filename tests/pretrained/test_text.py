@@ -176,6 +176,13 @@ def test_minilm_refuses_an_incomplete_package(tmp_path):
         text.load_minilm(tmp_path, 48)
 
 
+def test_plain_text_is_split_as_any_other():
+    rng = np.random.default_rng(0)
+    for plain in ("".join(map(chr, rng.integers(32, 127, 40))) for _ in range(200)):
+        # A character without width is skipped, but is not plain.
+        assert minilm.split_words(plain) == minilm.split_words(plain + "\u200b")
+
+
 def test_wordpiece():
     pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "red", "ball", "##s", "un", "##able", ",", "cafe"]
     tokenizer = minilm.WordPiece(vocabulary={p: i for i, p in enumerate(pieces)})

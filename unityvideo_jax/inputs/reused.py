@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, UInt64
 
 
 class Reused:
@@ -79,10 +79,7 @@ class Reused:
 
     def _shuffle(self) -> None:
         index = self._rows["index"][: len(self._before)].T
-        draws = [
-            np.random.default_rng((self._seed, self._drawn, n)).random() for n in index.ravel()
-        ]
-        self._order = np.argsort(np.reshape(draws, index.shape), axis=1)
+        self._order = np.argsort(_draws(self._seed, self._drawn, index), axis=1)
 
     def get_state(self) -> dict[str, Any]:
         """Where the oldest held batch begins, batches drawn so far, and how far the round is."""
@@ -111,6 +108,15 @@ class Reused:
     def describe(self, index: int) -> str:
         """Describes a record as the iterator does."""
         return self._batches.describe(index)
+
+
+def _draws(seed: int, drawn: int, index: Int[np.ndarray, "rows n"]) -> UInt64[np.ndarray, "rows n"]:
+    """A pseudo-random number for every sample of a round (the finaliser of SplitMix64)."""
+    keys = np.random.SeedSequence((seed, drawn)).generate_state(1, np.uint64)
+    x = keys + index.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
 
 
 @jax.jit(static_argnums=1)

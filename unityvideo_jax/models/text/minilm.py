@@ -5,6 +5,7 @@ neither torch nor an accelerator: weights and vocabulary are read from the insta
 """
 
 import dataclasses
+import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 
@@ -44,6 +45,9 @@ class WordPiece:
         return pieces or ["[UNK]"]
 
 
+_ASCII_WORDS = re.compile("[a-z0-9]+|[^ a-z0-9]")
+
+
 def _is_punctuation(character: str) -> bool:
     # BERT counts every ASCII symbol as punctuation, also those that Unicode calls symbols.
     ascii_symbol = character.isascii() and character.isprintable() and not character.isalnum()
@@ -52,6 +56,8 @@ def _is_punctuation(character: str) -> bool:
 
 def split_words(text: str) -> list[str]:
     """Lower-case words without accents; each punctuation mark or CJK character is a word."""
+    if text.isascii() and text.isprintable():  # the same, much faster
+        return _ASCII_WORDS.findall(text.lower())
     words: list[str] = []
     open_word = False
     for character in unicodedata.normalize("NFD", text.lower()):

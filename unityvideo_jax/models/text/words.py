@@ -102,29 +102,32 @@ class WordsEncoder:
     def __call__(self, texts: Sequence[str]) -> Float[np.ndarray, "n length dim"]:
         out = np.zeros((len(texts), self.length, self.dim), np.float32)
         for i, text in enumerate(texts):
-            tokens = self._tokens(text)
+            tokens = _tokens(self, text)
             out[i, : len(tokens)] = tokens
         return out
 
     def count(self, text: str) -> int:
         return len(_words(text)) + 1
 
-    def _tokens(self, text: str) -> Float[np.ndarray, "tokens dim"]:
-        words = _words(text)[: self.length - 1]
-        meaning, spelling = zip(*(_embed_word(self, w) for w in [*words, END]), strict=True)
-        meaning, spelling = np.stack(meaning), np.stack(spelling)
-        vectors = np.concatenate([meaning, spelling], axis=1) @ _context_projection()
-        context = np.zeros((len(vectors), CONTEXT), np.float32)
-        for i in range(1, len(vectors)):
-            context[i] = vectors[i - 1] + DECAY * context[i - 1]
-        parts = {
-            "meaning": meaning,
-            "spelling": spelling,
-            "context": context / np.sqrt(2.0),  # a word vector has squared length 2
-            "position": _position_code(len(vectors)),
-        }
-        scale = np.sqrt(self.dim / sum(w**2 for w in WEIGHTS.values()))
-        return np.concatenate([WEIGHTS[k] * scale * v for k, v in parts.items()], axis=1)
+
+# Prompts of modalities come again and again.
+@functools.lru_cache(maxsize=512)
+def _tokens(encoder: WordsEncoder, text: str) -> Float[np.ndarray, "tokens dim"]:
+    words = _words(text)[: encoder.length - 1]
+    meaning, spelling = zip(*(_embed_word(encoder, w) for w in [*words, END]), strict=True)
+    meaning, spelling = np.stack(meaning), np.stack(spelling)
+    vectors = np.concatenate([meaning, spelling], axis=1) @ _context_projection()
+    context = np.zeros((len(vectors), CONTEXT), np.float32)
+    for i in range(1, len(vectors)):
+        context[i] = vectors[i - 1] + DECAY * context[i - 1]
+    parts = {
+        "meaning": meaning,
+        "spelling": spelling,
+        "context": context / np.sqrt(2.0),  # a word vector has squared length 2
+        "position": _position_code(len(vectors)),
+    }
+    scale = np.sqrt(encoder.dim / sum(w**2 for w in WEIGHTS.values()))
+    return np.concatenate([WEIGHTS[k] * scale * v for k, v in parts.items()], axis=1)
 
 
 def _words(text: str) -> list[str]:

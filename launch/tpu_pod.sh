@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Trains on every host of a Cloud TPU pod slice: launch/tpu_pod.sh TPU ZONE WORKDIR CONFIG [--config.key=value...]
-# WORKDIR is a folder that all hosts share (a mounted bucket or Filestore). PYTHON names the hosts'
-# interpreter, 3.11 or 3.12.
+# WORKDIR is in a bucket (gs://BUCKET/run), or a folder that all hosts share (Filestore). PYTHON names
+# the hosts' interpreter, 3.11 or 3.12.
 set -euo pipefail
 
 if [[ $# -lt 4 ]]; then
@@ -24,5 +24,5 @@ gcloud compute tpus tpu-vm scp --recurse --worker=all --zone="$zone" \
   "$root/unityvideo_jax" "$root/configs" "$root/data" "$root/setup.py" "$root/README.md" "$tpu:unityvideo/"
 flags=$(printf ' %q' "--config=$config" "--workdir=$workdir" "$@")
 on_hosts "
-  cd unityvideo && ${PYTHON:-python3} -m venv .venv && .venv/bin/pip install --quiet '.[tpu]' &&
+  cd unityvideo && ${PYTHON:-python3} -m venv .venv && .venv/bin/pip install --quiet '.[tpu,gcs]' &&
   UNITYVIDEO_HOSTS=auto .venv/bin/python -m unityvideo_jax.train$flags"

@@ -183,7 +183,7 @@ def test_tpu_pod_copies_installs_and_trains(tmp_path):
     assert copied == {"unityvideo_jax", "configs", "data", "setup.py", "README.md"}
     venv, install, train = _calls(tools, "python3.12")
     assert venv == ["-m", "venv", ".venv"]
-    assert install == ["install", "--quiet", ".[tpu]"]
+    assert install == ["install", "--quiet", ".[tpu,gcs]"]
     program = ["-m", "unityvideo_jax.train", "--config=configs/a.py", "--workdir=/runs/a run"]
     assert train == [*program, *FLAGS]
     assert "UNITYVIDEO_HOSTS=auto" in _calls(tools, "gcloud")[-1][-1]

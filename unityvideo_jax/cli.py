@@ -14,7 +14,7 @@ from ml_collections import config_flags
 from ml_collections.config_flags.config_flags import ConfigFileFlagParser
 
 from unityvideo_jax.errors import UserError
-from unityvideo_jax.files import disk, paths
+from unityvideo_jax.files import disk, paths, stores
 from unityvideo_jax.files.escape import Terminal
 from unityvideo_jax.runtime import seeds, signals
 from unityvideo_jax.settings import presets
@@ -30,7 +30,8 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
 
     That is a `UserError`, or whatever comes from a disk that is full, read-only, broken or not
     ours. SIGTERM and Ctrl-C end the program at once with status 143 and 130; training saves first.
-    Paths that the program writes are tried before `main` is called. Modules named by `--plugins`
+    Paths that the program writes are tried before `main` is called; flags that name URLs of object
+    stores then hold their places on this machine (`files.stores`). Modules named by `--plugins`
     are imported first, so that what they register is known. What JAX compiles is stored in `CACHE`,
     or where JAX_COMPILATION_CACHE_DIR says, so that the next program starts faster.
     """
@@ -45,10 +46,11 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
         outputs = _outputs()
         where = outputs[0][0].value if outputs else None
         try:
-            with signals.heard(signals.end), disk.explained(where):
+            with signals.heard(signals.end), disk.explained(where), stores.session():
                 _keep_compiled()
                 for flag, kind in outputs:
                     paths.check_output(f"--{flag.name}={flag.value}", flag.value, kind)
+                _localise()
                 for name in flags.FLAGS.plugins:
                     _import(name)
                 main(argv)
@@ -178,13 +180,20 @@ def define_seed(name: str, help: str) -> flags.FlagHolder:
     return flags.DEFINE_integer(name, 0, help, lower_bound=0, upper_bound=seeds.COUNT - 1)
 
 
-def _outputs() -> list[tuple[flags.Flag, str]]:
+def _paths() -> list[flags.Flag]:
     every = [flags.FLAGS[name] for name in flags.FLAGS]
-    return [
-        (flag, flag.parser.writes)
-        for flag in every
-        if isinstance(flag.parser, _PathParser) and flag.parser.writes and flag.value is not None
-    ]
+    return [f for f in every if isinstance(f.parser, _PathParser) and f.value is not None]
+
+
+def _outputs() -> list[tuple[flags.Flag, str]]:
+    return [(flag, flag.parser.writes) for flag in _paths() if flag.parser.writes]
+
+
+def _localise() -> None:
+    """Puts in place of URLs, in flags that are paths, where this machine has what is there."""
+    for flag in _paths():
+        if stores.url(flag.value):
+            flag.value = str(stores.local(flag.value, writes=bool(flag.parser.writes)))
 
 
 def read_config(value: ml_collections.ConfigDict | None) -> ml_collections.ConfigDict | None:

@@ -27,7 +27,7 @@ from absl import flags
 from unityvideo_jax import cli
 from unityvideo_jax.checkpoints import adapters, arrays, manifest, reading, run_folder
 from unityvideo_jax.errors import UserError
-from unityvideo_jax.files import provenance
+from unityvideo_jax.files import provenance, stores
 from unityvideo_jax.files.paths import is_part
 from unityvideo_jax.interop import shards, wan, wan_keys
 from unityvideo_jax.interop.journal import Journal, fingerprint
@@ -186,7 +186,7 @@ def convert_out(
     )
     out = pathlib.Path(workdir)
     identity = {
-        "source": str(folder.resolve()),
+        "source": stores.url(folder) or str(folder.resolve()),
         "item": item,
         "layout": layout,
         "storage": storage,

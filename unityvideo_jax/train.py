@@ -16,7 +16,7 @@ from ml_collections import config_flags
 
 from unityvideo_jax import cli
 from unityvideo_jax.errors import UserError
-from unityvideo_jax.files import disk
+from unityvideo_jax.files import disk, stores
 from unityvideo_jax.parallel import hosts
 from unityvideo_jax.parallel.mesh import MeshConfig, make_mesh
 from unityvideo_jax.runtime import seeds
@@ -245,6 +245,8 @@ def main(argv: Sequence[str]) -> None:
         check_divides(config, training_shapes(config), batch_parts(config, mesh))
         check_training(config, mesh)
     with hosts.leaves_at_once(), disk.explained(workdir), hosts.first_only(opened):
+        if not hosts.is_first():
+            stores.pull(workdir)  # the configuration that the first process has pinned
         share = hosts.feed_share(mesh)
         for line in _bucket_lines(config):
             log(line)

@@ -9,6 +9,7 @@ import numpy as np
 
 from unityvideo_jax.checkpoints import arrays, reading
 from unityvideo_jax.errors import UserError
+from unityvideo_jax.files.stores import AnyPath
 from unityvideo_jax.interop import lora as files
 from unityvideo_jax.models.config import DiTConfig
 from unityvideo_jax.models.lora import ADAPTER, LoraConfig
@@ -81,7 +82,7 @@ class _Merged:
         return kernel + np.float32(self.scale) * (down @ up)
 
 
-def merged(stored: Mapping[str, Any], base: pathlib.Path, lora: LoraConfig) -> dict[str, Any]:
+def merged(stored: Mapping[str, Any], base: AnyPath, lora: LoraConfig) -> dict[str, Any]:
     """All weights with a run's adapters merged into them, each read and merged when asked for.
 
     Args:

@@ -21,8 +21,10 @@ import orbax.checkpoint as ocp
 import tensorstore as ts
 from absl import logging
 
+from unityvideo_jax.checkpoints import orbax_stores
 from unityvideo_jax.errors import UserError, reason
-from unityvideo_jax.files import disk, paths
+from unityvideo_jax.files import disk, paths, stores
+from unityvideo_jax.files.stores import AnyPath
 from unityvideo_jax.interop.wan_keys import Weight
 
 PARAMS = "params"
@@ -74,10 +76,10 @@ def create(folder: pathlib.Path, weights: Mapping[str, Weight], config: Any) -> 
     os.replace(temporary, folder)
 
 
-def _spec(place: pathlib.Path) -> dict[str, Any]:
+def _spec(place: AnyPath) -> dict[str, Any]:
     return {
         "driver": "zarr",
-        "kvstore": {"driver": "file", "path": str(place)},
+        "kvstore": orbax_stores.kvstore(place),
         # Zeros are stored too: to Orbax a chunk that is missing is damage.
         "store_data_equal_to_fill_value": True,
     }
@@ -95,7 +97,7 @@ def chunk_shape(weight: Weight) -> list[int]:
     return shape
 
 
-def open_arrays(step: pathlib.Path, item: str = PARAMS) -> dict[str, ts.TensorStore]:
+def open_arrays(step: AnyPath, item: str = PARAMS) -> dict[str, ts.TensorStore]:
     """The arrays of one item of a checkpoint, by dotted path.
 
     Args:
@@ -105,17 +107,21 @@ def open_arrays(step: pathlib.Path, item: str = PARAMS) -> dict[str, ts.TensorSt
     Raises:
       UserError: no such checkpoint, or a damaged one.
     """
-    folder = (step / item).absolute()
+    folder = step / item
+    if stores.is_url(folder):
+        orbax_stores.enable()
+    else:
+        folder = paths.without_patterns(folder)
     try:
         for file in folder.glob("array_metadatas/*"):  # which Orbax reads too, when it restores
             for row in json.loads(file.read_text()).get("array_metadatas", []):
                 keys = ("param_name", "write_shape", "chunk_shape")
                 [len(row["array_metadata"][key]) for key in keys]
-        tree = ocp.PyTreeCheckpointHandler().metadata(paths.without_patterns(folder)).tree
+        tree = ocp.PyTreeCheckpointHandler().metadata(folder).tree
         leaves = jax.tree_util.tree_leaves_with_path(tree)
         names = [jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in leaves]
         if (folder / "manifest.ocdbt").exists():
-            base = {"driver": "file", "path": f"{folder}/"}
+            base = orbax_stores.folder(folder)
             specs = {
                 name: {
                     "driver": "zarr",

@@ -5,7 +5,6 @@ verified wherever it is restored: on the devices that hold the arrays, or chunk 
 """
 
 import json
-import pathlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -14,7 +13,8 @@ import numpy as np
 
 from unityvideo_jax.checkpoints import arrays, digests
 from unityvideo_jax.errors import UserError
-from unityvideo_jax.files import checksums, disk, provenance
+from unityvideo_jax.files import checksums, disk, provenance, stores
+from unityvideo_jax.files.stores import AnyPath
 
 ITEM = "digests"
 FILE = "metadata"  # the name that Orbax gives a JSON item's file
@@ -46,7 +46,7 @@ def make(trees: Mapping[str, Any], records: Mapping[str, Any]) -> dict[str, Any]
     return _sealed(arrays, records)
 
 
-def write(folder: pathlib.Path, items: Iterable[str], records: Mapping[str, Any]) -> None:
+def write(folder: AnyPath, items: Iterable[str], records: Mapping[str, Any]) -> None:
     """Writes the manifest of a checkpoint whose arrays are on disk already."""
     arrays = {
         item: {name: _of_stored(array) for name, array in _opened(folder, item).items()}
@@ -69,7 +69,7 @@ def _named(trees: Mapping[str, Any]) -> dict[str, jax.Array]:
     }
 
 
-def read(folder: pathlib.Path) -> dict[str, Any] | None:
+def read(folder: AnyPath) -> dict[str, Any] | None:
     """The manifest of a checkpoint; None, and a line that says so, if it is older than manifests.
 
     Raises:
@@ -88,7 +88,7 @@ def read(folder: pathlib.Path) -> dict[str, Any] | None:
         raise DamagedError(f"{path}: the list of digests is missing or damaged") from error
 
 
-def _saved_by_orbax(folder: pathlib.Path) -> set[str]:
+def _saved_by_orbax(folder: AnyPath) -> set[str]:
     """The items that Orbax recorded; those that are there, if its record is damaged."""
     try:
         record = json.loads((folder / "_CHECKPOINT_METADATA").read_text())
@@ -97,14 +97,14 @@ def _saved_by_orbax(folder: pathlib.Path) -> set[str]:
         return {path.name for path in folder.iterdir() if path.is_dir()}
 
 
-def items(folder: pathlib.Path, manifest: Mapping[str, Any] | None) -> set[str]:
+def items(folder: AnyPath, manifest: Mapping[str, Any] | None) -> set[str]:
     """The items that a checkpoint was saved with, whether or not they are still there."""
     if manifest is None:
         return _saved_by_orbax(folder)
     return {*manifest["arrays"], *manifest["records"]}
 
 
-def require(folder: pathlib.Path, names: Iterable[str]) -> None:
+def require(folder: AnyPath, names: Iterable[str]) -> None:
     """Raises DamagedError if one of these items is not there."""
     for name in names:
         if not (folder / name).is_dir():
@@ -113,7 +113,7 @@ def require(folder: pathlib.Path, names: Iterable[str]) -> None:
 
 
 def check_arrays(
-    folder: pathlib.Path, manifest: Mapping[str, Any] | None, trees: Mapping[str, Any]
+    folder: AnyPath, manifest: Mapping[str, Any] | None, trees: Mapping[str, Any]
 ) -> None:
     """Compares restored arrays with the digests; all processes of a job call this together.
 
@@ -134,7 +134,7 @@ def check_arrays(
         raise DamagedError(f"{folder}: {wrong[0]}{more}: not the values that were saved")
 
 
-def check_records(folder: pathlib.Path, manifest: Mapping[str, Any] | None) -> None:
+def check_records(folder: AnyPath, manifest: Mapping[str, Any] | None) -> None:
     """Compares the JSON items with the manifest.
 
     Raises:
@@ -150,7 +150,7 @@ def check_records(folder: pathlib.Path, manifest: Mapping[str, Any] | None) -> N
             raise DamagedError(f"{path}: not the {RECORDS[item]} that was saved")
 
 
-def verify(folder: pathlib.Path, names: Iterable[str] | None = None) -> None:
+def verify(folder: AnyPath, names: Iterable[str] | None = None) -> None:
     """Reads a checkpoint from disk, chunk by chunk, and compares all of it with its manifest.
 
     Args:
@@ -180,7 +180,7 @@ def verify(folder: pathlib.Path, names: Iterable[str] | None = None) -> None:
                 raise DamagedError(f"{folder}: {item}/{name}: not the values that were saved")
 
 
-def _opened(folder: pathlib.Path, item: str) -> dict[str, Any]:
+def _opened(folder: AnyPath, item: str) -> dict[str, Any]:
     try:
         return arrays.open_arrays(folder, item)
     except disk.DiskError:
@@ -196,7 +196,7 @@ def _of_stored(array: Any) -> str:
     return digests.as_text(sums)
 
 
-def newest_whole(folder: pathlib.Path, before: int) -> int | None:
+def newest_whole(folder: AnyPath, before: int) -> int | None:
     """The step of the newest whole checkpoint in a folder of them; reads all that it looks at.
 
     Args:
@@ -204,6 +204,8 @@ def newest_whole(folder: pathlib.Path, before: int) -> int | None:
       before: only older ones are looked at.
     """
     steps = sorted(int(path.name) for path in folder.iterdir() if path.name.isdecimal())
+    if stores.is_url(folder):
+        steps = [step for step in steps if (folder / str(step) / stores.LAST).exists()]
     for step in reversed([step for step in steps if step < before]):
         try:
             verify(folder / str(step))

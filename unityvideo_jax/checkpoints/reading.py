@@ -14,9 +14,10 @@ import orbax.checkpoint as ocp
 from flax import nnx
 from jax.sharding import SingleDeviceSharding
 
-from unityvideo_jax.checkpoints import manifest, run_folder
+from unityvideo_jax.checkpoints import manifest, orbax_stores, run_folder
 from unityvideo_jax.errors import UserError, reason
-from unityvideo_jax.files import disk, paths, provenance
+from unityvideo_jax.files import disk, paths, provenance, stores
+from unityvideo_jax.files.stores import AnyPath
 from unityvideo_jax.models import build, lora
 from unityvideo_jax.models.dit import DiTConfig
 from unityvideo_jax.parallel import hosts
@@ -29,7 +30,7 @@ logging.getLogger("absl").addFilter(lambda r: not (r.exc_info and "orbax" in r.p
 
 def find(
     workdir: str | os.PathLike, step: int | None = None, fallback: bool = False
-) -> tuple[ml_collections.ConfigDict, pathlib.Path]:
+) -> tuple[ml_collections.ConfigDict, AnyPath]:
     """Configuration of a run, and the folder of one of its checkpoints (its name is the step).
 
     Args:
@@ -42,7 +43,7 @@ def find(
     """
     workdir = paths.expand(os.fspath(workdir))
     config = run_folder.read_config(workdir)
-    folder = pathlib.Path(workdir).absolute() / run_folder.CHECKPOINTS
+    folder = _absolute(run_folder.checkpoints(workdir))
     steps = run_folder.checkpoint_steps(workdir)
     if not steps:
         raise UserError(f"{workdir}: no checkpoint yet; train until config.train.checkpoint_every")
@@ -54,12 +55,17 @@ def find(
     return config, folder / str(step)
 
 
+def _absolute(folder: AnyPath) -> AnyPath:
+    """A folder whose name holds in any working folder; URLs do as they are."""
+    return folder if stores.is_url(folder) else folder.absolute()
+
+
 def _say(line: str) -> None:
     if hosts.is_first():
         print(line, flush=True)
 
 
-def weights_item(folder: pathlib.Path, use_ema: bool) -> str:
+def weights_item(folder: AnyPath, use_ema: bool) -> str:
     """Item of a checkpoint's weights: "ema" if asked for and saved, as it is not if converted.
 
     Raises:
@@ -69,7 +75,7 @@ def weights_item(folder: pathlib.Path, use_ema: bool) -> str:
     return "ema" if use_ema and "ema" in saved else "params"
 
 
-def verify_item(folder: pathlib.Path, item: str) -> None:
+def verify_item(folder: AnyPath, item: str) -> None:
     """Reads one item from disk and compares it with its digests.
 
     Raises:
@@ -119,7 +125,7 @@ def _with_base(
     config: ml_collections.ConfigDict,
     model: DiTConfig,
     adapters: lora.LoraConfig,
-    folder: pathlib.Path,
+    folder: AnyPath,
     use_ema: bool,
 ) -> Any:
     """Weights of `lora.make_for_sampling`: those of `config.init_from` with what a run trained."""
@@ -133,7 +139,7 @@ def _with_base(
     return nnx.from_flat_state(flat)
 
 
-def base_of(workdir: str | os.PathLike, config: ml_collections.ConfigDict) -> pathlib.Path:
+def base_of(workdir: str | os.PathLike, config: ml_collections.ConfigDict) -> AnyPath:
     """The checkpoint that a run's adapters stand beside.
 
     Raises:
@@ -158,7 +164,7 @@ def base_of(workdir: str | os.PathLike, config: ml_collections.ConfigDict) -> pa
     return base
 
 
-def fingerprint(folder: pathlib.Path) -> str | None:
+def fingerprint(folder: AnyPath) -> str | None:
     """What the weights of a checkpoint are, wherever they lie; None if it has no digests."""
     held = guarded(folder, lambda: manifest.read(folder))
     if held is None:
@@ -196,7 +202,7 @@ def check_same_model(source: str | os.PathLike, config: Any, model: DiTConfig) -
             )
 
 
-def restore_weights(folder: pathlib.Path, target: Any, use_ema: bool) -> Any:
+def restore_weights(folder: AnyPath, target: Any, use_ema: bool) -> Any:
     """The weights of one checkpoint, laid out as `target` (a state of shapes and shardings) is.
 
     Only what is asked for is read: neither the other copy nor the optimiser's state.
@@ -221,8 +227,15 @@ def abstract_trained(model: DiTConfig, adapters: lora.LoraConfig) -> Any:
     return nnx.filter_state(build.abstract_transformer(model, adapters)[1], adapters.trains)
 
 
-def manager(folder: pathlib.Path, options: Any = None) -> ocp.CheckpointManager:
-    """Orbax's manager of a run's folder of checkpoints, whatever the path holds."""
+def manager(folder: AnyPath, options: Any = None) -> ocp.CheckpointManager:
+    """Orbax's manager of a run's folder of checkpoints, whatever the path holds.
+
+    In an object store Orbax marks a checkpoint by `stores.LAST`, stored when all else is, where on
+    a disk it renames the folder: one that lacks the mark is never listed.
+    """
+    if stores.is_url(folder):
+        orbax_stores.enable()
+        return ocp.CheckpointManager(folder, options=options)
     return ocp.CheckpointManager(
         paths.without_patterns(folder.parent) / folder.name, options=options
     )
@@ -233,7 +246,7 @@ def refill(state: Any, values: dict) -> Any:
     return jax.tree.unflatten(jax.tree.structure(state), jax.tree.leaves(values))
 
 
-def guarded(folder: pathlib.Path, read: Callable[[], Read]) -> Read:
+def guarded(folder: AnyPath, read: Callable[[], Read]) -> Read:
     """What `read` returns; a checkpoint that is damaged is one line that says what to do.
 
     Raises:
@@ -287,7 +300,7 @@ def hide_abandoned_work() -> None:
     sys.unraisablehook = others
 
 
-def find_whole(folder: pathlib.Path, steps: Sequence[int], log: Callable[[str], None]) -> int:
+def find_whole(folder: AnyPath, steps: Sequence[int], log: Callable[[str], None]) -> int:
     """The newest of these steps whose checkpoint is whole; says which are not, and why."""
     for step in sorted(steps, reverse=True):
         try:

@@ -2,28 +2,43 @@
 
 import json
 import os
-import pathlib
 import shlex
 
 import ml_collections
 
 from unityvideo_jax.errors import UserError
+from unityvideo_jax.files import stores
+from unityvideo_jax.files.stores import AnyPath
 
 CONFIG = "config.json"
 CHECKPOINTS = "checkpoints"
 RECORD = "run.json"
 
 
+def checkpoints(path: str | os.PathLike) -> AnyPath:
+    """The folder of a run's checkpoints: a `pathlib.Path`, or an `epath.Path` in an object store.
+
+    Args:
+      path: of the run's folder, or its URL.
+    """
+    return stores.remote(stores.place(path) / CHECKPOINTS)
+
+
 def checkpoint_steps(path: str | os.PathLike) -> list[int]:
     """Steps of the checkpoints in a run's folder, in order.
+
+    In an object store, a folder of objects that lacks Orbax's mark is what a kill left of a save:
+    it counts as none.
 
     Raises:
       UserError: a file where a folder belongs, or a checkpoint without content.
     """
-    folder = pathlib.Path(path) / CHECKPOINTS
+    folder = checkpoints(path)
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder}: a file where the checkpoints' folder belongs; remove it")
     found = [f for f in folder.iterdir() if f.name.isdigit()] if folder.exists() else []
+    if stores.is_url(folder):
+        found = [entry for entry in found if (entry / stores.LAST).exists()]
     for entry in found:
         if not entry.is_dir():
             raise UserError(f"{entry}: a file where a checkpoint's folder belongs; remove it")
@@ -41,7 +56,7 @@ def read_config(path: str | os.PathLike) -> ml_collections.ConfigDict:
     Raises:
       UserError: no run there, or a damaged file.
     """
-    path = pathlib.Path(path)
+    path = stores.local(path)
     file = path / CONFIG
     try:
         content = json.loads(file.read_text())
@@ -68,22 +83,27 @@ def read_config(path: str | os.PathLike) -> ml_collections.ConfigDict:
 def fingerprint_of_base(path: str | os.PathLike) -> str | None:
     """Fingerprint of the weights that a run's adapters stand beside; None if unrecorded."""
     try:
-        return json.loads((pathlib.Path(path) / RECORD).read_text())["fingerprints"]["init_from"]
+        return json.loads((stores.local(path) / RECORD).read_text())["fingerprints"]["init_from"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
-def copy_of_config(path: pathlib.Path) -> pathlib.Path | None:
+def copy_of_config(path: AnyPath) -> AnyPath | None:
     """The configuration that the newest checkpoint was saved with."""
     for step in reversed(checkpoint_steps(path)):
-        copy = path / CHECKPOINTS / str(step) / "config" / "metadata"
-        if copy.is_file():
+        copy = checkpoints(path) / str(step) / "config" / "metadata"
+        if copy.exists():
             return copy
     return None
 
 
-def how_to_restore(copy: pathlib.Path | None, file: pathlib.Path) -> str:
+def how_to_restore(copy: AnyPath | None, file: AnyPath) -> str:
     """What an error says about a damaged configuration, for which there may be a copy."""
     if copy is None:
         return "restore it from a copy, or name another --workdir"
-    return f"restore it with `cp {shlex.quote(str(copy))} {shlex.quote(str(file))}`"
+    address = stores.url(file)
+    copies = {"gs": "gcloud storage cp", "s3": "aws s3 cp"}
+    command = copies[address.partition("://")[0]] if address else "cp"
+    return (
+        f"restore it with `{command} {shlex.quote(str(copy))} {shlex.quote(address or str(file))}`"
+    )

@@ -13,6 +13,7 @@ from typing import Any
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.files import provenance
 from unityvideo_jax.files.paths import atomic_path
+from unityvideo_jax.files.stores import AnyPath
 
 SUMS = "SHA256SUMS"
 KEY = "sha256"
@@ -72,7 +73,7 @@ def sealed(record: Mapping[str, Any]) -> dict[str, Any]:
     return {**record, KEY: provenance.config_hash(record)}
 
 
-def unsealed(path: pathlib.Path, record: Mapping[str, Any], fix: str) -> dict[str, Any]:
+def unsealed(path: AnyPath, record: Mapping[str, Any], fix: str) -> dict[str, Any]:
     """The record without its hash; a record of an older version has none, which is said once.
 
     Raises:
@@ -87,6 +88,6 @@ def unsealed(path: pathlib.Path, record: Mapping[str, Any], fix: str) -> dict[st
 
 
 @functools.cache
-def say_unverified(path: pathlib.Path) -> None:
+def say_unverified(path: AnyPath) -> None:
     """Prints, once per path, that what is read has no checksum."""
     print(f"{path}: written without checksums by an older version; not verified", flush=True)

@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Callable, Iterator
 
 from unityvideo_jax.errors import UserError
+from unityvideo_jax.files import store_faults
 
 AGAIN = "then give the same command again, which continues from what is whole"
 ADVICE = {
@@ -29,7 +30,7 @@ SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 
 class DiskError(UserError):
-    """A disk that refuses to be read or written; the message says which, why and what to do."""
+    """A disk or store that refuses to be read or written; says which, why and what to do."""
 
 
 def refusal(error: BaseException) -> OSError | None:
@@ -37,9 +38,7 @@ def refusal(error: BaseException) -> OSError | None:
 
     Libraries in other languages give the system's reason as text, in errors of any kind.
     """
-    chain = [error]
-    while (cause := chain[-1].__cause__ or chain[-1].__context__) and cause not in chain:
-        chain.append(cause)
+    chain = store_faults.chain(error)
     for one in chain:
         path = getattr(one, "filename", None)
         path = os.fsdecode(path) if isinstance(path, str | bytes) else None
@@ -101,7 +100,7 @@ def _free(path: str) -> int | None:
 
 
 def raise_if_refused(error: BaseException, where: str | os.PathLike | None = None) -> None:
-    """Raises DiskError if an error comes from the disk; for those who would remember it.
+    """Raises DiskError if an error comes from the disk or a store; for those who would remember it.
 
     Args:
       error: any.
@@ -109,9 +108,18 @@ def raise_if_refused(error: BaseException, where: str | os.PathLike | None = Non
     """
     if isinstance(error, DiskError):
         raise error
+    if line := _line(error, where):
+        raise DiskError(line) from error
+
+
+def _line(error: BaseException, where: str | os.PathLike | None) -> str | None:
+    """What a disk or a store refused; None if neither did."""
+    if isinstance(error, DiskError):
+        return str(error)
+    if line := store_faults.explain(error):
+        return line
     found = refusal(error)
-    if found is not None:
-        raise DiskError(explain(found, where)) from error
+    return None if found is None else explain(found, where)
 
 
 @contextlib.contextmanager
@@ -127,9 +135,8 @@ def explained(
     try:
         yield
     except Exception as error:
-        found = error if isinstance(error, DiskError) else refusal(error)
-        if found is None:
+        line = _line(error, where)
+        if line is None:
             raise
-        line = str(found) if found is error else explain(found, where)
         safe = stands()
         raise DiskError(f"{line}; {safe}" if safe else line) from error

@@ -8,6 +8,8 @@ import re
 import unicodedata
 from typing import TextIO
 
+from unityvideo_jax.files import stores
+
 # Also what some scripts and emoji are joined by.
 KEPT = "\n\t\u200c\u200d"
 # What begins a block only at the start of a line.
@@ -57,6 +59,8 @@ def _written(character: str) -> str:
 class Terminal:
     """A text stream that writes through `terminal`, whatever is printed to it.
 
+    What lies in an object store is printed by its URL.
+
     A carriage return at the start of what is written passes: progress bars begin with it, and
     nothing stands before it that it could hide.
 
@@ -70,7 +74,7 @@ class Terminal:
     def write(self, text: str) -> int:
         """Writes text made harmless; returns its length as it was given."""
         bar = text[:1] == "\r"
-        self._stream.write("\r" * bar + terminal(text[bar:]))
+        self._stream.write("\r" * bar + terminal(stores.named(text[bar:])))
         return len(text)
 
     def writelines(self, texts: list[str]) -> None:

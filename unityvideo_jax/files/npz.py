@@ -7,7 +7,6 @@ buffers into new memory, which takes several times as long as to score some of t
 import io
 import math
 import os
-import pathlib
 import struct
 import zipfile
 import zlib
@@ -17,6 +16,7 @@ import numpy as np
 from jaxtyping import Shaped
 
 from unityvideo_jax.errors import UserError, reason
+from unityvideo_jax.files import stores
 from unityvideo_jax.runtime import capacity
 
 HEADERS = {
@@ -51,7 +51,7 @@ def read_npz(
     Raises:
       UserError: the file does not load, is damaged, lacks one of `keys`, or takes too much.
     """
-    path = pathlib.Path(path)
+    path = stores.local(path)
     try:
         with zipfile.ZipFile(path) as archive:
             members = {m.filename.removesuffix(".npy"): m for m in archive.infolist()}

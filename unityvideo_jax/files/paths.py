@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from typing import Literal
 
 from unityvideo_jax.errors import UserError
-from unityvideo_jax.files import disk
+from unityvideo_jax.files import disk, stores
 
 # Of a path in bytes on Linux; the files of a run have up to so many more than its folder.
 PATH_MAX, DEEPEST = 4096, 400
@@ -60,8 +60,14 @@ def check_output(what: str, path: str, kind: Literal["folder", "file"]) -> None:
             f"{what.encode('unicode_escape').decode()}: holds a control character, or bytes that "
             f"are not UTF-8; name another {kind}"
         )
+    if stores.url(path):
+        stores.check_output(what, path)
+        return
     if "://" in path:
-        raise UserError(f"{what}: an address; mount it and name the folder that it is mounted at")
+        raise UserError(
+            f"{what}: an address of no known store (gs://, s3://); mount it and name the folder "
+            "that it is mounted at"
+        )
     whole = pathlib.Path(os.path.abspath(path))
     if len(os.fsencode(whole)) > PATH_MAX - DEEPEST:
         raise UserError(f"{what}: longer than {PATH_MAX - DEEPEST} bytes; name a shorter one")
@@ -91,7 +97,8 @@ def atomic_path(path: pathlib.Path, *, shared: bool = False) -> Iterator[pathlib
     """A temporary path that becomes `path` when the block ends, and goes away if it fails.
 
     What it held is then on the disk itself: neither a full disk nor a loss of power leaves half a
-    file under the name.
+    file under the name. If `path` is the place of an object store's object (`files.stores`), the
+    object is stored then, whole or not at all.
 
     Args:
       path: of the file; its folder is made if missing.
@@ -105,6 +112,7 @@ def atomic_path(path: pathlib.Path, *, shared: bool = False) -> Iterator[pathlib
         with open(temporary, "rb+") as handle:
             os.fsync(handle.fileno())
         os.replace(temporary, path)
+        stores.uploaded(path)
     except BaseException as error:
         if isinstance(error, OSError) and error.errno and error.filename is None:
             error.filename = os.fspath(path)  # a full disk does not say which file it was

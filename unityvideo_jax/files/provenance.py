@@ -13,6 +13,7 @@ import jax
 import numpy as np
 
 import unityvideo_jax
+from unityvideo_jax.files import stores
 from unityvideo_jax.files.paths import atomic_path
 
 PACKAGES = ("jax", "jaxlib", "flax", "numpy", "orbax-checkpoint")
@@ -28,7 +29,10 @@ def versions() -> dict[str, str]:
 
 
 def plain(value: Any) -> Any:
-    """The value as JSON knows it: configs and dataclasses' dicts as dicts, tuples as lists."""
+    """The value as JSON knows it: configs and dataclasses' dicts as dicts, tuples as lists.
+
+    What lies in an object store is named by its URL.
+    """
     if hasattr(value, "to_dict"):
         value = value.to_dict()
     if isinstance(value, Mapping):
@@ -37,8 +41,8 @@ def plain(value: Any) -> Any:
         return [plain(v) for v in value]
     if isinstance(value, np.generic):
         return value.item()
-    if isinstance(value, os.PathLike):
-        return os.fspath(value)
+    if isinstance(value, str | os.PathLike):
+        return stores.named(os.fspath(value))
     return value
 
 
@@ -50,7 +54,7 @@ def config_hash(config: Any) -> str:
 
 def file_hash(path: str | os.PathLike) -> str:
     """SHA-256 of a file, or of all files of a folder in the order of their names."""
-    path = pathlib.Path(path)
+    path = stores.local(path)
     files = sorted(f for f in path.iterdir() if f.is_file()) if path.is_dir() else [path]
     digest = hashlib.sha256()
     for file in files:

@@ -3,11 +3,11 @@
 import json
 import math
 import os
-import pathlib
 from collections.abc import Sequence
 from typing import Any
 
 from unityvideo_jax.errors import UserError, reason
+from unityvideo_jax.files import stores
 
 # A file of ours holds some MB at most; JSON takes about ten times its size in memory.
 MAX_BYTES = 256 << 20
@@ -55,7 +55,7 @@ def read(path: str | os.PathLike, fix: str = FIX) -> Any:
     Raises:
       UserError: as `parse`; or no such file, none that can be read, or one over `MAX_BYTES`.
     """
-    path = pathlib.Path(path)
+    path = stores.local(path)
     try:
         if not path.is_file():
             raise UserError(f"{path}: no such file; {fix}")

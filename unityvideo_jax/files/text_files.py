@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterator
 from typing import Any
 
 from unityvideo_jax.errors import UserError
-from unityvideo_jax.files import strict_json
+from unityvideo_jax.files import stores, strict_json
 
 # Of a text that is read whole, such as a caption.
 MAX_BYTES = 1 << 20
@@ -37,7 +37,7 @@ def lines(path: str | os.PathLike) -> Iterator[str]:
     Raises:
       UserError: no such file, one that cannot be opened, or text in another encoding.
     """
-    path = pathlib.Path(path)
+    path = stores.local(path)
     try:
         if not path.is_file():
             raise UserError(f"{path}: no such file")
@@ -98,7 +98,7 @@ def read_text(path: str | os.PathLike) -> str:
     Raises:
       UserError: as `lines`, or a file of over `MAX_BYTES`.
     """
-    path = pathlib.Path(path)
+    path = stores.local(path)
     if path.is_file() and path.stat().st_size > MAX_BYTES:
         raise UserError(
             f"{path}: {path.stat().st_size} bytes, and a text has at most {MAX_BYTES}; is it one?"

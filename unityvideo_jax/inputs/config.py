@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 
 from unityvideo_jax import modalities as registry
 from unityvideo_jax.errors import UserError
+from unityvideo_jax.files import stores
 from unityvideo_jax.inputs import buckets
 from unityvideo_jax.inputs.buckets import Bucket
 from unityvideo_jax.models.sizes import check_frames, check_pixels
@@ -93,6 +94,12 @@ class DataConfig:
     def __post_init__(self):
         if self.kind not in ("shards", "online"):
             raise UserError(f"config.data.kind={self.kind!r}: use 'shards' or 'online'")
+        if stored := [name for name in self.dirs if stores.url(name)]:
+            raise UserError(
+                f"config.data.dirs: {stored[0]!r}: ArrayRecord reads shards at random places of "
+                "files, and none in an object store; mount the bucket (gcsfuse, mountpoint-s3) and "
+                "name the folder that it is mounted at: docs/stores.md"
+            )
         if self.kind == "shards" and not self.dirs:
             raise UserError(
                 "config.data.dirs is empty: name the folders that `python -m unityvideo_jax.prepare"

@@ -3,11 +3,11 @@
     video,prompt,depth,raft,depth_prompt
     clips/1.mp4,A person walks.,depth/1.mp4,flow/1.mp4,how far everything is
 
-Paths are absolute or relative to the CSV, of videos, folders of images, or npz files of the arrays
-that the modality's codec reads. Every row has a prompt and as many fields as the header; a text
-with a comma is quoted. `raft` is another name of `flow`. A column `<modality>_prompt` may give a
-clip's own modality prompt; other columns are refused. Videos of modalities are taken as drawn by
-others: they are scaled like RGB and decoded by nobody.
+Paths are absolute, URLs of object stores or relative to the CSV, of videos, folders of images, or
+npz files of the arrays that the modality's codec reads. Every row has a prompt and as many fields
+as the header; a text with a comma is quoted. `raft` is another name of `flow`. A column
+`<modality>_prompt` may give a clip's own modality prompt; other columns are refused. Videos of
+modalities are taken as drawn by others: they are scaled like RGB and decoded by nobody.
 """
 
 import pathlib
@@ -16,7 +16,7 @@ from typing import Any
 
 from unityvideo_jax import modalities as registry
 from unityvideo_jax.errors import UserError
-from unityvideo_jax.files import paths, text_files
+from unityvideo_jax.files import paths, stores, text_files
 from unityvideo_jax.files.faults import Fault, refuse
 from unityvideo_jax.inputs.openuni_tars import FOLDERS, mismatch
 from unityvideo_jax.inputs.video_files import ALLOW, VideoFiles
@@ -49,7 +49,7 @@ class ManifestSource(VideoFiles):
         **target: Any,
     ):
         super().__init__(**target)
-        self._table, self._modalities = pathlib.Path(table), tuple(modalities)
+        self._table, self._modalities = stores.local(table), tuple(modalities)
         self._rows: dict[str, dict[str, str]] = {}
         self.faults: list[Fault] = []
         for line, row, fault in self._read():
@@ -88,7 +88,8 @@ class ManifestSource(VideoFiles):
             yield row.line, cells, row.fault
 
     def _path(self, row: dict[str, str], modality: str) -> pathlib.Path:
-        return self._table.parent / paths.expand(row[modality])
+        file = paths.expand(row[modality])
+        return stores.local(file if stores.url(file) else self._table.parent / file)
 
     def _reason(self, row: dict[str, str]) -> str | None:
         """What is wrong with a row that its files' headers show; None if nothing is."""

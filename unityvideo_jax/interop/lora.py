@@ -21,7 +21,7 @@ from jaxtyping import Float
 from safetensors import safe_open
 
 from unityvideo_jax.errors import UserError, reason
-from unityvideo_jax.files import checksums
+from unityvideo_jax.files import checksums, stores
 from unityvideo_jax.interop import identify, shards, wan_keys
 from unityvideo_jax.models.config import DiTConfig
 
@@ -93,7 +93,7 @@ def open_adapter(path: str | os.PathLike, config: DiTConfig) -> AdapterFile:
     Raises:
       UserError: no adapter, one of another model or kind, or one that lacks tensors.
     """
-    file = _find(pathlib.Path(path))
+    file = _find(stores.local(path))
     checksums.check(file)
     stored = shards.read_headers([file])
     what = identify.adapter(stored, short=True)

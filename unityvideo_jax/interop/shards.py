@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Int8, Shaped
 
 from unityvideo_jax.errors import UserError
-from unityvideo_jax.files import provenance, strict_json
+from unityvideo_jax.files import provenance, stores, strict_json
 from unityvideo_jax.files.paths import atomic_path
 
 TYPES = {
@@ -171,7 +171,7 @@ def find_files(path: str | os.PathLike) -> list[pathlib.Path]:
     Raises:
       UserError: none there, several that no index joins, or one that the index names is missing.
     """
-    path = pathlib.Path(path)
+    path = stores.local(path)
     if path.is_file():
         return _indexed(path) if path.name.endswith(INDEX_SUFFIX) else [path]
     if not path.is_dir():

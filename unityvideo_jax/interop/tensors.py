@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Int8, Shaped
 
 from unityvideo_jax.errors import UserError
-from unityvideo_jax.files import checksums
+from unityvideo_jax.files import checksums, stores
 from unityvideo_jax.interop import identify, pickles, shards
 
 
@@ -24,7 +24,7 @@ class TensorFiles(Mapping[str, np.ndarray]):
     """
 
     def __init__(self, path: str | os.PathLike) -> None:
-        self.path = pathlib.Path(path)
+        self.path = stores.local(path)
         pickle = _only_pickle(self.path)
         files = [pickle] if pickle else shards.find_files(self.path)
         for file in files:

@@ -22,7 +22,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from unityvideo_jax.errors import UserError
-from unityvideo_jax.files import paths, strict_json
+from unityvideo_jax.files import paths, stores, strict_json
 from unityvideo_jax.interop import identify
 from unityvideo_jax.interop.tensors import TensorFiles
 from unityvideo_jax.models import build
@@ -253,7 +253,7 @@ def load_text_encoder(directory: str | os.PathLike, length: int = 512) -> UMT5Te
     Raises:
       UserError: the folder or a file of it is missing or faulty, or the extra `interop` is.
     """
-    directory = pathlib.Path(paths.expand(os.fspath(directory)))
+    directory = stores.local(paths.expand(os.fspath(directory)))
     tokens, weights = find_umt5(directory)
     tokenizer, model = load_tokenizer(tokens), load_umt5(weights)
     if len(tokenizer) > model.config.vocab_size:
@@ -270,7 +270,7 @@ def find_umt5(directory: str | os.PathLike) -> tuple[pathlib.Path, pathlib.Path]
     Raises:
       UserError: one of them is missing.
     """
-    directory = pathlib.Path(directory).expanduser()
+    directory = stores.local(os.path.expanduser(directory))
     if not directory.is_dir():
         raise UserError(f"text encoder 'umt5:{directory}': no such folder; {FIX}")
     tokens = _first_folder(directory, ("tokenizer", "google/umt5-xxl", "."), TOKENIZER_FILES)

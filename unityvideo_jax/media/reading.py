@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float, Int, Shaped, UInt8
 
 from unityvideo_jax.errors import UserError
+from unityvideo_jax.files import stores
 from unityvideo_jax.media import containers, images
 from unityvideo_jax.media.pixels import fit
 from unityvideo_jax.media.source import DEFAULT_FPS, Shown, VideoInfo, note
@@ -67,7 +68,7 @@ def read(
       UserError: nothing there, no frame, damage up to the last frame wanted, frames whose sizes
         differ, high dynamic range, numbers instead of colours, or more than memory is to hold.
     """
-    path = pathlib.Path(path)
+    path = stores.local(path)
     source = open_source(path)
     if numbers is not None:
         wanted = [int(number) for number in numbers]
@@ -110,7 +111,7 @@ def stream(
     Raises:
       UserError: as `read` does, when the frame is reached.
     """
-    path = pathlib.Path(path)
+    path = stores.local(path)
     source = open_source(path)
     chosen = on_display(source.frames(), _grid(fps)) if source.has_rate else None
     last, number = None, -1
@@ -149,7 +150,7 @@ def read_at(
     Raises:
       UserError: as `read` does, or it ends before the last time.
     """
-    path = pathlib.Path(path)
+    path = stores.local(path)
     source = open_source(path)
     collected, _ = _collect(path, on_display(source.frames(float(times[0])), times), None)
     if len(collected) < len(times):
@@ -168,7 +169,7 @@ def video_info(path: str | os.PathLike) -> VideoInfo:
     Raises:
       UserError: nothing there, or nothing that can be read.
     """
-    return open_source(pathlib.Path(path)).info()
+    return open_source(stores.local(path)).info()
 
 
 def open_source(path: pathlib.Path) -> Source:
@@ -200,7 +201,7 @@ def stored_kind(path: str | os.PathLike) -> tuple[str, int]:
     Raises:
       UserError: no image that can be read.
     """
-    source = open_source(pathlib.Path(path))
+    source = open_source(stores.local(path))
     if isinstance(source, images.ImageFolder):
         return images.stored(source.files[0])
     if isinstance(source, images.Animation) and not source.has_rate:
@@ -220,7 +221,7 @@ def read_numbers(
     Raises:
       UserError: colours, loss by compression, sizes or kinds that differ, or damage.
     """
-    path = pathlib.Path(path)
+    path = stores.local(path)
     source = open_source(path)
     if isinstance(source, images.ImageFolder):
         pages = [(file, 0) for file in source.files]

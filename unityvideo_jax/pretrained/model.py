@@ -26,7 +26,7 @@ from jax.sharding import SingleDeviceSharding
 from jaxtyping import Float, Int8, Shaped
 
 from unityvideo_jax.errors import UserError
-from unityvideo_jax.files import checksums, paths, provenance, strict_json
+from unityvideo_jax.files import checksums, paths, provenance, stores, strict_json
 from unityvideo_jax.files.assets import ASSETS
 from unityvideo_jax.interop import shards
 from unityvideo_jax.interop.tensors import TensorFiles
@@ -61,7 +61,7 @@ def _is(config: pathlib.Path) -> bool:
 
 def is_model(name: str | os.PathLike) -> bool:
     """Whether a folder of this name is a model's, or else a shipped model has the name."""
-    folder = pathlib.Path(paths.expand(os.fspath(name)))
+    folder = stores.local(paths.expand(os.fspath(name)))
     return (folder / WEIGHTS_FILE).is_file() if folder.exists() else os.fspath(name) in names()
 
 
@@ -74,7 +74,7 @@ def find(name: str | os.PathLike) -> pathlib.Path:
     Raises:
       UserError: neither, or a folder that holds no model.
     """
-    folder = pathlib.Path(paths.expand(os.fspath(name)))
+    folder = stores.local(paths.expand(os.fspath(name)))
     if not folder.exists() and os.fspath(name) in names():
         return ASSETS / os.fspath(name)
     for file in (CONFIG_FILE, WEIGHTS_FILE, checksums.SUMS):
@@ -226,7 +226,7 @@ def save(
       UserError: a folder that holds something, an unknown storage, or a weight that is not finite
         in it.
     """
-    folder = pathlib.Path(paths.expand(os.fspath(folder)))
+    folder = stores.place(paths.expand(os.fspath(folder)))
     if storage not in STORAGE:
         raise UserError(f"storage={storage!r}: choose one of {', '.join(STORAGE)}")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):

@@ -18,7 +18,7 @@ import safetensors.numpy
 from flax import nnx
 
 from unityvideo_jax.errors import UserError
-from unityvideo_jax.files import checksums, paths, strict_json
+from unityvideo_jax.files import checksums, paths, stores, strict_json
 from unityvideo_jax.files.assets import ASSETS
 from unityvideo_jax.interop import identify
 from unityvideo_jax.interop.tensors import TensorFiles
@@ -127,7 +127,7 @@ def find_vae(directory: str | os.PathLike | None = None) -> pathlib.Path:
     """
     if not directory:
         return SHIPPED
-    path = pathlib.Path(paths.expand(os.fspath(directory)))
+    path = stores.local(paths.expand(os.fspath(directory)))
     if path.is_file():
         return path
     if (path / "vae" / CONFIG_FILE).is_file():

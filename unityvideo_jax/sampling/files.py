@@ -13,7 +13,7 @@ from jaxtyping import Shaped
 
 from unityvideo_jax import media, modalities
 from unityvideo_jax.errors import UserError
-from unityvideo_jax.files import provenance
+from unityvideo_jax.files import provenance, stores
 from unityvideo_jax.files.npz import read_npz
 from unityvideo_jax.inputs import pictures
 from unityvideo_jax.inputs.crop import Crop, resize
@@ -213,7 +213,7 @@ def _read_stream(
     codec: Codec,
     depth_unit: str,
 ) -> Given:
-    file = pathlib.Path(path)
+    file = stores.local(path)
     if file.suffix == ".npz":
         return _read_truth(file, codec, depth_unit)
     if name != RGB and pictures.holds_numbers(name, file, depth_unit=depth_unit):

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Shaped
 
 from unityvideo_jax import modalities
 from unityvideo_jax.errors import UserError
-from unityvideo_jax.files import provenance
+from unityvideo_jax.files import provenance, stores
 from unityvideo_jax.models.dit import DiT
 from unityvideo_jax.models.text.encoder import CutTexts, TextEncoder
 from unityvideo_jax.models.vae.wan_vae import STREAMED_PIXELS, WanVAE
@@ -162,14 +162,15 @@ class Pipeline:
         Raises:
           UserError: a folder that holds something, or weights that the storage cannot hold.
         """
-        pretrained.save(
-            folder,
-            {**parts.describe(self), "step": self.step},
-            pretrained.flatten(self.params),
-            vae=self.vae,
-            storage=storage,
-            card=card,
-        )
+        with stores.output(folder) as place:
+            pretrained.save(
+                place,
+                {**parts.describe(self), "step": self.step},
+                pretrained.flatten(self.params),
+                vae=self.vae,
+                storage=storage,
+                card=card,
+            )
 
     def add_adapters(self, *adapters: tuple[str | os.PathLike, float], merge: bool = True) -> None:
         """Adds adapters (LoRA), each times its weight.

@@ -10,7 +10,7 @@ from typing import Any
 
 from unityvideo_jax import modalities
 from unityvideo_jax.errors import UserError
-from unityvideo_jax.files import paths, text_files
+from unityvideo_jax.files import paths, stores, text_files
 from unityvideo_jax.files.names import safe_name
 from unityvideo_jax.modalities import RGB
 from unityvideo_jax.runtime import seeds
@@ -238,7 +238,7 @@ def read_batch_file(path: str | os.PathLike, default_seed: int) -> list[Request]
       UserError: unreadable file, no request, bad JSON, unknown key, a wrong type, or a name that is
         no folder's or there twice; names the line.
     """
-    path = pathlib.Path(path)
+    path = stores.local(path)
     if not path.is_file():
         raise UserError(f"{path}: no such batch file; give a JSONL file")
     requests: list[Request] = []
@@ -279,7 +279,8 @@ def _from_entry(entry: Any, where: str, folder: pathlib.Path, place: int, seed: 
     def placed(path: str | dict[str, str]) -> str | dict[str, str]:
         if isinstance(path, dict):
             return {name: placed(one) for name, one in path.items()}
-        return str(folder / paths.expand(path)) if path else ""
+        path = paths.expand(path)
+        return path if not path or stores.url(path) else str(folder / path)
 
     files = ("input", "given", "masks", "first_frame", "last_frame")
     entry |= {key: placed(entry[key]) for key in files if key in entry}

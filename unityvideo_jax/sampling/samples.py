@@ -12,7 +12,7 @@ from jaxtyping import Float, UInt8
 
 from unityvideo_jax import media, modalities
 from unityvideo_jax.errors import UserError
-from unityvideo_jax.files import provenance
+from unityvideo_jax.files import provenance, stores
 from unityvideo_jax.files.paths import atomic_path
 from unityvideo_jax.metrics.depth_units import UNIT
 from unityvideo_jax.modalities import RGB
@@ -99,11 +99,16 @@ class Samples:
         Raises:
           UserError: no such sample, or a disk that refuses.
         """
-        folder = pathlib.Path(folder)
+        with stores.output(folder) as place:
+            return self._save(place, index, record)
+
+    def _save(
+        self, folder: pathlib.Path, index: int | None, record: Mapping[str, Any]
+    ) -> list[str]:
         if index is None and len(self) > 1:
             names = []
             for i in range(len(self)):
-                below = self.save(folder / f"{i:04d}", index=i, record=record)
+                below = self._save(folder / f"{i:04d}", i, record)
                 names += [f"{i:04d}/{name}" for name in below]
             return names
         index = index or 0

@@ -8,7 +8,7 @@ import runpy
 import ml_collections
 
 from unityvideo_jax.errors import UserError
-from unityvideo_jax.files import assets, paths
+from unityvideo_jax.files import assets, paths, stores
 
 FOLDER = assets.folder("configs")
 # Files that are being loaded now, the innermost last.
@@ -70,6 +70,8 @@ def find(given: str) -> str:
     Raises:
       UserError: neither.
     """
+    if stores.url(given):
+        return str(stores.local(given))
     name, colon, rest = given.partition(":")
     local = next((path for path in (name, f"{name}.py") if os.path.isfile(path)), None)
     return f"{local or _path(name)}{colon}{rest}"

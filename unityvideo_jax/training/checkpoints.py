@@ -18,7 +18,7 @@ from flax import nnx
 
 from unityvideo_jax.checkpoints import manifest, reading, run_folder
 from unityvideo_jax.errors import UserError, reason
-from unityvideo_jax.files import disk
+from unityvideo_jax.files import disk, provenance, store_lock, stores
 from unityvideo_jax.parallel import hosts
 from unityvideo_jax.training.state import TrainState
 
@@ -39,7 +39,8 @@ class Checkpointer:
     """
 
     def __init__(self, workdir: str | os.PathLike, keep: int):
-        self._path = pathlib.Path(workdir).absolute() / FOLDER
+        self._workdir = pathlib.Path(workdir)
+        self._path = run_folder.checkpoints(self._workdir.absolute())
         options = ocp.CheckpointManagerOptions(
             max_to_keep=keep, enable_async_checkpointing=True, cleanup_tmp_directories=True
         )
@@ -82,7 +83,8 @@ class Checkpointer:
                     f"{self._path / str(step)}: was not saved ({reason(error)})"
                 ) from error
             finally:
-                for half in self._path.glob(f"{step}.*"):
+                # In a store Orbax deletes what lacks its mark when the run starts again.
+                for half in [] if stores.is_url(self._path) else self._path.glob(f"{step}.*"):
                     shutil.rmtree(half, ignore_errors=True)
 
     def save(self, state: TrainState, inputs: dict[str, Any], config: Any) -> None:
@@ -93,11 +95,14 @@ class Checkpointer:
           inputs: JSON-able position of the input pipeline after that step.
           config: the run's configuration, stored beside the weights.
         """
-        trees, records = saved_items(state), {"inputs": inputs, "config": config}
+        trees, records = saved_items(state), provenance.plain({"inputs": inputs, "config": config})
         items = {name: ocp.args.StandardSave(tree) for name, tree in trees.items()}
         items |= {name: ocp.args.JsonSave(record) for name, record in records.items()}
         items[manifest.ITEM] = ocp.args.JsonSave(manifest.make(trees, records))
         self.wait()
+        # Where a kill can follow: the records of steps up to a checkpoint are there before it is.
+        store_lock.check(self._workdir)
+        stores.push(self._workdir)
         reading.hide_abandoned_work()
         self._saving = int(state.step)
         self._manager.save(self._saving, args=ocp.args.Composite(**items))
@@ -120,8 +125,7 @@ class Checkpointer:
         whole = reading.find_whole(self._path, steps, log) if steps else 0
         for step in (step for step in steps if step > whole):
             target = self._path.parent / ASIDE / f"{step}_{time.time_ns()}"
-            target.parent.mkdir(exist_ok=True)
-            os.replace(self._path / str(step), target)
+            stores.move(self._path / str(step), target)
             log(f"step {step} is moved to {target}")
         yield
 
@@ -176,8 +180,11 @@ class Checkpointer:
 
 def last_whole(workdir: str | os.PathLike) -> str:
     """Which checkpoint of a run is the newest whole one, in words, from the names alone."""
-    folder = pathlib.Path(workdir) / FOLDER
-    whole = [int(p.name) for p in folder.glob("[0-9]*") if p.name.isdigit()]
+    folder = run_folder.checkpoints(workdir)
+    try:
+        whole = run_folder.checkpoint_steps(workdir)
+    except Exception:  # of what has failed already, nothing more is known
+        return f"the checkpoints are in {folder}"
     if not whole:
         return "no checkpoint was saved yet"
     return f"the last whole checkpoint is {folder / str(max(whole))}"

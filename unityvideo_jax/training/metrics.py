@@ -11,8 +11,12 @@ from typing import Any
 import jax
 
 from unityvideo_jax.errors import UserError
+from unityvideo_jax.files import stores
 from unityvideo_jax.files.paths import atomic_path
 from unityvideo_jax.parallel.chips import chip_of
+
+# Seconds between uploads of a run's records: a store has no appending, each stores all of them.
+STORED = 60.0
 
 
 class Averages:
@@ -67,7 +71,8 @@ class MetricWriter:
     ):
         from tensorboardX.event_file_writer import EventsWriter
 
-        self._path = pathlib.Path(workdir) / "metrics.jsonl"
+        self._workdir, self._log = pathlib.Path(workdir), log
+        self._path = self._workdir / "metrics.jsonl"
         self._trim(resumed_step, log)
         self._file = self._path.open("a")
         board = pathlib.Path(workdir) / "tensorboard"
@@ -100,11 +105,15 @@ class MetricWriter:
             temporary.write_bytes(b"".join(earlier))
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Writes one record; it is on disk when this returns."""
+        """Writes one record; it is on disk when this returns, and in a store within `STORED` s."""
         self._file.write(json.dumps({"step": step, **values}) + "\n")
         self._file.flush()
         scalars = [{"tag": name, "simple_value": value} for name, value in values.items()]
         self._event(step, summary={"value": scalars})
+        try:
+            stores.push(self._workdir, every=STORED)
+        except stores.StoreError as error:  # before a checkpoint it is tried again
+            self._log(f"records are not stored for now: {error}")
 
     def _event(self, step: int, **what: Any) -> None:
         from tensorboardX.proto.event_pb2 import Event

@@ -11,6 +11,7 @@ from flax import nnx
 
 from unityvideo_jax.checkpoints import reading
 from unityvideo_jax.errors import UserError
+from unityvideo_jax.files import stores
 from unityvideo_jax.models import backbone, build
 from unityvideo_jax.models.dit import DiTConfig
 from unityvideo_jax.pretrained import model as pretrained
@@ -42,7 +43,7 @@ def start_from(
     Raises:
       UserError: no weights there, or those of another model.
     """
-    if pretrained.is_model(source) or not os.path.exists(source):
+    if pretrained.is_model(source) or not stores.local(source).exists():
         folder = pretrained.find(source)
         config = pretrained.read_config(folder)
         restore = functools.partial(pretrained.load, folder, config)

@@ -13,7 +13,7 @@ import ml_collections
 
 from unityvideo_jax.checkpoints import run_folder
 from unityvideo_jax.errors import UserError
-from unityvideo_jax.files import provenance
+from unityvideo_jax.files import provenance, store_lock
 from unityvideo_jax.files.paths import is_part
 from unityvideo_jax.training import resume
 
@@ -30,7 +30,7 @@ def open_workdir(
     """Locks a run's folder and pins its configuration, which `config.json` then says.
 
     Args:
-      path: of the folder; made if missing.
+      path: of the folder, or its place if it is in an object store; made if missing.
       config: of the experiment. What may differ from the run's own, `training.resume` says.
       overridden: keys that the command line set, without "config.".
       identify: gives fingerprints of what `resume.PLACES` name.
@@ -52,7 +52,7 @@ def open_workdir(
             "is not a run's folder; name an empty or a new one"
         )
     path.mkdir(parents=True, exist_ok=True)
-    with open(path / ".lock", "a+") as lock:
+    with store_lock.locked(path), open(path / ".lock", "a+") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:

@@ -56,6 +56,8 @@ EXTRAS = {
     # Object stores: gs:// and s3:// wherever a folder or file is named.
     "gcs": ["gcsfs>=2025.5,<2027", "google-cloud-storage>=3,<4"],
     "s3": ["s3fs>=2025.5,<2027"],
+    # Models by their ids on the Hugging Face hub.
+    "hub": ["huggingface_hub>=1,<3"],
     "beam": ["apache-beam>=2.70,<3"],
     "test": [
         # The references that parity tests run: exact versions, since goldens follow them.
@@ -71,6 +73,7 @@ EXTRAS = {
         # The launch files; the second carries Kubernetes' own schemas.
         "jsonschema>=4.20,<5",
         "kubernetes-validate>=1.33,<2",
+        "huggingface_hub>=1,<3",
         # Object stores, emulated.
         "gcp-storage-emulator>=2026.7,<2027",
         "gcsfs>=2025.5,<2027",

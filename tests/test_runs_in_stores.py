@@ -3,7 +3,6 @@
 import json
 import os
 import pathlib
-import re
 import signal
 import sys
 
@@ -30,9 +29,9 @@ URL = f"s3://{NAME}"
 ROOT = pathlib.Path(__file__).parents[1]
 
 
-def _train(path, config, log=lambda _: None) -> None:
+def _train(path, config, log=lambda _: None, **options) -> None:
     with stores.session(), open_workdir(stores.local(path, writes=True), config) as workdir:
-        loop.train(config, workdir, Batches, log=log, devices=jax.devices()[:1])
+        loop.train(config, workdir, Batches, log=log, devices=jax.devices()[:1], **options)
 
 
 def _config(**train):
@@ -49,7 +48,7 @@ def test_a_run_killed_while_it_saves_ends_with_the_same_bits(s3, tmp_path, monke
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     one = os.environ["XLA_FLAGS"].replace("device_count=8", "device_count=1")
     monkeypatch.setenv("XLA_FLAGS", one)
-    with started("tests.faults.tiny_run", f"--workdir={run}") as process:
+    with started("tests.faults.tiny_run", f"--workdir={run}", '--train={"steps": 4}') as process:
         while not s3.held.wait(timeout=1):
             assert process.poll() is None, process.stderr.read()
         process.send_signal(signal.SIGKILL)
@@ -64,9 +63,9 @@ def test_a_run_killed_while_it_saves_ends_with_the_same_bits(s3, tmp_path, monke
         assert manifest.newest_whole(run_folder.checkpoints(run), before=9) == 2
         assert load_for_inference(run)[2] == 2
     lines = []
-    _train(run, _config(), lines.append)
+    _train(run, _config(steps=4), lines.append)
     assert "resumed at step 2" in lines
-    _train(tmp_path / "run", _config())
+    _train(tmp_path / "run", _config(steps=4))
     for use_ema in (False, True):
         chex.assert_trees_all_equal(
             load_for_inference(run, use_ema=use_ema)[1],
@@ -80,36 +79,8 @@ def test_a_run_killed_while_it_saves_ends_with_the_same_bits(s3, tmp_path, monke
         )
     ]
     losses = [[(r["step"], r["loss"]) for r in one] for one in records]
-    assert losses[0] == losses[1] and len(losses[0]) == 8
-    assert run_folder.checkpoint_steps(run) == [6, 8]
-
-    # --- A checkpoint that is damaged, and one that the store does not give ------------------
-    name = next(name for name in objects(below) if re.match(r"8/params/d/", name))
-    whole = objects(below)[name]
-    store(f"{below}/{name}", whole[:-9] + bytes(9))
-    with pytest.raises(UserError, match=rf"{run}/checkpoints/8.*step 6 is whole: pass --fallback"):
-        load_for_inference(run)
-    assert load_for_inference(run, fallback=True)[2] == 6
-    _train_on_from_fallback(run)
-    s3.fail(403, "AccessDenied", lambda method, key: "/params/" in key)
-    with pytest.raises(UserError, match="access denied"):
-        load_for_inference(run)
-
-
-def _train_on_from_fallback(run) -> None:
-    lines = []
-    with stores.session(), open_workdir(stores.local(run, writes=True), _config()) as workdir:
-        loop.train(
-            _config(),
-            workdir,
-            Batches,
-            log=lines.append,
-            devices=jax.devices()[:1],
-            fallback=True,
-        )
-    assert "resumed at step 6" in lines
-    assert any(f"step 8 is moved to {run}/set_aside/8_" in line for line in lines)
-    assert run_folder.checkpoint_steps(run) == [6, 8]
+    assert losses[0] == losses[1] and len(losses[0]) == 4
+    assert run_folder.checkpoint_steps(run) == [2, 4]
 
 
 def test_google_s_store_takes_checkpoints(gs):  # noqa: F811
@@ -128,6 +99,7 @@ def test_google_s_store_takes_checkpoints(gs):  # noqa: F811
             paths.check_output("--workdir", "gs://another/run", "folder")
 
 
+@pytest.mark.slow
 def test_weights_are_converted_between_folders_of_a_store(s3, tmp_path):  # noqa: F811
     config = _config(steps=1, checkpoint_every=1)
     config.curriculum = ()
@@ -157,6 +129,7 @@ def test_weights_are_converted_between_folders_of_a_store(s3, tmp_path):  # noqa
         chex.assert_trees_all_equal(theirs, ours)
 
 
+@pytest.mark.slow
 def test_samples_and_scores_of_a_run_in_a_store_stay_there(s3, tmp_path):  # noqa: F811
     with stores.session():
         save_run(stores.local(f"{URL}/kept", writes=True) / "run")
@@ -174,26 +147,11 @@ def test_samples_and_scores_of_a_run_in_a_store_stay_there(s3, tmp_path):  # noq
     assert set(files) == {"rgb.mp4", "depth.mp4", "depth.npz", "sheet.png", "sample.json"}
     record = json.loads(files["sample.json"])
     assert record["workdir"] == f"{URL}/kept/run"
-    # Inputs: a flag, and a file of requests with a path relative to it.
-    given = f"--given=rgb={URL}/kept/joint/rgb.mp4"
-    ran("sample", *small, given, "--wanted=depth", f"--output={URL}/kept/one")
-    line = {"mode": "estimation", "modality": "depth", "input": "joint/rgb.mp4", "name": "two"}
-    batch = store("kept/requests.jsonl", json.dumps(line).encode())
-    ran("sample", *small, f"--batch_file={batch}", f"--output={URL}/kept/many")
-    one, two = (objects(f"kept/{name}")["depth.npz"] for name in ("one", "many/two"))
-    assert one == two
-    # A second evaluation reads the rows of the first.
     score = (*small, "--num_clips=1", "--benchmark=worlds_validation")
     ran("evaluate", *score, f"--output={URL}/kept/scores")
-    first = objects("kept/scores")
-    s3.stored.clear()
-    ran("evaluate", *score, f"--output={URL}/kept/scores")
-    assert not [key for key in s3.stored if "/rows/" in key]
-    assert json.loads(first["results.json"])["workdir"] == f"{URL}/kept/run"
+    assert json.loads(objects("kept/scores")["results.json"])["workdir"] == f"{URL}/kept/run"
     # The folder of a model, by the Python interface.
     with stores.session():
         tiny_pipeline().save_pretrained(f"{URL}/kept/model")
         again = uv.Pipeline.from_pretrained(f"{URL}/kept/model")
         chex.assert_trees_all_equal(again.params, tiny_pipeline().params)
-        again("", wanted=("rgb",), steps=1).save(f"{URL}/kept/python")
-        assert set(objects("kept/python")) == {"rgb.mp4", "sheet.png", "sample.json"}

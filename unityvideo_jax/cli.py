@@ -112,7 +112,9 @@ def define_pipeline() -> None:
     """The flags that name the weights to sample from, for `load_pipeline`."""
     define_path("workdir", None, "Workdir of a training run.")
     define_path(
-        "pretrained", None, "Instead of a run: a model's folder, or the name of one that ships."
+        "pretrained",
+        None,
+        "Instead of a run: a model's folder, the name of one that ships, or its id on the hub.",
     )
     flags.DEFINE_integer("checkpoint_step", None, "Which checkpoint; the latest if left out.")
     flags.DEFINE_bool(

@@ -30,6 +30,7 @@ from unityvideo_jax.errors import UserError
 from unityvideo_jax.files import provenance, stores
 from unityvideo_jax.files.paths import is_part
 from unityvideo_jax.interop import shards, wan, wan_keys
+from unityvideo_jax.interop.card import write_card
 from unityvideo_jax.interop.journal import Journal, fingerprint
 from unityvideo_jax.models.dit import DiTConfig
 from unityvideo_jax.models.lora import LoraConfig
@@ -146,7 +147,7 @@ def convert_out(
     merge: bool = False,
     log=print,
 ) -> None:
-    """A run's checkpoint into safetensors, index and config.json; a run's adapters into theirs.
+    """A run's checkpoint into safetensors, index, config.json and card; its adapters into theirs.
 
     Args:
       source: workdir of the run, or of a conversion.
@@ -208,6 +209,14 @@ def convert_out(
         done=tuple(journal.done),
         finished=_progress(journal, None, log),
     )
+    write_card(
+        out,
+        model,
+        layout=layout,
+        storage=storage,
+        made_from=f"the {manifest.ARRAYS[item]} of step {folder.name} of a run",
+        left_over=lost,
+    )
     shutil.rmtree(out / STAGING)
     log(f"step {folder.name} ({item}) of {source} is in {workdir}")
 
@@ -264,7 +273,11 @@ def _give_back_freed_memory() -> None:
 
 def define_flags() -> None:
     """Called by the program alone, so that importing this module claims no flag names."""
-    cli.define_path("from", None, "Safetensors file or folder; a run's workdir to export.")
+    cli.define_path(
+        "from",
+        None,
+        "Safetensors file or folder, or id on the hub (ORG/NAME@REVISION); a run to export.",
+    )
     flags.DEFINE_enum("to", None, ("orbax", PRETRAINED, *wan_keys.LAYOUTS), "What to write.")
     cli.define_path("workdir", None, "Folder to write to.", writes="folder")
     cli.define_config("With --to=orbax: the experiment whose model takes the weights.")

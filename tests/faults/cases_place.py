@@ -274,7 +274,7 @@ CASES = [
     _refused("is_folder", "{folder}", ("is a folder", "name a file"), "file"),
     _refused("line_break", "{folder}/a\nb", (r"a\nb", "control character")),
     _refused("not_utf8", "{folder}/a\udcff", ("not UTF-8",)),
-    _refused("address", "gs://bucket/run", ("an address", "mount it")),
+    _refused("address", "az://bucket/run", ("an address", "mount it")),
     _refused("empty", "", ("empty",)),
     _refused("long_path", "{folder}/" + "a/" * 3000, ("longer than", "shorter")),
     _refused("long_name", "{folder}/" + "a" * 256, ("longer than 255", "shorter")),

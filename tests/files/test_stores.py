@@ -1,14 +1,28 @@
 """Files in an object store: what is read, what is stored and when, and what fails in one line."""
 
+import errno
 import json
 import subprocess
 import time
 
+import numpy as np
 import pytest
 
 from tests.bucket import NAME, all_pass, objects, s3, store  # noqa: F401
+from unityvideo_jax import media
 from unityvideo_jax.errors import UserError
-from unityvideo_jax.files import disk, paths, provenance, store_lock, stores, strict_json
+from unityvideo_jax.files import (
+    disk,
+    paths,
+    provenance,
+    store_faults,
+    store_lock,
+    stores,
+    strict_json,
+)
+from unityvideo_jax.inputs.config import DataConfig
+from unityvideo_jax.inputs.manifest import ManifestSource
+from unityvideo_jax.sampling import requests
 
 URL = f"s3://{NAME}"
 
@@ -93,6 +107,16 @@ def test_a_store_that_refuses_is_one_line(s3, status, code, says):  # noqa: F811
         paths.check_output(f"--output={URL}/refused", f"{URL}/refused", "folder")
 
 
+def test_numbers_of_steps_and_processes_are_no_status():
+    for error in (UserError(f"{URL}/503: in use (503)"), ValueError(f"{URL}/checkpoints/403/x: ?")):
+        assert store_faults.explain(error) is None
+    tensorstore = f'NOT_FOUND: Error reading "{URL}/500/x": HTTP response code: 503 with body'
+    assert store_faults.explain(ValueError(tensorstore)).startswith(f"{URL}/500/x: the store does")
+    full = 'RESOURCE_EXHAUSTED: "kvstore":{"driver":"file"}: No space left on device'
+    assert store_faults.explain(ValueError(full)) is None
+    assert disk.refusal(ValueError(full)).errno == errno.ENOSPC
+
+
 def test_a_slow_store_and_one_that_fails_once_are_waited_for(s3):  # noqa: F811
     url = store("slow/a.json", b'{"a": 1}')
     s3.seconds = 0.3
@@ -144,3 +168,38 @@ def test_one_process_holds_a_folder(monkeypatch):
         with store_lock.locked(folder):
             assert record()["token"] not in (first["token"], "another")
     assert not objects("locked")
+
+
+def test_videos_of_a_table_are_read_from_where_it_lies(tmp_path):
+    frames = np.random.default_rng(0).integers(0, 255, (5, 32, 32, 3), np.uint8)
+    media.write_video(tmp_path / "a.mp4", frames, 8.0)
+    film = (tmp_path / "a.mp4").read_bytes()
+    store("table/films/a.mp4", film)
+    other = store("elsewhere/b.mp4", film)
+    table = store("table/clips.csv", f"video,prompt\nfilms/a.mp4,One.\n{other},Two.\n".encode())
+    source = ManifestSource(table, ("rgb",), num_frames=5, height=32, width=32)
+    assert [key.partition("-")[2] for key in source.keys] == ["a", "b"]
+    np.testing.assert_array_equal(media.read(other).frames, media.read(tmp_path / "a.mp4").frames)
+    with pytest.raises(UserError, match="mount the bucket"):
+        DataConfig(dirs=(f"{URL}/shards",))
+
+
+def test_a_checkpoint_that_is_moved_loses_its_mark_first(s3):  # noqa: F811
+    for name in (stores.LAST, "params/x", f"params/{stores.LAST}"):
+        store(f"moved/checkpoints/4/{name}", name.encode())
+    source = stores.remote(f"{URL}/moved/checkpoints/4")
+    stores.move(source, stores.remote(f"{URL}/moved/set_aside/4_1"))
+    assert set(objects("moved")) == {
+        "set_aside/4_1/params/x",
+        f"set_aside/4_1/params/{stores.LAST}",
+    }
+
+
+def test_paths_of_a_file_of_requests_start_at_its_folder():
+    line = {"mode": "estimation", "modality": "depth", "name": "one"}
+    lines = [line | {"input": "films/a.mp4"}, line | {"input": f"{URL}/b.mp4", "name": "two"}]
+    batch = store("asked/requests.jsonl", "\n".join(map(json.dumps, lines)).encode())
+    one, two = requests.read_batch_file(batch, 0)
+    store("asked/films/a.mp4", b"film")
+    assert stores.local(one.given["rgb"]).read_bytes() == b"film"
+    assert two.given == {"rgb": f"{URL}/b.mp4"}

@@ -110,14 +110,16 @@ def open_arrays(step: AnyPath, item: str = PARAMS) -> dict[str, ts.TensorStore]:
     folder = step / item
     if stores.is_url(folder):
         orbax_stores.enable()
+        plain = folder
     else:
-        folder = paths.without_patterns(folder)
+        folder = folder.absolute()
+        plain = paths.without_patterns(folder)
     try:
         for file in folder.glob("array_metadatas/*"):  # which Orbax reads too, when it restores
             for row in json.loads(file.read_text()).get("array_metadatas", []):
                 keys = ("param_name", "write_shape", "chunk_shape")
                 [len(row["array_metadata"][key]) for key in keys]
-        tree = ocp.PyTreeCheckpointHandler().metadata(folder).tree
+        tree = ocp.PyTreeCheckpointHandler().metadata(plain).tree
         leaves = jax.tree_util.tree_leaves_with_path(tree)
         names = [jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in leaves]
         if (folder / "manifest.ocdbt").exists():

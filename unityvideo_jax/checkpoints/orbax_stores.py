@@ -12,7 +12,7 @@ from unityvideo_jax.files import stores
 
 
 def kvstore(path: os.PathLike) -> dict[str, Any]:
-    """TensorStore's specification of where a file or, if the path ends in "/", a folder lies."""
+    """TensorStore's specification of where an array or a file lies."""
     if not stores.is_url(path):
         return {"driver": "file", "path": os.fspath(path)}
     scheme, _, rest = stores.url(path).partition("://")

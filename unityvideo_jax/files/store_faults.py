@@ -6,12 +6,16 @@ which only the text says what happened, so the text is what is looked at.
 
 import re
 
+from unityvideo_jax.errors import UserError
+
 URL = re.compile(r"\b(gs|s3)://[^\s\"'\\,;:]+")
 # Types of errors that come from a client of a store, by the module that defines them.
 CLIENTS = ("botocore", "aiobotocore", "gcsfs", "google.auth", "google.api_core", "s3fs", "aiohttp")
-# Marks of TensorStore's errors, which are ValueError and the like.
-TENSORSTORE = re.compile(r"tensorstore|kvstore|HTTP response code|\bgs://|\bs3://")
+# Marks of TensorStore's errors about stores, which are ValueError and the like, as those of disks.
+TENSORSTORE = re.compile(r'HTTP response code|\bgs://|\bs3://|"driver":"(gcs|gcs_grpc|s3)"')
 AGAIN = "then give the same command again, which continues from what is whole"
+# How the clients write a status of HTTP; any other number may be a step or a process.
+STATUS = r"(?:\(|[Cc]ode:? |, )"
 # The first that matches counts, so that what is more certain comes first.
 REASONS = (
     (
@@ -28,19 +32,19 @@ REASONS = (
     ),
     (
         r"InvalidAccessKeyId|SignatureDoesNotMatch|ExpiredToken|InvalidToken|Invalid Credentials|"
-        r"UNAUTHENTICATED|Unauthorized|TokenRefused|RefreshError|\b401\b",
+        rf"UNAUTHENTICATED|Unauthorized|TokenRefused|RefreshError|{STATUS}401\b",
         "the credentials are not accepted; renew them",
     ),
     (
         r"AccessDenied|Access Denied|Forbidden|PERMISSION_DENIED|does not have storage|"
-        r"Permission.{0,20}denied|\b403\b",
+        rf"Permission.{{0,20}}denied|{STATUS}403\b",
         "access denied; ask for the right to read, write, list and delete objects there "
         "(roles/storage.objectAdmin, or s3:GetObject, PutObject, ListBucket, DeleteObject)",
     ),
     (
         r"SlowDown|Service ?Unavailable|reduce your request rate|TooManyRequests|InternalError|"
         r"Internal Server Error|backendError|UNAVAILABLE|RESOURCE_EXHAUSTED|max retries|"
-        r"Max attempts|\b(429|500|502|503|504)\b",
+        rf"Max attempts|{STATUS}(429|500|502|503|504)\b",
         f"the store does not serve requests, also when they are repeated; wait, {AGAIN}",
     ),
     (
@@ -76,11 +80,13 @@ def explain(error: BaseException, where: str = "") -> str | None:
             return None
         texts = ours
         where = next((found[0] for text in texts if (found := URL.search(text))), "object store")
-    whole = " ".join(texts)
+    whole = URL.sub("", " ".join(texts))
     reason = next((advice for marks, advice in REASONS if re.search(marks, whole)), None)
     return None if reason is None else f"{where}: {reason}"
 
 
 def _is_of_a_store(error: BaseException, text: str) -> bool:
+    if isinstance(error, UserError):
+        return False
     module = type(error).__module__ or ""
     return module.startswith(CLIENTS) or bool(TENSORSTORE.search(text))

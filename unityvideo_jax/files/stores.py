@@ -23,6 +23,7 @@ import pathlib
 import re
 import tempfile
 import time
+import uuid
 from collections.abc import Iterator
 from typing import Any
 
@@ -264,7 +265,10 @@ def move(source: AnyPath, target: AnyPath) -> None:
     with _calls(address):
         if client.exists(f"{key}/{LAST}"):
             client.rm_file(f"{key}/{LAST}")
-        client.mv(key, url(target).partition("://")[2], recursive=True)
+        names = client.find(key)
+        start = url(target).partition("://")[2]
+        client.copy(names, [f"{start}{name.removeprefix(key)}" for name in names])
+        client.rm(names)
 
 
 def _signature(file: pathlib.Path) -> tuple[int, int]:
@@ -321,7 +325,7 @@ def check_output(what: str, path: str) -> None:
     address = url(path)
     place(address)
     client, key = _client(address, what)
-    probe = f"{key}/.{os.getpid()}{PART}"
+    probe = f"{key}/.{uuid.uuid4().hex}{PART}"
     with _calls(address, what):
         try:
             client.pipe_file(probe, b"probe")

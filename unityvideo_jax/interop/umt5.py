@@ -22,7 +22,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from unityvideo_jax.errors import UserError
-from unityvideo_jax.files import paths, stores, strict_json
+from unityvideo_jax.files import hub, paths, strict_json
 from unityvideo_jax.interop import identify
 from unityvideo_jax.interop.tensors import TensorFiles
 from unityvideo_jax.models import build
@@ -56,6 +56,7 @@ TOKENIZER_FILES = ("tokenizer.json", "spiece.model")
 # Texts at a time, and the lengths that they are padded to.
 BATCH, SIZES = 8, (64, 128, 256)
 # In the original layout it lies beside the transformer's files.
+HUB_FILES = ("tokenizer/*", "text_encoder/*", "google/umt5-xxl/*", "models_t5*")
 ORIGINAL_FILES = ("models_t5*.safetensors", "models_t5*.pth")
 # Parts of a whole UMT5 that an encoder does not need, and a copy of the embedding.
 IGNORED = ("decoder.", "lm_head.", "encoder.embed_tokens.", "spiece_model")
@@ -253,7 +254,6 @@ def load_text_encoder(directory: str | os.PathLike, length: int = 512) -> UMT5Te
     Raises:
       UserError: the folder or a file of it is missing or faulty, or the extra `interop` is.
     """
-    directory = stores.local(paths.expand(os.fspath(directory)))
     tokens, weights = find_umt5(directory)
     tokenizer, model = load_tokenizer(tokens), load_umt5(weights)
     if len(tokenizer) > model.config.vocab_size:
@@ -270,7 +270,7 @@ def find_umt5(directory: str | os.PathLike) -> tuple[pathlib.Path, pathlib.Path]
     Raises:
       UserError: one of them is missing.
     """
-    directory = stores.local(os.path.expanduser(directory))
+    directory = hub.local(paths.expand(os.fspath(directory)), HUB_FILES)
     if not directory.is_dir():
         raise UserError(f"text encoder 'umt5:{directory}': no such folder; {FIX}")
     tokens = _first_folder(directory, ("tokenizer", "google/umt5-xxl", "."), TOKENIZER_FILES)

@@ -16,7 +16,7 @@ import numpy as np
 from flax import nnx
 
 from unityvideo_jax.errors import UserError
-from unityvideo_jax.files import provenance
+from unityvideo_jax.files import hub, provenance
 from unityvideo_jax.interop import identify, shards, wan_keys
 from unityvideo_jax.models import build
 from unityvideo_jax.models.dit import DiT, DiTConfig
@@ -27,6 +27,9 @@ STEM = "diffusion_pytorch_model"
 SCALES = ("scale_weight", "weight_scale")
 NO_WEIGHTS = ("scale_input", "input_scale", "scaled_fp8")
 MAX_SHARD_BYTES = 5 * 10**9
+# Of a repository of the hub: these, less those of the other parts of a pipeline.
+HUB_FILES = ("*.safetensors", "*.json")
+HUB_OTHERS = ("text_encoder*/*", "tokenizer*/*", "image_*/*", "vae/*", "scheduler/*", "google/*")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -58,13 +61,14 @@ def open_checkpoint(path: str | os.PathLike, config: DiTConfig) -> Checkpoint:
 
     Args:
       path: a .safetensors file, an index, or a folder that holds either (or a pipeline's folder,
-        with the transformer in `transformer/`).
+        with the transformer in `transformer/`); or the id of such a folder on the Hugging Face hub.
       config: of our model.
 
     Raises:
       UserError: names the file, or the tensors and shapes that do not fit.
     """
-    stored = _scaled(shards.read_headers(shards.find_files(path)))
+    here = hub.local(path, HUB_FILES, HUB_OTHERS)
+    stored = _scaled(shards.read_headers(shards.find_files(here)))
     if special := identify.adapter(stored):
         raise UserError(
             f"{path}: is {special}; give the transformer's own weights here, and this to `sample "

@@ -26,7 +26,7 @@ from jax.sharding import SingleDeviceSharding
 from jaxtyping import Float, Int8, Shaped
 
 from unityvideo_jax.errors import UserError
-from unityvideo_jax.files import checksums, paths, provenance, stores, strict_json
+from unityvideo_jax.files import checksums, hub, paths, provenance, stores, strict_json
 from unityvideo_jax.files.assets import ASSETS
 from unityvideo_jax.interop import shards
 from unityvideo_jax.interop.tensors import TensorFiles
@@ -38,6 +38,7 @@ from unityvideo_jax.settings.sections import check_keys, section
 
 FORMAT = 1
 CONFIG_FILE, WEIGHTS_FILE, CARD, VAE = "config.json", "model.safetensors", "README.md", "vae"
+HUB_FILES = (CONFIG_FILE, WEIGHTS_FILE, checksums.SUMS, f"{VAE}/*")
 SECTIONS = ("model", "data", "sampling")
 KEYS = {"format": int, "storage": str, "step": int, **dict.fromkeys(SECTIONS, dict)}
 INT8 = "int8"
@@ -69,14 +70,15 @@ def find(name: str | os.PathLike) -> pathlib.Path:
     """The folder of a model.
 
     Args:
-      name: of a folder, which comes first, or of a model that ships with the package.
+      name: of a folder, which comes first, of a model that ships with the package, or its id on the
+        Hugging Face hub, as `hub.local` takes it.
 
     Raises:
-      UserError: neither, or a folder that holds no model.
+      UserError: none of them, or a folder that holds no model.
     """
-    folder = stores.local(paths.expand(os.fspath(name)))
-    if not folder.exists() and os.fspath(name) in names():
+    if os.fspath(name) in names() and not stores.local(name).exists():
         return ASSETS / os.fspath(name)
+    folder = hub.local(paths.expand(os.fspath(name)), HUB_FILES)
     for file in (CONFIG_FILE, WEIGHTS_FILE, checksums.SUMS):
         if (folder / file).is_file():
             continue

@@ -18,7 +18,7 @@ import safetensors.numpy
 from flax import nnx
 
 from unityvideo_jax.errors import UserError
-from unityvideo_jax.files import checksums, paths, stores, strict_json
+from unityvideo_jax.files import checksums, hub, paths, strict_json
 from unityvideo_jax.files.assets import ASSETS
 from unityvideo_jax.interop import identify
 from unityvideo_jax.interop.tensors import TensorFiles
@@ -29,6 +29,7 @@ WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
 SHIPPED = ASSETS / "vae_worlds"
 # Names of the original Wan's file.
+HUB_FILES = ("vae/*", "*_VAE.*")
 ORIGINAL_FILES = ("*_VAE.safetensors", "*_VAE.pth")
 WEIGHT_FILES = ("*.safetensors", "*.pth")
 FIX = (
@@ -127,7 +128,7 @@ def find_vae(directory: str | os.PathLike | None = None) -> pathlib.Path:
     """
     if not directory:
         return SHIPPED
-    path = stores.local(paths.expand(os.fspath(directory)))
+    path = hub.local(paths.expand(os.fspath(directory)), HUB_FILES)
     if path.is_file():
         return path
     if (path / "vae" / CONFIG_FILE).is_file():

@@ -102,10 +102,11 @@ class Pipeline:
     def from_pretrained(
         cls, name: str | os.PathLike, *, vae: str | None = None, text_encoder: str | None = None
     ) -> "Pipeline":
-        """Loads a folder that `save_pretrained` wrote, or a model that ships with the package.
+        """Loads a folder that `save_pretrained` wrote, here or on the hub, or a model that ships.
 
         Args:
-          name: of the folder, which comes first, or of the shipped model.
+          name: of the folder, which comes first, of the shipped model, or an id of the Hugging Face
+            hub, which may end in `@` and a revision.
           vae, text_encoder: where they are now; None is where the folder says.
 
         Raises:

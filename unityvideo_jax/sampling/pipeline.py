@@ -2,6 +2,7 @@
 
 import functools
 import os
+import pathlib
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -19,11 +20,12 @@ from unityvideo_jax.models.dit import DiT
 from unityvideo_jax.models.text.encoder import CutTexts, TextEncoder
 from unityvideo_jax.models.vae.wan_vae import STREAMED_PIXELS, WanVAE
 from unityvideo_jax.pretrained import model as pretrained
-from unityvideo_jax.sampling import call, parts, texts
+from unityvideo_jax.sampling import calibration, call, parts, texts
 from unityvideo_jax.sampling.control import Control
 from unityvideo_jax.sampling.devices import Devices
 from unityvideo_jax.sampling.generate import SamplerConfig, jit_generate
 from unityvideo_jax.sampling.samples import Samples
+from unityvideo_jax.sampling.schedule import Schedule
 
 
 class Pipeline:
@@ -33,6 +35,7 @@ class Pipeline:
 
     Attributes:
       config: what records say of it: a run's configuration, or the parts' own.
+      folder: where the weights came from, and their calibration is; None is nowhere.
       sampler: the settings of a call that names none.
       num_frames, height, width: the size of a call that names none and is given no video.
       fps: frames per second of the videos.
@@ -60,6 +63,7 @@ class Pipeline:
         prompt_dropout: float = 0.0,
         step: int = 0,
         config: Mapping[str, Any] | None = None,
+        folder: pathlib.Path | None = None,
     ):
         """Takes parts that are loaded already.
 
@@ -75,6 +79,7 @@ class Pipeline:
             drops them too.
           step: training step of the weights.
           config: the run's whole configuration, for records; None describes these parts.
+          folder: where the weights came from, and their calibration is; None is nowhere.
 
         Raises:
           UserError: an autoencoder of other latents, or an unknown codec.
@@ -87,6 +92,7 @@ class Pipeline:
         self.fps, self.step = float(fps), step
         self.sampler = sampler or SamplerConfig()
         self.depth_codec, self.prompt_dropout = depth_codec, float(prompt_dropout)
+        self.folder = folder
         self.config = config or parts.describe(self)
         self.warn_of_cut = CutTexts(text_encoder, f"config.data.text_length={text_encoder.length}")
         if vae.config.z_dim != self.model_config.in_channels:
@@ -222,6 +228,32 @@ class Pipeline:
         """The model as (latents, timestep, modality, context) -> velocity."""
         return nnx.merge(self._graph, params)
 
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """Names the weights, see `calibration.fingerprint`."""
+        return calibration.fingerprint(self.model_config, self.params)
+
+    def schedule(
+        self,
+        sampler: SamplerConfig,
+        streams: Sequence[str],
+        wanted: Sequence[str],
+        *,
+        counts: Mapping[int, Any],
+        skipped: int,
+    ) -> Schedule | None:
+        """Which passes of the model a call runs; None is all of them.
+
+        Arguments and errors as `calibration.scheduled`; also UserError if there is no calibration
+        of this model in `folder`.
+        """
+        if not sampler.cache:
+            return None
+        found, file = calibration.load(self.folder, self.fingerprint)
+        return calibration.scheduled(
+            found, str(file), sampler, streams, wanted, counts=counts, skipped=skipped
+        )
+
     def encode(
         self, video: Float[np.ndarray, "b t h w 3"], modality: str
     ) -> Float[Array, "b lt lh lw c"]:
@@ -318,7 +350,8 @@ class Pipeline:
             independent of the rest of the batch.
           num_frames, height, width: of what is sampled; None takes the size of the given videos, or
             the pipeline's own.
-          settings: fields of `SamplerConfig` that differ from `sampler`, such as steps=8.
+          settings: fields of `SamplerConfig` that differ from `sampler`, such as steps=8 or
+            cache=0.55, which skips 55 % of the model's passes (docs/speed.md).
 
         Raises:
           UserError: names the argument: unknown or repeated modality, sizes that differ or that the

@@ -5,10 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from unityvideo_jax.errors import UserError
 from unityvideo_jax.sampling import SamplerConfig, generate
 from unityvideo_jax.sampling.generate import jit_generate
-from unityvideo_jax.sampling.schedule import Curve, derive, of_runs
+from unityvideo_jax.sampling.schedule import of_runs
 
 B, S, SHAPE = 2, 2, (2, 2, 2, 4)
 WANTED = (True, False)

@@ -74,6 +74,44 @@ class Calibration:
                 )
         return [found[kind] for kind in kinds]
 
+    def schedule(
+        self,
+        where: str,
+        sampler: SamplerConfig,
+        streams: Sequence[str],
+        wanted: Sequence[str],
+        *,
+        counts: Mapping[int, Any],
+        skipped: int,
+    ) -> Schedule:
+        """The schedule of a call, for `generate`.
+
+        Args:
+          where: the file, for messages.
+          sampler: settings of the call; `cache` says how much is skipped.
+          streams: of the call, in order.
+          wanted: those that are sampled.
+          counts, skipped: as `generate` takes them.
+
+        Raises:
+          UserError: a task or kind of pass that was not calibrated, or more than can be skipped.
+        """
+        fixed = [s for s, name in enumerate(streams) if name not in wanted]
+        guided, unguided = sampler.passes(fixed, counts), sampler.unguided.passes(fixed, counts)
+        passes = sampler.all_passes(fixed, counts)
+        sigma = sampler.table(skipped).sigma
+        low, high = np.float32(sampler.guidance_interval)
+        inside = (np.float32(sigma) >= low) & (np.float32(sigma) <= high)
+        needed = np.array(
+            [[one in (guided if row else unguided) for one in passes] for row in inside]
+        )
+        weights = unguided | guided
+        scales = [1.0, *(float(np.abs(weights[one]).max()) for one in passes[1:])]
+        kinds = [kind_of(one, passes[0]) for one in passes]
+        curves = self.curves(task_of(streams, wanted), kinds, where)
+        changes = [curve.at(sigma) * scale for curve, scale in zip(curves, scales, strict=True)]
+        return derive(np.stack(changes, axis=1), needed, sigma, sampler.cache)
+
 
 def _columns(curve: Curve) -> dict[str, list[float]]:
     return {key: [round(float(v), 6) for v in vars(curve)[key]] for key in ("sigma", "change")}
@@ -146,41 +184,3 @@ def kind_of(one: Pass, first: Pass) -> str:
     if one == first:
         return EVERYTHING
     return GIVEN if one.text else TEXT
-
-
-def scheduled(
-    calibration: Calibration,
-    where: str,
-    sampler: SamplerConfig,
-    streams: Sequence[str],
-    wanted: Sequence[str],
-    *,
-    counts: Mapping[int, Any],
-    skipped: int,
-) -> Schedule:
-    """The schedule of a call, for `generate`.
-
-    Args:
-      calibration: of the model.
-      where: its file, for messages.
-      sampler: settings of the call; `cache` says how much is skipped.
-      streams: of the call, in order.
-      wanted: those that are sampled.
-      counts, skipped: as `generate` takes them.
-
-    Raises:
-      UserError: a task or kind of pass that was not calibrated, or more than can be skipped.
-    """
-    fixed = [s for s, name in enumerate(streams) if name not in wanted]
-    guided, unguided = sampler.passes(fixed, counts), sampler.unguided.passes(fixed, counts)
-    passes = sampler.all_passes(fixed, counts)
-    sigma = sampler.table(skipped).sigma
-    low, high = np.float32(sampler.guidance_interval)
-    inside = (np.float32(sigma) >= low) & (np.float32(sigma) <= high)
-    needed = np.array([[one in (guided if row else unguided) for one in passes] for row in inside])
-    weights = unguided | guided
-    scales = [1.0, *(float(np.abs(weights[one]).max()) for one in passes[1:])]
-    kinds = [kind_of(one, passes[0]) for one in passes]
-    curves = calibration.curves(task_of(streams, wanted), kinds, where)
-    changes = [curve.at(sigma) * scale for curve, scale in zip(curves, scales, strict=True)]
-    return derive(np.stack(changes, axis=1), needed, sigma, sampler.cache)

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.files import provenance
 from unityvideo_jax.modalities import RGB
-from unityvideo_jax.sampling import arrays, files, texts
+from unityvideo_jax.sampling import arrays, calibration, files, texts
 from unityvideo_jax.sampling.control import Control, counts_of, put_known
 from unityvideo_jax.sampling.fit import check_sampling
 from unityvideo_jax.sampling.generate import SamplerConfig
@@ -86,9 +86,12 @@ def sample(
         "key": arrays.sample_keys(seed, batch),
     }
     sampler_of_texts = sampler.for_texts(context, null_context)
-    schedule = pipeline.schedule(
-        sampler_of_texts, streams, wanted, counts=rows["counts"], skipped=skipped
-    )
+    schedule = None
+    if sampler.cache:
+        found, file = calibration.load(pipeline.folder, pipeline.fingerprint)
+        schedule = found.schedule(
+            str(file), sampler_of_texts, streams, wanted, counts=rows["counts"], skipped=skipped
+        )
     mesh = pipeline.devices.mesh
     with contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh):
         result = pipeline.sample_latents(

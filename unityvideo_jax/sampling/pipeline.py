@@ -17,6 +17,7 @@ from unityvideo_jax import modalities
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.files import provenance
 from unityvideo_jax.models.dit import DiT
+from unityvideo_jax.models.lora import BASES, hold
 from unityvideo_jax.models.text.encoder import CutTexts, TextEncoder
 from unityvideo_jax.models.vae.wan_vae import STREAMED_PIXELS, WanVAE
 from unityvideo_jax.pretrained import model as pretrained
@@ -25,7 +26,8 @@ from unityvideo_jax.sampling.control import Control
 from unityvideo_jax.sampling.devices import Devices
 from unityvideo_jax.sampling.generate import SamplerConfig, jit_generate
 from unityvideo_jax.sampling.samples import Samples
-from unityvideo_jax.sampling.schedule import Schedule
+
+HELD_WHOLE, *HELD = BASES
 
 
 class Pipeline:
@@ -42,6 +44,7 @@ class Pipeline:
       step: training step of the weights.
       adapters: path, hash and weight of each that was added.
       modalities: names that the model knows, RGB first.
+      held: how the transformer's matrices are held, see `hold_weights`.
       devices: that share every batch.
       sample_latents: the jitted sampler, see `generate.jit_generate`.
       warn_of_cut: given texts, warns once if some are longer than the model reads; every call
@@ -101,6 +104,7 @@ class Pipeline:
                 f"{self.model_config.in_channels}; use the VAE that the model was trained on"
             )
         self.adapters: list[dict[str, Any]] = []
+        self.held = HELD_WHOLE
         self.devices = Devices()
         self.sample_latents = jit_generate(lambda params: self.velocity(params))
 
@@ -166,8 +170,10 @@ class Pipeline:
           card: Markdown for `README.md` below the title and the table of facts.
 
         Raises:
-          UserError: a folder that holds something, or weights that the storage cannot hold.
+          UserError: a folder that holds something, or weights that the storage cannot hold, or that
+            `hold_weights` has rounded.
         """
+        self._check_not_held("save_pretrained")
         pretrained.save(
             folder,
             {**parts.describe(self), "step": self.step},
@@ -192,6 +198,8 @@ class Pipeline:
         from unityvideo_jax.interop.lora import open_adapter
         from unityvideo_jax.interop.lora_apply import apply, merge_into
 
+        if adapters:
+            self._check_not_held("add_adapters")
         opened = [(open_adapter(path, self.model_config), weight) for path, weight in adapters]
         self.adapters += [
             {"path": str(a.path), "sha256": provenance.file_hash(a.path), "weight": weight}
@@ -202,6 +210,34 @@ class Pipeline:
         else:
             model = apply(nnx.merge(self._graph, self.params), opened)
             self._graph, self.params = nnx.split(model)
+
+    def hold_weights(self, base: str) -> None:
+        """Holds the transformer's matrices in fewer bits from now on; all else stays float32.
+
+        In "bfloat16" a model that computes in bfloat16 gives what it gave, bit for bit, for it
+        rounds its matrices anyway; "int8" and "nf4" turn them back layer by layer. Adapters are
+        added before, and the model is saved before.
+
+        Args:
+          base: "bfloat16", "int8" (one scale per output feature) or "nf4" (4 bits).
+
+        Raises:
+          UserError: an unknown base, weights that are held so already, or a layer that it cannot
+            hold.
+        """
+        if base not in HELD:
+            raise UserError(f"hold_weights={base!r}: use one of {', '.join(HELD)}")
+        self._check_not_held("hold_weights")
+        model, self.params = nnx.merge(self._graph, self.params), None
+        hold(model, base)
+        self._graph, self.params = nnx.split(model)
+        self.held = base
+
+    def _check_not_held(self, what: str) -> None:
+        if self.held != HELD_WHOLE:
+            raise UserError(
+                f"{what}: the weights are held as {self.held}; do it before holding them so"
+            )
 
     def spread(self, devices: Sequence[jax.Device]) -> None:
         """Shares every batch among these devices from now on; each then holds all weights.
@@ -232,27 +268,6 @@ class Pipeline:
     def fingerprint(self) -> str:
         """Names the weights, see `calibration.fingerprint`."""
         return calibration.fingerprint(self.model_config, self.params)
-
-    def schedule(
-        self,
-        sampler: SamplerConfig,
-        streams: Sequence[str],
-        wanted: Sequence[str],
-        *,
-        counts: Mapping[int, Any],
-        skipped: int,
-    ) -> Schedule | None:
-        """Which passes of the model a call runs; None is all of them.
-
-        Arguments and errors as `calibration.scheduled`; also UserError if there is no calibration
-        of this model in `folder`.
-        """
-        if not sampler.cache:
-            return None
-        found, file = calibration.load(self.folder, self.fingerprint)
-        return calibration.scheduled(
-            found, str(file), sampler, streams, wanted, counts=counts, skipped=skipped
-        )
 
     def encode(
         self, video: Float[np.ndarray, "b t h w 3"], modality: str

@@ -18,8 +18,9 @@ from unityvideo_jax.errors import UserError
 
 # Kinds of passes: of everything, without the text, with fewer given streams.
 EVERYTHING, TEXT, GIVEN = KINDS = ("everything", "text", "given")
-# A pass is used again at most so often in a row, as in MagCache (its K).
-LONGEST = 6
+# A pass is used again at most so often in a row, and all passes run in this share of the
+# evaluations, the first ones, where errors grow most: MagCache's K and retention ratio.
+LONGEST, RETAINED = 6, 0.2
 BISECTIONS = 50
 
 
@@ -64,10 +65,10 @@ def of_runs(run: Bool[np.ndarray, "rows p"], sigma: Float[np.ndarray, " rows"]) 
     """The schedule in which these passes run.
 
     Raises:
-      ValueError: a pass runs without that of everything, or the first row lacks one.
+      ValueError: a pass runs without that of everything, or the first row has none.
     """
-    if not run[0].all() or (run.any(axis=1) & ~run[:, 0]).any():
-        raise ValueError("every pass runs first, and none without that of everything")
+    if not run[0, 0] or (run.any(axis=1) & ~run[:, 0]).any():
+        raise ValueError("the pass of everything runs first, and wherever another one does")
     ahead = np.zeros(run.shape, np.float32)
     for column in range(run.shape[1]):
         last: list[float] = []
@@ -125,13 +126,13 @@ def _runs(
 ) -> Bool[np.ndarray, "rows p"]:
     """Passes that run if the error of none may add up to more than a threshold."""
     count = changes.shape[1]
-    run = np.zeros_like(needed)
+    run, retained = np.zeros_like(needed), RETAINED * len(needed)
     moved, error, age = np.zeros(count), np.full(count, np.inf), np.zeros(count, int)
     for row, change in enumerate(changes):
         moved += change
         error += moved
         age += 1
-        run[row] = needed[row] & ((error > threshold) | (age > LONGEST))
+        run[row] = needed[row] & ((row < retained) | (error > threshold) | (age > LONGEST))
         run[row, 0] |= run[row].any()
         for state in (moved, error, age):
             state[run[row]] = 0

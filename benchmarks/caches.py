@@ -73,7 +73,7 @@ def quality(args: argparse.Namespace) -> None:
         given, wanted = TASKS[task]
         found: dict[tuple[float, str], list[Row]] = {}
         for number, batch in enumerate(clips.batches(range(args.clips))):
-            arrays = {key: np.asarray(value)[0] for key, value in vars(batch.clip).items()}
+            arrays = {key: np.asarray(value)[0] for key, value in batch.clip.items()}
             drawn = {
                 name: np.asarray(codec.encode({key: arrays[key] for key in codec.keys})[0])
                 for name in given
@@ -97,7 +97,7 @@ def quality(args: argparse.Namespace) -> None:
                     dense, own = (runs[s].videos[name][0] for s in (0.0, share))
                     score = None
                     if task == "estimation":
-                        metric = modalities.metrics()[name].metric()
+                        metric = modalities.metrics()[name]()
                         metric.update(runs[share].arrays(name), arrays, f"clip {number}")
                         score = metric.compute()[metric.headline]
                     found.setdefault((share, name), []).append(

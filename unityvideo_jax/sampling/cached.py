@@ -4,9 +4,9 @@ The schedule is known before sampling starts (`sampling.schedule`), so one compi
 every schedule, and a pass that it leaves out costs nothing. The passes of an evaluation run one
 after the other: the model is compiled once, and needs the memory of one pass.
 
-What is remembered is the model's output, the residual of MagCache's equation 1 (arXiv 2506.09045)
-up to its input, and not the residual of all blocks as in its code: on a straight path it is
-constant, and it is a thousandth as large. Of the pass of everything it is the velocity, of the
+What is remembered is the model's output, and not what all blocks add to their tokens, as in
+MagCache's code (arXiv 2506.09045): on a straight path it is constant, and it needs a sixth of the
+memory. Of the pass of everything it is the velocity, of the
 others their difference from it, which changes less (FasterCache, arXiv 2410.19355). It is carried
 on along the line through its last two values, as TaylorSeer's first order (arXiv 2503.06923).
 """

@@ -1,11 +1,11 @@
 """Which evaluations of the model run and which use again what it gave before, known beforehand.
 
 Calibration measures how fast the output of each kind of pass changes along the noise level. Then,
-as MagCache does (Ma et al., arXiv 2506.09045, section 3), the error of an output that is used again
-adds up from evaluation to evaluation, and the pass runs where the sum would pass a threshold. Two
-things differ. MagCache takes the change for one of magnitude; what is measured here is the change
-itself, direction and all. And the threshold follows from the share of passes to be skipped, so that
-the dial says what is saved.
+as MagCache does (Ma et al., arXiv 2506.09045), the error of an output that is used again adds up
+from evaluation to evaluation, and the pass runs where the sum would exceed a threshold. Two things
+differ. MagCache takes the change for one of magnitude; here the change itself is measured,
+direction and all. And the threshold follows from the share of passes to be skipped, so that the
+dial says what is saved.
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float
 from unityvideo_jax.errors import UserError
 
 # Kinds of passes: of everything, without the text, with fewer given streams.
-EVERYTHING, TEXT, GIVEN = KINDS = ("everything", "text", "given")
+EVERYTHING, TEXT, GIVEN = ("everything", "text", "given")
 # A pass is used again at most so often in a row, and all passes run in this share of the
 # evaluations, the first ones, where errors grow most: MagCache's K and retention ratio.
 LONGEST, RETAINED = 6, 0.2

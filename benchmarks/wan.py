@@ -63,6 +63,27 @@ def timed(run: Callable[[], Any], wait: Callable[[Any], Any], repeats: int) -> R
     return {"seconds": median, "compile": max(seconds[0] - median, 0.0)}
 
 
+def random_weights(make: Callable[[], Any]) -> tuple[Any, Any]:
+    """Graph and random weights of a module, drawn one by one: all initialisers take minutes."""
+    import jax
+    import jax.numpy as jnp
+    from flax import nnx
+
+    @functools.partial(jax.jit, static_argnums=(1, 2))
+    def draw(key: Any, shape: tuple[int, ...], dtype: Any) -> Any:
+        if not jnp.issubdtype(dtype, jnp.floating):
+            return jax.random.randint(key, shape, 0, 128).astype(dtype)
+        if len(shape) == 1:
+            return jnp.full(shape, 0.5, dtype)
+        return jax.random.normal(key, shape, dtype) / math.prod(shape[:-1]) ** 0.5
+
+    graph, shapes = nnx.split(nnx.eval_shape(make))
+    leaves, tree = jax.tree.flatten(shapes)
+    keys = jax.random.split(jax.random.key(0), len(leaves))
+    made = [draw(key, leaf.shape, leaf.dtype) for key, leaf in zip(keys, leaves, strict=True)]
+    return graph, jax.tree.unflatten(tree, jax.block_until_ready(made))
+
+
 def ours(part: str, args: argparse.Namespace) -> dict[str, Row]:
     """Times of this package by name of what is done."""
     import jax
@@ -79,26 +100,12 @@ def ours(part: str, args: argparse.Namespace) -> dict[str, Row]:
     vae = VAEConfig(**size["vae"])
     latents = vae.latent_shape(*size["video"])
 
-    @functools.partial(jax.jit, static_argnums=(1, 2))
-    def draw(key: Any, shape: tuple[int, ...], dtype: Any) -> Any:
-        if len(shape) == 1:
-            return jnp.full(shape, 0.5, dtype)
-        return jax.random.normal(key, shape, dtype) / math.prod(shape[:-1]) ** 0.5
-
-    def build(make: Callable[[], nnx.Module]) -> tuple[Any, Any]:
-        """Graph and random weights, drawn one by one: compiling all initialisers takes minutes."""
-        graph, shapes = nnx.split(nnx.eval_shape(make))
-        leaves, tree = jax.tree.flatten(shapes)
-        keys = jax.random.split(jax.random.key(0), len(leaves))
-        made = [draw(key, leaf.shape, leaf.dtype) for key, leaf in zip(keys, leaves, strict=True)]
-        return graph, jax.tree.unflatten(tree, jax.block_until_ready(made))
-
     rows = {}
     if part == "dit":
         config = DiTConfig(
             **size["dit"], modalities=("rgb",), switcher="none", remat="none", dtype="bfloat16"
         )
-        graph, params = build(lambda: DiT(config, rngs=nnx.Rngs(0)))
+        graph, params = random_weights(lambda: DiT(config, rngs=nnx.Rngs(0)))
         sampler = SamplerConfig(
             steps=args.steps, solver="unipc", text_guidance=GUIDANCE, shift=SHIFT
         )
@@ -122,14 +129,14 @@ def ours(part: str, args: argparse.Namespace) -> dict[str, Row]:
         row = timed(lambda: sample(params, texts, key), jax.block_until_ready, args.repeats)
         rows["sampling step"] = row | {"seconds": row["seconds"] / args.steps}
     elif part == "vae":
-        graph, params = build(lambda: WanVAE(vae, rngs=nnx.Rngs(0), dtype=args.vae_dtype))
+        graph, params = random_weights(lambda: WanVAE(vae, rngs=nnx.Rngs(0), dtype=args.vae_dtype))
         model = nnx.merge(graph, params)
         z = jax.random.normal(jax.random.key(1), (1, *latents))
         run = timed(lambda: model.decode_streamed(z), jax.block_until_ready, args.repeats)
         rows[f"VAE decode, {args.vae_dtype}"] = run
     else:
         config = UMT5Config(**size["umt5"])
-        graph, params = build(lambda: UMT5(config, rngs=nnx.Rngs(0)))
+        graph, params = random_weights(lambda: UMT5(config, rngs=nnx.Rngs(0)))
         encoder = UMT5TextEncoder(
             model=nnx.merge(graph, params), tokenizer=None, length=size["tokens"]
         )
@@ -149,6 +156,34 @@ def ours(part: str, args: argparse.Namespace) -> dict[str, Row]:
         "memory": stats.get("peak_bytes_in_use", 0),
     }
     return {name: row | common for name, row in rows.items()}
+
+
+def torch_module(make: Callable[[], Any], device: Any, dtype: str = "bfloat16") -> Any:
+    """A frozen module of torch, made on a device in a type."""
+    import torch
+
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(getattr(torch, dtype))
+    try:
+        with device:
+            return make().eval().requires_grad_(False).to(device, getattr(torch, dtype))
+    finally:
+        torch.set_default_dtype(before)
+
+
+def peer_transformer(dit: dict[str, int]) -> Any:
+    """diffusers' Wan transformer of a size in `SIZES`."""
+    import diffusers
+
+    return diffusers.WanTransformer3DModel(
+        num_attention_heads=dit["num_heads"],
+        attention_head_dim=dit["dim"] // dit["num_heads"],
+        in_channels=16,
+        out_channels=16,
+        text_dim=dit["text_dim"],
+        ffn_dim=dit["ffn_dim"],
+        num_layers=dit["num_layers"],
+    )
 
 
 def peer(part: str, args: argparse.Namespace) -> dict[str, Row]:
@@ -171,28 +206,12 @@ def peer(part: str, args: argparse.Namespace) -> dict[str, Row]:
         return value
 
     def build(make: Callable[[], Any], dtype: str = "bfloat16") -> Any:
-        before = torch.get_default_dtype()
-        torch.set_default_dtype(getattr(torch, dtype))
-        try:
-            with device:
-                return make().eval().requires_grad_(False).to(device, getattr(torch, dtype))
-        finally:
-            torch.set_default_dtype(before)
+        return torch_module(make, device, dtype)
 
     rows = {}
     if part == "dit":
         dit = size["dit"]
-        model = build(
-            lambda: diffusers.WanTransformer3DModel(
-                num_attention_heads=dit["num_heads"],
-                attention_head_dim=dit["dim"] // dit["num_heads"],
-                in_channels=16,
-                out_channels=16,
-                text_dim=dit["text_dim"],
-                ffn_dim=dit["ffn_dim"],
-                num_layers=dit["num_layers"],
-            )
-        )
+        model = build(lambda: peer_transformer(dit))
         if args.attention:
             model.set_attention_backend(args.attention)
         model.compile_repeated_blocks()

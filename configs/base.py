@@ -154,5 +154,6 @@ def get_config() -> ml_collections.ConfigDict:
         window=0,  # frames that the model sees at once of a longer video
         overlap=5,
         batched_guidance=True,
+        cache=0.0,  # share of the passes that are skipped
     )
     return config

@@ -7,7 +7,11 @@ import pathlib
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+
+from unityvideo_jax.sampling.generate import SamplerConfig
+from unityvideo_jax.sampling.schedule import of_runs
 
 ROOT = pathlib.Path(__file__).parents[1]
 WAN = ROOT / "benchmarks" / "wan.py"
@@ -168,3 +172,34 @@ def test_mixed_steps_are_timed_beside_each_bucket_alone(monkeypatch, capsys):
     assert alone[3] == mixed[3] == f"{(2 * 128 + 96) // 3}"
     assert all(float(row[4]) > 0 for row in (video, image, alone, mixed))
     assert "mixed / alone: " in printed.splitlines()[-1]
+
+
+@pytest.mark.slow
+def test_both_systems_skip_as_many_passes(monkeypatch, capsys):
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("diffusers")
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    caches = load("caches")
+    sampler = SamplerConfig(steps=10, text_guidance=3.0, batched_guidance=False)
+    run = np.array([[row < 2 or row % 2 == 0, row < 2 or row % 4 == 0] for row in range(10)])
+    schedule = of_runs(run, sampler.table().sigma)
+    monkeypatch.setattr(
+        caches, "schedule", lambda args, share: (sampler, schedule if share else None)
+    )
+    monkeypatch.setattr(caches, "measure", lambda name, *rest: getattr(caches, name)(*rest[::-1]))
+    with torch.compiler.set_stance("force_eager"):
+        caches.main(["speed", "--size_of_model=tiny", "--steps=10", "--cache=0.4"])
+    rows = table(capsys.readouterr().out, columns=7)
+    assert [row[2] for row in rows] == ["20", str(run.sum()), "20", "10"] and run.sum() == 10
+    assert all(float(row[4]) > 0 for row in rows)
+
+
+def test_ssim_is_that_of_torchmetrics(monkeypatch):
+    torch = pytest.importorskip("torch")
+    ssim = pytest.importorskip("torchmetrics.functional").structural_similarity_index_measure
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    rng = np.random.default_rng(0)
+    a = rng.uniform(-1, 1, (2, 24, 32, 3)).astype(np.float32)
+    b = np.clip(a + rng.normal(0, 0.2, a.shape), -1, 1).astype(np.float32)
+    theirs = ssim(*(torch.tensor(x).permute(0, 3, 1, 2) for x in (a, b)), data_range=2.0)
+    assert abs(load("caches").ssim(a, b) - float(theirs)) < 1e-3

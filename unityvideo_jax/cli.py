@@ -126,10 +126,16 @@ def define_pipeline() -> None:
     flags.DEFINE_multi_string(
         "lora", [], "Adapter to merge into the weights, FILE or FILE:WEIGHT; may be repeated."
     )
+    flags.DEFINE_enum(
+        "hold_weights",
+        None,
+        ("bfloat16", "int8", "nf4"),
+        "Hold the transformer's matrices in fewer bits than float32.",
+    )
 
 
 def load_pipeline() -> Any:
-    """The `Pipeline` that the flags of `define_pipeline` name, with its adapters.
+    """The `Pipeline` that the flags of `define_pipeline` name, with its adapters, held as asked.
 
     Raises:
       UserError: not exactly one of --workdir and --pretrained, or weights or an adapter that do
@@ -141,6 +147,8 @@ def load_pipeline() -> Any:
     pipeline.add_adapters(
         *((paths.expand(path), weight) for path, weight in map(parse, flags.FLAGS.lora))
     )
+    if flags.FLAGS.hold_weights:
+        pipeline.hold_weights(flags.FLAGS.hold_weights)
     return pipeline
 
 
@@ -174,6 +182,7 @@ def weights_of(pipeline: Any) -> dict[str, Any]:
         "checkpoint_step": pipeline.step,
         "ema": args.ema,
         "adapters": pipeline.adapters,
+        "hold_weights": args.hold_weights,
     }
 
 

@@ -59,7 +59,7 @@ LONG = ("joined", "continued")
 # Settings of the sampler, by the names of its fields.
 SETTINGS = (
     *("steps", "solver", "text_guidance", "condition_guidance", "shift", "grid"),
-    *("guidance_interval", "guidance_rescale", "window", "overlap"),
+    *("guidance_interval", "guidance_rescale", "window", "overlap", "cache"),
 )
 
 
@@ -284,6 +284,12 @@ def define_flags() -> None:
     )
     flags.DEFINE_float(
         "guidance_rescale", None, "Share of the guided deviation that is taken back, 0 to 1."
+    )
+    flags.DEFINE_float(
+        "cache",
+        None,
+        "Share of the model's passes, 0 to below 1, whose result is foreseen from those before; "
+        "needs the model's calibration (docs/speed.md).",
     )
     cli.define_seed("seed", "Seed; request n of a batch file takes seed + n.")
     flags.DEFINE_integer("num_frames", None, "Frames, 4n+1.", lower_bound=1)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import fnmatch
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -182,16 +182,31 @@ def add_adapters(model: DiT, lora: LoraConfig, *, rngs: nnx.Rngs) -> None:
 
 
 def hold_frozen(model: DiT, lora: LoraConfig) -> None:
-    """Replaces the frozen matrices of a model by what `lora.base` holds of them, in place.
+    """Replaces the frozen matrices of a model by what `lora.base` holds of them, in place."""
+    hold(model, lora.base, lambda path: not lora.trains((*path, "kernel")))
+
+
+def hold(
+    model: DiT, base: str, chosen: Callable[[Sequence[Any]], bool] = lambda path: True
+) -> None:
+    """Replaces matrices of a model, one after the other, by what is held of them, in place.
 
     Only layers in the blocks are quantised; other matrices, which together are small, are bfloat16.
+
+    Args:
+      model: whose matrices are float32.
+      base: one of `BASES`.
+      chosen: whether the matrix of the module at a path is replaced.
+
+    Raises:
+      UserError: "nf4" of a layer whose inputs it cannot group.
     """
-    dtype = jnp.float32 if lora.base == "float32" else jnp.bfloat16
+    dtype = jnp.float32 if base == "float32" else jnp.bfloat16
     for path, node in list(nnx.iter_graph(model)):
-        if not hasattr(node, "kernel") or lora.trains((*path, "kernel")):
+        if not hasattr(node, "kernel") or not chosen(path):
             continue
-        if path[0] == "blocks" and lora.base in quantised.KINDS:
-            node.quantised = quantised.Quantised(node.kernel, lora.base)
+        if path[0] == "blocks" and base in quantised.KINDS:
+            node.quantised = quantised.Quantised(node.kernel, base)
             del node.kernel
         elif is_used_in_compute_type(path):
             axes = node.kernel.get_metadata("logical_axes")

@@ -82,7 +82,8 @@ class Quantised(nnx.Module):
     """
 
     def __init__(self, kernel: nnx.Param, kind: str) -> None:
-        codes, scales = quantise(kernel[...], kind)
+        # Compiled, so that no float32 copies lie beside the largest matrices.
+        codes, scales = jax.jit(quantise, static_argnums=1)(kernel[...], kind)
         *layers, inputs, outputs = kernel.get_metadata("logical_axes")
         self.codes = nnx.Param(codes, logical_axes=(*layers, inputs, outputs))
         self.scales = nnx.Param(scales, logical_axes=(*layers, None, outputs))

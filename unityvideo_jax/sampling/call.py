@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.files import provenance
 from unityvideo_jax.modalities import RGB
-from unityvideo_jax.sampling import arrays, files, texts
+from unityvideo_jax.sampling import arrays, calibration, files, texts
 from unityvideo_jax.sampling.control import Control, counts_of, put_known
 from unityvideo_jax.sampling.fit import check_sampling
 from unityvideo_jax.sampling.generate import SamplerConfig
@@ -85,15 +85,23 @@ def sample(
         "null_context": null_context,
         "key": arrays.sample_keys(seed, batch),
     }
+    sampler_of_texts = sampler.for_texts(context, null_context)
+    schedule = None
+    if sampler.cache:
+        found, file = calibration.load(pipeline.folder, pipeline.fingerprint)
+        schedule = found.schedule(
+            str(file), sampler_of_texts, streams, wanted, counts=rows["counts"], skipped=skipped
+        )
     mesh = pipeline.devices.mesh
     with contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh):
         result = pipeline.sample_latents(
             pipeline.params,
             jax.tree.map(pipeline.devices.share, rows),
             wanted=tuple(name in wanted for name in streams),
-            sampler=sampler.for_texts(context, null_context),
+            sampler=dataclasses.replace(sampler_of_texts, cache=0.0),
             skipped=skipped,
             latent_window=latent_window,
+            schedule=schedule,
         )[:batch]
     finite = np.asarray(jnp.isfinite(result).all(axis=(2, 3, 4, 5)))
     if not finite.all():
@@ -117,6 +125,7 @@ def sample(
         "masks": {name: one.source for name, one in masks.items()},
         "weights": dict(control.weights),
         "strength": control.strength,
+        "passes": schedule and schedule.count,
         "codecs": {name: pipeline.codec(name).version for name in streams},
         "size": size,
         "fps": pipeline.fps,

@@ -17,11 +17,22 @@ from jaxtyping import Array, Float, Int, Key
 
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.flow_matching.path import VelocityFn
-from unityvideo_jax.sampling import solvers
-from unityvideo_jax.sampling.guidance import Guided, Pass, Weight, in_interval, pass_weights
+from unityvideo_jax.sampling import cached, solvers
+from unityvideo_jax.sampling.guidance import (
+    Guided,
+    Pass,
+    Weight,
+    combined,
+    in_interval,
+    pass_weights,
+)
 from unityvideo_jax.sampling.known import Known
+from unityvideo_jax.sampling.schedule import Schedule
 from unityvideo_jax.sampling.windows import check_window, windowed
 from unityvideo_jax.settings.sections import check_keys, check_values
+
+# Arguments of a jitted `generate` that are no arrays.
+STATIC = ("wanted", "sampler", "skipped", "latent_window", "measured")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -42,6 +53,8 @@ class SamplerConfig:
       window: frames that the model sees at once of a longer video, 4n+1; 0 is all of them.
       overlap: frames that a window shares with the one before, 4n+1.
       batched_guidance: run all guidance passes as one larger batch; else one after the other.
+      cache: share of the model's passes, 0 to below 1, that are not run: what they gave before is
+        used again, on a schedule from the model's calibration (`sampling.schedule`). 0 runs all.
     """
 
     steps: int = 50
@@ -55,6 +68,7 @@ class SamplerConfig:
     window: int = 0
     overlap: int = 5
     batched_guidance: bool = True
+    cache: float | int = 0.0
 
     def __post_init__(self):
         for name in ("text_guidance", "condition_guidance"):
@@ -72,6 +86,10 @@ class SamplerConfig:
         object.__setattr__(self, "guidance_interval", (low, high))
         if not 0.0 <= self.guidance_rescale <= 1.0:
             raise UserError(f"guidance_rescale={self.guidance_rescale}: give a share from 0 to 1")
+        if not 0.0 <= self.cache < 1.0:
+            raise UserError(
+                f"cache={self.cache}: give the share of passes to skip, from 0 to below 1"
+            )
         if self.window:
             check_window(self.window, self.overlap)
         self.table()
@@ -129,6 +147,11 @@ class SamplerConfig:
             return dataclasses.replace(self, text_guidance=1.0)
         return self
 
+    @property
+    def unguided(self) -> "SamplerConfig":
+        """These settings without guidance."""
+        return dataclasses.replace(self, text_guidance=1.0, condition_guidance=1.0)
+
     def passes(
         self,
         given: Sequence[int] = (),
@@ -141,6 +164,14 @@ class SamplerConfig:
             condition_guidance=self.condition_guidance,
             counts=counts,
         )
+
+    def all_passes(
+        self,
+        given: Sequence[int] = (),
+        counts: Mapping[int, Float[Array, "b t h w"]] = types.MappingProxyType({}),
+    ) -> tuple[Pass, ...]:
+        """The passes of evaluations with and without guidance, that of everything first."""
+        return tuple(self.passes(given, counts) | self.unguided.passes(given, counts))
 
 
 def stream_noise(
@@ -179,7 +210,9 @@ def generate(
     counts: Mapping[int, Float[Array, "b t h w"]] = types.MappingProxyType({}),
     skipped: int = 0,
     latent_window: tuple[int, int] | None = None,
-) -> Float[Array, "b s t h w c"]:
+    schedule: Schedule | None = None,
+    measured: bool = False,
+) -> Float[Array, "b s t h w c"] | tuple[Float[Array, "b s t h w c"], Float[Array, "rows p"]]:
     """Samples the wanted streams, conditioned on the given ones and on the text.
 
     Args:
@@ -201,9 +234,12 @@ def generate(
         the level of the first one that is run.
       latent_window: size and overlap in latent frames of what the model sees at once of a longer
         video, see `windows.windowed`; None is all of it.
+      schedule: which passes of `SamplerConfig.all_passes` run in which evaluation; None runs all.
+      measured: with a schedule, whether to return how the passes changed.
 
     Returns:
-      Latents of all streams, float32; the given ones, and kept cells, bit-identical to `given`.
+      Latents of all streams, float32; the given ones, and kept cells, bit-identical to `given`. If
+      measured, also `cached.changes` of every evaluation.
 
     Raises:
       UserError: `wanted` or `counts` does not fit the streams, or none is wanted.
@@ -221,8 +257,7 @@ def generate(
         velocity_fn = windowed(velocity_fn, *latent_window)
     given = given.astype(jnp.float32)
     guided = config.passes(fixed, counts)
-    plain = dataclasses.replace(config, text_guidance=1.0, condition_guidance=1.0)
-    unguided = plain.passes(fixed, counts)
+    unguided = config.unguided.passes(fixed, counts)
     drops = any(len(one.shown) < len(fixed) for one in guided)
     combine = Guided(
         velocity_fn=velocity_fn,
@@ -239,6 +274,9 @@ def generate(
     noise = stream_noise(key, given.shape, 0)[:, chosen]
     values, own = given[:, chosen], known and Known(known.until[:, chosen])
 
+    def with_known(predicted: Array, sigma: Array) -> Array:
+        return own.velocity(predicted, values, noise, sigma) if own else predicted
+
     def velocity(x: Array, sigma: Array) -> Array:
         predicted = in_interval(
             *config.guidance_interval,
@@ -246,26 +284,47 @@ def generate(
             lambda: combine(x, sigma, guided, config.guidance_rescale),
             lambda: combine(x, sigma, unguided, 0.0),
         )
-        return own.velocity(predicted, values, noise, sigma) if own else predicted
+        return with_known(predicted, sigma)
+
+    passes = config.all_passes(fixed, counts)
+
+    def remembering(x: Array, sigma: Array, memory: cached.Memory, row: Schedule) -> tuple:
+        outputs, after = cached.outputs(combine, passes, x, sigma, memory, row)
+        by_pass = dict(zip(passes, outputs, strict=True))
+        predicted = in_interval(
+            *config.guidance_interval,
+            sigma,
+            lambda: combined([by_pass[p] for p in guided], guided, config.guidance_rescale),
+            lambda: combined([by_pass[p] for p in unguided], unguided, 0.0),
+        )
+        report = cached.changes(after, memory) if measured else None
+        return with_known(predicted, sigma), after, report
 
     table = config.table(skipped)
     start = own.start(values, noise, float(table.sigma[0])) if own else noise
-    sampled = solvers.integrate(velocity, start, table)
-    return given.at[:, chosen].set(own.keep(sampled, values) if own else sampled)
+    if schedule is None:
+        sampled, changes = solvers.integrate(velocity, start, table), None
+    else:
+        memory = cached.empty(len(passes), start)
+        sampled, changes = solvers.integrate_remembering(
+            remembering, start, table, memory=memory, rows=schedule
+        )
+    result = given.at[:, chosen].set(own.keep(sampled, values) if own else sampled)
+    return (result, changes) if measured else result
 
 
 def jit_generate(velocity: Callable[[Any], Callable]) -> Callable:
     """The sampler as it runs: `generate` with a model's parameters as first argument, jitted.
 
     It takes the parameters, a dict of the arrays with a sample axis by the names of `generate`
-    (None and empty dicts where it allows them), and the others, which are static; `sampler` is
-    its `config`.
+    (None and empty dicts where it allows them), and the others, which are static but for
+    `schedule`; `sampler` is its `config`. Another schedule compiles nothing anew.
 
     Args:
       velocity: makes the velocity that `generate` takes, of parameters.
     """
 
-    def sample(params: Any, rows: Mapping[str, Any], *, sampler: SamplerConfig, **static: Any):
-        return generate(velocity(params), **rows, config=sampler, **static)
+    def sample(params: Any, rows: Mapping[str, Any], *, sampler: SamplerConfig, **others: Any):
+        return generate(velocity(params), **rows, config=sampler, **others)
 
-    return jax.jit(sample, static_argnames=("wanted", "sampler", "skipped", "latent_window"))
+    return jax.jit(sample, static_argnames=STATIC)

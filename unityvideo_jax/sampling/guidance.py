@@ -120,18 +120,20 @@ class Guided:
           weights: from `pass_weights`.
           rescale: see `rescaled`.
         """
-        inputs = [self._inputs(one, x, sigma) for one in weights]
+        inputs = [self.inputs(one, x, sigma) for one in weights]
         if self.batched:
             stacked = [jnp.concatenate(parts) for parts in zip(*inputs, strict=True)]
             outputs = jnp.split(self._call(*stacked), len(inputs))
         else:
             outputs = [self._call(*one) for one in inputs]
-        chosen = jnp.array([s for s, is_wanted in enumerate(self.wanted) if is_wanted])
-        outputs = [output[:, chosen].astype(jnp.float32) for output in outputs]
-        total = sum(w * out for w, out in zip(weights.values(), outputs, strict=True))
-        return rescaled(total, outputs[0], rescale) if rescale and len(inputs) > 1 else total
+        return combined([self._sampled(output) for output in outputs], weights, rescale)
 
-    def _inputs(self, one: Pass, x: Array, sigma: Array) -> tuple[Array, Array, Array, Array]:
+    def output(self, inputs: tuple[Array, Array, Array, Array]) -> Float[Array, "b n t h w c"]:
+        """Velocity of the wanted streams in one pass, float32; `inputs` are those of the pass."""
+        return self._sampled(self._call(*inputs))
+
+    def inputs(self, one: Pass, x: Array, sigma: Array) -> tuple[Array, Array, Array, Array]:
+        """What the model is called with in a pass; x and sigma as in a call."""
         latents, times, place = [], [], 0
         for s, is_wanted in enumerate(self.wanted):
             if is_wanted:
@@ -151,6 +153,10 @@ class Guided:
         timestep = jnp.broadcast_to(timestep, stacked.shape[:2])
         return stacked, timestep, self.modality, self.context if one.text else self.null_context
 
+    def _sampled(self, output: Array) -> Array:
+        chosen = jnp.array([s for s, is_wanted in enumerate(self.wanted) if is_wanted])
+        return output[:, chosen].astype(jnp.float32)
+
     @property
     def _clean(self) -> Array | None:
         return None if self.known is None else self.known.clean
@@ -161,6 +167,14 @@ class Guided:
         passes = latents.shape[0] // self.given.shape[0]
         clean = jnp.tile(self._clean, (passes, 1, 1))
         return self.velocity_fn(latents, timestep, modality, text, clean=clean)
+
+
+def combined(
+    outputs: Sequence[Float[Array, "b n t h w c"]], weights: Mapping[Pass, Weight], rescale: float
+) -> Float[Array, "b n t h w c"]:
+    """The guided velocity of the outputs of passes, that of everything first; see `rescaled`."""
+    total = sum(weight * output for weight, output in zip(weights.values(), outputs, strict=True))
+    return rescaled(total, outputs[0], rescale) if rescale and len(weights) > 1 else total
 
 
 def rescaled(

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -39,7 +40,8 @@ def from_workdir(
         workdir, step=step, use_ema=use_ema, fallback=fallback
     )
     config = config.to_dict()
-    return _assembled(workdir, config, lambda: params, vae, text_encoder) | {"step": step}
+    parts = _assembled(workdir, config, lambda: params, vae, text_encoder)
+    return parts | {"step": step, "folder": pathlib.Path(workdir)}
 
 
 def from_pretrained(
@@ -56,7 +58,7 @@ def from_pretrained(
         vae,
         text_encoder,
     )
-    return parts | {"step": config["step"]}
+    return parts | {"step": config["step"], "folder": folder}
 
 
 def _assembled(

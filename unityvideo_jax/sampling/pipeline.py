@@ -2,6 +2,7 @@
 
 import functools
 import os
+import pathlib
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -16,14 +17,17 @@ from unityvideo_jax import modalities
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.files import provenance, stores
 from unityvideo_jax.models.dit import DiT
+from unityvideo_jax.models.lora import BASES, hold
 from unityvideo_jax.models.text.encoder import CutTexts, TextEncoder
 from unityvideo_jax.models.vae.wan_vae import STREAMED_PIXELS, WanVAE
 from unityvideo_jax.pretrained import model as pretrained
-from unityvideo_jax.sampling import call, parts, texts
+from unityvideo_jax.sampling import calibration, call, parts, texts
 from unityvideo_jax.sampling.control import Control
 from unityvideo_jax.sampling.devices import Devices
 from unityvideo_jax.sampling.generate import SamplerConfig, jit_generate
 from unityvideo_jax.sampling.samples import Samples
+
+HELD_WHOLE, *HELD = BASES
 
 
 class Pipeline:
@@ -33,12 +37,14 @@ class Pipeline:
 
     Attributes:
       config: what records say of it: a run's configuration, or the parts' own.
+      folder: where the weights came from, and their calibration is; None is nowhere.
       sampler: the settings of a call that names none.
       num_frames, height, width: the size of a call that names none and is given no video.
       fps: frames per second of the videos.
       step: training step of the weights.
       adapters: path, hash and weight of each that was added.
       modalities: names that the model knows, RGB first.
+      held: how the transformer's matrices are held, see `hold_weights`.
       devices: that share every batch.
       sample_latents: the jitted sampler, see `generate.jit_generate`.
       warn_of_cut: given texts, warns once if some are longer than the model reads; every call
@@ -60,6 +66,7 @@ class Pipeline:
         prompt_dropout: float = 0.0,
         step: int = 0,
         config: Mapping[str, Any] | None = None,
+        folder: pathlib.Path | None = None,
     ):
         """Takes parts that are loaded already.
 
@@ -75,6 +82,7 @@ class Pipeline:
             drops them too.
           step: training step of the weights.
           config: the run's whole configuration, for records; None describes these parts.
+          folder: where the weights came from, and their calibration is; None is nowhere.
 
         Raises:
           UserError: an autoencoder of other latents, or an unknown codec.
@@ -87,6 +95,7 @@ class Pipeline:
         self.fps, self.step = float(fps), step
         self.sampler = sampler or SamplerConfig()
         self.depth_codec, self.prompt_dropout = depth_codec, float(prompt_dropout)
+        self.folder = folder
         self.config = config or parts.describe(self)
         self.warn_of_cut = CutTexts(text_encoder, f"config.data.text_length={text_encoder.length}")
         if vae.config.z_dim != self.model_config.in_channels:
@@ -95,6 +104,7 @@ class Pipeline:
                 f"{self.model_config.in_channels}; use the VAE that the model was trained on"
             )
         self.adapters: list[dict[str, Any]] = []
+        self.held = HELD_WHOLE
         self.devices = Devices()
         self.sample_latents = jit_generate(lambda params: self.velocity(params))
 
@@ -161,8 +171,10 @@ class Pipeline:
           card: Markdown for `README.md` below the title and the table of facts.
 
         Raises:
-          UserError: a folder that holds something, or weights that the storage cannot hold.
+          UserError: a folder that holds something, or weights that the storage cannot hold, or that
+            `hold_weights` has rounded.
         """
+        self._check_not_held("save_pretrained")
         with stores.output(folder) as place:
             pretrained.save(
                 place,
@@ -188,6 +200,8 @@ class Pipeline:
         from unityvideo_jax.interop.lora import open_adapter
         from unityvideo_jax.interop.lora_apply import apply, merge_into
 
+        if adapters:
+            self._check_not_held("add_adapters")
         opened = [(open_adapter(path, self.model_config), weight) for path, weight in adapters]
         self.adapters += [
             {"path": str(a.path), "sha256": provenance.file_hash(a.path), "weight": weight}
@@ -198,6 +212,34 @@ class Pipeline:
         else:
             model = apply(nnx.merge(self._graph, self.params), opened)
             self._graph, self.params = nnx.split(model)
+
+    def hold_weights(self, base: str) -> None:
+        """Holds the transformer's matrices in fewer bits from now on; all else stays float32.
+
+        In "bfloat16" a model that computes in bfloat16 gives what it gave, bit for bit, for it
+        rounds its matrices anyway; "int8" and "nf4" turn them back layer by layer. Adapters are
+        added before, and the model is saved before.
+
+        Args:
+          base: "bfloat16", "int8" (one scale per output feature) or "nf4" (4 bits).
+
+        Raises:
+          UserError: an unknown base, weights that are held so already, or a layer that it cannot
+            hold.
+        """
+        if base not in HELD:
+            raise UserError(f"hold_weights={base!r}: use one of {', '.join(HELD)}")
+        self._check_not_held("hold_weights")
+        model, self.params = nnx.merge(self._graph, self.params), None
+        hold(model, base)
+        self._graph, self.params = nnx.split(model)
+        self.held = base
+
+    def _check_not_held(self, what: str) -> None:
+        if self.held != HELD_WHOLE:
+            raise UserError(
+                f"{what}: the weights are held as {self.held}; do it before holding them so"
+            )
 
     def spread(self, devices: Sequence[jax.Device]) -> None:
         """Shares every batch among these devices from now on; each then holds all weights.
@@ -223,6 +265,11 @@ class Pipeline:
     def velocity(self, params: Any) -> Any:
         """The model as (latents, timestep, modality, context) -> velocity."""
         return nnx.merge(self._graph, params)
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """Names the weights, see `calibration.fingerprint`."""
+        return calibration.fingerprint(self.model_config, self.params)
 
     def encode(
         self, video: Float[np.ndarray, "b t h w 3"], modality: str
@@ -320,7 +367,8 @@ class Pipeline:
             independent of the rest of the batch.
           num_frames, height, width: of what is sampled; None takes the size of the given videos, or
             the pipeline's own.
-          settings: fields of `SamplerConfig` that differ from `sampler`, such as steps=8.
+          settings: fields of `SamplerConfig` that differ from `sampler`, such as steps=8 or
+            cache=0.55, which skips 55 % of the model's passes (docs/speed.md).
 
         Raises:
           UserError: names the argument: unknown or repeated modality, sizes that differ or that the

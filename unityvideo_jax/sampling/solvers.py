@@ -10,6 +10,7 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -211,21 +212,52 @@ def integrate(
     Returns:
       The sample at sigma 0, float32.
     """
+
+    def forgetful(x: Array, sigma: Array, memory: None, row: None) -> tuple[Array, None, None]:
+        del memory, row
+        return velocity(x, sigma), None, None
+
+    return integrate_remembering(forgetful, noise, table, memory=None, rows=None)[0]
+
+
+def integrate_remembering(
+    velocity: Callable[[Array, Array, Any, Any], tuple[Array, Any, Any]],
+    noise: Float[Array, "*shape"],
+    table: SolverTable,
+    *,
+    memory: Any,
+    rows: Any,
+) -> tuple[Float[Array, "*shape"], Any]:
+    """The same of a velocity that remembers, from one evaluation to the next.
+
+    Args:
+      velocity: (x, scalar sigma, memory, row) -> dx/dsigma, the next memory, and what it reports.
+      noise, table: as `integrate` takes them.
+      memory: of the first evaluation, a tree of arrays.
+      rows: a tree of arrays with one entry per evaluation on their first axis.
+
+    Returns:
+      The sample at sigma 0, float32, and the reports, stacked on a first axis.
+    """
     table_f32 = jax.tree.map(
         lambda column: jnp.asarray(column, jnp.float32), dataclasses.asdict(table)
     )
 
-    def step(carry, row):
-        trial, anchor, output_1, output_2 = carry
-        v = velocity(trial, row["sigma"]).astype(jnp.float32)
+    def step(carry, inputs):
+        row, own = inputs
+        trial, anchor, output_1, output_2, memory = carry
+        v, memory, report = velocity(trial, row["sigma"], memory, own)
+        v = v.astype(jnp.float32)
         output = row["output"][0] * trial + row["output"][1] * v
         a = row["accept"]
         accepted = a[0] * trial + a[1] * anchor + a[2] * output + a[3] * output_1 + a[4] * output_2
         b = row["advance"]
         following = b[0] * accepted + b[1] * output + b[2] * output_1
-        return (following, accepted, output, output_1), None
+        return (following, accepted, output, output_1, memory), report
 
     start = noise.astype(jnp.float32)
     zero = jnp.zeros_like(start)
-    (result, *_), _ = jax.lax.scan(step, (start, start, zero, zero), table_f32)
-    return result
+    (result, *_), reports = jax.lax.scan(
+        step, (start, start, zero, zero, memory), (table_f32, rows)
+    )
+    return result, reports

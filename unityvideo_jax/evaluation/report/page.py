@@ -31,7 +31,8 @@ img,video{border:1px solid #ccc;max-width:100%}video{display:block;width:100%;he
 summary{cursor:pointer;font-size:1.2em;font-weight:600;margin:.8rem 0}
 .summary td,.summary th{vertical-align:middle;padding:.5rem .9rem}.summary th{font-size:1.2em}
 .summary span,.summary code{color:#555;font-size:13px;font-weight:400}.summary b{font-size:1.5em}
-.summary svg{display:block}.ends{display:flex;justify-content:space-between;gap:1.5rem}
+.summary td{white-space:nowrap}.summary svg{display:block}
+.ends{display:flex;justify-content:space-between;gap:1.5rem}
 """
 Table = tuple[Sequence[str], Sequence[Sequence[str]]]
 

@@ -12,7 +12,7 @@ from unityvideo_jax.evaluation.report import page, plots
 from unityvideo_jax.files import escape
 
 NOT_MEASURED = "not measured in this run"
-PICTURE = 240  # pixels high
+PICTURE = 160  # pixels high
 BLOCKS = 20  # characters of a bar
 
 

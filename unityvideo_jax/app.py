@@ -35,7 +35,7 @@ OWN = "the model's own settings"
 PROMPT = "A person in a red shirt walks past a blue ball."
 WANTED = ("rgb", "depth")
 MOST_STEPS = 100
-COLUMNS = 3  # of uploads, and of players
+COLUMNS = 3  # of uploads
 STYLE = "video {image-rendering: pixelated} footer {display: none !important}"
 
 
@@ -121,28 +121,38 @@ def build(pipeline: Pipeline, folder: pathlib.Path, title: str) -> Any:
     with gr.Blocks(title=title, analytics_enabled=False, delete_cache=(3600, 86400)) as page:
         gr.Markdown(f"# {title}\nStreams that are not given are sampled from noise, together.")
         with gr.Row():
-            prompt = gr.Textbox(label="Prompt", value=PROMPT, lines=2, scale=2)
+            prompt = gr.Textbox(
+                label="Prompt",
+                value=PROMPT,
+                placeholder="empty: streams follow the given ones alone",
+                lines=2,
+                scale=2,
+            )
             wanted = gr.CheckboxGroup(
                 list(names), value=[n for n in WANTED if n in names], label="Wanted streams"
             )
         with gr.Accordion("Given streams: videos, pictures or arrays (.npz)", open=True):
-            given = _grid(
-                gr,
-                names,
-                lambda name: gr.File(
-                    label=name,
-                    file_types=["video", "image", ".npz"],
-                    height=110,
-                    elem_id=f"given_{name}",
-                ),
-            )
+            given = {}
+            for first in range(0, len(names), COLUMNS):
+                with gr.Row():
+                    for name in names[first : first + COLUMNS]:
+                        given[name] = gr.File(
+                            label=name,
+                            file_types=["video", "image", ".npz"],
+                            height=110,
+                            elem_id=f"given_{name}",
+                        )
         with gr.Row():
             preset = gr.Dropdown([OWN, *sorted(PRESETS)], value=OWN, label="Preset")
             count = gr.Slider(1, MOST_STEPS, pipeline.sampler.steps, step=1, label="Steps")
             seed = gr.Number(0, precision=0, label="Seed")
         start = gr.Button("Sample", variant="primary", elem_id="start")
         status = gr.Markdown(elem_id="status")
-        players = _grid(gr, names, lambda name: gr.Video(label=name, visible=False, loop=True))
+        with gr.Row():
+            players = {
+                name: gr.Video(label=name, visible=False, loop=True, min_width=200)
+                for name in names
+            }
         files = gr.Files(label="Files", visible=False, interactive=False, elem_id="files")
         preset.change(
             lambda name: PRESETS.get(name, {"steps": pipeline.sampler.steps})["steps"],
@@ -200,15 +210,6 @@ def build(pipeline: Pipeline, folder: pathlib.Path, title: str) -> Any:
     return page
 
 
-def _grid(gr: Any, names: Sequence[str], make: Callable[[str], Any]) -> dict[str, Any]:
-    """A component per name, in rows of `COLUMNS`."""
-    found = {}
-    for first in range(0, len(names), COLUMNS):
-        with gr.Row():
-            found |= {name: make(name) for name in names[first : first + COLUMNS]}
-    return found
-
-
 def _whole(name: str, value: Any) -> int:
     if not isinstance(value, int):
         raise UserError(f"{name}: empty; give a whole number")
@@ -232,7 +233,7 @@ def describe(samples: Samples, seconds: float) -> str:
     )
     for name, source in record["given"].items():
         text = f"`{name}`: {frames} frames of `{pathlib.Path(source['path']).name}`"
-        if "size" in source:
+        if "size" in source and tuple(source["size"]) != (height, width):
             stored = "×".join(str(pixels) for pixels in source["size"][::-1])
             text += f", {stored} scaled to cover {width}×{height} and cropped in the centre"
         lines.append(text)

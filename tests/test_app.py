@@ -12,9 +12,12 @@ from tiny_pipeline import quick_compile, tiny_parts  # noqa: F401
 
 from unityvideo_jax import app, media
 from unityvideo_jax.sampling.pipeline import Pipeline
+from unityvideo_jax.sampling.presets import PRESETS
 
 STATUS = "document.querySelector('#status').innerText"
 START = "document.querySelector('#start').click()"
+OPTIONS = "[...document.querySelectorAll('ul[role=listbox] li')]"
+CHOICE = OPTIONS + ".find(o => o.innerText.includes('one_pass'))"
 # Clicks a checkbox or radio by its label.
 TICK = "[...document.querySelectorAll('label')].find(l => l.innerText.trim() == {!r}).click()"
 
@@ -74,9 +77,14 @@ def test_the_page_samples_what_the_pipeline_does(served, film, tmp_path):
         page.wait("document.querySelector('#given_rgb input[type=file]')")
         page.upload("#given_rgb input[type=file]", film)
         page.wait("document.querySelector('#given_rgb').innerText.includes('film')")
+        page.run("document.querySelector('input[aria-label=Preset]').focus()")
+        page.wait(CHOICE)
+        page.run(f"{CHOICE}.dispatchEvent(new MouseEvent('mousedown', {{bubbles: true}}))")
+        page.wait("[...document.querySelectorAll('input[type=number]')].some(i => i.value == '1')")
         page.run(START)
         page.wait(f"{STATUS}.includes('frames of')")
         assert "5 frames of 32×32 at 8 frames/s" in page.run(STATUS)
+        assert "1 step of euler" in page.run(STATUS)
         assert "rgb: 5 frames of film.mp4, 64×48 scaled" in page.run(STATUS)
         players = "[...document.querySelectorAll('video')].filter(v => v.videoWidth == 32)"
         page.wait(f"{players}.length == 2")
@@ -89,7 +97,9 @@ def test_the_page_samples_what_the_pipeline_does(served, film, tmp_path):
         with urllib.request.urlopen(links["depth.npz"]) as answer:
             arrays = np.load(io.BytesIO(answer.read()))
         page.screenshot(tmp_path / "page.png")
-    expected = pipeline(app.PROMPT, given={"rgb": str(film)}, wanted=("depth",), seed=0)
+    expected = pipeline(
+        app.PROMPT, given={"rgb": str(film)}, wanted=("depth",), **PRESETS["one_pass"]
+    )
     np.testing.assert_allclose(
         arrays["depth"], expected.arrays("depth")["depth"], rtol=1e-4, atol=1e-4
     )

@@ -9,6 +9,7 @@ Only this computer can open the page, unless `--host` says otherwise (docs/app.m
 
 import contextlib
 import contextvars
+import json
 import os
 import pathlib
 import shutil
@@ -154,12 +155,9 @@ def build(pipeline: Pipeline, folder: pathlib.Path, title: str) -> Any:
                 for name in names
             }
         files = gr.Files(label="Files", visible=False, interactive=False, elem_id="files")
-        preset.change(
-            lambda name: PRESETS.get(name, {"steps": pipeline.sampler.steps})["steps"],
-            preset,
-            count,
-            api_visibility="private",
-        )
+        # In the browser, so that no click comes between the preset and its steps.
+        counts = {OWN: pipeline.sampler.steps} | {n: p["steps"] for n, p in PRESETS.items()}
+        preset.change(None, preset, count, js=f"name => ({json.dumps(counts)})[name]")
 
         shown = gr.Progress()  # Gradio finds it as a default
 
@@ -227,9 +225,10 @@ def describe(samples: Samples, seconds: float) -> str:
     """What was made, and what was taken of each given file, as Markdown."""
     record, lines = samples.records[0], []
     frames, height, width = record["size"]
+    steps = record["sampler"]["steps"]
     lines.append(
         f"{frames} frames of {width}×{height} at {samples.fps:g} frames/s, {seconds:.1f} s, seed "
-        f"{record['seed']}, {record['sampler']['steps']} steps of {record['sampler']['solver']}."
+        f"{record['seed']}, {steps} step{'s' * (steps > 1)} of {record['sampler']['solver']}."
     )
     for name, source in record["given"].items():
         text = f"`{name}`: {frames} frames of `{pathlib.Path(source['path']).name}`"

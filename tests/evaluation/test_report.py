@@ -12,10 +12,11 @@ import pytest
 from PIL import Image
 
 from unityvideo_jax import media
-from unityvideo_jax.evaluation.report import document, page, plots, reported
+from unityvideo_jax.evaluation.report import document, page, plots, reported, summary
 from unityvideo_jax.metrics.scores import ClipScore
 
 DEPTH = "depth/disparity_scale_shift_video/abs_rel"
+MASKS = "segmentation/hungarian_clip/j_and_f"
 
 RECORD = {
     "benchmark": "worlds_validation",
@@ -41,10 +42,56 @@ def test_files_hold_the_record(tmp_path):
     table = (tmp_path / "new" / "results.md").read_text()
     assert "| metric | model | trivial prediction |" in table
     assert "| `depth/depth_scale_video/abs_rel` | 0.1235 | 0.5000 |" in table
+    # No headline, so nothing to open with: the table is not folded.
+    assert "<details" not in table
+    assert "<details open>" in (tmp_path / "new" / "results.html").read_text()
     assert "| `depth/videos` | 3 |  |" in table
     assert "step 40 (averaged weights), config 0123456789ab" in table
     assert "17 frames of 64x96" in table
     assert not [p for p in (tmp_path / "new").iterdir() if p.name.endswith(".part")]
+
+
+def lines(**changes):
+    intervals = {DEPTH: (0.1, 0.2), MASKS: (0.4, 0.6)}
+    record = RECORD | {"metrics": {DEPTH: 0.15, MASKS: 0.5}, "intervals": intervals}
+    return summary.lines(record | changes, ())
+
+
+def test_the_report_opens_with_a_line_per_modality_between_its_two_references(tmp_path):
+    ceiling, trivial = {DEPTH: 0.05, MASKS: 0.9}, {DEPTH: 0.45, MASKS: 0.1}
+    found = {line.modality: line for line in lines(vae_round_trip=ceiling, trivial=trivial)}
+    assert list(found) == ["depth", "segmentation"]
+    # Lower is better for one of them and higher for the other; both bars run to the right.
+    assert found["depth"].way(0.15) == pytest.approx(0.75)
+    assert found["segmentation"].way(0.5) == pytest.approx(0.5)
+    drawn = summary.page_part(list(found.values()), tmp_path)
+    assert "75%" in drawn and "trivial 0.4500" in drawn and "ceiling 0.0500" in drawn
+    table = summary.markdown(list(found.values()))
+    row = next(row for row in table if row.startswith("| depth |"))
+    assert row.endswith(
+        "| 0.1500 | 0.1000 to 0.2000 | 0.4500 | 0.0500 | " + "█" * 15 + "░" * 5 + " 75% |"
+    )
+
+
+def test_a_reference_that_was_not_measured_is_named_and_gives_no_bar(tmp_path):
+    for changes in ({}, {"trivial": {DEPTH: 0.4}}, {"vae_round_trip": {DEPTH: 0.1}}):
+        (line, _) = lines(**changes)
+        assert line.way(line.score) is None
+        text = summary.page_part([line], tmp_path)
+        assert "not measured in this run" in text and "<svg" not in text
+        assert "not measured in this run" in summary.markdown([line])[2]
+    # Nor does a ceiling that is worse than the trivial prediction.
+    (line, _) = lines(vae_round_trip={DEPTH: 0.5}, trivial={DEPTH: 0.4})
+    assert line.way(line.score) is None and summary.lines(RECORD, ()) == []
+
+
+def test_a_bar_stays_inside_its_picture():
+    for at, interval in ((-3.0, (-4.0, -2.0)), (0.5, None), (1.4, (0.9, 7.0))):
+        svg = plots.bar(at, interval)
+        places = [float(x) for x in re.findall(r'x[12]?="([\d.-]+)"', svg)]
+        assert min(places) >= 0 and max(places) <= plots.WIDTH
+        widths = [float(w) for w in re.findall(r'width="([\d.-]+)" height="14"', svg)]
+        assert len(widths) == 2 and min(widths) > 0
 
 
 def test_nan_never_reaches_the_file(tmp_path):
@@ -121,6 +168,10 @@ def test_page_is_whole_and_alone(tmp_path):
     assert "fvd is skipped" in text and "few videos" in text
     markdown = (tmp_path / "results.md").read_text()
     assert "| 0.1500 | 0.1000 to 0.2000 |" in markdown
+    assert "![depth, clip clip0](pictures/0.png)" in markdown
+    # The tables are folded below the lines.
+    assert text.index("class='summary'") < text.index("<details><summary>All 3 scores")
+    assert "<details><summary>All 3 scores</summary>" in markdown
     for part in ("## Faults", "## Skipped", "## Notes"):
         assert part in markdown
 
@@ -138,7 +189,7 @@ def test_page_of_a_thousand_clips_stays_small(tmp_path):
         document.write_report(tmp_path, RECORD | {"metrics": {DEPTH: 1.0}}, clips)
         text = (tmp_path / "results.html").read_text()
         assert text.count("<video") == 2 * page.SHOWN + page.SHOWN_VIDEOS
-        assert text.count("<img") == 2 * (page.SHOWN + page.THUMBNAILS) + page.SHOWN_VIDEOS
+        assert text.count("<img") == 2 * (page.SHOWN + page.THUMBNAILS) + page.SHOWN_VIDEOS + 1
         assert f"clip{count - 1}<" in text
         sizes.append(len(text))
     assert sizes[1] < 500_000 and sizes[1] - sizes[0] < 100 * 800
@@ -192,7 +243,7 @@ def xml_events(text):
     class Reader(html.parser.HTMLParser):
         def handle_starttag(self, tag, attributes):
             found.append((tag, dict(attributes)))
-            if tag not in ("meta", "img"):
+            if tag not in ("meta", "img", "br"):
                 stack.append(tag)
 
         def handle_endtag(self, tag):

@@ -52,6 +52,10 @@ def test_perfect_predictions_score_perfectly(folders, tmp_path):
     assert 80 < results["vbench/temporal_flickering"] < 100
     # The re-estimated flow is off by (1, 1) everywhere, under its estimator's name.
     assert results["control_by_raft/flow/pooled_all/epe"] == pytest.approx(2**0.5, abs=1e-6)
+    trivial = scores.aggregate([row.trivial for row in outcome.rows])
+    speeds = [np.linalg.norm(folder_clips.truth(i)["flow"]["flow"], axis=-1) for i in range(3)]
+    assert trivial["flow/pooled_all/epe"] == pytest.approx(np.mean(speeds), rel=1e-6)
+    assert {m.headline for m in modalities.metrics().values()} <= trivial.keys()
     assert not outcome.faults and not outcome.unknown
     assert outcome.counts["clips"] == outcome.counts["clips_scored"] == 3
     assert set(outcome.skipped) >= {"subject_consistency", "fvd"}

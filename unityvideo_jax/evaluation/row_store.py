@@ -9,7 +9,7 @@ from unityvideo_jax.files import checksums, provenance, strict_json
 from unityvideo_jax.files.names import safe_path
 
 # Changes whenever the same inputs would give other rows.
-VERSION = 6
+VERSION = 7
 FINGERPRINT = "fingerprint"
 
 

@@ -57,6 +57,7 @@ class Row:
     Attributes:
       clip: its name.
       score: everything that was scored.
+      trivial: the same of the modalities' trivial predictions, where there is truth to score.
       faults: what was wrong with it, in words; a stream with a fault is not in `score`.
       checksums: SHA-256 of every file read, by path below the benchmark or the predictions.
       pictures: PNGs below the output folder, by modality; an mp4 of that name lies beside each.
@@ -65,6 +66,7 @@ class Row:
 
     clip: str
     score: ClipScore
+    trivial: ClipScore = dataclasses.field(default_factory=ClipScore)
     faults: list[str] = dataclasses.field(default_factory=list)
     checksums: dict[str, str] = dataclasses.field(default_factory=dict)
     pictures: dict[str, str] = dataclasses.field(default_factory=dict)
@@ -72,12 +74,14 @@ class Row:
 
     def to_json(self) -> dict[str, Any]:
         """The row as plain JSON values."""
-        return {**vars(self), "score": self.score.to_json()}
+        scores = {"score": self.score.to_json(), "trivial": self.trivial.to_json()}
+        return {**vars(self), **scores}
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> "Row":
         """The inverse of `to_json`."""
-        return cls(**{**record, "score": ClipScore.from_json(record["score"])})
+        scores = {name: ClipScore.from_json(record[name]) for name in ("score", "trivial")}
+        return cls(**{**record, **scores})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -291,7 +295,11 @@ class _Scorer:
         if true is None:
             return ClipScore(counts={f"{stream}/clips_without_truth": 1})
         prediction = predicted.arrays(stream, self.config.prediction_unit)
-        score = modalities.get(stream).metric().score(prediction, true, truth.name)
+        known = modalities.get(stream)
+        metric = known.metric()
+        score = metric.score(prediction, true, truth.name)
+        trivial = metric.score(known.trivial(true), true, truth.name)
+        row.trivial = merge([row.trivial, trivial])
         stem = f"pictures/{truth.name}_{stream}"
         fps = float(truth.record.get("fps", media.DEFAULT_FPS))
         pictures.write_comparison(self.config.output / stem, stream, prediction, true, fps)

@@ -5,7 +5,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from unityvideo_jax.evaluation.report import page, reported
+from unityvideo_jax.evaluation.report import page, reported, summary
 from unityvideo_jax.files import escape, provenance
 from unityvideo_jax.files.paths import atomic_path
 
@@ -96,11 +96,15 @@ def _rows(titles: Sequence[str], rows: Sequence[Sequence[str]], code: bool = Fal
     return [head, "| --- |" + align * (len(titles) - 1), *body]
 
 
-def markdown(record: Mapping[str, Any]) -> str:
-    """The whole record but its pictures."""
+def markdown(record: Mapping[str, Any], opening: Sequence[summary.Line] = ()) -> str:
+    """The whole record; of its pictures those of the lines that it opens with."""
     title = escape.markdown(f"{record['benchmark']}: {record['num_clips']} clips")
     lines = [f"# {title}", "", escape.markdown(describe(record)), ""]
-    lines += _rows(*table(record), code=True)
+    rows = _rows(*table(record), code=True)
+    if opening:
+        fold = f"<details><summary>All {len(rows) - 2} scores</summary>"
+        rows = [*summary.markdown(opening), "", fold, "", *rows, "", "</details>"]
+    lines += rows
     titles, rows = comparisons(record)
     if rows:
         source = reported.load()
@@ -144,10 +148,12 @@ def write_report(
       clips: for the page's list of clips.
     """
     folder = pathlib.Path(folder)
-    text = markdown(record)
+    opening = summary.lines(record, clips)
+    text = markdown(record, opening)
     html = page.render(
         title=f"{record['benchmark']}: {record['num_clips']} clips",
         paragraph=describe(record),
+        summary=summary.page_part(opening, folder),
         table=table(record),
         comparisons=comparisons(record),
         source=reported.load(),

@@ -28,6 +28,11 @@ code{font-size:.9em}figure{display:inline-block;margin:.4rem .8rem .4rem 0;verti
 figcaption{color:#555;font-size:.9em;max-width:44rem}
 img,video{border:1px solid #ccc;max-width:100%}video{display:block;width:100%;height:auto}
 .warn{background:#fff4e0;border-left:4px solid #e08a00;padding:.3rem .8rem}
+summary{cursor:pointer;font-size:1.2em;font-weight:600;margin:.8rem 0}
+.summary td,.summary th{vertical-align:middle;padding:.5rem .9rem}.summary th{font-size:1.2em}
+.summary span,.summary code{color:#555;font-size:13px;font-weight:400}.summary b{font-size:1.5em}
+.summary td{white-space:nowrap}.summary svg{display:block}
+.ends{display:flex;justify-content:space-between;gap:1.5rem}
 """
 Table = tuple[Sequence[str], Sequence[Sequence[str]]]
 
@@ -68,14 +73,20 @@ def _table(table: Table, code: bool) -> str:
     return f"<table><tr>{head}</tr>{''.join(body)}</table>"
 
 
-def _image(path: pathlib.Path, height: int | None = None) -> str:
+def _folded(title: str, content: str, is_open: bool = False) -> str:
+    """Content below a title that shows and hides it."""
+    state = " open" if is_open else ""
+    return f"<details{state}><summary>{html.escape(title)}</summary>{content}</details>"
+
+
+def image(path: pathlib.Path, height: int | None = None) -> str:
     """An <img> with the picture inside, as it is, or small and as JPEG."""
     kind, content = "png", path.read_bytes()
     if height is not None:
         small = io.BytesIO()
-        with Image.open(path) as image:
-            image.thumbnail((image.width, height))
-            image.convert("RGB").save(small, format="JPEG", quality=80)
+        with Image.open(path) as opened:
+            opened.thumbnail((opened.width, height))
+            opened.convert("RGB").save(small, format="JPEG", quality=80)
         kind, content = "jpeg", small.getvalue()
     encoded = base64.b64encode(content).decode()
     return f"<img src='data:image/{kind};base64,{encoded}' alt='{html.escape(path.stem)}'>"
@@ -101,7 +112,7 @@ def _player(picture: pathlib.Path) -> str:
 def _figure(picture: pathlib.Path, caption: str) -> str:
     """A clip's picture, its video and what they are."""
     return (
-        f"<figure>{_image(picture)}{_player(picture)}"
+        f"<figure>{image(picture)}{_player(picture)}"
         f"<figcaption>{html.escape(caption)}</figcaption></figure>"
     )
 
@@ -169,7 +180,7 @@ def _clip_list(clips: Sequence[ClipEntry], folder: pathlib.Path) -> str:
             value = clip.value(headlines[name])
             cells.append(f"<td class='n'>{'n/a' if value is None else f'{value:.4g}'}</td>")
         drawn = clip.pictures.values() if place < THUMBNAILS else ()
-        pictures = "".join(_image(folder / p, THUMBNAIL) for p in drawn)
+        pictures = "".join(image(folder / p, THUMBNAIL) for p in drawn)
         cells += [f"<td>{pictures}</td>", f"<td>{html.escape('; '.join(clip.faults))}</td>"]
         rows.append(f"<tr>{''.join(cells)}</tr>")
     more = f"<p>Pictures of the first {THUMBNAILS}; those of all lie in <code>pictures</code>.</p>"
@@ -181,6 +192,7 @@ def render(
     *,
     title: str,
     paragraph: str,
+    summary: str,
     table: Table,
     comparisons: Table,
     source: Mapping,
@@ -192,18 +204,21 @@ def render(
     joint: Sequence[tuple[str, str]],
     folder: pathlib.Path,
 ) -> str:
-    """The page; see `report.write_report` for what its parts are."""
-    parts = [f"<h1>{html.escape(title)}</h1><p>{html.escape(paragraph)}</p>"]
+    """The page; see `report.write_report` for what its parts are.
+
+    `summary` is its HTML, which opens the page; without one the table below is unfolded.
+    """
+    parts = [f"<h1>{html.escape(title)}</h1><p>{html.escape(paragraph)}</p>{summary}"]
     for heading, items in sections.items():
         listed = "".join(f"<li>{html.escape(item)}</li>" for item in items)
         parts.append(f"<div class='warn'><h3>{heading}</h3><ul>{listed}</ul></div>")
-    parts.append("<h2>Scores</h2>" + _table(table, code=True))
+    parts.append(_folded(f"All {len(table[1])} scores", _table(table, code=True), not summary))
     if comparisons[1]:
-        parts.append(
-            f"<h2>Beside the paper's numbers: {html.escape(source['status'])}</h2>"
+        text = (
             f"<p>Source: {html.escape(source['source'])}; on {html.escape(source['benchmarks'])}."
             f"</p>{_table(comparisons, code=False)}"
         )
+        parts.append(_folded(f"Beside the paper's numbers: {source['status']}", text))
     cases = [_modality(n, clips, metrics, intervals, folder) for n in modalities.metrics()]
     if any(cases):
         text = "<p>Each video shows the rows of the picture above it side by side.</p>"
@@ -214,7 +229,7 @@ def render(
         parts.append(f"<h2>Clips</h2>{text}" + _clip_list(clips, folder))
     if protocols:
         rows = [[name, text] for name, text in protocols.items()]
-        parts.append("<h2>Protocols</h2>" + _table((["name", "meaning"], rows), code=False))
+        parts.append(_folded("Protocols", _table((["name", "meaning"], rows), code=False)))
     return (
         f"<!doctype html><html lang='en'><meta charset='utf-8'><title>{html.escape(title)}</title>"
         f"<style>{STYLE}</style><body>{''.join(parts)}</body></html>\n"

@@ -46,5 +46,35 @@ def histogram(
     return "".join([*parts, "</svg>"])
 
 
+def bar(at: float, interval: tuple[float, float] | None) -> str:
+    """A bar from 0, at its left end, to 1, filled to a value, with the value's interval as a line.
+
+    What lies outside of [0, 1] is drawn at most a margin beside the bar.
+    """
+    inside, top, tall = WIDTH - 2 * MARGIN, 8, 14
+
+    def x(v: float) -> float:
+        return float(np.clip(MARGIN + inside * v, 2, WIDTH - 2))
+
+    low, high = sorted((x(0.0), x(at)))
+    colour = "#4a78b5" if at >= 0 else "#c2410c"
+    parts = [
+        f'<svg viewBox="0 0 {WIDTH} 44" width="{WIDTH}" height="44" role="img">'
+        f'<rect x="{MARGIN}" y="{top}" width="{inside}" height="{tall}" fill="#e5e7eb"/>'
+        f'<rect x="{low:.1f}" y="{top}" width="{high - low:.1f}" height="{tall}" fill="{colour}"/>'
+    ]
+    if interval is not None:
+        left, right = map(x, interval)
+        parts.append(
+            f'<line x1="{left:.1f}" x2="{right:.1f}" y1="{top + tall / 2}" y2="{top + tall / 2}" '
+            'stroke="#111827" stroke-width="2"/>'
+        )
+    for end in (MARGIN, WIDTH - MARGIN):
+        parts.append(
+            f'<line x1="{end}" x2="{end}" y1="{top - 4}" y2="{top + tall + 4}" stroke="#555"/>'
+        )
+    return "".join([*parts, _text(x(at), top + tall + 16, f"{at:.0%}"), "</svg>"])
+
+
 def _text(x: float, y: int, words: str) -> str:
     return f'<text x="{x:.1f}" y="{y}" font-size="10" text-anchor="middle">{words}</text>'

@@ -9,6 +9,7 @@ resumes: a finished run is not repeated, and one that was interrupted goes on fr
 """
 
 import ast
+import contextlib
 import dataclasses
 import os
 import pathlib
@@ -17,7 +18,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from absl import flags
@@ -80,18 +81,18 @@ def main(argv: Sequence[str]) -> None:
             raise UserError(
                 f"{run.arm.name}: its clips or autoencoder are not {runs[0].arm.name}'s"
             )
-    began = output / frozen.FILE
-    key = provenance.config_hash(strict_json.read(began) if began.exists() else shared)
+    key = frozen.check(output, shared)
     done = log.finished(log.read(output / log.FILE), runs, key)
     table = plan.table(runs, done, FLAGS.parallel, 1e12 * FLAGS.tflops)
     print("\n".join([*lines, *table]), flush=True)
     if FLAGS.dry_run:
         return
-    key = frozen.check(output, shared)
+    frozen.begin(output, shared)
     if FLAGS.parallel > 1:
         _share_out(output, len(runs) + 1)
-    else:
-        _work(output, runs, key, settings)
+    elif len(done) <= len(runs):
+        with _stopped_after(FLAGS.stop_after):
+            _work(output, runs, key, settings)
     records = log.read(output / log.FILE)
     done = log.finished(records, runs, key)
     print(f"{len(done)} of {len(runs) + 1} finished, the reference among them", flush=True)
@@ -136,6 +137,19 @@ def _numbers(flag: str, texts: Sequence[str]) -> list[int]:
         raise UserError(f"{flag}={','.join(texts)}: give whole numbers") from error
 
 
+@contextlib.contextmanager
+def _stopped_after(seconds: float) -> Iterator[None]:
+    """SIGTERM to this process if the block takes longer; 0 is never."""
+    timer = threading.Timer(seconds or 1.0, os.kill, (os.getpid(), signal.SIGTERM))
+    timer.daemon = True
+    if seconds:
+        timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
 def _share_out(output: pathlib.Path, total: int) -> None:
     """Starts one worker per device; each takes runs that no other works on.
 
@@ -173,10 +187,6 @@ def _work(output: pathlib.Path, runs: Sequence[Run], key: str, settings: Any) ->
     """Does what is not done and what no other process does, one run after the other."""
     from unityvideo_jax.ablations.scoring import Evaluator
 
-    if FLAGS.stop_after:
-        stop = threading.Timer(FLAGS.stop_after, os.kill, (os.getpid(), signal.SIGTERM))
-        stop.daemon = True
-        stop.start()
     evaluator = Evaluator(runs[0].arm, settings, FLAGS.estimator)
     failed: list[str] = []
     names = {run.name: run for run in runs} | {REFERENCE: None}

@@ -17,7 +17,7 @@ DIFFERENCES = {
     "all": set(),
     "rgb": {"data.streams"},
     "rgb_equal_compute": {"data.streams", "train.steps"},
-    **dict.fromkeys(("flow", "depth", "densepose"), {"data.streams", "data.modality_weights"}),
+    **{m: {"data.streams", "data.modality_weights"} for m in ("flow", "depth", "densepose")},
     "only_control": {"objective.p_cond", "objective.p_est", "objective.p_joint"},
     "only_joint": {"objective.p_cond", "objective.p_est", "objective.p_joint"},
     "only_estimation": {"objective.p_cond", "objective.p_est", "objective.p_joint"},
@@ -93,5 +93,5 @@ def test_a_model_that_is_too_large_or_a_key_that_does_not_exist_is_refused():
         arms.load("all", {"model.num_layers": 12})
     with pytest.raises(UserError, match=r"config\.train\.stepz: no such key"):
         train.check(arms.load("all", {"train.stepz": 12}).config)
-    with pytest.raises(UserError, match="all: .*give keys of a configuration"):
+    with pytest.raises(UserError, match=r"all: .*give keys of a configuration"):
         arms.load("all", {"train.steps": "many"})

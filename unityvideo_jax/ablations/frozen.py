@@ -41,7 +41,7 @@ def record(arm: Arm, estimator: str, settings: Any) -> dict[str, Any]:
 
 
 def check(folder: pathlib.Path, now: Mapping[str, Any]) -> str:
-    """Writes what is frozen, or compares it with what the grid began with; its hash.
+    """Compares what is frozen with what the grid began with, if it has begun; its hash.
 
     Raises:
       UserError: something differs; names it.
@@ -55,7 +55,11 @@ def check(folder: pathlib.Path, now: Mapping[str, Any]) -> str:
                     f"{file}: {key} was {began.get(key)!r} when the grid began and is "
                     f"{now.get(key)!r} now; give it back, or name another --output"
                 )
-    else:
-        folder.mkdir(parents=True, exist_ok=True)
-        provenance.write_json(file, now)
     return provenance.config_hash(now)
+
+
+def begin(folder: pathlib.Path, now: Mapping[str, Any]) -> None:
+    """Writes what is frozen, unless the grid has begun."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / FILE).exists():
+        provenance.write_json(folder / FILE, now)

@@ -11,7 +11,6 @@ estimator for all arms, since an arm that was trained for control alone cannot e
 What an arm was not trained for is not measured: a number of it would say nothing of the arm.
 """
 
-import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -21,7 +20,7 @@ from jaxtyping import Float
 from unityvideo_jax import media, modalities
 from unityvideo_jax.ablations.arms import Arm
 from unityvideo_jax.ablations.model import Model
-from unityvideo_jax.ablations.truth import Truth, own_prompts
+from unityvideo_jax.ablations.truth import Truth, first_clips, own_prompts
 from unityvideo_jax.evaluation import joint
 from unityvideo_jax.evaluation.benchmarks.folder import Batch
 from unityvideo_jax.evaluation.controllability import score_control
@@ -286,17 +285,6 @@ def agreement(model: Model, arm: Arm, truth: Truth, draw: Draw) -> Numbers:
         beside = _numbers([*scores.values()])
         numbers |= {f"{label}/{key}": value for key, value in beside.items()}
     return numbers
-
-
-def first_clips(batches: Sequence[Batch], most: int) -> list[Batch]:
-    """Batches of the first clips; the last one keeps its size."""
-    found: list[Batch] = []
-    for batch in batches:
-        if most < 1:
-            break
-        found.append(dataclasses.replace(batch, count=min(batch.count, most)))
-        most -= batch.count
-    return found
 
 
 def plausibility(model: Model, arm: Arm, truth: Truth) -> tuple[Numbers, dict[str, str]]:

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from unityvideo_jax import modalities
+from unityvideo_jax import media, modalities
 from unityvideo_jax.ablations import measure
 from unityvideo_jax.ablations.arms import Arm
 from unityvideo_jax.ablations.measure import Draw, Numbers
 from unityvideo_jax.ablations.model import Model
-from unityvideo_jax.ablations.truth import MeasureConfig, Truth
+from unityvideo_jax.ablations.truth import MeasureConfig, Truth, first_clips
 from unityvideo_jax.checkpoints.reading import load_for_inference
 from unityvideo_jax.inputs.config import as_data_config
 from unityvideo_jax.metrics.scores import aggregate
@@ -86,15 +86,10 @@ class Evaluator:
     def reference(self, arm: Arm) -> dict[str, Any]:
         """What needs no run: the truth through the autoencoder, and trivial predictions."""
         truth, settings, seconds = self.truth, self.settings, {}
-        latents = {id(b): one for b, one in zip(truth.people, truth.latents, strict=True)}
         numbers: Numbers = {}
 
         def back(name: str) -> Callable:
-            def video(batch) -> np.ndarray:
-                own = latents.get(id(batch), {})
-                return truth.decode(own[name] if own else truth.encode(batch, name), name)
-
-            return video
+            return lambda batch: truth.decode(truth.encode(batch, name), name)
 
         def estimates() -> Numbers:
             found: Numbers = {}
@@ -118,12 +113,12 @@ class Evaluator:
             rebuilt, control = [], []
             for batch in truth.people:
                 made = np.clip(back(RGB)(batch), -1.0, 1.0)
-                rebuilt += [*measure.media.to_uint8(made[: batch.count])]
+                rebuilt += [*media.to_uint8(made[: batch.count])]
             found = measure.of_videos("autoencoder", rebuilt, truth)
             real = [v for batch in truth.people for v in measure.real_videos(batch)]
             found |= measure.of_videos("truth", real, truth)
             for name in measure.CONTROLLED:
-                for batch in measure.first_clips(truth.people, settings.estimated):
+                for batch in first_clips(truth.people, settings.estimated):
                     rgb = 2.0 * np.asarray(batch.clip["rgb"], np.float32) - 1.0
                     control += self._control(name, batch, rgb)[: batch.count]
             return found | {f"truth/{k}": v for k, v in aggregate(control).items() if v is not None}
@@ -142,7 +137,7 @@ class Evaluator:
 
 def _trivial(truth: Truth, name: str, most: int) -> Numbers:
     known, scores = modalities.get(name), []
-    for batch in measure.first_clips(truth.people, most):
+    for batch in first_clips(truth.people, most):
         for b in range(batch.count):
             arrays = truth.arrays(batch, name, b)
             scores.append(known.metric().score(known.trivial(arrays), arrays, name))

@@ -85,12 +85,15 @@ class Truth:
         self.names = tuple(names)
 
     def _batches(self, benchmark: str, count: int) -> list[Batch]:
-        size = min(self._settings.batch_size, count)
-        clips = BenchmarkClips(self._data, benchmark, num_clips=count, batch_size=size)
-        return [
+        # Whole batches of one size, so that everything that takes them compiles once.
+        size = self._settings.batch_size
+        whole = -(-count // size) * size
+        clips = BenchmarkClips(self._data, benchmark, num_clips=whole, batch_size=size)
+        batches = [
             dataclasses.replace(batch, clip=jax.device_get(batch.clip))
-            for batch in clips.batches(range(count))
+            for batch in clips.batches(range(whole))
         ]
+        return first_clips(batches, count)
 
     @functools.cached_property
     def people(self) -> list[Batch]:
@@ -139,6 +142,16 @@ class Truth:
                 scorer.encode(jobs[first : first + size]) for first in range(0, len(jobs), size)
             ]
         return self._pairs
+
+
+def first_clips(batches: Sequence[Batch], most: int) -> list[Batch]:
+    """The batches in which the first `most` clips are; of the last one fewer may count."""
+    found: list[Batch] = []
+    for batch in batches:
+        if most > 0:
+            found.append(dataclasses.replace(batch, count=min(batch.count, most)))
+        most -= batch.count
+    return found
 
 
 def own_prompts(batch: Batch, names: Sequence[str]) -> dict[str, list[str]]:

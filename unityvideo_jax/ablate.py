@@ -11,6 +11,7 @@ resumes: a finished run is not repeated, and one that was interrupted goes on fr
 import ast
 import contextlib
 import dataclasses
+import gc
 import os
 import pathlib
 import signal
@@ -208,6 +209,7 @@ def _work(output: pathlib.Path, runs: Sequence[Run], key: str, settings: Any) ->
             record |= {"frozen": key, "versions": provenance.versions()}
             log.add(output, record)
             print(f"{name}: finished", flush=True)
+            gc.collect()  # the run's state lies in cycles of functions, and on the device
     if failed:
         raise UserError(f"failed, as listed above: {', '.join(failed)}; run it again to try again")
 

@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from synthetic_clips import clip
+from synthetic_clips import clip, people
 from tiny_pipeline import quick_compile, tiny_parts  # noqa: F401
 
 from unityvideo_jax import modalities
@@ -126,8 +126,35 @@ def test_the_truth_has_perfect_scores_and_no_distance_from_itself(truth):
     assert measure.estimates(model, _arm("only_joint"), truth, drawn.__setitem__) == {}
 
 
+def test_skeletons_of_animals_are_scored_by_masks_where_there_are_no_people(truth, monkeypatch):
+    animals, person = _batch(20, 2), people(SIZE["frames"], 64, 64, count=1)
+    skeleton = modalities.get("skeleton").codec.encode(
+        {**clip(**SIZE), "rgb": np.zeros((SIZE["frames"], 64, 64, 3), np.float32),
+         "keypoints": person[0], "visibility": person[1]}
+    )[0]  # fmt: skip
+    # The first clip has a person, so that only the second counts; a mask covers its left half.
+    animals.clip["visibility"] = np.stack([person[1], 0 * person[1]])
+    segments = np.zeros((2, SIZE["frames"], 64, 64), np.int32)
+    segments[1, :, :, :32] = 1
+    animals.clip["segments"] = segments
+    animals = dataclasses.replace(animals, prompts=[{"segmentation": "mask the two dogs"}] * 2)
+    truth.animals = [animals]
+    model = _Knows(truth)
+    monkeypatch.setattr(
+        model, "estimate",
+        lambda name, batch, rgb, prompts: (
+            model.asked.append(prompts[name]), np.stack([np.asarray(skeleton)] * 2)
+        )[1],
+    )  # fmt: skip
+    found = measure._animals(model, truth, lambda title, rows: None)
+    assert model.asked == [["the skeleton of the two dogs"] * 2]
+    assert found["zero_shot/animals/clips"] == 1 and found["zero_shot/animals/found"] == 1.0
+    left = (person[0][..., 0] < 32).mean()
+    assert found["zero_shot/animals/keypoints_in_masks"] == pytest.approx(left, abs=0.15)
+
+
 def test_outcomes_of_pairs_are_kept_one_by_one(truth):
-    losses = {"vanishing_00": (1.0, 2.0), "shadow_00": (2.0, 1.0), "shape_00": (1.0, 1.0)}
+    losses = {"vanishing_00": [1.0, 2.0], "shadow_00": [2.0, 1.0], "shape_00": [1.0, 1.0]}
 
     class Scorer(PhysicsScorer):
         names = ("depth", "flow")
@@ -142,7 +169,7 @@ def test_outcomes_of_pairs_are_kept_one_by_one(truth):
         def score(self, encoded, names):
             assert names == ["flow"]
             both = {"likephys_t5": lambda v: {"rgb": v, "rgb+flow": v[::-1]},
-                    "likephys_t5_shuffled": lambda v: {"rgb": (1.0, 1.0)}}  # fmt: skip
+                    "likephys_t5_shuffled": lambda v: {"rgb": [1.0, 1.0]}}  # fmt: skip
             return {
                 name: PhysicsRow(losses={p: make(v) for p, make in both.items()})
                 for name, v in losses.items()

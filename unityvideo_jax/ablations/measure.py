@@ -27,6 +27,7 @@ from unityvideo_jax.evaluation.controllability import score_control
 from unityvideo_jax.evaluation.physics import run as physics
 from unityvideo_jax.evaluation.physics.plausibility import prefers_invalid
 from unityvideo_jax.flow_matching.tasks import CONDITIONAL, ESTIMATION, JOINT
+from unityvideo_jax.metrics.agreement import KEYPOINTS_IN_MASKS
 from unityvideo_jax.metrics.frechet import frechet_distance
 from unityvideo_jax.metrics.scores import ClipScore, aggregate
 from unityvideo_jax.metrics.video.consistency import TemporalFlickering
@@ -84,19 +85,55 @@ def estimates(model: Model, arm: Arm, truth: Truth, draw: Draw) -> Numbers:
         most = settings.skeletons if name == SKELETON else settings.estimated
         numbers |= _estimated(model, truth, truth.people, name, most, draw=draw)
     if "segmentation" in arm.trained and settings.zero_shot:
-        asked = [own_prompts(batch, ("segmentation",))["segmentation"] for batch in truth.people]
-        prompts = [prompt for batch in asked for prompt in batch]
+        prompts = [
+            prompt
+            for batch in truth.people
+            for prompt in own_prompts(batch, ("segmentation",))["segmentation"][: batch.count]
+        ]
         for label, own in (("objects", None), ("objects_asked_for_people", prompts)):
             numbers |= _estimated(
                 model, truth, truth.objects, "segmentation", settings.zero_shot,
                 prefix=f"zero_shot/{label}/", prompts=own, draw=draw,
             )  # fmt: skip
     if SKELETON in arm.trained and settings.animals:
-        numbers |= _estimated(
-            model, truth, truth.animals, SKELETON, settings.animals,
-            prefix="zero_shot/animals/", draw=draw,
-        )  # fmt: skip
+        numbers |= _animals(model, truth, draw)
     return numbers
+
+
+def _animals(model: Model, truth: Truth, draw: Draw) -> Numbers:
+    """How far skeletons of animals lie on them, by exact masks: worlds have no joints of animals.
+
+    Returns:
+      zero_shot/animals/keypoints_in_masks over the clips without people that show a skeleton, the
+      share of clips that do (found), their number, and under floor/ the same with the masks of the
+      next clip.
+    """
+    codec, how = modalities.get(SKELETON).codec, KEYPOINTS_IN_MASKS
+    skeletons: list[dict[str, np.ndarray]] = []
+    masks: list[np.ndarray] = []
+    for batch in truth.animals:
+        asked = own_prompts(batch, ("segmentation",))["segmentation"]
+        prompts = [f"the skeleton of {text.partition(' ')[2]}" for text in asked]
+        rgb = truth.encode(batch, RGB)
+        videos = model.estimate(SKELETON, batch, rgb, prompts={SKELETON: prompts})
+        if not masks:
+            rows = [("RGB", truth.drawn(batch, RGB)[0]), (prompts[0], videos[0])]
+            draw("zero_shot/animals", [(label, media.to_uint8(v)) for label, v in rows])
+        for b in range(batch.count):
+            if not np.any(batch.clip["visibility"][b]):
+                skeletons.append(modalities.decode_alone(codec, videos[b]))
+                masks.append(np.asarray(batch.clip["segments"][b]))
+    numbers: Numbers = {"zero_shot/animals/clips": len(masks)}
+    for label, shift in (("", 0), ("floor/", 1)):
+        scores = [
+            how.score({**skeleton, "segments": masks[(n + shift) % len(masks)]})
+            for n, skeleton in enumerate(skeletons)
+        ]
+        shown = [score for score in scores if score is not None]
+        if shown:
+            numbers[f"{label}zero_shot/animals/{how.name}"] = float(np.mean(shown))
+    found = [np.any(skeleton["visibility"]) for skeleton in skeletons]
+    return numbers | ({"zero_shot/animals/found": float(np.mean(found))} if found else {})
 
 
 def _estimated(

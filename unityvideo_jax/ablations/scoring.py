@@ -99,14 +99,11 @@ class Evaluator:
                     truth, truth.people, name, most, back(name), prefix="ceiling/"
                 )
                 found |= _trivial(truth, name, most)
-            for label, batches, name, most in (
-                ("objects", truth.objects, "segmentation", settings.zero_shot),
-                ("animals", truth.animals, measure.SKELETON, settings.animals),
-            ):
-                if name in truth.names and most:
-                    found |= measure.score_videos(
-                        truth, batches, name, most, back(name), prefix=f"ceiling/zero_shot/{label}/"
-                    )
+            if "segmentation" in truth.names and settings.zero_shot:
+                found |= measure.score_videos(
+                    truth, truth.objects, "segmentation", settings.zero_shot,
+                    back("segmentation"), prefix="ceiling/zero_shot/objects/",
+                )  # fmt: skip
             return found
 
         def videos() -> Numbers:

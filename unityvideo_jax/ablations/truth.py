@@ -44,7 +44,7 @@ class MeasureConfig:
     skeletons: int = 12
     joint: int = 32
     zero_shot: int = 32
-    animals: int = 12
+    animals: int = 16
     pairs: int = 64
     timesteps: int = 8
     steps: int = 20

@@ -77,7 +77,8 @@ def make_mix(
       never_together: pairs of modalities of which no sample holds both.
 
     Raises:
-      UserError: nothing but pairs that are not to be drawn, no folder has that many modalities, or too many sets of them.
+      UserError: no folder has that many modalities, `never_together` leaves no set of them, or too
+        many sets.
     """
     asked = _asked(modality_weights, streams, rgb_alone)
     slots = max(streams - 1, 1)

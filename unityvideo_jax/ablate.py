@@ -24,7 +24,7 @@ from typing import Any
 
 from absl import flags
 
-from unityvideo_jax import cli, train
+from unityvideo_jax import cli, media, train
 from unityvideo_jax.ablations import arms, frozen, log, page, plan
 from unityvideo_jax.ablations.plan import REFERENCE, Run
 from unityvideo_jax.errors import UserError
@@ -217,11 +217,10 @@ def _work(output: pathlib.Path, runs: Sequence[Run], key: str, settings: Any) ->
 def _one(output: pathlib.Path, run: Run, evaluator: Any) -> dict[str, Any] | None:
     """The record of a run, trained and scored; None if a signal ended its training."""
     from unityvideo_jax.ablations import scoring
-    from unityvideo_jax.evaluation.report import pictures
 
     start = time.monotonic()
     workdir = log.work_of(output, run.name)
-    trained = workdir.with_suffix(".trained.json")
+    trained = workdir.with_name(f"{run.name}.trained.json")
     if not trained.exists():
         ended = _train(run, workdir)
         if ended.stopped:
@@ -230,9 +229,9 @@ def _one(output: pathlib.Path, run: Run, evaluator: Any) -> dict[str, Any] | Non
     first = run.seed == int(FLAGS.seeds[0])
 
     def draw(title: str, rows: Sequence[tuple[str, Any]]) -> None:
-        if first:
-            name = f"{run.arm.name}_{title.replace('/', '_').replace('+', '_')}.png"
-            pictures.write_sheet(output / "results" / name, rows)
+        name = page.picture(run.arm.name, title)
+        if first and name is not None:
+            media.contact_sheet(rows, output / "results" / name, columns=6, scale=2)
 
     found = evaluator.run(workdir, run.arm, draw)
     return {

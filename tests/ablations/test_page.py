@@ -13,6 +13,8 @@ from unityvideo_jax.errors import UserError
 @pytest.fixture(scope="module")
 def text(tmp_path_factory):
     path = tmp_path_factory.mktemp("grid") / "results.md"
+    path.with_suffix("").mkdir()
+    (path.with_suffix("") / page.picture("all", "samples/joint+depth")).touch()
     page.write(path, made_records.records())
     assert (path.parent / "results" / "curves.svg").read_text().startswith("<?xml")
     return path.read_text()
@@ -28,6 +30,14 @@ def test_numbers_stand_beside_the_papers(text):
     assert f"98.73 / {flicker}" in text
 
 
+def test_only_pictures_that_are_there_are_shown(text):
+    assert re.findall(r"!\[.*?\]\((\S+)\)", text) == [
+        "results/curves.svg",
+        "results/all_samples_joint_depth.png",
+    ]
+    assert page.picture("flow", "samples/alone") is page.picture("all", "flow") is None
+
+
 def test_claims_are_judged(text):
     outcomes = dict(re.findall(r"^\| (\d: .*?) \| ([a-z ]+) \|$", text, re.M))
     # Loss 0.24 against 0.30, and 0.27 against 0.30.
@@ -41,6 +51,12 @@ def test_claims_are_judged(text):
     assert float(row[1]) == pytest.approx(-0.06, abs=0.003) and float(row[2]) < 0.01
     # Every third pair of arms differs by chance alone, and 48 pairs show nothing below 14 points.
     assert "14.1 points" in text
+
+
+def test_a_pair_never_seen_together_is_tested_against_its_floor_and_the_full_model(text):
+    rows = re.findall(r"^\| (?:flow and seg|the same).*\| (\S+) \| (\S+) \| (\w+) \|$", text, re.M)
+    assert [word for *_, word in rows] == ["better", "worse"]
+    assert [float(mean) for mean, *_ in rows] == pytest.approx([0.3, -0.1], abs=0.005)
 
 
 def test_plausibility_has_intervals_over_pairs(text):

@@ -22,10 +22,18 @@ from unityvideo_jax.files.paths import atomic_path
 ABSENT = "not available offline"
 ESTIMATED = ("depth", "flow", "segmentation", "skeleton", "densepose")
 CONTROL = "control_by_"
-# Pictures that the page shows of an arm, in this order.
-PICTURES = ("samples_together", "samples_joint_depth", "samples_control_depth", "zero_shot_objects",
-            "zero_shot_animals")  # fmt: skip
-SHOWN = ("rgb", "all", "neither", "unseen_pair")
+# Pictures that the page shows of these arms, in this order, by the titles that scoring gives them.
+PICTURED = ("rgb", "all", "neither", "unseen_pair")
+PICTURES = (
+    "samples/alone",
+    "samples/together",
+    "samples/joint+depth",
+    "samples/control+depth",
+    "depth",
+    "zero_shot/objects/segmentation",
+    "zero_shot/objects_asked_for_people/segmentation",
+    "zero_shot/animals",
+)
 
 
 def write(path: pathlib.Path, records: Mapping[str, Record]) -> None:
@@ -266,7 +274,7 @@ def _agreement(results: Results) -> list[str]:
         "## Do streams agree?",
         "",
         "RGB and two modalities sampled together from a caption (`docs/evaluation.md`). The arm "
-        " `unseen_pair` never saw flow and segmentation in one sample.",
+        "`unseen_pair` never saw flow and segmentation in one sample.",
         *_grid(("arm", *(f"`{key}`" for key in keys)), rows),
     ]
 
@@ -294,26 +302,58 @@ def _zero_shot(results: Results) -> list[str]:
         "column has the same clips and prompts that ask for people: what is not the prompt's. "
         "Worlds have no joints of animals, so that their skeletons are scored by the exact masks.",
         *_grid(("arm", *columns), rows if arms else []),
+        "",
+        "Differences over seeds:",
+        *_grid(("", "difference", "p", ""), _zero_shot_tests(results, heads)),
     ]
+
+
+def _zero_shot_tests(results: Results, heads: Mapping[str, str]) -> list[list[str]]:
+    masks, pair = heads["segmentation"], "agreement/moved_mask_iou/joint_3"
+    joints = "zero_shot/animals/keypoints_in_masks"
+    tests = {
+        "objects: asked for, less the same asked for people": (
+            ("all", f"zero_shot/objects/{masks}"),
+            ("all", f"zero_shot/objects_asked_for_people/{masks}"),
+        ),
+        "animals: joints on them, less on those of another clip": (
+            ("all", joints),
+            ("all", f"floor/{joints}"),
+        ),
+        "flow and segmentation never seen together: agreement, less that of shuffled streams": (
+            ("unseen_pair", pair),
+            ("unseen_pair", f"floor/{pair}"),
+        ),
+        "the same, less that of `all`, which saw them together": (
+            ("unseen_pair", pair),
+            ("all", pair),
+        ),
+    }
+    rows = []
+    for title, sides in tests.items():
+        if (found := results.difference(*sides)) is not None:
+            p = NOTHING if found.seeds < 2 else f"{found.student:.3f}"
+            word = statistics.verdict(found, lower_is_better=False)
+            rows.append([title, f"{found.mean:+.3f}", p, word])
+    return rows
+
+
+def picture(arm: str, title: str) -> str | None:
+    """The file of a picture in the page's folder; None of one that the page does not show."""
+    if arm not in PICTURED or title not in PICTURES:
+        return None
+    return f"{arm}_{title.replace('/', '_').replace('+', '_')}.png"
 
 
 def _pictures(folder: pathlib.Path) -> list[str]:
-    found = [
-        f"{arm}_{title}"
-        for arm in SHOWN
-        for title in PICTURES
-        for path in sorted(folder.glob(f"{arm}_{title}*.png"))
-        if path.stem in (f"{arm}_{title}", f"{arm}_{title}_segmentation", f"{arm}_{title}_skeleton")
-    ]
-    names = [
-        path.name for stem in found for path in sorted(folder.glob(f"{stem}*.png"))
-        if "asked_for_people" not in path.name
-    ]  # fmt: skip
-    if not names:
-        return []
-    lines = ["", "## Pictures", "", "First clip, first seed, seed 0 of the noise; none was chosen."]
-    for name in dict.fromkeys(names):
-        lines += ["", f"`{name.removesuffix('.png')}`", "", f"![{name}]({folder.name}/{name})"]
+    lines: list[str] = []
+    for arm in PICTURED:
+        for title in PICTURES:
+            name = picture(arm, title)
+            if (folder / name).exists():
+                lines += ["", f"`{arm}`, {title}", "", f"![{arm}, {title}]({folder.name}/{name})"]
+    if lines:
+        lines = ["", "## Pictures", "", "First clip, first seed; none was chosen.", *lines]
     return lines
 
 

@@ -11,7 +11,7 @@ from unityvideo_jax.files import provenance
 REFERENCE = "reference"
 # Seconds of a worker's first run: JAX, compilation, rendering what runs are scored on. And of each
 # run, beside its steps: what is compiled already, loaded; the checkpoint; the scores.
-FIRST_SECONDS, RUN_SECONDS = 150.0, 100.0
+FIRST_SECONDS, RUN_SECONDS = 200.0, 100.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

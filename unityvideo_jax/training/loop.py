@@ -323,10 +323,11 @@ def _train(
                         speed.start(step)
             if pending is not None:
                 finish(*pending)
-            if stop and step > start and checkpointer.latest() != step:
-                save(state, position)
-                with goodput.phase("checkpoint"):
-                    checkpointer.wait()
+            if stop and step > start:
+                if checkpointer.latest() != step:
+                    save(state, position)
+                    with goodput.phase("checkpoint"):
+                        checkpointer.wait()
                 more = "run it again to continue"
                 if asked:
                     by = f"signal {asked[0]}"

@@ -49,7 +49,12 @@ class Model:
             seed=settings.seed,
         )
         self.physics = physics.PhysicsScorer(
-            pipeline, config, self.sampler, lambda name, sheet: None
+            pipeline,
+            config,
+            self.sampler,
+            lambda name, sheet: None,
+            # Clips are small, so a whole batch goes through the autoencoder at once.
+            lambda video, name: pipeline.vae.encode(video, modality=name),
         )
 
     def errors(

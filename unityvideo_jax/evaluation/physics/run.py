@@ -185,12 +185,24 @@ def notes(pipeline: Pipeline) -> list[str]:
 
 
 class PhysicsScorer:
-    """Renders, encodes and scores pairs and clips."""
+    """Renders, encodes and scores pairs and clips.
+
+    Args:
+      pipeline, config, sampler, draw: as `run` takes them.
+      encode: makes latents of videos [b, t, h, w, 3] of a modality; None is the pipeline's own,
+        one video per device at a time.
+    """
 
     def __init__(
-        self, pipeline: Pipeline, config: PhysicsConfig, sampler: SamplerConfig, draw: Draw
+        self,
+        pipeline: Pipeline,
+        config: PhysicsConfig,
+        sampler: SamplerConfig,
+        draw: Draw,
+        encode: Callable[[np.ndarray, str], Any] | None = None,
     ):
         self.pipeline, self.config, self.sampler, self.draw = pipeline, config, sampler, draw
+        self._encode = encode or pipeline.encode
         data = pipeline.config["data"]
         self.fps = float(data["fps"])
         self.world = worlds.WorldConfig(
@@ -306,7 +318,7 @@ class PhysicsScorer:
         """Latents [b, 2, t, h, w, c] of a modality of clips [b, 2, ...]."""
         keys = self.pipeline.codec(name).keys
         flat = {key: jnp.asarray(clips[key]).reshape(-1, *clips[key].shape[2:]) for key in keys}
-        latents = self.pipeline.encode(np.asarray(self.encoders[name](flat)), name)
+        latents = self._encode(np.asarray(self.encoders[name](flat)), name)
         return latents.reshape(-1, 2, *latents.shape[1:])
 
     def _errors(

@@ -4,7 +4,7 @@ r"""Trains and scores the ablations of UnityVideo's tables 2 to 4 at small size,
 
 runs every arm of `configs/ablations/` with seeds 0, 1 and 2, one run per GPU, and writes
 `grid/runs.jsonl` (one line per finished run), `grid/results.md` and its pictures. The same command
-resumes: a finished run is not repeated, and one that was interrupted goes on from its checkpoint.
+resumes: a finished run is not repeated, and one that was interrupted continues from its checkpoint.
 `--dry_run` prints the plan and how long it will take.
 """
 
@@ -248,7 +248,7 @@ def _one(output: pathlib.Path, run: Run, evaluator: Any) -> dict[str, Any] | Non
 
 
 def _train(run: Run, workdir: pathlib.Path) -> Any:
-    """Trains a run, or goes on with it, as `train` does."""
+    """Trains a run, or resumes it, as `train` does."""
     from unityvideo_jax.inputs.config import as_data_config
     from unityvideo_jax.inputs.fingerprints import fingerprints
     from unityvideo_jax.parallel.mesh import MeshConfig, make_mesh

@@ -1,7 +1,7 @@
 """Estimation as the only task.
 
 Command:  python -m unityvideo_jax.ablate --output=grid --arms=only_estimation
-Purpose:  the third task by itself, which table 3 leaves out.
+Purpose:  the third task alone, which table 3 leaves out.
 """
 
 import ml_collections

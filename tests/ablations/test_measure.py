@@ -181,6 +181,7 @@ def test_outcomes_of_pairs_are_kept_one_by_one(truth):
     assert outcomes == {"rgb": "01=", "rgb+flow": "10=", "rgb_shuffled": "==="}
 
 
+@pytest.mark.slow
 def test_samples_are_the_pipelines_own():
     pipeline = Pipeline(**tiny_parts(num_frames=9))
     settings = MeasureConfig(clips=2, estimated=2, skeletons=2, joint=2, batch_size=2, steps=2)

@@ -55,7 +55,7 @@ def test_modalities_keep_their_shares_whatever_the_number_of_streams(streams):
         assert sets == {("rgb", *names) for names in expected}
 
 
-def test_pairs_that_are_kept_apart_are_in_no_sample_and_keep_their_shares():
+def test_pairs_that_must_stay_apart_are_in_no_sample_and_keep_their_shares():
     apart = [("flow", "segmentation"), ("skeleton", "depth")]
     mix = make_mix([tuple(WEIGHTS)], {"a": 1.0}, WEIGHTS, 3, 1.0, apart)
     assert not any(set(pair) <= set(names) for pair in apart for _, names in mix.sources)

@@ -146,11 +146,15 @@ def curve(workdir: pathlib.Path) -> list[dict[str, float]]:
 
     Worlds are drawn without end, so that these are close to losses of clips that it has not seen.
     """
-    kept = {"step": "step", "loss": "loss", "loss/streams/1": "rgb_alone",
-            "step_seconds": "step_seconds"}  # fmt: skip
+    names = {
+        "step": "step",
+        "loss": "loss",
+        "loss/streams/1": "rgb_alone",
+        "step_seconds": "step_seconds",
+    }
     records = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
-    return [_kept(record, kept) for record in records]
+    return [_selected(record, names) for record in records]
 
 
-def _kept(record: Mapping[str, float], names: Mapping[str, str]) -> dict[str, float]:
+def _selected(record: Mapping[str, float], names: Mapping[str, str]) -> dict[str, float]:
     return {short: float(f"{record[name]:.5g}") for name, short in names.items() if name in record}

@@ -111,7 +111,8 @@ setup(
     # called `configs` or `data`.
     packages=[
         *find_packages(include=["unityvideo_jax*"]),
-        *(f"unityvideo_jax.{name}" for name in ("configs", *find_packages(include=["data*"]))),
+        *(f"unityvideo_jax.{name}" for name in ("configs", "configs.ablations")),
+        *(f"unityvideo_jax.{name}" for name in find_packages(include=["data*"])),
     ],
     package_dir={f"unityvideo_jax.{name}": name for name in ("configs", "data")},
     package_data={"unityvideo_jax": ["assets/**/*"], "unityvideo_jax.data": ["*/README.md"]},

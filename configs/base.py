@@ -85,6 +85,7 @@ def get_config() -> ml_collections.ConfigDict:
         buckets=(),  # shapes of steps, such as dict(frames=1, height=384, width=672)
         batch_multiple=0,  # of buckets' batch sizes; 0 is what the mesh divides a batch into
         rgb_alone=1.0,  # of samples of 1 stream, the share that shows RGB
+        never_together=(),  # pairs of modalities that no sample holds both of
         caption_dropout=0.1,
         prompt_dropout=0.0,
         registry_prompt_rate=0.0,  # online worlds only
@@ -137,6 +138,7 @@ def get_config() -> ml_collections.ConfigDict:
         log_every=20,
         checkpoint_every=1000,
         keep=3,
+        max_seconds=0.0,  # of steps, in all starts; 0 is no limit
         check_every=0,  # 0 checks never
         sample_every=0,  # 0 writes no contact sheets
         sample_count=4,

@@ -15,6 +15,7 @@ PACKAGE = "unityvideo_jax"
 # each other, as long as no circle comes of it.
 FLOORS = (
     ("(programs)",),
+    ("ablations",),
     ("planning",),
     ("training", "evaluation", "curation"),
     ("sampling",),

@@ -60,7 +60,7 @@ def test_only_the_programs_parse_flags():
 
 def test_configs_import_nothing_but_each_other():
     known = {"ml_collections", "unityvideo_jax.settings", "unityvideo_jax.settings.presets"}
-    for path in (ROOT / "configs").glob("*.py"):
+    for path in (ROOT / "configs").rglob("*.py"):
         assert set(_imports(path)) <= known, path
 
 
@@ -92,7 +92,7 @@ def test_all_modules_import_together_without_tensorflow_torch_or_flags():
 
 
 def test_every_config_names_its_command():
-    for path in (ROOT / "configs").glob("*.py"):
+    for path in (ROOT / "configs").rglob("*.py"):
         doc = ast.get_docstring(ast.parse(path.read_text()))
         assert doc, path
         assert "Command:" in doc, path

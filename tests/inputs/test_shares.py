@@ -2,6 +2,7 @@
 
 import collections
 import itertools
+import math
 
 import numpy as np
 import pytest
@@ -52,6 +53,18 @@ def test_modalities_keep_their_shares_whatever_the_number_of_streams(streams):
     if streams > 1:
         expected = itertools.combinations(WEIGHTS, slots)
         assert sets == {("rgb", *names) for names in expected}
+
+
+def test_pairs_that_must_stay_apart_are_in_no_sample_and_keep_their_shares():
+    apart = [("flow", "segmentation"), ("skeleton", "depth")]
+    mix = make_mix([tuple(WEIGHTS)], {"a": 1.0}, WEIGHTS, 3, 1.0, apart)
+    assert not any(set(pair) <= set(names) for pair in apart for _, names in mix.sources)
+    assert len(mix.sources) == math.comb(len(WEIGHTS), 2) - 2
+    drawn = counted(mix)
+    for name, weight in WEIGHTS.items():
+        assert drawn[name] / 2 == pytest.approx(weight, abs=2e-3)
+    with pytest.raises(UserError, match="never_together leaves no sample of 3 streams"):
+        make_mix([("a", "b")], {"a": 1.0}, {"a": 0.5, "b": 0.5}, 3, 1.0, [("a", "b")])
 
 
 def test_groups_and_modalities_hold_together_where_they_can():

@@ -69,6 +69,27 @@ def test_average_differs_from_last_weights_and_old_checkpoints_go(whole):
         load_for_inference(whole, step=2)
 
 
+def test_a_run_ends_saved_when_its_seconds_are_over_and_goes_on_when_it_gets_more(whole, tmp_path):
+    class Slow(Batches):
+        def __next__(self):
+            time.sleep(0.2)
+            return super().__next__()
+
+    def run(**changes):
+        config, lines = tiny_config(**changes), []
+        with open_workdir(tmp_path / "run", config) as path:
+            ended = loop.train(config, path, Slow, log=lines.append, devices=jax.devices()[:1])
+        return ended, lines
+
+    ended, lines = run(max_seconds=0.5)
+    assert 1 <= ended.step < 8 and not ended.stopped
+    assert f"max_seconds=0.5 at step {ended.step}; saved; raise it for more" in "\n".join(lines)
+    # The seconds of both starts count together.
+    assert run(max_seconds=0.5)[0].step <= ended.step + 1
+    assert run()[0] == loop.Ended(step=8, stopped=False)
+    chex.assert_trees_all_equal(_weights(tmp_path / "run"), _weights(whole))
+
+
 def test_data_that_cannot_be_read_costs_no_model(tmp_path, monkeypatch):
     def build(stage):
         raise UserError("no such folder")

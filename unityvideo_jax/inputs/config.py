@@ -36,6 +36,8 @@ class DataConfig:
       batch_multiple: batch sizes of buckets that name none are multiples of it; 0 is what the mesh
         and accumulation divide a batch into when the run starts.
       rgb_alone: share of the samples of one stream that show RGB; the others show a modality.
+      never_together: pairs of modalities of which no sample holds both, to ask later whether the
+        model can put together what it has only seen apart.
       caption_dropout: probability that the caption becomes the null context (UnityVideo sec. 4.1;
         public release: 0.1).
       prompt_dropout: the same for the modality prompt (public release: 0).
@@ -73,6 +75,7 @@ class DataConfig:
     buckets: tuple[Bucket, ...] = ()
     batch_multiple: int = 0
     rgb_alone: float | int = 1.0
+    never_together: tuple[tuple[str, str], ...] = ()
     caption_dropout: float | int = 0.1
     prompt_dropout: float | int = 0.0
     registry_prompt_rate: float | int = 0.0
@@ -118,6 +121,12 @@ class DataConfig:
                 f"config.data.streams={self.streams}: give steps with 1, 2, ... streams weights, "
                 "such as (0, 1) for RGB with one modality"
             )
+        for pair in self.never_together:
+            if len(pair) != 2 or set(pair) - {*self.modality_weights}:
+                raise UserError(
+                    f"config.data.never_together: {pair} is no pair of names in "
+                    f"config.data.modality_weights ({', '.join(self.modality_weights)})"
+                )
         registry.chosen_codec("depth", self.codecs, "config.data.depth_codec")
         check_frames(self.num_frames, "config.data.num_frames")
         check_pixels(self.height, "config.data.height")
@@ -193,6 +202,8 @@ def as_data_config(config: object) -> DataConfig:
             raise UserError(f"config.data.{name}: give a tuple, e.g. ('{values[name]}',)")
         if name in values:
             values[name] = tuple(values[name])
+    if "never_together" in values:
+        values["never_together"] = tuple(map(tuple, values["never_together"]))
     if "buckets" in values:
         values["buckets"] = buckets.parse(values["buckets"], "config.data.buckets")
     return DataConfig(**values)

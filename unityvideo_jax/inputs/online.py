@@ -85,7 +85,14 @@ class OnlineWorlds:
         self._batch_size, self._seed = batch_size, seed
         self._first = process_index * self._rows
         drawn = stage_modality_weights(config, modalities, stage_weights)
-        mix = make_mix([tuple(drawn)], {"worlds": 1.0}, drawn, streams, float(config.rgb_alone))
+        mix = make_mix(
+            [tuple(drawn)],
+            {"worlds": 1.0},
+            drawn,
+            streams,
+            float(config.rgb_alone),
+            config.never_together,
+        )
         self.shares, self._mixture = mix.shares, mix.mixture
         self._names = tuple(modalities)
         # Modality ids of each set of streams.

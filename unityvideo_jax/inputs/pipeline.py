@@ -238,7 +238,7 @@ def make_dataset(
         )
     }
     held = [folder.series for folder in folders]
-    mix = make_mix(held, weights, drawn, streams, float(config.rgb_alone))
+    mix = make_mix(held, weights, drawn, streams, float(config.rgb_alone), config.never_together)
     parts = []
     for n, (place, names) in enumerate(mix.sources):
         folder, ids = folders[place], [tuple(modalities).index(name) for name in names]

@@ -64,6 +64,7 @@ def make_mix(
     modality_weights: Mapping[str, float],
     streams: int,
     rgb_alone: float,
+    never_together: Sequence[tuple[str, str]] = (),
 ) -> Mix:
     """Fits the table of (folder, set of streams).
 
@@ -73,9 +74,11 @@ def make_mix(
       modality_weights: of those to draw, positive, in the model's order; they sum to one.
       streams: S.
       rgb_alone: with S = 1, share of the samples that show RGB.
+      never_together: pairs of modalities of which no sample holds both.
 
     Raises:
-      UserError: no folder has that many modalities, or too many sets of them.
+      UserError: no folder has that many modalities, `never_together` leaves no set of them, or too
+        many sets.
     """
     asked = _asked(modality_weights, streams, rgb_alone)
     slots = max(streams - 1, 1)
@@ -86,7 +89,16 @@ def make_mix(
             f"{MAX_PERIOD:,} can be drawn by weight; give weights to fewer modalities, or draw "
             "fewer streams"
         )
-    sets = list(itertools.combinations(asked, slots))
+    sets = [
+        names
+        for names in itertools.combinations(asked, slots)
+        if not any(set(pair) <= set(names) for pair in never_together)
+    ]
+    if not sets:
+        raise UserError(
+            f"config.data.never_together leaves no sample of {streams} streams; draw fewer "
+            "(config.data.streams), or name fewer pairs"
+        )
     rows = [
         (folder, names)
         for folder, weight in enumerate(folder_weights.values())

@@ -1,4 +1,4 @@
-"""The configurations that come with the package: the files of `configs/`, by name."""
+"""The configurations that come with the package: the files of `configs/`, by path below it."""
 
 import difflib
 import os
@@ -16,8 +16,9 @@ _LOADING: list[pathlib.Path] = []
 
 
 def names() -> tuple[str, ...]:
-    """The names of all presets, sorted."""
-    return tuple(sorted(path.stem for path in FOLDER.glob("*.py")))
+    """The names of all presets, sorted, those in folders such as `ablations/all` last."""
+    found = [path.relative_to(FOLDER).with_suffix("") for path in FOLDER.rglob("*.py")]
+    return tuple(path.as_posix() for path in sorted(found, key=lambda p: (len(p.parts), p)))
 
 
 def load(name: str) -> ml_collections.ConfigDict:

@@ -23,6 +23,8 @@ class TrainConfig:
       keep: checkpoints to keep.
       sample_every: steps between two contact sheets; 0 writes none.
       sample_count: records per contact sheet.
+      max_seconds: the run saves and ends once its steps have taken so long, over all of its starts
+        and without compilation; 0 is no limit.
       check_every: steps between two checks that the devices compute what they should, see
         `training.integrity`; 0 checks never.
 
@@ -37,11 +39,12 @@ class TrainConfig:
     keep: int = 3
     sample_every: int = 0
     sample_count: int = 4
+    max_seconds: float | int = 0.0
     check_every: int = 0
 
     def __post_init__(self):
         for name in (field.name for field in dataclasses.fields(self)):
-            least = 0 if name in ("sample_every", "check_every") else 1
+            least = 0 if name in ("sample_every", "check_every", "max_seconds") else 1
             if getattr(self, name) < least:
                 raise UserError(
                     f"config.train.{name}={getattr(self, name)}: must be at least {least}"

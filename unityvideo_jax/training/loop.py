@@ -7,7 +7,7 @@ import pathlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent import futures
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import ml_collections
@@ -52,6 +52,13 @@ from unityvideo_jax.training.step import jit_train_step
 Sampler = Callable[[Any, int, pathlib.Path], None]
 
 
+class Ended(NamedTuple):
+    """The step that training reached, and whether a signal stopped it before it was due to end."""
+
+    step: int
+    stopped: bool
+
+
 def _check_timesteps(model: DiTConfig, objective: ObjectiveConfig) -> None:
     if model.shared_timestep and objective.own_timesteps and objective.p_any:
         raise UserError(
@@ -74,8 +81,8 @@ def train(
     devices: Sequence[jax.Device] | None = None,
     profile: ProfileConfig | None = None,
     fallback: bool = False,
-) -> int:
-    """Trains from the latest checkpoint of `workdir`, or from the start, and returns the step.
+) -> Ended:
+    """Trains from the latest checkpoint of `workdir`, or from the start.
 
     Args:
       config: as `configs/worlds_tiny.py` lays out.
@@ -99,7 +106,7 @@ def train(
 
 def _train(
     config, workdir, build_iterator, make_sampler, log, mesh: Mesh, profile, fallback
-) -> int:
+) -> Ended:
     # --- Configuration -----------------------------------------------------------------------
     goodput = Goodput()
     model = section(DiTConfig, config, "model")
@@ -230,10 +237,19 @@ def _train(
     def save(state, position) -> None:
         with goodput.phase("checkpoint"):
             resolved = {**config.to_dict(), "optimizer": dataclasses.asdict(optim)}
-            checkpointer.save(state, position | {"averages": averages.get_state()}, resolved)
+            beside = {"averages": averages.get_state(), "seconds": seconds()}
+            checkpointer.save(state, position | beside, resolved)
         speed.start(step)
 
     step, pending, position = start, None, saved
+    earlier, begun_steps = float((saved or {}).get("seconds", 0.0)), time.perf_counter()
+
+    def seconds() -> float:
+        return earlier + time.perf_counter() - begun_steps
+
+    def out_of_time() -> bool:
+        return 0 < run.max_seconds <= seconds()
+
     dispatched: tuple[int, Any] = (start, None)
     compiled: dict[tuple[int, ...], Callable] = {}
     speed = Speed(start)
@@ -267,7 +283,8 @@ def _train(
         # Before this there is nothing to save, and a signal ends the process at once.
         with signals.asks_to_stop("training saves after this step and ends") as asked:
             stop = False
-            while step < run.steps and not (stop := vote(bool(asked))):
+            begun_steps = time.perf_counter()
+            while step < run.steps and not (stop := vote(bool(asked) or out_of_time())):
                 with profiler.step(step + 1, state):
                     batch, position = following
                     on_device = put(batch)
@@ -306,13 +323,20 @@ def _train(
                         speed.start(step)
             if pending is not None:
                 finish(*pending)
-            if stop and step > start and checkpointer.latest() != step:
-                save(state, position)
-                with goodput.phase("checkpoint"):
-                    checkpointer.wait()
-                by = f"signal {asked[0]}" if asked else "a signal to another process"
-                log(f"stopped by {by} at step {step}; saved; run it again to continue")
+            if stop and step > start:
+                if checkpointer.latest() != step:
+                    save(state, position)
+                    with goodput.phase("checkpoint"):
+                        checkpointer.wait()
+                more = "run it again to continue"
+                if asked:
+                    by = f"signal {asked[0]}"
+                elif out_of_time():
+                    by, more = f"config.train.max_seconds={run.max_seconds:g}", "raise it for more"
+                else:
+                    by = "a signal to another process"
+                log(f"stopped by {by} at step {step}; saved; {more}")
             with goodput.phase("checkpoint"):
                 checkpointer.wait()
     log(goodput_line(goodput.shares()))
-    return step
+    return Ended(step=step, stopped=stop and not out_of_time())

@@ -16,6 +16,7 @@ FREE = (
     "train.keep",
     "train.sample_every",
     "train.sample_count",
+    "train.max_seconds",
     "train.check_every",
     "data.num_workers",
     "data.read_threads",

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float, Int
 
 from unityvideo_jax import media, modalities, worlds
 from unityvideo_jax.errors import UserError
@@ -87,6 +88,30 @@ class PhysicsRow:
         return cls(scores=scores, losses=record["losses"])
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EncodedPairs:
+    """A batch of pairs as every model on the same latents meets them.
+
+    Attributes:
+      pairs: what they are; the first `count` of them count.
+      count: how many do.
+      index: the number of each among all pairs, which decides its noise.
+      rgb: both clips of each, in [0, 1].
+      latents: of both clips, [b, 2, t, h, w, c], by the name of the stream.
+      shuffled: latents of RGB with its frames in a fixed random order.
+      captions, prompts: of the valid clips.
+    """
+
+    pairs: Sequence[Pair]
+    count: int
+    index: Int[np.ndarray, " b"]
+    rgb: Float[np.ndarray, "b 2 t h w 3"]
+    latents: Mapping[str, Float[Array, "b 2 lt lh lw c"]]
+    shuffled: Float[Array, "b 2 lt lh lw c"]
+    captions: Sequence[str]
+    prompts: Sequence[Mapping[str, str]]
+
+
 def run(
     pipeline: Pipeline,
     config: PhysicsConfig,
@@ -108,7 +133,7 @@ def run(
     Raises:
       UserError: a model that lacks a modality, or clips too short to show a violation.
     """
-    worker = _Worker(pipeline, config, sampler, draw)
+    worker = PhysicsScorer(pipeline, config, sampler, draw)
     jobs = [(kind, number) for kind in KINDS for number in range(config.pairs)]
     throws = list(prediction.names(config.predictions))
     total = len(jobs) + len(throws)
@@ -159,13 +184,25 @@ def notes(pipeline: Pipeline) -> list[str]:
     return found
 
 
-class _Worker:
-    """Renders, encodes and scores pairs and clips."""
+class PhysicsScorer:
+    """Renders, encodes and scores pairs and clips.
+
+    Args:
+      pipeline, config, sampler, draw: as `run` takes them.
+      encode: makes latents of videos [b, t, h, w, 3] of a modality; None is the pipeline's own,
+        one video per device at a time.
+    """
 
     def __init__(
-        self, pipeline: Pipeline, config: PhysicsConfig, sampler: SamplerConfig, draw: Draw
+        self,
+        pipeline: Pipeline,
+        config: PhysicsConfig,
+        sampler: SamplerConfig,
+        draw: Draw,
+        encode: Callable[[np.ndarray, str], Any] | None = None,
     ):
         self.pipeline, self.config, self.sampler, self.draw = pipeline, config, sampler, draw
+        self._encode = encode or pipeline.encode
         data = pipeline.config["data"]
         self.fps = float(data["fps"])
         self.world = worlds.WorldConfig(
@@ -212,7 +249,11 @@ class _Worker:
     # Plausibility.
 
     def pairs(self, jobs: Sequence[tuple[str, int]]) -> dict[str, PhysicsRow]:
-        """Rows of these pairs; the batch is filled up with the last one."""
+        """Rows of these pairs."""
+        return self.score(self.encode(jobs), self.names)
+
+    def encode(self, jobs: Sequence[tuple[str, int]]) -> EncodedPairs:
+        """These pairs rendered and encoded; the batch is filled up with the last one."""
         size = self.config.batch_size
         pairs = [kinds.draw(kind, number, self.frames, self.fps) for kind, number in jobs]
         pairs += [pairs[-1]] * (size - len(pairs))
@@ -221,27 +262,44 @@ class _Worker:
         captions, prompts = captions[::2], prompts[::2]
         frozen.verify(pairs, captions, self.frames, self.fps)
         clips = {key: _splice(value, pairs) for key, value in clips.items()}
-        index = jnp.array([[*KINDS].index(p.kind) * PAIRS + p.number for p in pairs], jnp.int32)
-        latents = {name: self._latents(clips, name) for name in self.encoders}
-        losses = {(RGB,): self._errors((RGB,), latents, captions, prompts, index)}
-        for name in self.names:
-            losses[RGB, name] = self._errors((RGB, name), latents, captions, prompts, index)
-        orders = np.stack([plausibility.shuffled(self.frames, int(i)) for i in index])
+        index = np.array([[*KINDS].index(p.kind) * PAIRS + p.number for p in pairs], np.int32)
+        orders = [plausibility.shuffled(self.frames, int(i)) for i in index]
         mixed = np.stack(
             [video[:, order] for video, order in zip(clips["rgb"], orders, strict=True)]
         )
-        latents = {RGB: self._latents({"rgb": mixed}, RGB)}
-        single = self._errors((RGB,), latents, captions, prompts, index)
+        return EncodedPairs(
+            pairs=pairs,
+            count=len(jobs),
+            index=index,
+            rgb=clips["rgb"],
+            latents={name: self._latents(clips, name) for name in self.encoders},
+            shuffled=self._latents({"rgb": mixed}, RGB),
+            captions=captions,
+            prompts=prompts,
+        )
+
+    def score(self, encoded: EncodedPairs, names: Sequence[str]) -> dict[str, PhysicsRow]:
+        """Rows of encoded pairs.
+
+        Args:
+          encoded: the pairs.
+          names: modalities that are noised with RGB, each in turn; `encoded` has their latents.
+        """
+        texts = encoded.captions, encoded.prompts, jnp.asarray(encoded.index)
+        losses = {(RGB,): self._errors((RGB,), encoded.latents, *texts)}
+        for name in names:
+            losses[RGB, name] = self._errors((RGB, name), encoded.latents, *texts)
+        single = self._errors((RGB,), {RGB: encoded.shuffled}, *texts)
         protocol = self.config.plausibility.protocol
         rows = {}
-        for b, pair in enumerate(pairs[: len(jobs)]):
+        for b, pair in enumerate(encoded.pairs[: encoded.count]):
             own = {
                 protocol: {"+".join(s): e[b].mean(axis=(1, 2)).tolist() for s, e in losses.items()}
                 | {f"rgb_of_{'+'.join(s)}": e[b][..., 0].mean(axis=1).tolist()
                    for s, e in losses.items() if len(s) > 1},
                 f"{protocol}_shuffled": {RGB: single[b].mean(axis=(1, 2)).tolist()},
             }  # fmt: skip
-            energy = [plausibility.frame_energy(clip) for clip in clips["rgb"][b]]
+            energy = [plausibility.frame_energy(clip) for clip in encoded.rgb[b]]
             row = PhysicsRow(losses=own)
             row.scores["model"] = plausibility.score(pair.kind, own, energy)
             rows[pair.name] = row
@@ -251,7 +309,7 @@ class _Worker:
                     pair.name,
                     [
                         (f"{what} from frame {first}", media.to_uint8(2 * clip[first:] - 1))
-                        for what, clip in zip(("valid", "invalid"), clips["rgb"][b], strict=True)
+                        for what, clip in zip(("valid", "invalid"), encoded.rgb[b], strict=True)
                     ],
                 )
         return rows
@@ -260,7 +318,7 @@ class _Worker:
         """Latents [b, 2, t, h, w, c] of a modality of clips [b, 2, ...]."""
         keys = self.pipeline.codec(name).keys
         flat = {key: jnp.asarray(clips[key]).reshape(-1, *clips[key].shape[2:]) for key in keys}
-        latents = self.pipeline.encode(np.asarray(self.encoders[name](flat)), name)
+        latents = self._encode(np.asarray(self.encoders[name](flat)), name)
         return latents.reshape(-1, 2, *latents.shape[1:])
 
     def _errors(

@@ -1,0 +1,16 @@
+"""Control as the only task.
+
+Command:  python -m unityvideo_jax.ablate --output=grid --arms=only_control
+Purpose:  "only ControlGen" in table 3.
+"""
+
+import ml_collections
+
+from unityvideo_jax.settings import presets
+
+
+def get_config() -> ml_collections.ConfigDict:
+    """Returns the configuration; every key can be overridden as `--config.<key>=...`."""
+    config = presets.load("ablations/all")
+    config.objective.update(p_cond=1.0, p_est=0.0, p_joint=0.0)
+    return config

@@ -2,8 +2,8 @@
 
 Command:  python -m unityvideo_jax.train --config=worlds_mini --workdir=run
 Hardware: one H100 or more (batch over all devices).
-Time:     0.13 s per step of 192 samples of two or four streams on two H200.
-Result:   `worlds-mini`, from other weights: depth at AbsRel 0.077, masks at mIoU 0.61
+Time:     0.084 s per step of 256 samples of one to four streams on four H200.
+Result:   `worlds-mini`, from other weights: depth at AbsRel 0.071, masks at mIoU 0.65
           (`docs/runs.md`, with what its command changed).
 Purpose:  runs of a few minutes that compare one choice, such as --config.objective.shift=5. Judge
           them by `evaluate`: held-out loss up to t = 1, and the condition gap.

@@ -21,7 +21,7 @@ from wan_torch import torch_wan
 
 from unityvideo_jax import convert
 from unityvideo_jax.checkpoints import arrays
-from unityvideo_jax.checkpoints.reading import load_for_inference
+from unityvideo_jax.checkpoints.inference import load_for_inference
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.interop import shards, wan, wan_keys
 from unityvideo_jax.models.dit import DiTConfig

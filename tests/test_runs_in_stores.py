@@ -19,7 +19,7 @@ from tests.bucket import NAME, all_pass, gs, objects, s3, started, store  # noqa
 from tests.tiny_pipeline import quick_compile, save_run, tiny_pipeline  # noqa: F401
 from unityvideo_jax import convert
 from unityvideo_jax.checkpoints import manifest, run_folder
-from unityvideo_jax.checkpoints.reading import load_for_inference
+from unityvideo_jax.checkpoints.inference import load_for_inference
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.files import paths, stores
 from unityvideo_jax.training import loop

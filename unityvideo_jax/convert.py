@@ -25,7 +25,7 @@ import ml_collections
 from absl import flags
 
 from unityvideo_jax import cli
-from unityvideo_jax.checkpoints import adapters, arrays, manifest, reading, run_folder
+from unityvideo_jax.checkpoints import adapters, arrays, manifest, run_folder, sources
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.files import provenance, stores
 from unityvideo_jax.files.paths import is_part
@@ -162,18 +162,15 @@ def convert_out(
     Raises:
       UserError: no such run, or a model that the layout cannot hold.
     """
-    config, folder = reading.find(source, step, fallback)
-    model = DiTConfig(**config.model.to_dict())
-    item = reading.weights_item(folder, use_ema)
-    reading.verify_item(folder, item)  # all of it, before anything is written
-    stored = arrays.open_arrays(folder, item)
-    if (lora := LoraConfig.of(config)).rank:
+    found = sources.find(source, step, fallback, use_ema)
+    folder, model, stored = found.folder, found.model, found.stored()
+    if (lora := LoraConfig.of(found.config)).rank:
         if not merge:
             adapters.export(
                 stored, model, lora, pathlib.Path(workdir), layout=layout, storage=storage, log=log
             )
             return
-        stored = adapters.merged(stored, reading.base_of(source, config), lora)
+        stored = adapters.merged(stored, sources.base_of(source, found.config), lora)
     mapped = wan_keys.entries(model, layout)
     lost = wan.left_over(model, layout)
     log(
@@ -188,7 +185,7 @@ def convert_out(
     out = pathlib.Path(workdir)
     identity = {
         "source": stores.url(folder) or str(folder.resolve()),
-        "item": item,
+        "item": found.item,
         "layout": layout,
         "storage": storage,
         "max_shard_bytes": max_shard_bytes,
@@ -209,16 +206,18 @@ def convert_out(
         done=tuple(journal.done),
         finished=_progress(journal, None, log),
     )
+    origin = "a run" if found.item else "a pretrained model"
+    weights = manifest.ARRAYS[found.item] if found.item else "weights"
     write_card(
         out,
         model,
         layout=layout,
         storage=storage,
-        made_from=f"the {manifest.ARRAYS[item]} of step {folder.name} of a run",
+        made_from=f"the {weights} of step {found.step} of {origin}",
         left_over=lost,
     )
     shutil.rmtree(out / STAGING)
-    log(f"step {folder.name} ({item}) of {source} is in {workdir}")
+    log(f"step {found.step} ({weights}) of {source} is in {workdir}")
 
 
 def convert_to_model(
@@ -233,22 +232,24 @@ def convert_to_model(
 ) -> None:
     """A run's checkpoint into the folder of a model, which `--pretrained` and init_from take.
 
+    Or a model into another storage.
+
     Arguments as `convert_out`; `storage` may be "int8" too.
 
     Raises:
       UserError: no such run, or a workdir that holds something.
     """
-    config, folder = reading.find(source, step, fallback)
-    item = reading.weights_item(folder, use_ema)
-    reading.verify_item(folder, item)  # all of it, before anything is written
+    found = sources.find(source, step, fallback, use_ema)
+    config = found.config
+    own_vae = None if found.item else pretrained.find_own_vae(found.folder, config)
     pretrained.save(
         workdir,
-        {**parts.describe_run(config), "step": int(folder.name)},
-        arrays.open_arrays(folder, item),
-        vae=load_vae(config.data.vae or None),
+        {**parts.describe_run(config), "step": found.step},
+        found.stored(),
+        vae=load_vae(own_vae or config["data"].get("vae") or None),
         storage=storage,
     )
-    log(f"step {folder.name} ({item}) of {source} is in {workdir}, as {storage}")
+    log(f"step {found.step} of {source} is in {workdir}, as {storage}")
 
 
 def _progress(journal: Journal, total: int | None, log):

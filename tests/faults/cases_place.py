@@ -17,7 +17,7 @@ from tests.faults import machine
 from tests.faults.cases_disk import save, tiny_run
 from tests.faults.harness import ROOT, Case, run_program
 from unityvideo_jax import cli
-from unityvideo_jax.checkpoints import reading
+from unityvideo_jax.checkpoints import inference
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.files import paths
 from unityvideo_jax.runtime import seeds
@@ -157,7 +157,7 @@ def _train(name: str, folder: pathlib.Path) -> None:
     tiny_run(workdir, steps=2)
     tiny_run(workdir, steps=4)
     assert sorted(p.name for p in (workdir / "checkpoints").iterdir()) == ["2", "4"]
-    *_, step = reading.load_for_inference(workdir)
+    *_, step = inference.load_for_inference(workdir)
     assert step == 4
     exported = folder / f"out {name}"
     run_program("convert", f"--from={workdir}", "--to=diffusers", f"--workdir={exported}")
@@ -227,7 +227,7 @@ def _reads_read_only(folder: pathlib.Path) -> None:
     with machine.small_disk(folder, 50_000) as mount:
         tiny_run(mount / "run", steps=2)
         machine.make_read_only(mount)
-        assert reading.load_for_inference(mount / "run")[2] == 2
+        assert inference.load_for_inference(mount / "run")[2] == 2
         out = folder / "out"
         run_program("convert", f"--from={mount}/run", "--to=diffusers", f"--workdir={out}")
 

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from synthetic_run import MODALITIES, Batches, tiny_config
 
-from unityvideo_jax.checkpoints.reading import load_for_inference
+from unityvideo_jax.checkpoints.inference import load_for_inference
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.training import loop
 from unityvideo_jax.training.batches import not_finite

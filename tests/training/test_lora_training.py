@@ -11,12 +11,14 @@ from flax import nnx
 from synthetic_run import MODALITIES, Batches, tiny_config
 
 from unityvideo_jax.checkpoints import arrays
-from unityvideo_jax.checkpoints.reading import load_for_inference
-from unityvideo_jax.convert import convert_out
+from unityvideo_jax.checkpoints.inference import load_for_inference
+from unityvideo_jax.convert import convert_out, convert_to_model
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.interop import lora as files
 from unityvideo_jax.interop.lora_apply import low_rank
 from unityvideo_jax.models import DiTConfig, lora
+from unityvideo_jax.pretrained import model as pretrained
+from unityvideo_jax.settings import presets
 from unityvideo_jax.training import loop
 from unityvideo_jax.training.adapters import identity
 from unityvideo_jax.training.workdir import open_workdir
@@ -45,7 +47,10 @@ def run(config, workdir, devices=1):
 def base(tmp_path_factory):
     """A trained run whose weights adapters stand beside."""
     folder = tmp_path_factory.mktemp("base") / "run"
-    run(tiny_config(steps=2, checkpoint_every=1), folder)
+    config = tiny_config(steps=2, checkpoint_every=1)
+    data = presets.load("worlds_tiny").data  # what sampling needs to know
+    config.data.update({key: data[key] for key in data if key not in config.data})
+    run(config, folder)
     return folder
 
 
@@ -114,6 +119,26 @@ def test_a_run_resumes_only_beside_the_same_weights(base, trained, tmp_path):
     config.init_from = ""
     with pytest.raises(UserError, match=r"lora\.rank=2 trains adapters beside frozen weights"):
         loop.train(config, folder, Batches, devices=jax.devices()[:1])
+
+
+def test_adapters_stand_beside_a_pretrained_model(base, trained, tmp_path):
+    _, whole, _ = trained
+    model, eight_bits = tmp_path / "model", tmp_path / "int8"
+    convert_to_model(str(base), str(model))
+    run(adapter_config(model, steps=2), tmp_path / "run")
+    ours, expected = saved(tmp_path / "run", 2), saved(whole, 2)
+    for name, value in expected.items():
+        np.testing.assert_array_equal(ours[name], value, err_msg=name)
+    # The model in other numbers is other weights, and adapters say so.
+    convert_to_model(str(model), str(eight_bits), storage="int8")
+    kernels = [pretrained.stored(f, pretrained.read_config(f)) for f in (model, eight_bits)]
+    for name, kernel in kernels[0].items():
+        error = np.abs(np.asarray(kernels[1][name]) - kernel[...]).max()
+        assert error <= np.abs(kernel[...]).max() / 200, name
+    shutil.rmtree(model)
+    eight_bits.rename(model)
+    with pytest.raises(UserError, match="trained beside other weights"):
+        load_for_inference(tmp_path / "run")
 
 
 def test_a_sharded_mesh_trains_the_same_adapters(base, trained, tmp_path):

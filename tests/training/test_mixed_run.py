@@ -15,7 +15,7 @@ import pytest
 import stand_ins
 from test_loop import _wait_for
 
-from unityvideo_jax.checkpoints.reading import load_for_inference
+from unityvideo_jax.checkpoints.inference import load_for_inference
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.training.workdir import pin_batch_multiple
 

@@ -14,7 +14,7 @@ from unityvideo_jax.ablations.arms import Arm
 from unityvideo_jax.ablations.measure import Draw, Numbers
 from unityvideo_jax.ablations.model import Model
 from unityvideo_jax.ablations.truth import MeasureConfig, Truth, first_clips
-from unityvideo_jax.checkpoints.reading import load_for_inference
+from unityvideo_jax.checkpoints.inference import load_for_inference
 from unityvideo_jax.inputs.config import as_data_config
 from unityvideo_jax.metrics.scores import aggregate
 from unityvideo_jax.modalities import RGB

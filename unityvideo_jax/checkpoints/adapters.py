@@ -7,9 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from unityvideo_jax.checkpoints import arrays, reading
+from unityvideo_jax.checkpoints.sources import Source
 from unityvideo_jax.errors import UserError
-from unityvideo_jax.files.stores import AnyPath
 from unityvideo_jax.interop import lora as files
 from unityvideo_jax.models.config import DiTConfig
 from unityvideo_jax.models.lora import ADAPTER, LoraConfig
@@ -76,18 +75,16 @@ class _Merged:
         return tuple(self.kernel.shape)
 
     def __getitem__(self, place: Any) -> np.ndarray:
-        kernel, down, up = (
-            np.asarray(x[place].read().result()) for x in (self.kernel, self.down, self.up)
-        )
+        kernel, down, up = (np.asarray(x[place]) for x in (self.kernel, self.down, self.up))
         return kernel + np.float32(self.scale) * (down @ up)
 
 
-def merged(stored: Mapping[str, Any], base: AnyPath, lora: LoraConfig) -> dict[str, Any]:
+def merged(stored: Mapping[str, Any], base: Source, lora: LoraConfig) -> dict[str, Any]:
     """All weights with a run's adapters merged into them, each read and merged when asked for.
 
     Args:
       stored: what the run trained, by dotted path.
-      base: checkpoint of the weights that the adapters stand beside.
+      base: the weights that the adapters stand beside.
       lora: of the run.
 
     Raises:
@@ -98,9 +95,7 @@ def merged(stored: Mapping[str, Any], base: AnyPath, lora: LoraConfig) -> dict[s
             "--merge: the run has an adapter per modality, and one matrix cannot act differently "
             "by stream; leave --merge out to write the adapters"
         )
-    item = reading.weights_item(base, use_ema=True)
-    reading.verify_item(base, item)
-    whole: dict[str, Any] = dict(arrays.open_arrays(base, item))
+    whole: dict[str, Any] = base.stored()
     for name, array in stored.items():
         if name.endswith(_DOWN):
             path = name.removesuffix(_DOWN)

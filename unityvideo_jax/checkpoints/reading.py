@@ -3,7 +3,6 @@
 import functools
 import logging
 import os
-import pathlib
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
@@ -12,7 +11,6 @@ import jax
 import ml_collections
 import orbax.checkpoint as ocp
 from flax import nnx
-from jax.sharding import SingleDeviceSharding
 
 from unityvideo_jax.checkpoints import manifest, orbax_stores, run_folder
 from unityvideo_jax.errors import UserError, reason
@@ -84,86 +82,6 @@ def verify_item(folder: AnyPath, item: str) -> None:
     guarded(folder, lambda: manifest.verify(folder, (item, "config")))
 
 
-def load_for_inference(
-    workdir: str | os.PathLike,
-    step: int | None = None,
-    use_ema: bool = True,
-    fallback: bool = False,
-) -> tuple[ml_collections.ConfigDict, Any, int]:
-    """Configuration, parameters and step of a run, onto the first device.
-
-    Args:
-      workdir: of the run, or of a conversion.
-      step: of the checkpoint; None is the latest.
-      use_ema: the averaged parameters, if there are any, rather than those of the last step.
-      fallback: as `find` takes it.
-
-    Raises:
-      UserError: no run, no such checkpoint, or a damaged one.
-    """
-    config, folder = find(workdir, step, fallback)
-    model = section(DiTConfig, config, "model")
-    adapters = lora.LoraConfig.of(config)
-    if adapters.rank:
-        params = _with_base(workdir, config, model, adapters, folder, use_ema)
-    else:
-        params = restore_weights(folder, _on_one_device(_weights_of(model)), use_ema)
-    return config, params, int(folder.name)
-
-
-def _weights_of(model: DiTConfig) -> Any:
-    return build.abstract_transformer(model)[1]
-
-
-def _on_one_device(state: Any) -> Any:
-    device = SingleDeviceSharding(jax.local_devices()[0])
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), state)
-
-
-def _with_base(
-    workdir: str | os.PathLike,
-    config: ml_collections.ConfigDict,
-    model: DiTConfig,
-    adapters: lora.LoraConfig,
-    folder: AnyPath,
-    use_ema: bool,
-) -> Any:
-    """Weights of `lora.make_for_sampling`: those of `config.init_from` with what a run trained."""
-    base = base_of(workdir, config)
-    params = restore_weights(base, _on_one_device(_weights_of(model)), use_ema=True)
-    target = _on_one_device(abstract_trained(model, adapters))
-    trained = restore_weights(folder, target, use_ema)
-    if adapters.adapters == "shared":
-        return lora.merge(params, trained, adapters.scale)
-    flat = {**dict(nnx.to_flat_state(params)), **dict(nnx.to_flat_state(trained))}
-    return nnx.from_flat_state(flat)
-
-
-def base_of(workdir: str | os.PathLike, config: ml_collections.ConfigDict) -> AnyPath:
-    """The checkpoint that a run's adapters stand beside.
-
-    Raises:
-      UserError: it is not where `config.init_from` says, or is not what the run started from.
-    """
-    source = config.init_from
-    try:
-        theirs, base = find(source)
-    except UserError as error:
-        raise UserError(
-            f"{workdir}: holds adapters beside the weights of config.init_from={source!r}, which "
-            f"do not open ({error}); run this from the folder that it was trained in, or correct "
-            f"it in {pathlib.Path(workdir) / run_folder.CONFIG}"
-        ) from error
-    check_same_model(source, theirs, section(DiTConfig, config, "model"))
-    recorded = run_folder.fingerprint_of_base(workdir)
-    if recorded is not None and recorded != fingerprint(base):
-        raise UserError(
-            f"{workdir}: its adapters were trained beside other weights than {base} holds now; "
-            "restore those, or correct config.init_from"
-        )
-    return base
-
-
 def fingerprint(folder: AnyPath) -> str | None:
     """What the weights of a checkpoint are, wherever they lie; None if it has no digests."""
     held = guarded(folder, lambda: manifest.read(folder))
@@ -191,8 +109,10 @@ def check_same_model(source: str | os.PathLike, config: Any, model: DiTConfig) -
       model: that is to take the weights.
     """
     refuse_adapters(source, config)
-    theirs = dict(nnx.to_flat_state(_weights_of(section(DiTConfig, config, "model"))))
-    ours = dict(nnx.to_flat_state(_weights_of(model)))
+    theirs, ours = (
+        dict(nnx.to_flat_state(build.abstract_transformer(one)[1]))
+        for one in (section(DiTConfig, config, "model"), model)
+    )
     for path in sorted({*theirs, *ours}):
         shapes = [tree[path].shape if path in tree else None for tree in (theirs, ours)]
         if shapes[0] != shapes[1]:
@@ -220,11 +140,6 @@ def restore_weights(folder: AnyPath, target: Any, use_ema: bool) -> Any:
         return found
 
     return refill(target, guarded(folder, read))
-
-
-def abstract_trained(model: DiTConfig, adapters: lora.LoraConfig) -> Any:
-    """Shapes of what a run with adapters trains, and saves."""
-    return nnx.filter_state(build.abstract_transformer(model, adapters)[1], adapters.trains)
 
 
 def manager(folder: AnyPath, options: Any = None) -> ocp.CheckpointManager:

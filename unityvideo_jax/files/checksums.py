@@ -61,6 +61,14 @@ def check(path: pathlib.Path, fix: str = FIX) -> None:
     )
 
 
+def listed(path: pathlib.Path) -> str:
+    """The SHA-256 of a file by the list beside it; UserError if it is not in there."""
+    try:
+        return _listed(path.parent / SUMS)[path.name]
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{path.parent / SUMS}: does not list {path.name}; {FIX}") from error
+
+
 def _listed(sums: pathlib.Path) -> dict[str, str]:
     if not sums.is_file():
         return {}

@@ -6,7 +6,9 @@ Here alone the class of the diffusion transformer is chosen; all others ask for 
 from collections.abc import Callable
 from typing import Any
 
+import jax
 from flax import nnx
+from jax.sharding import SingleDeviceSharding
 
 from unityvideo_jax.models.config import DiTConfig
 from unityvideo_jax.models.lora import WHOLE, LoraConfig, make, make_for_sampling
@@ -42,6 +44,12 @@ def abstract_transformer(
 def abstract_sampler(config: DiTConfig, lora: LoraConfig) -> tuple[nnx.GraphDef, nnx.State]:
     """The same of the transformer that samples what a run with `lora` trained."""
     return abstract(make_for_sampling, config, lora=lora)
+
+
+def on_one_device(state: nnx.State) -> nnx.State:
+    """Weights as shapes, laid out on the first device."""
+    device = SingleDeviceSharding(jax.local_devices()[0])
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), state)
 
 
 def new_transformer(

@@ -11,6 +11,7 @@ that the largest of a channel is 127; all other weights stay float32 then. Kerne
 [..., in, out], and a stack of them (layers, modalities) has scales for each.
 """
 
+import dataclasses
 import functools
 import math
 import os
@@ -22,7 +23,6 @@ from typing import Any
 import jax
 import numpy as np
 from flax import nnx
-from jax.sharding import SingleDeviceSharding
 from jaxtyping import Float, Int8, Shaped
 
 from unityvideo_jax.errors import UserError
@@ -135,22 +135,12 @@ def load(folder: pathlib.Path, config: Mapping[str, Any], target: Any = None) ->
         the configuration says.
     """
     model = section(DiTConfig, {"model": config["model"]}, "model")
-    tensors = TensorFiles(folder / WEIGHTS_FILE)
+    weights = stored(folder, config)
     if target is None:
-        device = SingleDeviceSharding(jax.local_devices()[0])
-        target = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device),
-            build.abstract_transformer(model)[1],
-        )
-    _check(tensors, _layout(flatten(target), config["storage"]))
-
-    def read(name: str) -> Float[np.ndarray, "..."]:
-        if name + SCALE not in tensors:
-            return tensors[name].astype(np.float32)
-        return tensors.read_int8(name) * np.expand_dims(tensors[name + SCALE], -2)
+        target = build.on_one_device(build.abstract_transformer(model)[1])
 
     def place(name: str, like: Any) -> jax.Array:
-        value = read(name)
+        value = weights[name][...]
         return jax.make_array_from_callback(like.shape, like.sharding, lambda index: value[index])
 
     return nnx.from_flat_state(
@@ -159,6 +149,55 @@ def load(folder: pathlib.Path, config: Mapping[str, Any], target: Any = None) ->
             for path, leaf in nnx.to_flat_state(target)
         }
     )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StoredWeight:
+    """A weight of a model's file as float32, read where it is indexed or made an array.
+
+    Attributes:
+      tensors: of the file.
+      name: of the weight.
+      shape: of it.
+    """
+
+    tensors: TensorFiles
+    name: str
+    shape: tuple[int, ...]
+
+    def __getitem__(self, place: Any) -> Float[np.ndarray, "..."]:
+        """Part of it, by indices of the axes before the last two."""
+        if self.name + SCALE not in self.tensors:
+            return self.tensors[self.name][place].astype(np.float32)
+        scale = np.expand_dims(self.tensors[self.name + SCALE], -2)
+        return self.tensors.read_int8(self.name)[place] * scale[place]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.asarray(self[...], dtype)
+
+
+def stored(folder: pathlib.Path, config: Mapping[str, Any]) -> dict[str, StoredWeight]:
+    """All weights of a model by dotted path.
+
+    Args:
+      folder, config: as `load` takes them.
+
+    Raises:
+      UserError: as `load` does.
+    """
+    tensors = TensorFiles(folder / WEIGHTS_FILE)
+    model = section(DiTConfig, {"model": config["model"]}, "model")
+    weights = flatten(build.abstract_transformer(model)[1])
+    _check(tensors, _layout(weights, config["storage"]))
+    return {
+        name: StoredWeight(tensors=tensors, name=name, shape=tuple(weight.shape))
+        for name, weight in weights.items()
+    }
+
+
+def fingerprint(folder: pathlib.Path) -> str:
+    """What the weights of a model are, wherever they lie; its storage counts."""
+    return checksums.listed(folder / WEIGHTS_FILE)[:16]
 
 
 def _layout(weights: Mapping[str, Any], storage: str) -> dict[str, tuple[str, tuple[int, ...]]]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from flax import nnx
 
-from unityvideo_jax.checkpoints.reading import load_for_inference
+from unityvideo_jax.checkpoints.inference import load_for_inference
 from unityvideo_jax.inputs.config import READ_LATER, DataConfig
 from unityvideo_jax.models import build
 from unityvideo_jax.models.dit import DiTConfig

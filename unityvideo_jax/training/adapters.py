@@ -2,7 +2,6 @@
 
 import dataclasses
 import os
-import pathlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from unityvideo_jax.checkpoints import arrays, reading
+from unityvideo_jax.checkpoints import reading, sources
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.models import quantised
 from unityvideo_jax.models.dit import DiTConfig
@@ -24,7 +23,7 @@ def check(lora: LoraConfig, source: str | None) -> None:
     if lora.rank and not source:
         raise UserError(
             f"config.lora.rank={lora.rank} trains adapters beside frozen weights: set "
-            "config.init_from to the workdir of a conversion or a run that has them"
+            "config.init_from to a pretrained model, or to the workdir of a conversion or run"
         )
 
 
@@ -43,18 +42,17 @@ def load_base(
       state: as `state.create` makes it, or restored; what is frozen there are shapes and shardings.
       model: of `state`.
       lora: what trains.
-      source: workdir of the conversion or run; its averaged weights are taken if there are any.
+      source: workdir of a conversion or run, whose averaged weights are taken if there are any, or
+        a pretrained model.
       fallback: as `reading.find` takes it.
       fresh: whether the run starts: then the model's own weights that train are read too.
 
     Raises:
       UserError: no checkpoint there, a damaged one, or one of another model.
     """
-    config, folder = reading.find(source, fallback=fallback)
-    reading.check_same_model(source, config, model)
-    item = reading.weights_item(folder, use_ema=True)
-    reading.verify_item(folder, item)
-    stored = arrays.open_arrays(folder, item)
+    base = sources.find(source, fallback=fallback)
+    reading.check_same_model(source, base.config, model)
+    stored = base.stored()
     frozen: dict[tuple, Any] = {}
     shapes = dict(nnx.to_flat_state(state.frozen))
     for path, leaf in shapes.items():
@@ -93,10 +91,10 @@ def _read(stored: Mapping[str, Any], path: tuple, like: Any) -> jax.Array:
     """
     array = stored[_name(path)]
     if path[0] != "blocks":
-        return _put(np.asarray(array.read().result()).astype(like.dtype), like)
+        return _put(np.asarray(array).astype(like.dtype), like)
     value = np.empty(like.shape, like.dtype)
     for layer in range(len(value)):
-        value[layer] = array[layer].read().result()
+        value[layer] = np.asarray(array[layer])
     return _put(value, like)
 
 
@@ -105,7 +103,7 @@ def _quantised(kernel: Any, kind: str, *like: Any) -> tuple[jax.Array, jax.Array
     both = [np.empty(leaf.shape, leaf.dtype) for leaf in like]
     quantise = jax.jit(quantised.quantise, static_argnums=1)
     for layer in range(kernel.shape[0]):
-        parts = quantise(np.asarray(kernel[layer].read().result()), kind)
+        parts = quantise(np.asarray(kernel[layer]), kind)
         for whole, part in zip(both, parts, strict=True):
             whole[layer] = part
     return tuple(_put(whole, leaf) for whole, leaf in zip(both, like, strict=True))
@@ -113,5 +111,4 @@ def _quantised(kernel: Any, kind: str, *like: Any) -> tuple[jax.Array, jax.Array
 
 def identity(source: str | os.PathLike) -> dict[str, str | None]:
     """Fingerprint of the weights that adapters stand beside, for a run's record."""
-    _, folder = reading.find(source)
-    return {"init_from": reading.fingerprint(pathlib.Path(folder))}
+    return {"init_from": sources.find(source).fingerprint()}

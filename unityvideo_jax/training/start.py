@@ -1,7 +1,6 @@
 """A run's first weights: those of a conversion, or of a run that may have had other modalities."""
 
 import dataclasses
-import functools
 import os
 from collections.abc import Callable
 
@@ -9,13 +8,10 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from unityvideo_jax.checkpoints import reading
+from unityvideo_jax.checkpoints import reading, sources
 from unityvideo_jax.errors import UserError
-from unityvideo_jax.files import stores
 from unityvideo_jax.models import backbone, build
 from unityvideo_jax.models.dit import DiTConfig
-from unityvideo_jax.pretrained import model as pretrained
-from unityvideo_jax.settings.sections import section
 from unityvideo_jax.training.state import TrainState
 
 
@@ -43,15 +39,9 @@ def start_from(
     Raises:
       UserError: no weights there, or those of another model.
     """
-    if pretrained.is_model(source) or not stores.local(source).exists():
-        folder = pretrained.find(source)
-        config = pretrained.read_config(folder)
-        restore = functools.partial(pretrained.load, folder, config)
-    else:
-        config, folder = reading.find(source, fallback=fallback)
-        reading.refuse_adapters(source, config)
-        restore = functools.partial(reading.restore_weights, folder, use_ema=True)
-    theirs = section(DiTConfig, config, "model")
+    found = sources.find(source, fallback=fallback)
+    reading.refuse_adapters(source, found.config)
+    theirs = found.model
     try:
         mapped = backbone.map_weights(model, theirs)
     except UserError as error:
@@ -75,9 +65,9 @@ def start_from(
             for path, weight in nnx.to_flat_state(build.abstract_transformer(theirs)[1])
         }
     )
-    found = dict(nnx.to_flat_state(restore(target)))
+    loaded = dict(nnx.to_flat_state(found.load(target)))
     for path, rows in mapped.items():
-        value = found.pop(path)[...]
+        value = loaded.pop(path)[...]
         if rows is not None:
             value = jax.jit(backbone.take_rows, static_argnums=1, out_shardings=layouts[path])(
                 value, rows

@@ -1,0 +1,64 @@
+"""The weights to sample with: a run's own, or those that its adapters stand beside, with them."""
+
+import os
+from typing import Any
+
+import ml_collections
+from flax import nnx
+
+from unityvideo_jax.checkpoints import reading, sources
+from unityvideo_jax.files.stores import AnyPath
+from unityvideo_jax.models import build, lora
+from unityvideo_jax.models.dit import DiTConfig
+from unityvideo_jax.settings.sections import section
+
+
+def load_for_inference(
+    workdir: str | os.PathLike,
+    step: int | None = None,
+    use_ema: bool = True,
+    fallback: bool = False,
+) -> tuple[ml_collections.ConfigDict, Any, int]:
+    """Configuration, parameters and step of a run, onto the first device.
+
+    Args:
+      workdir: of the run, or of a conversion.
+      step: of the checkpoint; None is the latest.
+      use_ema: the averaged parameters, if there are any, rather than those of the last step.
+      fallback: as `reading.find` takes it.
+
+    Raises:
+      UserError: no run, no such checkpoint, or a damaged one.
+    """
+    config, folder = reading.find(workdir, step, fallback)
+    model = section(DiTConfig, config, "model")
+    adapters = lora.LoraConfig.of(config)
+    if adapters.rank:
+        params = _with_base(workdir, config, model, adapters, folder, use_ema)
+    else:
+        target = build.on_one_device(build.abstract_transformer(model)[1])
+        params = reading.restore_weights(folder, target, use_ema)
+    return config, params, int(folder.name)
+
+
+def _with_base(
+    workdir: str | os.PathLike,
+    config: ml_collections.ConfigDict,
+    model: DiTConfig,
+    adapters: lora.LoraConfig,
+    folder: AnyPath,
+    use_ema: bool,
+) -> Any:
+    """Weights of `lora.make_for_sampling`: those of `config.init_from` with what a run trained."""
+    params = sources.base_of(workdir, config).load()
+    target = build.on_one_device(abstract_trained(model, adapters))
+    trained = reading.restore_weights(folder, target, use_ema)
+    if adapters.adapters == "shared":
+        return lora.merge(params, trained, adapters.scale)
+    flat = {**dict(nnx.to_flat_state(params)), **dict(nnx.to_flat_state(trained))}
+    return nnx.from_flat_state(flat)
+
+
+def abstract_trained(model: DiTConfig, adapters: lora.LoraConfig) -> Any:
+    """Shapes of what a run with adapters trains, and saves."""
+    return nnx.filter_state(build.abstract_transformer(model, adapters)[1], adapters.trains)

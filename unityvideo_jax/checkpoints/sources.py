@@ -1,0 +1,122 @@
+"""Weights by the name that a user gives: of a run, a conversion, or a pretrained model."""
+
+import dataclasses
+import os
+import pathlib
+from typing import Any
+
+from unityvideo_jax.checkpoints import arrays, reading, run_folder
+from unityvideo_jax.errors import UserError
+from unityvideo_jax.files import stores
+from unityvideo_jax.files.stores import AnyPath
+from unityvideo_jax.models import build
+from unityvideo_jax.models.dit import DiTConfig
+from unityvideo_jax.pretrained import model as pretrained
+from unityvideo_jax.settings.sections import section
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Source:
+    """Where weights are read from.
+
+    Attributes:
+      name: as the user gave it.
+      folder: of the checkpoint or of the pretrained model.
+      config: its sections model, data and sampling at least.
+      step: of the training that made the weights.
+      item: of a checkpoint: "ema", or "params"; None of a pretrained model.
+    """
+
+    name: str
+    folder: AnyPath
+    config: Any
+    step: int
+    item: str | None
+
+    @property
+    def model(self) -> DiTConfig:
+        """The transformer's configuration."""
+        return section(DiTConfig, self.config, "model")
+
+    def stored(self) -> dict[str, Any]:
+        """All weights by dotted path, each read where it is indexed or made an array.
+
+        Raises:
+          UserError: one of them is damaged; all are looked at first.
+        """
+        if self.item is None:
+            return pretrained.stored(self.folder, self.config)
+        reading.verify_item(self.folder, self.item)
+        return arrays.open_arrays(self.folder, self.item)
+
+    def load(self, target: Any = None) -> Any:
+        """The parameters, float32, laid out as `target` is; None is all on the first device.
+
+        Raises:
+          UserError: they are damaged.
+        """
+        if self.item is None:
+            return pretrained.load(self.folder, self.config, target)
+        if target is None:
+            target = build.on_one_device(build.abstract_transformer(self.model)[1])
+        return reading.restore_weights(self.folder, target, use_ema=self.item == "ema")
+
+    def fingerprint(self) -> str | None:
+        """What the weights are, wherever they lie; None of a checkpoint without digests."""
+        if self.item is None:
+            return pretrained.fingerprint(self.folder)
+        return reading.fingerprint(self.folder)
+
+
+def find(
+    name: str | os.PathLike, step: int | None = None, fallback: bool = False, use_ema: bool = True
+) -> Source:
+    """The source of this name.
+
+    Args:
+      name: workdir of a run or conversion, folder of a model, or a model that ships.
+      step: of a run's checkpoint; None is the latest.
+      fallback: as `reading.find` takes it.
+      use_ema: a run's averaged weights if it has them.
+
+    Raises:
+      UserError: no such run, checkpoint or model.
+    """
+    if pretrained.is_model(name) or not stores.local(name).exists():
+        folder = pretrained.find(name)
+        config = pretrained.read_config(folder)
+        found = {"folder": folder, "config": config, "step": config["step"], "item": None}
+    else:
+        config, folder = reading.find(name, step, fallback)
+        item = reading.weights_item(folder, use_ema)
+        found = {"folder": folder, "config": config, "step": int(folder.name), "item": item}
+    return Source(name=os.fspath(name), **found)
+
+
+def base_of(workdir: str | os.PathLike, config: Any) -> Source:
+    """The weights that a run's adapters stand beside.
+
+    Args:
+      workdir: of the run.
+      config: of the run.
+
+    Raises:
+      UserError: they are not where `config.init_from` says, or not what the run started from.
+    """
+    name = config["init_from"]
+    try:
+        base = find(name)
+    except UserError as error:
+        raise UserError(
+            f"{workdir}: holds adapters beside the weights of config.init_from={name!r}, which "
+            f"do not open ({error}); run this from the folder that it was trained in, or correct "
+            f"it in {pathlib.Path(workdir) / run_folder.CONFIG}"
+        ) from error
+    reading.check_same_model(name, base.config, section(DiTConfig, config, "model"))
+    recorded = run_folder.fingerprint_of_base(workdir)
+    if recorded is not None and recorded != base.fingerprint():
+        raise UserError(
+            f"{workdir}: its adapters were trained beside other weights than {base.folder} holds "
+            "now; restore those, or correct config.init_from"
+        )
+    return base

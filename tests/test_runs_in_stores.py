@@ -45,14 +45,16 @@ def test_a_run_killed_while_it_saves_ends_with_the_same_bits(s3, tmp_path, monke
     """The kill comes when all of a checkpoint is stored but the mark that it is whole."""
     run, mark = f"{URL}/killed/run", f"/{NAME}/killed/run/checkpoints/4/{stores.LAST}"
     s3.holds = lambda method, key: method == "PUT" and key == mark
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
     one = os.environ["XLA_FLAGS"].replace("device_count=8", "device_count=1")
-    monkeypatch.setenv("XLA_FLAGS", one)
-    with started("tests.faults.tiny_run", f"--workdir={run}", '--train={"steps": 4}') as process:
-        while not s3.held.wait(timeout=1):
-            assert process.poll() is None, process.stderr.read()
-        process.send_signal(signal.SIGKILL)
-        assert process.wait(timeout=60) == -signal.SIGKILL
+    arguments = (f"--workdir={run}", '--train={"steps": 4}')
+    with monkeypatch.context() as child:  # not of JAX here, which may start later
+        child.setenv("PYTHONPATH", str(ROOT))
+        child.setenv("XLA_FLAGS", one)
+        with started("tests.faults.tiny_run", *arguments) as process:
+            while not s3.held.wait(timeout=1):
+                assert process.poll() is None, process.stderr.read()
+            process.send_signal(signal.SIGKILL)
+            assert process.wait(timeout=60) == -signal.SIGKILL
     s3.reset()
     below = "killed/run/checkpoints"
     there = set(objects(below))

@@ -66,7 +66,9 @@ def main() -> None:
     args = parser.parse_args()
     config = HeldoutConfig(timesteps=args.timesteps, streams=tuple(args.streams))
     found = [
-        dict(np.load(run)) if run.endswith(".npz") else measure(run, config, args.clips, args.batch)
+        dict(np.load(run, allow_pickle=False))
+        if run.endswith(".npz")
+        else measure(run, config, args.clips, args.batch)
         for run in args.runs
     ]
     if args.save:

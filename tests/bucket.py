@@ -93,7 +93,10 @@ def s3() -> Iterator[Answers]:
         import s3fs
 
         s3fs.S3FileSystem.clear_instance_cache()
-        _client().mkdir(NAME)
+        client = _client()
+        if client.exists(NAME):  # the emulator's objects outlive its servers
+            client.rm(NAME, recursive=True)
+        client.mkdir(NAME)
         yield answers
     server.shutdown()
 

@@ -17,7 +17,7 @@ import math
 import os
 import pathlib
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -156,28 +156,24 @@ class StoredWeight:
     """A weight of a model's file as float32, read where it is indexed or made an array.
 
     Attributes:
-      tensors: of the file.
-      name: of the weight.
+      read: gives the whole of a weight by its name.
+      name: of this one.
       shape: of it.
     """
 
-    tensors: TensorFiles
+    read: Callable[[str], Float[np.ndarray, "..."]]
     name: str
     shape: tuple[int, ...]
 
     def __getitem__(self, place: Any) -> Float[np.ndarray, "..."]:
-        """Part of it, by indices of the axes before the last two."""
-        if self.name + SCALE not in self.tensors:
-            return self.tensors[self.name][place].astype(np.float32)
-        scale = np.expand_dims(self.tensors[self.name + SCALE], -2)
-        return self.tensors.read_int8(self.name)[place] * scale[place]
+        return self.read(self.name)[place]
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         return np.asarray(self[...], dtype)
 
 
 def stored(folder: pathlib.Path, config: Mapping[str, Any]) -> dict[str, StoredWeight]:
-    """All weights of a model by dotted path.
+    """All weights of a model by dotted path; the one that was read last stays in memory.
 
     Args:
       folder, config: as `load` takes them.
@@ -189,8 +185,15 @@ def stored(folder: pathlib.Path, config: Mapping[str, Any]) -> dict[str, StoredW
     model = section(DiTConfig, {"model": config["model"]}, "model")
     weights = flatten(build.abstract_transformer(model)[1])
     _check(tensors, _layout(weights, config["storage"]))
+
+    @functools.lru_cache(maxsize=1)  # stacks of layers are read a layer at a time
+    def read(name: str) -> Float[np.ndarray, "..."]:
+        if name + SCALE not in tensors:
+            return tensors[name].astype(np.float32)
+        return tensors.read_int8(name) * np.expand_dims(tensors[name + SCALE], -2)
+
     return {
-        name: StoredWeight(tensors=tensors, name=name, shape=tuple(weight.shape))
+        name: StoredWeight(read=read, name=name, shape=tuple(weight.shape))
         for name, weight in weights.items()
     }
 

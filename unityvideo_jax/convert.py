@@ -249,7 +249,8 @@ def convert_to_model(
         vae=load_vae(own_vae or config["data"].get("vae") or None),
         storage=storage,
     )
-    log(f"step {found.step} of {source} is in {workdir}, as {storage}")
+    averaged = "" if found.item is None else f" ({manifest.ARRAYS[found.item]})"
+    log(f"step {found.step}{averaged} of {source} is in {workdir}, as {storage}")
 
 
 def _progress(journal: Journal, total: int | None, log):

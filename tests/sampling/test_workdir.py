@@ -31,7 +31,7 @@ def test_a_saved_run_samples_as_its_parts_do(tmp_path):
     # The same weights as a model's folder, without optimiser and history.
     lines = []
     convert.convert_to_model(str(run), str(tmp_path / "model"), log=lines.append)
-    assert lines == [f"step 7 (ema) of {run} is in {tmp_path / 'model'}, as float32"]
+    assert lines == [f"step 7 (averaged weights) of {run} is in {tmp_path / 'model'}, as float32"]
     loaded = Pipeline.from_pretrained(tmp_path / "model")
     for name, value in flatten(averaged.params).items():
         np.testing.assert_array_equal(flatten(loaded.params)[name], value, name)

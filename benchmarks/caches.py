@@ -1,7 +1,7 @@
 """Sampling with skipped passes: what it costs in quality, and what it saves beside diffusers.
 
 Command: python benchmarks/caches.py quality --clips=4 --output=out/caches
-         python benchmarks/caches.py speed --cache=0.6
+         python benchmarks/caches.py speed --cache=0.6 [--whole]
 
   quality  a trained model on held-out worlds: PSNR and SSIM of every wanted stream to what all
            passes give, and the modality's own score against the truth, with and without skipping.
@@ -9,7 +9,8 @@ Command: python benchmarks/caches.py quality --clips=4 --output=out/caches
   speed    the 1.3B at 81x480x832 with random weights, on the schedule of `quality` for the same
            share, steps and guidance (the calibration is that model's), beside diffusers'
            transformer with torch.compile and its MagCache, made to skip as many passes. Every line
-           is measured in a process of its own.
+           is measured in a process of its own. With --whole a run is the whole pipeline: it embeds
+           a caption of 100 tokens and a negative one by UMT5-XXL, samples, and decodes the video.
 """
 
 import argparse
@@ -23,7 +24,18 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from wan import SIZES, peer_transformer, random_weights, timed, torch_module
+from wan import (
+    PROMPTS,
+    SIZES,
+    ours_text,
+    ours_vae,
+    peer_text,
+    peer_transformer,
+    peer_vae,
+    random_weights,
+    timed,
+    torch_module,
+)
 
 from unityvideo_jax.runtime import failures
 
@@ -178,11 +190,21 @@ def ours(args: argparse.Namespace, share: float) -> Row:
         "key": jax.random.key(2),
     }
     sample = jit_generate(lambda params: nnx.merge(graph, params))
-    run = timed(
-        lambda: sample(params, rows, wanted=(True,), sampler=sampler, schedule=chosen),
-        jax.block_until_ready,
-        args.repeats,
-    )
+    embed = ours_text(size) if args.whole else None
+    decode = ours_vae(size, "bfloat16") if args.whole else None
+
+    def once() -> Any:
+        inputs = rows
+        if embed:
+            # A batch of texts, as the encoder runs them: the caption, the negative one, empty ones.
+            embedded = embed(PROMPTS, size["short"])[:2, : config.text_len]
+            room = config.text_len - embedded.shape[1]
+            texts = jnp.pad(embedded, ((0, 0), (0, room), (0, 0)))[:, None, None]
+            inputs = rows | {"context": texts[0], "null_context": texts[1]}
+        result = sample(params, inputs, wanted=(True,), sampler=sampler, schedule=chosen)
+        return decode(result[:, 0]) if decode else result
+
+    run = timed(once, jax.block_until_ready, args.repeats)
     stats = jax.local_devices()[0].memory_stats() or {}
     return run | {
         "passes": chosen.count if chosen else 2 * args.steps,
@@ -249,15 +271,19 @@ def peer(args: argparse.Namespace, share: float) -> Row:
     shape = (2, 1, size["dit"]["text_len"], size["dit"]["text_dim"])
     texts = torch.randn(shape, device=device, dtype=torch.bfloat16)
     noise = torch.randn((1, 16, (frames - 1) // 4 + 1, height // 8, width // 8), device=device)
+    embed = peer_text(size, device) if args.whole else None
+    decode = peer_vae(size, device, "bfloat16") if args.whole else None
 
     def sample() -> Any:
         """The loop of WanPipeline."""
         scheduler.set_timesteps(args.steps, device=device)
         calls.clear()
-        x = noise
+        x, pair = noise, texts
+        if embed:
+            pair = [embed(1, size["short"])[:, : size["dit"]["text_len"]] for _ in range(2)]
         for t in scheduler.timesteps:
             outputs = []
-            for name, text in zip(("cond", "uncond"), texts, strict=True):
+            for name, text in zip(("cond", "uncond"), pair, strict=True):
                 with model.cache_context(name):
                     outputs.append(
                         model(x.to(torch.bfloat16), t.expand(1), text, return_dict=False)[0]
@@ -265,7 +291,7 @@ def peer(args: argparse.Namespace, share: float) -> Row:
             with_text, without = outputs
             velocity = without + sampler.text_guidance * (with_text - without)
             x = scheduler.step(velocity, t, x, return_dict=False)[0]
-        return x
+        return decode(x.to(torch.bfloat16)) if decode else x
 
     def wait(value: Any) -> Any:
         if device.type == "cuda":
@@ -289,6 +315,7 @@ def measure(system: str, share: float, args: argparse.Namespace) -> Row:
     command += [f"--cache={share}", f"--pretrained={args.pretrained}", f"--steps={args.steps}"]
     command += [f"--repeats={args.repeats}", f"--size_of_model={args.size_of_model}"]
     command += [f"--hold_weights={args.hold_weights}", f"--attention={args.attention}"]
+    command += ["--whole"] * args.whole
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         reason = failures.cause_of(done.returncode, done.stderr)
@@ -300,7 +327,10 @@ def measure(system: str, share: float, args: argparse.Namespace) -> Row:
 def speed(args: argparse.Namespace) -> None:
     """Prints the table of both systems, with all passes and with fewer."""
     now = datetime.datetime.now(datetime.UTC)
-    print(f"{now:%Y-%m-%d %H:%M} UTC; {args.size_of_model}, {args.steps} UniPC steps\n")
+    print(
+        f"{now:%Y-%m-%d %H:%M} UTC; {args.size_of_model}, {args.steps} UniPC steps"
+        f"{', with text and VAE' * args.whole}\n"
+    )
     print("| system | cache | passes | compile s | s | dense / s | peak GiB |")
     print("| --- | ---: | ---: | ---: | ---: | ---: | ---: |", flush=True)
     for system in args.system:
@@ -334,6 +364,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--hold_weights", default="bfloat16", help="float32, bfloat16, int8 or nf4")
     parser.add_argument("--repeats", type=int, default=1, help="timed runs of all steps")
     parser.add_argument("--attention", default="", help="attention backend of diffusers")
+    parser.add_argument("--whole", action="store_true", help="text and VAE too")
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
     return parser.parse_args(argv)
 

@@ -6,10 +6,17 @@ Command: python benchmarks/step.py --config=configs/wan21_1_3b.py --latents=13,6
          python benchmarks/step.py --config=configs/wan21_1_3b.py --batch=2 --mesh=fsdp=2 \
              --remat full
 
+         python benchmarks/step.py --config=configs/wan21_1_3b.py --remat attention \
+             --peer checkpointed --set lora.rank=32 lora.base=int8
+
 Every line is measured in a process of its own, so that no two share the devices' memory. Latents
 and texts are random. "Model TFLOP/s" is of one device; it counts matrix products and attention of
 forward and backward, nothing recomputed, by the same formula for both:
 `models.config.model_flops`. "Loss" is the first step's, the same on every mesh.
+
+With `lora.rank` adapters of that rank train beside frozen random weights, on the layers of
+`lora.targets`, and in diffusers' by PEFT on the same layers, beside bfloat16. "Model TFLOP/s" then
+leaves out the gradients of frozen weights, of whose products a step has two thirds.
 """
 
 import argparse
@@ -31,6 +38,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+from wan import random_arrays
 
 from unityvideo_jax.runtime import failures
 from unityvideo_jax.settings import presets
@@ -64,13 +72,26 @@ def median_seconds(step: Callable[[], Any], wait: Callable[[Any], Any], steps: i
     return float(np.median(np.diff(ends)[WARM_UP - 1 :]))
 
 
+def step_flops(model: Any, latents: tuple[int, int, int], streams: int, rank: int) -> int:
+    """Floating-point operations of a training step of one sample, forward and backward."""
+    from unityvideo_jax.models.config import model_flops
+
+    forward = model_flops(model, latents, streams)
+    if not rank:
+        return 3 * forward
+    tokens = streams * math.prod(model.token_grid(latents))
+    attention = 4 * model.num_layers * model.dim * tokens * (tokens + model.text_len)
+    return 3 * attention + 2 * (forward - attention)
+
+
 def measure_ours(args: argparse.Namespace) -> dict[str, Any]:
     """Compilation and step time, FLOP/s and memory of the step that `train` runs."""
     import jax
     import jax.numpy as jnp
 
     from unityvideo_jax.flow_matching import ObjectiveConfig
-    from unityvideo_jax.models.config import DiTConfig, model_flops
+    from unityvideo_jax.models.config import DiTConfig
+    from unityvideo_jax.models.lora import LoraConfig
     from unityvideo_jax.parallel.mesh import make_mesh
     from unityvideo_jax.parallel.rules import AxisRules, put_batch
     from unityvideo_jax.plan import parse_mesh
@@ -80,14 +101,15 @@ def measure_ours(args: argparse.Namespace) -> dict[str, Any]:
 
     config = read_config(args.config, [f"model.remat={args.remat[0]}", *args.set])
     model = DiTConfig(**config.model)
-    optim = OptimizerConfig(**config.optimizer)
+    optim, lora = OptimizerConfig(**config.optimizer), LoraConfig.of(config)
     optimizer = make_optimizer(optim, config.train.steps)
     sizes = parse_mesh(args.mesh, slices=1)
     mesh = make_mesh(sizes, jax.devices()[: math.prod(dataclasses.astuple(sizes))])
     with jax.set_mesh(mesh):
         graphdef, state, layout = state_lib.create(
-            model, optimizer, mesh, AxisRules(), 0, keep_ema=optim.ema_decay > 0
+            model, optimizer, mesh, AxisRules(), 0, keep_ema=optim.ema_decay > 0, lora=lora
         )
+        state = dataclasses.replace(state, frozen=random_arrays(state.frozen))
         keys = jax.random.split(jax.random.key(1), 3)
         text = (args.batch, 2, model.text_len, model.text_dim)
         batch = {
@@ -125,7 +147,7 @@ def measure_ours(args: argparse.Namespace) -> dict[str, Any]:
         "version": f"jax {jax.__version__}",
         "compile": compile_seconds,
         "seconds": seconds,
-        "flops": 3 * args.batch * model_flops(model, args.latents, 2) / mesh.size,
+        "flops": step_flops(model, args.latents, 2, lora.rank) * args.batch / mesh.size,
         "memory": stats.get("peak_bytes_in_use", 0),
         "loss": float(total / count),
     }
@@ -166,14 +188,16 @@ def print_profile(folder: str, program: str, lines: int) -> None:
 def measure_peer(args: argparse.Namespace) -> dict[str, Any]:
     """The same of diffusers' transformer: both streams side by side, blocks compiled, AdamW fused.
 
-    float32 weights, bfloat16 autocast, as its training examples do.
+    float32 weights, bfloat16 autocast, as its training examples do; beside adapters, the frozen
+    weights are bfloat16.
     """
     import diffusers
     import torch
 
-    from unityvideo_jax.models.config import DiTConfig, model_flops
+    from unityvideo_jax.models.config import DiTConfig
 
-    config = read_config(args.config)
+    config = read_config(args.config, args.set)
+    rank = config.lora.rank
     # It has one text and no switcher.
     model = DiTConfig(**{**config.model, "in_context": False, "switcher": "none"})
     time_, height, width = args.latents
@@ -191,11 +215,14 @@ def measure_peer(args: argparse.Namespace) -> dict[str, Any]:
             ffn_dim=model.ffn_dim,
             num_layers=model.num_layers,
         )
+    if rank:
+        add_peer_adapters(peer, rank)
     if args.peer[0] == "checkpointed":
         peer.enable_gradient_checkpointing()
     for block in peer.blocks:
         block.compile()
-    optimizer = torch.optim.AdamW(peer.parameters(), lr=1e-5, fused=device == "cuda")
+    trained = [p for p in peer.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=1e-5, fused=device == "cuda")
     latents = torch.randn(args.batch, model.in_channels, time_, height, 2 * width, device=device)
     target = torch.randn_like(latents)
     text = torch.randn(args.batch, model.text_len, model.text_dim, device=device)
@@ -228,10 +255,29 @@ def measure_peer(args: argparse.Namespace) -> dict[str, Any]:
         "version": f"diffusers {diffusers.__version__}, torch {torch.__version__}",
         "compile": compile_seconds - seconds,
         "seconds": seconds,
-        "flops": 3 * args.batch * model_flops(model, (time_, height, 2 * width), 1),
+        "flops": step_flops(model, (time_, height, 2 * width), 1, rank) * args.batch,
         "memory": torch.cuda.max_memory_allocated() if device == "cuda" else 0,
         "loss": first[0].item(),
     }
+
+
+def add_peer_adapters(peer: Any, rank: int) -> None:
+    """Freezes diffusers' transformer in bfloat16 and adds PEFT's adapters, which are float32.
+
+    They stand on queries, keys, values and outputs of both attentions and on the feed-forward.
+    """
+    import peft
+    import torch
+
+    peer.requires_grad_(False).to(torch.bfloat16)
+    layers = ["to_q", "to_k", "to_v", "to_out.0", "ffn.net.0.proj", "ffn.net.2"]
+    # Both of an adapter's matrices random: the first step's gradients are those of any later step.
+    peer.add_adapter(
+        peft.LoraConfig(r=rank, lora_alpha=rank, target_modules=layers, init_lora_weights=False)
+    )
+    for parameter in peer.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:

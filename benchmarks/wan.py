@@ -65,9 +65,16 @@ def timed(run: Callable[[], Any], wait: Callable[[Any], Any], repeats: int) -> R
 
 def random_weights(make: Callable[[], Any]) -> tuple[Any, Any]:
     """Graph and random weights of a module, drawn one by one: all initialisers take minutes."""
+    from flax import nnx
+
+    graph, shapes = nnx.split(nnx.eval_shape(make))
+    return graph, random_arrays(shapes)
+
+
+def random_arrays(shapes: Any) -> Any:
+    """Random arrays of a tree of shapes, laid out by their shardings if they have any."""
     import jax
     import jax.numpy as jnp
-    from flax import nnx
 
     @functools.partial(jax.jit, static_argnums=(1, 2))
     def draw(key: Any, shape: tuple[int, ...], dtype: Any) -> Any:
@@ -77,11 +84,45 @@ def random_weights(make: Callable[[], Any]) -> tuple[Any, Any]:
             return jnp.full(shape, 0.5, dtype)
         return jax.random.normal(key, shape, dtype) / math.prod(shape[:-1]) ** 0.5
 
-    graph, shapes = nnx.split(nnx.eval_shape(make))
     leaves, tree = jax.tree.flatten(shapes)
     keys = jax.random.split(jax.random.key(0), len(leaves))
-    made = [draw(key, leaf.shape, leaf.dtype) for key, leaf in zip(keys, leaves, strict=True)]
-    return graph, jax.tree.unflatten(tree, jax.block_until_ready(made))
+    made = [
+        jax.device_put(draw(key, leaf.shape, leaf.dtype), leaf.sharding)
+        for key, leaf in zip(keys, leaves, strict=True)
+    ]
+    return jax.tree.unflatten(tree, jax.block_until_ready(made))
+
+
+def ours_vae(size: Row, dtype: str) -> Callable[[Any], Any]:
+    """Decoder of this package: latents [1,t,h,w,c] -> video."""
+    from flax import nnx
+
+    from unityvideo_jax.models.vae.wan_vae import VAEConfig, WanVAE
+
+    config = VAEConfig(**size["vae"])
+    graph, params = random_weights(lambda: WanVAE(config, rngs=nnx.Rngs(0), dtype=dtype))
+    return nnx.merge(graph, params).decode_streamed
+
+
+def ours_text(size: Row) -> Callable[[int, int], Any]:
+    """Encoder of this package: (texts, tokens of each) -> embeddings of random ones."""
+    import jax.numpy as jnp
+    from flax import nnx
+
+    from unityvideo_jax.interop.umt5 import UMT5TextEncoder
+    from unityvideo_jax.models.text.umt5 import UMT5, UMT5Config
+
+    config = UMT5Config(**size["umt5"])
+    graph, params = random_weights(lambda: UMT5(config, rngs=nnx.Rngs(0)))
+    encoder = UMT5TextEncoder(model=nnx.merge(graph, params), tokenizer=None, length=size["tokens"])
+
+    def embed(texts: int, tokens: int) -> Any:
+        ids = np.zeros((texts, encoder.padded_length(tokens)), np.int32)
+        drawn = np.random.default_rng(0).integers(1, config.vocab_size, (texts, tokens))
+        ids[:, :tokens] = drawn
+        return encoder.embed(jnp.asarray(ids), jnp.asarray(ids > 0))
+
+    return embed
 
 
 def ours(part: str, args: argparse.Namespace) -> dict[str, Row]:
@@ -90,15 +131,12 @@ def ours(part: str, args: argparse.Namespace) -> dict[str, Row]:
     import jax.numpy as jnp
     from flax import nnx
 
-    from unityvideo_jax.interop.umt5 import UMT5TextEncoder
     from unityvideo_jax.models.dit import DiT, DiTConfig
-    from unityvideo_jax.models.text.umt5 import UMT5, UMT5Config
-    from unityvideo_jax.models.vae.wan_vae import VAEConfig, WanVAE
+    from unityvideo_jax.models.vae.wan_vae import VAEConfig
     from unityvideo_jax.sampling.generate import SamplerConfig, generate
 
     size = SIZES[args.size]
-    vae = VAEConfig(**size["vae"])
-    latents = vae.latent_shape(*size["video"])
+    latents = VAEConfig(**size["vae"]).latent_shape(*size["video"])
 
     rows = {}
     if part == "dit":
@@ -129,25 +167,15 @@ def ours(part: str, args: argparse.Namespace) -> dict[str, Row]:
         row = timed(lambda: sample(params, texts, key), jax.block_until_ready, args.repeats)
         rows["sampling step"] = row | {"seconds": row["seconds"] / args.steps}
     elif part == "vae":
-        graph, params = random_weights(lambda: WanVAE(vae, rngs=nnx.Rngs(0), dtype=args.vae_dtype))
-        model = nnx.merge(graph, params)
+        decode = ours_vae(size, args.vae_dtype)
         z = jax.random.normal(jax.random.key(1), (1, *latents))
-        run = timed(lambda: model.decode_streamed(z), jax.block_until_ready, args.repeats)
+        run = timed(lambda: decode(z), jax.block_until_ready, args.repeats)
         rows[f"VAE decode, {args.vae_dtype}"] = run
     else:
-        config = UMT5Config(**size["umt5"])
-        graph, params = random_weights(lambda: UMT5(config, rngs=nnx.Rngs(0)))
-        encoder = UMT5TextEncoder(
-            model=nnx.merge(graph, params), tokenizer=None, length=size["tokens"]
-        )
+        embed = ours_text(size)
         for count in (size["tokens"], size["short"]):
-            ids = np.random.default_rng(0).integers(1, config.vocab_size, (PROMPTS, count))
-            padded = np.zeros((PROMPTS, encoder.padded_length(count)), np.int32)
-            padded[:, :count] = ids
-            inputs = jnp.asarray(padded), jnp.asarray(np.arange(padded.shape[1]) < count)
-            inputs = inputs[0], jnp.broadcast_to(inputs[1], padded.shape)
             rows[f"text, {PROMPTS} prompts of {count} tokens"] = timed(
-                lambda inputs=inputs: encoder.embed(*inputs), jax.block_until_ready, args.repeats
+                lambda count=count: embed(PROMPTS, count), jax.block_until_ready, args.repeats
             )
     stats = jax.local_devices()[0].memory_stats() or {}
     common = {
@@ -186,6 +214,43 @@ def peer_transformer(dit: dict[str, int]) -> Any:
     )
 
 
+def peer_vae(size: Row, device: Any, dtype: str) -> Callable[[Any], Any]:
+    """Decoder of diffusers: latents [1,c,t,h,w] -> video.
+
+    Not compiled, as its pipeline runs it: torch.compile took minutes without an end.
+    """
+    import diffusers
+
+    model = torch_module(lambda: diffusers.AutoencoderKLWan(**size["vae"]), device, dtype)
+    return lambda z: model.decode(z, return_dict=False)[0]
+
+
+def peer_text(size: Row, device: Any) -> Callable[[int, int], Any]:
+    """Encoder of transformers, compiled: (texts, tokens of each) -> embeddings of random ones."""
+    import torch
+    import transformers
+
+    from unityvideo_jax.interop.umt5 import CONFIG_FIELDS
+    from unityvideo_jax.models.text.umt5 import UMT5Config
+
+    config = UMT5Config(**size["umt5"])
+    fields = {theirs: getattr(config, ours) for ours, theirs in CONFIG_FIELDS.items()}
+    fields["feed_forward_proj"] = "gated-gelu"
+    model = torch_module(
+        lambda: transformers.UMT5EncoderModel(transformers.UMT5Config(**fields)), device
+    )
+    model.compile()
+
+    def embed(texts: int, tokens: int) -> Any:
+        shape = (texts, size["tokens"])
+        generator = torch.Generator(device).manual_seed(0)
+        ids = torch.randint(1, config.vocab_size, shape, generator=generator, device=device)
+        mask = (torch.arange(size["tokens"], device=device) < tokens).long().expand(shape)
+        return model(ids, mask).last_hidden_state
+
+    return embed
+
+
 def peer(part: str, args: argparse.Namespace) -> dict[str, Row]:
     """The same of diffusers and transformers, in bfloat16, compiled by torch.compile."""
     import diffusers
@@ -205,13 +270,10 @@ def peer(part: str, args: argparse.Namespace) -> dict[str, Row]:
             torch.cuda.synchronize()
         return value
 
-    def build(make: Callable[[], Any], dtype: str = "bfloat16") -> Any:
-        return torch_module(make, device, dtype)
-
     rows = {}
     if part == "dit":
         dit = size["dit"]
-        model = build(lambda: peer_transformer(dit))
+        model = torch_module(lambda: peer_transformer(dit), device)
         if args.attention:
             model.set_attention_backend(args.attention)
         model.compile_repeated_blocks()
@@ -237,26 +299,15 @@ def peer(part: str, args: argparse.Namespace) -> dict[str, Row]:
         row = timed(sample, wait, args.repeats)
         rows["sampling step"] = row | {"seconds": row["seconds"] / args.steps}
     elif part == "vae":
-        model = build(lambda: diffusers.AutoencoderKLWan(**size["vae"]), args.vae_dtype)
-        # Not compiled, as its pipeline runs it: torch.compile took minutes without an end.
+        decode = peer_vae(size, device, args.vae_dtype)
         z = torch.randn((1, *latents), device=device, dtype=getattr(torch, args.vae_dtype))
-        run = timed(lambda: model.decode(z, return_dict=False)[0], wait, args.repeats)
+        run = timed(lambda: decode(z), wait, args.repeats)
         rows[f"VAE decode, {args.vae_dtype}"] = run
     else:
-        from unityvideo_jax.interop.umt5 import CONFIG_FIELDS
-        from unityvideo_jax.models.text.umt5 import UMT5Config
-
-        config = UMT5Config(**size["umt5"])
-        fields = {theirs: getattr(config, ours) for ours, theirs in CONFIG_FIELDS.items()}
-        fields["feed_forward_proj"] = "gated-gelu"
-        model = build(lambda: transformers.UMT5EncoderModel(transformers.UMT5Config(**fields)))
-        model.compile()
+        embed = peer_text(size, device)
         for count in (size["tokens"], size["short"]):
-            shape = (PROMPTS, size["tokens"])
-            ids = torch.randint(1, config.vocab_size, shape, device=device)
-            mask = (torch.arange(size["tokens"], device=device) < count).long().expand(shape)
             rows[f"text, {PROMPTS} prompts of {count} tokens"] = timed(
-                lambda ids=ids, mask=mask: model(ids, mask).last_hidden_state, wait, args.repeats
+                lambda count=count: embed(PROMPTS, count), wait, args.repeats
             )
     common = {
         "device": torch.cuda.get_device_name() if on_gpu else "cpu",

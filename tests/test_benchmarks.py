@@ -188,7 +188,7 @@ def test_both_systems_skip_as_many_passes(monkeypatch, capsys):
     )
     monkeypatch.setattr(caches, "measure", lambda name, *rest: getattr(caches, name)(*rest[::-1]))
     with torch.compiler.set_stance("force_eager"):
-        caches.main(["speed", "--size_of_model=tiny", "--steps=10", "--cache=0.4"])
+        caches.main(["speed", "--size_of_model=tiny", "--steps=10", "--cache=0.4", "--whole"])
     rows = table(capsys.readouterr().out, columns=7)
     assert [row[2] for row in rows] == ["20", str(run.sum()), "20", "10"] and run.sum() == 10
     assert all(float(row[4]) > 0 for row in rows)

@@ -1,12 +1,13 @@
 """Held-out loss of runs by number of streams, and their differences clip by clip.
 
-Command: python benchmarks/heldout.py RUN_A RUN_B --clips=64 --streams 2 3 4
+Command: python benchmarks/heldout.py RUN_A RUN_B --clips=64
          python benchmarks/heldout.py RUN_A --save=a.npz       # on one device, RUN_B on another
          python benchmarks/heldout.py a.npz b.npz
 
-A run is a workdir, or a file that --save wrote. Clips are the first of `worlds_validation`, noise
-and timesteps those of `evaluate`'s held-out loss (`unityvideo_jax/evaluation/heldout.py`). A
-difference is to the first run, with its standard error over clips, which meet the same noise.
+A run is a workdir, a model's folder or name, or a file that --save wrote. Clips are the first of
+`worlds_validation`, noise and timesteps those of `evaluate`'s held-out loss
+(`unityvideo_jax/evaluation/heldout.py`). A difference is to the first run, with its standard error
+over clips, which meet the same noise.
 """
 
 import argparse
@@ -19,15 +20,17 @@ from unityvideo_jax.evaluation.benchmarks.clips import BenchmarkClips
 from unityvideo_jax.evaluation.heldout import HeldoutConfig, tasks_of
 from unityvideo_jax.evaluation.latent_pairs import HeldoutErrors, LatentPairs
 from unityvideo_jax.flow_matching.tasks import TASKS
+from unityvideo_jax.pretrained import model as pretrained
 from unityvideo_jax.sampling.pipeline import Pipeline
 
 # "<names of the streams>/<task>" -> per clip, the mean over timesteps and noised streams.
 Losses = dict[str, Float[np.ndarray, " clips"]]
 
 
-def measure(workdir: str, config: HeldoutConfig, clips: int, batch: int) -> Losses:
-    """Losses of the averaged weights of a run."""
-    pipeline = Pipeline.from_workdir(workdir)
+def measure(run: str, config: HeldoutConfig, clips: int, batch: int) -> Losses:
+    """Losses of a model, or of the averaged weights of a run."""
+    load = Pipeline.from_pretrained if pretrained.is_model(run) else Pipeline.from_workdir
+    pipeline = load(run)
     data = BenchmarkClips(
         pipeline.config["data"], "worlds_validation", num_clips=clips, batch_size=batch
     )
@@ -61,7 +64,7 @@ def main() -> None:
     parser.add_argument("--clips", type=int, default=64)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--timesteps", type=int, default=8)
-    parser.add_argument("--streams", type=int, nargs="+", default=[2, 3, 4])
+    parser.add_argument("--streams", type=int, nargs="+", default=[1, 2, 3, 4])
     parser.add_argument("--save", help="write the losses of the only run here, as npz")
     args = parser.parse_args()
     config = HeldoutConfig(timesteps=args.timesteps, streams=tuple(args.streams))

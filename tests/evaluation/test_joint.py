@@ -49,8 +49,8 @@ class Oracle(Pipeline):
     def decode(self, latents, name):
         return latents
 
-    def __call__(self, prompts, *, wanted, modality_prompts, sampler, seed, **size):
-        assert size == SIZE and set(modality_prompts) == set(wanted) - {"rgb"}
+    def __call__(self, prompts, *, given, wanted, modality_prompts, sampler, seed, **size):
+        assert size == SIZE and not given and set(modality_prompts) == set(wanted) - {"rgb"}
         clips = [clip(one - SEED) for one in seed]
         videos = {
             name: np.stack([np.asarray(self.codec(name).encode(c)[0]) for c in clips])

@@ -15,6 +15,7 @@ two people, or objects alone, streams need not agree. `clips` counts those that 
 """
 
 import dataclasses
+import types
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -37,6 +38,8 @@ from unityvideo_jax.sampling.pipeline import Pipeline
 COUNTED = 0.7
 
 Sets = Sequence[tuple[str, ...]]
+# (pipeline, streams, clips, sampler, seed) -> videos [B,T,H,W,3] of the streams.
+Sample = Callable[[Pipeline, tuple[str, ...], Batch, SamplerConfig, int], Mapping[str, np.ndarray]]
 # Called with the clip's number, its caption and labelled videos.
 Draw = Callable[[int, str, Sequence[tuple[str, UInt8[np.ndarray, "t h w 3"]]]], None]
 
@@ -117,6 +120,31 @@ class Found:
     captions: dict[int, str]
 
 
+def sample_together(
+    pipeline: Pipeline,
+    streams: tuple[str, ...],
+    batch: Batch,
+    sampler: SamplerConfig,
+    seed: int,
+    given: Mapping[str, np.ndarray] = types.MappingProxyType({}),
+) -> Mapping[str, np.ndarray]:
+    """Videos [B,T,H,W,3] of all streams, at the size of the run, beside those that are given."""
+    data = pipeline.config["data"]
+    return pipeline(
+        batch.captions,
+        given=given,
+        wanted=streams,
+        modality_prompts={
+            name: [p.get(name, modalities.get(name).prompt) for p in batch.prompts]
+            for name in streams
+            if name != RGB
+        },
+        sampler=sampler,
+        seed=[seeds.after(seed, int(i)) for i in batch.index],
+        **{key: data[key] for key in ("num_frames", "height", "width")},
+    ).videos
+
+
 def measure(
     pipeline: Pipeline,
     batches: Iterator[Batch],
@@ -124,6 +152,7 @@ def measure(
     sampler: SamplerConfig,
     config: JointConfig,
     draw: Draw = lambda clip, caption, rows: None,
+    sample: Sample = sample_together,
 ) -> Found:
     """Samples all sets for every clip, and scores how their streams agree.
 
@@ -134,6 +163,7 @@ def measure(
       sampler: how to sample.
       config: the seed.
       draw: called for each clip with the videos of the largest sets.
+      sample: how the streams of a set are sampled.
     """
     names = [n for n in pipeline.modalities if any(n in one for one in sets) and n != RGB]
     encoders = {name: drawing(pipeline.codec(name)) for name in names}
@@ -147,7 +177,7 @@ def measure(
         truths += [_truth(batch, b) for b in range(batch.count)]
         drawn: list[list[tuple[str, np.ndarray]]] = [[] for _ in new]
         for one in sets:
-            videos = _sample(pipeline, one, batch, sampler, config.seed)
+            videos = sample(pipeline, one, batch, sampler, config.seed)
             largest = len(one) == max(map(len, sets))
             for b, rows in enumerate(drawn):
                 samples[one].append(_decode(pipeline, {n: v[b] for n, v in videos.items()}))
@@ -184,25 +214,6 @@ def measure(
             own_counts = counts if system == "model" else {}
             getattr(results, system)[number] = ClipScore(means=means, counts=own_counts)
     return results
-
-
-def _sample(
-    pipeline: Pipeline, streams: tuple[str, ...], batch: Batch, sampler: SamplerConfig, seed: int
-) -> Mapping[str, np.ndarray]:
-    """Videos [B,T,H,W,3] of all streams, at the size of the run."""
-    data = pipeline.config["data"]
-    return pipeline(
-        batch.captions,
-        wanted=streams,
-        modality_prompts={
-            name: [p.get(name, modalities.get(name).prompt) for p in batch.prompts]
-            for name in streams
-            if name != RGB
-        },
-        sampler=sampler,
-        seed=[seeds.after(seed, int(i)) for i in batch.index],
-        **{key: data[key] for key in ("num_frames", "height", "width")},
-    ).videos
 
 
 def _decode(pipeline: Pipeline, videos: Mapping[str, np.ndarray]) -> dict[str, Arrays]:

@@ -1,4 +1,4 @@
-"""A tiny run whose steps have two shapes, on shards of noise.
+"""A tiny run whose steps have two shapes and two micro-batches, on shards of noise.
 
 Command: python tests/training/mixed_run.py SHARDS WORKDIR SECONDS   # that each batch takes
 """
@@ -28,12 +28,12 @@ def config(shards, **changes):
     experiment.model.update(modalities=MODALITIES, text_len=6, num_layers=1)
     entries = [dict(zip(("frames", "height", "width"), size, strict=True)) for size in SIZES]
     entries = tuple(entry | dict(streams=s) for entry, s in zip(entries, (2, 1), strict=True))
-    # Multiples of four samples, which the mesh of the test divides.
+    # Multiples of eight samples, which the mesh of the test and accumulation divide.
     experiment.data = stand_ins.config(
         shards,
         modality_weights={"depth": 1.0},
         buckets=entries,
-        batch_multiple=4,
+        batch_multiple=8,
         **dict(zip(("num_frames", "height", "width"), SIZES[0], strict=True)),
     )
     experiment.curriculum = (
@@ -41,6 +41,7 @@ def config(shards, **changes):
         dict(until=-1, modalities=("depth",), buckets=(entries[0], entries[1] | dict(weight=2))),
     )
     experiment.optimizer.schedule_steps = experiment.train.steps
+    experiment.optimizer.accumulation = 2
     experiment.update_from_flattened_dict(changes)
     return experiment
 

@@ -80,7 +80,7 @@ def test_eight_devices_train_as_one(whole, shards, tmp_path):
 
 def test_a_batch_that_the_mesh_does_not_divide_is_one_line(shards, tmp_path):
     with pytest.raises(UserError, match=r"batch_size=6 must be a multiple of .* = 4"):
-        changes = {"mesh.data": 4, "data.batch_multiple": 3, "train.batch_size": 6}
+        changes = {"mesh.data": 2, "data.batch_multiple": 3, "train.batch_size": 6}
         mixed_run.run(shards, tmp_path / "run", **changes)
 
 
@@ -90,7 +90,7 @@ def test_another_mesh_keeps_the_batches_of_the_run(whole):
     assert config.data.batch_multiple == 2
     config.data.batch_multiple = 0
     pin_batch_multiple(whole[0], config, 2)
-    assert config.data.batch_multiple == 4
+    assert config.data.batch_multiple == 8
 
 
 @pytest.mark.slow

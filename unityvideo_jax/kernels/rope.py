@@ -10,7 +10,7 @@ ColumnTable = tuple[Float[Array, "*columns half"], Float[Array, "*columns half"]
 
 
 def axis_sizes(head_dim: int) -> tuple[int, int, int]:
-    """Share of a head's features that rotate with time, height and width.
+    """Returns the numbers of a head's features that rotate with time, height and width.
 
     Wan 2.1: 44, 42, 42 of 128. Each is even because pairs rotate.
     """
@@ -21,7 +21,8 @@ def axis_sizes(head_dim: int) -> tuple[int, int, int]:
 def rope_table(
     head_dim: int, streams: int, grid: tuple[int, int, int], theta: float = 1e4
 ) -> RopeTable:
-    """Cosine and sine of every token's angles, tokens ordered (stream, time, height, width).
+    """Returns cosine and sine of every token's angles, tokens ordered (stream, time, height,
+    width).
 
     The streams share one grid, laid out along the width: stream s covers the columns s*w to
     (s+1)*w - 1 (UnityVideo sec. 3.2; public release).
@@ -57,7 +58,7 @@ def rope_table(
 
 
 def column_table(head_dim: int, columns: Int[np.ndarray, " n"], theta: float = 1e4) -> ColumnTable:
-    """Cosine and sine of the angles that lie `columns` to the right: they turn with width alone.
+    """Returns cosine and sine of the angles of `columns` to the right: they turn with width alone.
 
     Args:
       head_dim: features of a head.
@@ -75,7 +76,7 @@ def column_table(head_dim: int, columns: Int[np.ndarray, " n"], theta: float = 1
 
 
 def apply_rope(x: Float[Array, "b *n d"], table: RopeTable) -> Float[Array, "b *n d"]:
-    """The feature pairs (2i, 2i+1) of every head rotated by the table's angles.
+    """Returns the feature pairs (2i, 2i+1) of every head rotated by the table's angles.
 
     Args:
       x: features of one head, or of several one after another, of any type.

@@ -35,7 +35,9 @@ LEFT_SHOULDER, RIGHT_SHOULDER, LEFT_HIP, RIGHT_HIP = 5, 6, 11, 12
 def box_area(
     keypoints: Float[np.ndarray, "t n 17 2"], seen: Bool[np.ndarray, "t n 17"]
 ) -> Float[np.ndarray, "t n"]:
-    """0.53 of the area of the box around the joints seen, at least 1 pixel; 1 without joints."""
+    """Returns 0.53 of the area of the box around the joints seen, at least 1 pixel; 1 without
+    joints.
+    """
     low = np.where(seen[..., None], keypoints, np.inf).min(axis=2)
     high = np.where(seen[..., None], keypoints, -np.inf).max(axis=2)
     size = np.where(seen.any(axis=2)[..., None], high - low, 0.0)
@@ -49,7 +51,18 @@ def object_keypoint_similarity(
     seen: Bool[np.ndarray, "t n 17"],
     area: Float[np.ndarray, "t n"],
 ) -> Float[np.ndarray, "t m n"]:
-    """OKS of every pair of people in every frame; 0 where the true person has no joint."""
+    """Returns COCO's OKS of every pair of people in every frame.
+
+    Args:
+      predicted: keypoints in pixels.
+      found: whether a keypoint was predicted.
+      true: keypoints in pixels.
+      seen: whether a true joint is there.
+      area: of the true people, in square pixels.
+
+    Returns:
+      Similarities in [0, 1]; 0 where the true person has no joint.
+    """
     squared = np.square(predicted[:, :, None] - true[:, None]).sum(axis=-1)
     scale = 2.0 * (area[..., None] + np.spacing(1.0)) * np.square(2.0 * SIGMAS)
     likeness = np.where(found[:, :, None], np.exp(-squared / scale[:, None]), 0.0)
@@ -61,7 +74,12 @@ def object_keypoint_similarity(
 def torso(
     keypoints: Float[np.ndarray, "t n 17 2"], seen: Bool[np.ndarray, "t n 17"]
 ) -> Float[np.ndarray, "t n"]:
-    """The longer diagonal of the torso in pixels, NaN where neither can be measured."""
+    """Returns the longer diagonal of the torso in pixels, NaN where neither can be measured.
+
+    Args:
+      keypoints: pixels.
+      seen: whether a joint is there.
+    """
     lengths = []
     for shoulder, hip in ((LEFT_SHOULDER, RIGHT_HIP), (RIGHT_SHOULDER, LEFT_HIP)):
         length = np.linalg.norm(keypoints[:, :, shoulder] - keypoints[:, :, hip], axis=-1)

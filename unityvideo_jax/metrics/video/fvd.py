@@ -1,4 +1,4 @@
-"""Distances between the set of predicted videos and the set of real ones.
+"""Distances between the sets of predicted and real videos: FVD (arXiv 1812.01717), and a proxy.
 
 FVD is the Fréchet distance of I3D features; few videos bias it upwards, and below 256 it says
 little. The proxy is the same distance of features that need no network; it is not FVD and cannot be
@@ -45,7 +45,11 @@ class FVD(VideoMetric):
         self.network = load_script(weights, self.needs[0])
 
     def features(self, video: Frames) -> Float[np.ndarray, " d"]:
-        """I3D's feature vector of a video."""
+        """Returns I3D's feature vector of a video in 0..255.
+
+        Raises:
+          UserError: the network gives something else than one finite vector.
+        """
         import torch
 
         with torch.inference_mode():
@@ -64,6 +68,9 @@ class FVD(VideoMetric):
         return vector
 
     def measure(self, video: Frames, fps: float, caption: str, reference: Reference) -> ClipScore:
+        """Returns the features of the video and of its reference; `fps` and `caption` are not
+        read.
+        """
         pair = tuple(self.features(v).tolist() for v in (video, reference))
         return ClipScore(features={"fvd/i3d_kinetics400": pair})
 
@@ -84,7 +91,7 @@ class FrechetProxy(VideoMetric):
     }
 
     def features(self, video: Frames) -> Float[np.ndarray, "64"]:
-        """The 64 log magnitudes of a video."""
+        """Returns the 64 log magnitudes of a video in 0..255."""
         picks = np.linspace(0, len(video) - 1, 16).round().astype(int)
         small = [
             Image.fromarray(video[t]).convert("L").resize((32, 32), Image.Resampling.BOX)
@@ -95,5 +102,8 @@ class FrechetProxy(VideoMetric):
         return np.log1p(np.abs(low)).ravel()
 
     def measure(self, video: Frames, fps: float, caption: str, reference: Reference) -> ClipScore:
+        """Returns the features of the video and of its reference; `fps` and `caption` are not
+        read.
+        """
         pair = tuple(self.features(v).tolist() for v in (video, reference))
         return ClipScore(features={PROXY: pair})

@@ -1,4 +1,4 @@
-"""How does it move? VBench's motion smoothness and dynamic degree."""
+"""VBench's motion smoothness and dynamic degree: how does the video move?"""
 
 import itertools
 import pathlib
@@ -49,6 +49,7 @@ class MotionSmoothness(VideoMetric):
         return np.trunc(np.clip(255.0 * image, 0.0, 255.0))
 
     def measure(self, video: Frames, fps: float, caption: str, reference: Reference) -> ClipScore:
+        """Scores one video; `fps`, `caption` and `reference` are not read."""
         import torch
 
         errors = []
@@ -60,15 +61,16 @@ class MotionSmoothness(VideoMetric):
 
 
 def fast_motion(flow: Float[np.ndarray, "2 h w"]) -> float:
-    """Mean speed of the fastest 5 % of the pixels."""
+    """Returns the mean speed of the fastest 5 % of the pixels, in pixels per frame."""
     speed = np.sort(np.linalg.norm(flow, axis=0).ravel())[::-1]
     return float(speed[: max(int(speed.size * FAST_SHARE), 1)].mean())
 
 
 def is_dynamic(motions: list[float], num_frames: int, side: int) -> bool:
-    """Whether round(n / 4) pairs or more are fast; n counts frames, `side` is the shorter one.
+    """Returns whether round(n / 4) pairs or more are fast; n counts frames, `side` is the shorter
+    one.
 
-    At least one pair, too: of two frames VBench asks for none, and a still would count as moving.
+    At least one pair must be: of two frames VBench asks for none, so that a still would count.
     """
     fast = sum(motion > FAST_PIXELS * side for motion in motions)
     return fast >= max(round(4 * num_frames / 16), 1)
@@ -94,6 +96,7 @@ class DynamicDegree(VideoMetric):
         self.network = load_script(weights, self.needs[0])
 
     def measure(self, video: Frames, fps: float, caption: str, reference: Reference) -> ClipScore:
+        """Scores one video at about 8 of its `fps`; `caption` and `reference` are not read."""
         import torch
 
         video = video[:: max(round(fps / DYNAMIC_FPS), 1)]

@@ -1,4 +1,4 @@
-"""How good does a frame look? VBench's aesthetic and imaging quality, averaged over frames."""
+"""VBench's aesthetic and imaging quality, averaged over frames: how good does a frame look?"""
 
 import pathlib
 from collections.abc import Mapping
@@ -59,6 +59,7 @@ class AestheticQuality(VideoMetric):
         return unit @ self.weight.T + self.bias
 
     def measure(self, video: Frames, fps: float, caption: str, reference: Reference) -> ClipScore:
+        """Scores one video; `fps`, `caption` and `reference` are not read."""
         return percent(self.key, float(frames.features(video, self._scores).mean()) / 10.0)
 
 
@@ -79,6 +80,7 @@ class ImagingQuality(VideoMetric):
         self.network = load_script(weights, self.needs[0])
 
     def measure(self, video: Frames, fps: float, caption: str, reference: Reference) -> ClipScore:
+        """Scores one video; `fps`, `caption` and `reference` are not read."""
         import torch
 
         scores = []

@@ -1,4 +1,4 @@
-"""Does the video show what the text says? VBench's overall consistency."""
+"""VBench's overall consistency: does the video show what the text says?"""
 
 import pathlib
 from collections.abc import Mapping
@@ -49,11 +49,14 @@ class OverallConsistency(VideoMetric):
             ) from error
 
     def tokens(self, caption: str) -> list[int]:
-        """Exactly 32 ids: start, text, end, zeros; a long text is cut before its end mark."""
+        """Returns exactly 32 ids: start, text, end, zeros; a long text is cut before its end
+        mark.
+        """
         ids = self.tokenizer(caption, truncation=True, max_length=TEXT_LENGTH)["input_ids"]
         return ids + [0] * (TEXT_LENGTH - len(ids))
 
     def measure(self, video: Frames, fps: float, caption: str, reference: Reference) -> ClipScore:
+        """Scores one video against its `caption`; `fps` and `reference` are not read."""
         import torch
 
         picks = frames.middle_frames(NUM_FRAMES, len(video))

@@ -14,11 +14,11 @@ class VAEConfig:
 
     Attributes:
       base_dim: channels at full resolution.
-      decoder_base_dim: the same of the decoder; None is `base_dim`.
+      decoder_base_dim: channels of the decoder at full resolution; None is `base_dim`.
       z_dim: channels of the latents.
       dim_mult: channels of each level as multiples of `base_dim`; each level but the last halves
         height and width.
-      num_res_blocks: residual blocks a level of the encoder; the decoder has one more.
+      num_res_blocks: residual blocks per level of the encoder; the decoder has one more.
       temporal_downsample: whether each halving of space also halves time.
       residual: whether each level is added to a shortcut that has no weights (Wan 2.2).
       patch_size: side of the squares of pixels that become channels first (Wan 2.2: 2).
@@ -87,7 +87,8 @@ class VAEConfig:
         return tuple(rows)
 
     def statistics(self, modality: str | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and standard deviation per channel, float32, that normalise a modality's latents.
+        """Returns mean and standard deviation per channel, float32, that normalise a modality's
+        latents.
 
         Args:
           modality: its registry name; None, or one without statistics of its own, takes the pooled.
@@ -118,7 +119,7 @@ class VAEConfig:
 
     @property
     def temporal_stride(self) -> int:
-        """Frames that one latent frame stands for, but for the first, which stands for one."""
+        """Frames per latent frame, except the first latent frame, which stands for one."""
         return 2 ** sum(self.temporal_downsample)
 
     @property
@@ -132,7 +133,8 @@ class VAEConfig:
         return 3 * self.patch_size**2
 
     def latent_shape(self, num_frames: int, height: int, width: int) -> tuple[int, int, int, int]:
-        """Sizes (time, height, width, channel) of the latents of a video of these sizes.
+        """Returns the sizes (time, height, width, channel) of the latents of a video of these
+        sizes.
 
         Raises:
           UserError: sizes that do not fit the strides.

@@ -13,7 +13,8 @@ from unityvideo_jax.runtime import seeds
 
 
 def as_batch(name: str, video: Shaped[np.ndarray, "..."], batch: int) -> Float[np.ndarray, "..."]:
-    """A given video as f32 [B,T,H,W,3] in [-1, 1]; one video serves a whole batch of prompts.
+    """Returns a given video as f32 [B,T,H,W,3] in [-1, 1]; one video serves a whole batch of
+    prompts.
 
     Raises:
       UserError: a shape, type or number that is no video's, or another count than `batch`.
@@ -42,7 +43,7 @@ def as_batch(name: str, video: Shaped[np.ndarray, "..."], batch: int) -> Float[n
 def as_masks(
     name: str, mask: Shaped[np.ndarray, "..."], size: tuple[int, int, int], batch: int
 ) -> Bool[np.ndarray, "b t h w"]:
-    """A mask [H,W], [T,H,W] or [B,T,H,W] as one per sample and frame.
+    """Returns a mask [H,W], [T,H,W] or [B,T,H,W] as one per sample and frame.
 
     Args:
       name: of its stream.
@@ -67,7 +68,8 @@ def common_size(
     asked: tuple[int | None, int | None, int | None],
     default: tuple[int, int, int],
 ) -> tuple[int, int, int]:
-    """(frames, height, width) of a call: asked for, else the given videos', else the default.
+    """Returns (frames, height, width) of a call: asked for, else the given videos', else the
+    default.
 
     Raises:
       UserError: given videos that differ, or differ from what was asked for.
@@ -88,7 +90,7 @@ def common_size(
 
 
 def sample_keys(seed: int | Sequence[int], batch: int) -> Array:
-    """One key per sample, from one seed and its place or from a seed of its own.
+    """Returns one key per sample, from one seed and its place or from a seed of its own.
 
     Raises:
       UserError: another number of seeds than of samples, or one out of range.

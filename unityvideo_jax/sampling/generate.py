@@ -31,13 +31,14 @@ from unityvideo_jax.sampling.schedule import Schedule
 from unityvideo_jax.sampling.windows import check_window, windowed
 from unityvideo_jax.settings.sections import check_keys, check_values
 
-# Arguments of a jitted `generate` that are no arrays.
+# Static arguments of a jitted `generate`: those that are not arrays.
 STATIC = ("wanted", "sampler", "skipped", "latent_window", "measured")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SamplerConfig:
-    """How to integrate from noise to data. The defaults are Wan 2.1's for text to video.
+    """Settings of the integration from noise to data. The defaults are Wan 2.1's for text to
+    video.
 
     Attributes:
       steps: solver steps. Heun evaluates the model 2 * steps - 1 times, the others `steps` times.
@@ -95,7 +96,8 @@ class SamplerConfig:
         self.table()
 
     def latent_window(self, stride: int) -> tuple[int, int] | None:
-        """Latent frames of a window and of an overlap; None if the model sees the whole video.
+        """Returns latent frames of a window and of an overlap; None if the model sees the whole
+        video.
 
         Args:
           stride: temporal, of the autoencoder.
@@ -105,7 +107,7 @@ class SamplerConfig:
         return 1 + (self.window - 1) // stride, 1 + (self.overlap - 1) // stride
 
     def table(self, skipped: int = 0) -> solvers.SolverTable:
-        """The solver's coefficients, those of the last steps alone if some are skipped.
+        """Returns the solver's coefficients, those of the last steps alone if some are skipped.
 
         Raises:
           UserError: an unknown solver, grid, steps or shift.
@@ -114,7 +116,8 @@ class SamplerConfig:
         return solvers.solver_table(self.solver, sigmas[skipped:])
 
     def skipped_steps(self, strength: float) -> tuple[int, float]:
-        """How many steps video to video skips, and the noise level that the next one starts at.
+        """Returns the steps that video to video skips, and the noise level at which the next one
+        starts.
 
         Of n steps the last int(n * strength) are run, as in diffusers, and at least one.
 
@@ -127,7 +130,7 @@ class SamplerConfig:
         return skipped, float(solvers.sigma_grid(self.steps, self.shift, self.grid)[skipped])
 
     def changed(self, **settings: Any) -> "SamplerConfig":
-        """These settings with some others; None keeps what is.
+        """Returns these settings with some others; None leaves a setting as it is.
 
         Raises:
           UserError: no such setting, or a value that cannot be.
@@ -157,7 +160,7 @@ class SamplerConfig:
         given: Sequence[int] = (),
         counts: Mapping[int, Float[Array, "b t h w"]] = types.MappingProxyType({}),
     ) -> dict[Pass, Weight]:
-        """Model passes of one evaluation and their weights; see `guidance.pass_weights`."""
+        """Returns model passes of one evaluation and their weights; see `guidance.pass_weights`."""
         return pass_weights(
             given,
             text_guidance=self.text_guidance,
@@ -170,21 +173,24 @@ class SamplerConfig:
         given: Sequence[int] = (),
         counts: Mapping[int, Float[Array, "b t h w"]] = types.MappingProxyType({}),
     ) -> tuple[Pass, ...]:
-        """The passes of evaluations with and without guidance, that of everything first."""
+        """Returns the passes of evaluations with and without guidance, that of everything first."""
         return tuple(self.passes(given, counts) | self.unguided.passes(given, counts))
 
 
 def stream_noise(
     key: Key[Array, "..."], shape: tuple[int, ...], draw: int
 ) -> Float[Array, "b s t h w c"]:
-    """N(0, I) that depends, per sample and stream, on the key, the draw and nothing else.
+    """Draws N(0, I) that depends, per sample and stream, on the key, the draw and nothing else.
 
     So a sample keeps its noise whatever else is in its batch.
 
     Args:
-      key: one key, folded with the sample's place in the batch, or one key a sample.
+      key: one key, folded with the sample's place in the batch, or one key per sample.
       shape: [B,S,t,h,w,C].
       draw: index of the draw, fresh for every use of the key.
+
+    Raises:
+      UserError: another number of keys than of samples.
     """
     batch, streams = shape[:2]
     if key.ndim == 0:
@@ -225,7 +231,7 @@ def generate(
       null_context: what text guidance compares with: the null embedding, or that of a negative
         prompt, on every stream whose text was dropped in training, the same text elsewhere. Not
         read at text_guidance 1.
-      key: typed PRNG key, or a vector of one key a sample. Never reuse it.
+      key: typed PRNG key, or a vector of one key per sample. Never reuse it.
       config: solver and guidance.
       known: cells of wanted streams whose values are in `given`; None if there are none.
       counts: how much a given stream counts in each latent cell, by its index; 1 for streams that
@@ -314,7 +320,8 @@ def generate(
 
 
 def jit_generate(velocity: Callable[[Any], Callable]) -> Callable:
-    """The sampler as it runs: `generate` with a model's parameters as first argument, jitted.
+    """Returns the sampler as it runs: `generate` with a model's parameters as first argument,
+    jitted.
 
     It takes the parameters, a dict of the arrays with a sample axis by the names of `generate`
     (None and empty dicts where it allows them), and the others, which are static but for

@@ -1,4 +1,5 @@
-"""Which evaluations of the model run and which use again what it gave before, known beforehand.
+"""Schedules, known beforehand, of evaluations that run the model and those that reuse its
+outputs.
 
 Calibration measures how fast the output of each kind of pass changes along the noise level. Then,
 as MagCache does (Ma et al., arXiv 2506.09045), the error of an output that is used again adds up
@@ -26,7 +27,7 @@ BISECTIONS = 50
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Curve:
-    """How fast a pass's output changes along the noise level.
+    """Speed at which a pass's output changes along the noise level.
 
     Attributes:
       sigma: noise levels of the evaluations, strictly decreasing.
@@ -38,7 +39,9 @@ class Curve:
     change: Float[np.ndarray, " n"]
 
     def at(self, sigma: Float[np.ndarray, " m"]) -> Float[np.ndarray, " m"]:
-        """The change between other noise levels: the curve's length from each to the next."""
+        """Returns the change between other noise levels: the curve's length from each to the
+        next.
+        """
         length = np.interp(-sigma, -self.sigma, np.cumsum(self.change))
         return np.diff(length, prepend=length[0])
 
@@ -57,12 +60,16 @@ class Schedule(NamedTuple):
 
     @property
     def count(self) -> int:
-        """How many passes run."""
+        """The number of passes that run."""
         return int(self.run.sum())
 
 
 def of_runs(run: Bool[np.ndarray, "rows p"], sigma: Float[np.ndarray, " rows"]) -> Schedule:
-    """The schedule in which these passes run.
+    """Returns the schedule in which these passes run.
+
+    Args:
+      run: whether each pass runs in each evaluation.
+      sigma: noise levels of the evaluations.
 
     Raises:
       ValueError: a pass runs without that of everything, or the first row has none.
@@ -86,7 +93,7 @@ def derive(
     sigma: Float[np.ndarray, " rows"],
     share: float,
 ) -> Schedule:
-    """The schedule that skips a share of the passes where the error that this adds is least.
+    """Returns the schedule that skips a share of the passes where that adds the least error.
 
     Args:
       changes: of each pass's output since the evaluation before, times the pass's weight.

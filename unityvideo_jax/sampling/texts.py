@@ -1,4 +1,4 @@
-"""What each stream of a sample reads: RGB the caption, a modality its in-context prompt C_m."""
+"""The text of each stream of a sample: RGB's is the caption, a modality's its prompt C_m."""
 
 from collections.abc import Mapping, Sequence
 
@@ -16,7 +16,8 @@ def texts_of(
     captions: Sequence[str],
     modality_prompts: Mapping[str, str | Sequence[str]],
 ) -> dict[str, list[str]]:
-    """The texts of every stream, one per sample.
+    """Returns the texts of every stream, one per sample (in-context learner, UnityVideo sec.
+    3.3).
 
     Args:
       streams: names.
@@ -37,7 +38,7 @@ def texts_of(
 
 
 def per_caption(name: str, text: str | Sequence[str], count: int) -> list[str]:
-    """One text for all captions, or one for each, as one for each.
+    """Returns one text for all captions, or one for each, as one for each.
 
     Raises:
       UserError: another number of texts than of captions; names the argument.
@@ -55,7 +56,8 @@ def embed(
     negative: Sequence[str],
     drops_prompts: bool,
 ) -> tuple[Float[np.ndarray, "b s l d"], Float[np.ndarray, "b s l d"]]:
-    """Embeddings of the texts of every stream, and those that text guidance compares with.
+    """Returns embeddings of the texts of every stream, and those that text guidance compares
+    with.
 
     Guidance drops the texts that training drops: the caption, and the prompts only if training had
     prompt dropout. A negative prompt takes the caption's place. Each distinct text is embedded
@@ -64,7 +66,7 @@ def embed(
     Args:
       texts: as `texts_of` gives them.
       encoder: of the model.
-      negative: per sample, what stands in the place of the caption; "" is nothing.
+      negative: per sample, the text in place of the caption; "" is none.
       drops_prompts: whether training had prompt dropout.
     """
     rows = list(texts.values())

@@ -1,8 +1,7 @@
-"""Memory and disk of this machine, and the refusal of sizes that it cannot hold before any is
-taken.
+"""Memory and disk of this machine, and refusal of sizes that it cannot hold.
 
-A size is refused if the least that it needs is more than there is in all: a program that passes may
-still need more than is free.
+Refusals come before any memory is taken. A size is refused if the least that it needs is more than
+the total: a program that passes may still need more than is free.
 """
 
 import contextlib

@@ -30,7 +30,7 @@ def seconds(run, *args) -> float:
 
 
 def arrays(shape: tuple[int, ...], dtype: str = "bfloat16") -> list[jax.Array]:
-    """Random queries, keys, values and a gradient of the output."""
+    """Makes random queries, keys, values and a gradient of the output."""
     b, n, m, h, d = shape
     keys = jax.random.split(jax.random.key(0), 4)
     sizes = ((b, n, h, d), (b, m, h, d), (b, m, h, d), (b, n, h, d))

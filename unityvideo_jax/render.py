@@ -37,7 +37,7 @@ def define_flags() -> None:
 
 
 def main(argv: Sequence[str]) -> None:
-    """Renders, encodes and writes the sheet: a row a clip, the modalities side by side."""
+    """Renders, encodes and writes the sheet: one row per clip, the modalities side by side."""
     del argv
     config = worlds.WorldConfig(
         height=FLAGS.height,

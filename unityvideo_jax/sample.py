@@ -114,7 +114,7 @@ def _number(flag: str, text: str) -> float:
 
 
 def _load(pipeline: Pipeline, request: requests.Request) -> dict[str, Any]:
-    """What the request reads from files, by the names of the pipeline's arguments."""
+    """The inputs that a request reads from files, by the names of the pipeline's arguments."""
     stream_order(list(dict.fromkeys((*request.given, *request.wanted))), pipeline.modalities)
     size = {"height": FLAGS.height or pipeline.height, "width": FLAGS.width or pipeline.width}
     multiple = pipeline.token_pixels
@@ -145,7 +145,7 @@ def _load(pipeline: Pipeline, request: requests.Request) -> dict[str, Any]:
 
 
 def _check_inputs_stay(todo: list[requests.Request], output: pathlib.Path) -> None:
-    """Raises UserError if a result would be written over what a request reads."""
+    """Raises UserError if a result would overwrite an input of a request."""
     for request in todo:
         for source in request.sources:
             for other in todo:

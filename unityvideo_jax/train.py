@@ -45,12 +45,12 @@ def build_iterator(
     split: str | None = None,
     **changes: Any,
 ):
-    """A share (index, count) of a curriculum stage's batches, from shards or rendered online.
+    """Builds a share (index, count) of a curriculum stage's batches, from shards or online.
 
     Args:
       config: the experiment.
       stage: of the curriculum.
-      share: which of how many equal parts of each batch.
+      share: index of this process's part of each batch, and the number of equal parts.
       seed_offset: for batches that training does not see.
       split: of online worlds, if not the config's.
       changes: of `config.data`.
@@ -94,7 +94,7 @@ def build_iterator(
 
 
 def make_sampler(config, graphdef):
-    """Contact sheets of all tasks for a few records; of RGB alone if no more is trained."""
+    """Makes contact sheets of all tasks for a few records; of RGB alone if no more is trained."""
     from flax import nnx
 
     from unityvideo_jax.inputs.buckets import Bucket
@@ -133,7 +133,7 @@ def make_sampler(config, graphdef):
 
 
 def check(config) -> None:
-    """Raises UserError for what a config gets wrong, before anything is opened or written."""
+    """Raises UserError for mistakes in a config, before anything is opened or written."""
     from unityvideo_jax.inputs.buckets import size_name
     from unityvideo_jax.inputs.config import READ_LATER, as_data_config, stage_modality_weights
     from unityvideo_jax.training import adapters
@@ -167,7 +167,7 @@ def check(config) -> None:
 
 
 def _bucket_lines(config) -> list[str]:
-    """What fills the buckets of each stage of the curriculum, and what is in none of them."""
+    """The shards that fill the buckets of each stage of the curriculum, and those in none."""
     from unityvideo_jax.inputs.config import as_data_config
     from unityvideo_jax.inputs.sized import table, unused
     from unityvideo_jax.planning.fit import step_tokens

@@ -35,9 +35,7 @@ class Noising(NamedTuple):
 
 
 def noised_streams(task: Int[Array, "b"], streams: int) -> Bool[Array, "b {streams}"]:
-    """Returns the streams that a task noises: conditional stream 0, estimation the others, joint
-    all.
-    """
+    """The streams that a task noises: conditional stream 0, estimation the others, joint all."""
     is_rgb = jnp.arange(streams) == 0
     conditional = (task == CONDITIONAL)[:, None] & is_rgb
     estimation = (task == ESTIMATION)[:, None] & ~is_rgb
@@ -119,8 +117,7 @@ def draw_first_frames(
     frames: int,
     chance: float,
 ) -> Bool[Array, "b s {frames}"]:
-    """Draws the latent frames that stay clean in a noised stream: the first of RGB, in some
-    samples.
+    """Draws latent frames that stay clean in a noised stream: the first of RGB, in some samples.
 
     Args:
       key: used up by this draw.

@@ -19,9 +19,7 @@ LogSumExp = Float[Array, "b h n"]
 
 
 def target_device() -> tuple[str, str]:
-    """Returns platform and kind of the device to compile for: the ambient mesh's, else the
-    first.
-    """
+    """Platform and kind of the device to compile for: the ambient mesh's, else the first."""
     device = jax.sharding.get_abstract_mesh().abstract_device
     if device is not None:
         return device.platform, device.device_kind

@@ -24,8 +24,7 @@ _GELU_FACTOR = math.sqrt(8.0 / math.pi)
 
 @jax.custom_vjp
 def add_bias(x: Float[Array, "*n d"], bias: Float[Array, " d"]) -> Float[Array, "*n d"]:
-    """Returns `x + bias` in the type of `x`, as the end of a matrix product; its gradient sums in
-    float32.
+    """`x + bias` in the type of `x`, as the end of a matrix product; its gradient sums in float32.
 
     Args:
       x: a product with a kernel.

@@ -21,8 +21,7 @@ def axis_sizes(head_dim: int) -> tuple[int, int, int]:
 def rope_table(
     head_dim: int, streams: int, grid: tuple[int, int, int], theta: float = 1e4
 ) -> RopeTable:
-    """Returns cosine and sine of every token's angles, tokens ordered (stream, time, height,
-    width).
+    """Cosine and sine of every token's angles, tokens ordered (stream, time, height, width).
 
     The streams share one grid, laid out along the width: stream s covers the columns s*w to
     (s+1)*w - 1 (UnityVideo sec. 3.2; public release).

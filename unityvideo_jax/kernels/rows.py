@@ -114,9 +114,7 @@ def has_kernel(
     vectors: Sequence[Float[Array, "..."]],
     features: str | None = None,
 ) -> bool:
-    """Returns whether `over_rows` would run the kernel for whole rows of `x` rather than leave them
-    to XLA.
-    """
+    """Whether `over_rows` would run the kernel for whole rows of `x`, or leave them to XLA."""
     return _layout(x, vectors, True, features) is not None
 
 

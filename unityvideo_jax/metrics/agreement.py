@@ -149,8 +149,7 @@ def depth_edge_auc(
 def moved_mask_iou(
     flow: Float[np.ndarray, "t h w 2"], segments: Int[np.ndarray, "t h w"]
 ) -> float | None:
-    """Returns the IoU of masks moved by flow with those of the next frame, over masks and
-    frames.
+    """The IoU of masks moved by flow with those of the next frame, over masks and frames.
 
     A mask's pixels are spread over the four pixels around their targets; those of which half or
     more is covered are in the moved mask. Pairs of frames count where the mask is in the second

@@ -92,9 +92,7 @@ def check_finite(array: np.ndarray, what: str, name: str, *, allow_inf: bool = F
 
 
 def labels(array: np.ndarray, what: str, name: str) -> Shaped[np.ndarray, "..."]:
-    """Returns instance or part numbers as they are; UserError unless they are integers (or
-    bool).
-    """
+    """Instance or part numbers as they are; UserError unless they are integers (or bool)."""
     array = np.asarray(array)
     if array.dtype.kind not in "iub":
         raise UserError(f"{name}: {what} has dtype {array.dtype}; give integers")

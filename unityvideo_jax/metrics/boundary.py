@@ -1,6 +1,4 @@
-"""Boundary F of masks (DAVIS, Perazzi et al. 2016): how well outlines agree, up to a small
-distance.
-"""
+"""Boundary F of masks (DAVIS, Perazzi et al. 2016): agreement of outlines within a distance."""
 
 import math
 
@@ -13,9 +11,7 @@ TOLERANCE = 0.008
 
 
 def outline(mask: Bool[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
-    """Returns the pixels that differ from their neighbour to the right, below, or to the lower
-    right.
-    """
+    """The pixels that differ from their neighbour to the right, below, or to the lower right."""
     padded = np.pad(mask, ((0, 1), (0, 1)), mode="edge")
     right, below, corner = padded[:-1, 1:], padded[1:, :-1], padded[1:, 1:]
     return (mask != right) | (mask != below) | (mask != corner)

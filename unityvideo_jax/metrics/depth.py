@@ -79,9 +79,7 @@ def _chunks(x: Frames, y: Frames) -> Iterator[tuple[Values, Values]]:
 
 
 def fit_scale_l1(x: Frames, y: Frames, steps: int = WEISZFELD_STEPS) -> float:
-    """Returns s that minimises sum |s x - y|, by `steps` reweighted least squares from mean y /
-    mean x.
-    """
+    """S that minimises sum |s x - y|, by `steps` reweighted least squares from mean y / mean x."""
     scale = _total(y, of=lambda v: v) / _total(x, of=lambda v: v)
     room = np.empty((3, CHUNK))
     for _ in range(steps):
@@ -167,8 +165,7 @@ def relative_error(
 
 
 def temporal_error(errors: Iterable[Float[np.ndarray, "h w"]]) -> tuple[float, int]:
-    """Returns the mean change of the signed relative error between frames, and the pixels
-    counted.
+    """The mean change of the signed relative error between frames, and the pixels counted.
 
     Args:
       errors: of each frame; NaN marks pixels that do not count.
@@ -224,9 +221,7 @@ def score_video(
 
 
 def in_protocol_units(truth: Arrays) -> Float[np.ndarray, "t h w"]:
-    """Returns true depth as the range counts it: metres, or medians of surfaces of unknown
-    scale.
-    """
+    """True depth as the range counts it: metres, or medians of surfaces of unknown scale."""
     true = np.asarray(truth["depth"])
     surfaces = true[np.isfinite(true) & (true > 0)] if unit_of(truth) == RELATIVE else true[:0]
     return true / np.median(surfaces) if surfaces.size else true

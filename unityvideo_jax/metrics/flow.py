@@ -37,9 +37,7 @@ def end_point_error(
 def is_outlier(
     error: Float[np.ndarray, "*s"], truth: Float[np.ndarray, "*s 2"]
 ) -> Bool[np.ndarray, "*s"]:
-    """Returns where the flow is wrong by more than 3 pixels and by more than 5 % of the true
-    motion.
-    """
+    """Where the flow is wrong by more than 3 pixels and by more than 5 % of the true motion."""
     speed = _length(truth.astype(np.float64))
     return (error > OUTLIER_PIXELS) & (error > OUTLIER_SHARE * speed)
 

@@ -1,5 +1,4 @@
-"""Fréchet distance between two sets of feature vectors: the arithmetic of FID (arXiv 1706.08500)
-and FVD.
+"""Fréchet distance between two sets of feature vectors, as in FID (arXiv 1706.08500) and FVD.
 
 |mu1 - mu2|^2 + Tr(S1 + S2 - 2 (S1 S2)^(1/2)), with sample covariances (divisor n - 1). The trace of
 the root is the sum of the singular values of A1^T A2 for any A_i A_i^T = S_i, so no matrix root is

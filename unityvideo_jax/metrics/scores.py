@@ -85,9 +85,7 @@ def _keys(clips: Sequence[ClipScore], field: str) -> list[str]:
 
 
 def aggregate(clips: Sequence[ClipScore]) -> dict[str, Value]:
-    """Returns all numbers over the clips; None where no clip that has the key has anything to
-    score.
-    """
+    """All numbers over the clips; None where no clip that has the key has anything to score."""
     results: dict[str, Value] = {}
     for key in _keys(clips, "means"):
         pairs = np.array([clip.means[key] for clip in clips if key in clip.means])

@@ -69,8 +69,7 @@ def match(
     predicted_area: Int[np.ndarray, "t m"],
     true_area: Int[np.ndarray, "t n"],
 ) -> dict[int, int]:
-    """Returns the Hungarian assignment over the clip: index of true instance -> of predicted
-    one.
+    """The Hungarian assignment over the clip: index of true instance -> of predicted one.
 
     Pairs that never overlap are no match.
 

@@ -35,9 +35,7 @@ LEFT_SHOULDER, RIGHT_SHOULDER, LEFT_HIP, RIGHT_HIP = 5, 6, 11, 12
 def box_area(
     keypoints: Float[np.ndarray, "t n 17 2"], seen: Bool[np.ndarray, "t n 17"]
 ) -> Float[np.ndarray, "t n"]:
-    """Returns 0.53 of the area of the box around the joints seen, at least 1 pixel; 1 without
-    joints.
-    """
+    """0.53 of the area of the box around the joints seen, at least 1 pixel; 1 without joints."""
     low = np.where(seen[..., None], keypoints, np.inf).min(axis=2)
     high = np.where(seen[..., None], keypoints, -np.inf).max(axis=2)
     size = np.where(seen.any(axis=2)[..., None], high - low, 0.0)

@@ -46,9 +46,7 @@ class Codec(Protocol):
         ...
 
     def check(self, clip: Clip, source: str) -> None:
-        """Raises UserError, which starts with `source`, for wrong shapes or values; runs on the
-        host.
-        """
+        """Raises UserError that starts with `source` for bad shapes or values; runs on the host."""
         ...
 
     def encode(self, clip: Clip) -> tuple[Float[Array, "t h w 3"], dict[str, Float[Array, "..."]]]:

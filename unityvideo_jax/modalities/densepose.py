@@ -1,6 +1,4 @@
-"""DensePose (Güler et al., arXiv 1802.00434): body part and surface coordinates (U, V) in one
-colour.
-"""
+"""DensePose (Güler et al., arXiv 1802.00434): body part, U and V of every pixel in one colour."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -78,9 +76,7 @@ class DensePoseCodec:
         return {}
 
     def check(self, clip: Clip, source: str) -> None:
-        """Raises UserError for parts outside 0..24, coordinates outside [0, 1], or sizes that
-        differ.
-        """
+        """Raises UserError for parts outside 0..24, U or V outside [0, 1], or sizes that differ."""
         part = checks.array(clip, "part", source, integers=True)
         uv = checks.array(clip, "uv", source, (2,))
         checks.same_size(clip, ("part", "uv"), source)

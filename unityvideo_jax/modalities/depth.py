@@ -241,9 +241,7 @@ class DepthJoiner(joining.Joiner):
     """
 
     def align(self, tail: Arrays, window: Arrays) -> tuple[Arrays, Arrays]:
-        """Scales and shifts the window's relative disparity to the tail's; metres stay as
-        they are.
-        """
+        """Scales and shifts the window's relative disparity to the tail's; metres are unchanged."""
         if unit_of(window) != RELATIVE:
             return tail, window
         disparity = 1.0 / np.asarray(window["depth"], np.float64)
@@ -270,8 +268,7 @@ class DepthJoiner(joining.Joiner):
         return {**head, "depth": np.where(one, near, mixed).astype(np.float32)}
 
     def draw(self, arrays: Arrays, size: tuple[int, int]) -> UInt8[np.ndarray, "t h w 3"]:
-        """Draws relative depth with the bounds of a sampled window, since later ones are not known
-        yet.
+        """Draws relative depth with a sampled window's bounds: later ones are not known yet.
 
         Depth beyond them has the grey of the bound.
         """

@@ -1,6 +1,4 @@
-"""Parts that pictures of truth beside prediction share: thinning, the codec's colours, error
-maps.
-"""
+"""Parts of all pictures of truth beside prediction: thinning, the codec's colours, error maps."""
 
 import math
 

@@ -1,6 +1,4 @@
-"""Optical flow: motion in pixels as colour around grey. Its errors are those of Middlebury and
-KITTI.
-"""
+"""Optical flow: motion in pixels as colour around grey."""
 
 import dataclasses
 import math
@@ -65,9 +63,7 @@ class FlowCodec:
         checks.finite(checks.array(clip, "flow", source, (2,)), f"{source}: flow")
 
     def encode(self, clip: Clip) -> tuple[Float[Array, "t h w 3"], dict[str, Float[Array, "..."]]]:
-        """Draws flow as video in [-1, 1]; the side record holds the limit and the share of
-        shortened pixels.
-        """
+        """Draws flow as video in [-1, 1]; the side record counts the shortened pixels."""
         flow = jnp.asarray(clip["flow"], jnp.float32)
         speed = jnp.linalg.norm(flow, axis=-1, keepdims=True)
         share = speed / (LIMIT * math.hypot(*flow.shape[1:3]))

@@ -11,8 +11,7 @@ BACKGROUND = (-1.0, -1.0, -1.0)
 
 @functools.cache
 def instance_palette() -> Float[np.ndarray, "27 3"]:
-    """Returns the background (black), then 26 instance colours in [-1, 1], the best separated
-    first.
+    """The background (black), then 26 instance colours in [-1, 1], the best separated first.
 
     They are the points of the 3x3x3 lattice over the colour cube, by their number of middle values:
     the 7 other corners (least distance 2 among them and the background, in RGB, as a VAE's error is

@@ -112,8 +112,7 @@ class SegmentationCodec:
 
 @jax.jit
 def picture_order(segments: Int[Array, "t h w"]) -> Int[Array, " n"]:
-    """Returns the place of each id in an order that the picture shows; a function of the masks
-    alone.
+    """The place of each id in an order that the picture shows; a function of the masks alone.
 
     First those that appear first; of those that appear in the same frame, from left to right by
     the centre of the mask there, then the larger first, then the one whose first pixel is higher.
@@ -250,9 +249,7 @@ class SegmentationJoiner(joining.Joiner):
         return tail, {**window, "segments": renamed}
 
     def draw(self, arrays: Arrays, size: tuple[int, int]) -> UInt8[np.ndarray, "t h w 3"]:
-        """Draws by the colours of the numbers, not by the order in each part; colours repeat after
-        the last.
-        """
+        """Draws by the colours of the numbers, which repeat after the last one."""
         segments = np.asarray(arrays["segments"])
         colour = np.where(segments > 0, (segments - 1) % CAPACITY + 1, 0)
         return media.to_uint8(instance_palette()[colour])

@@ -27,8 +27,7 @@ SMALL = 12.0
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SkeletonCodec:
-    """Draws joints as discs with one colour per joint and dimmed limbs, in proportion to the
-    people.
+    """Draws joints as discs of one colour per joint, and dimmed limbs, in proportion to people.
 
     Hue says which joint, brightness says visible or occluded (limbs are dimmer still), limbs say
     which joints belong to one person. The frame's size is not among the keypoints, so `encode`
@@ -68,9 +67,7 @@ class SkeletonCodec:
         return {"people": np.zeros((), np.float32)}
 
     def check(self, clip: Clip, source: str) -> None:
-        """Raises UserError for wrong shapes, visibility outside 0..2, or a present joint that is
-        not finite.
-        """
+        """Raises UserError for wrong shapes, visibility outside 0..2, or a present NaN."""
         keypoints, visibility = np.asarray(clip["keypoints"]), np.asarray(clip["visibility"])
         if keypoints.ndim != 4 or keypoints.shape[2:] != (NUM_JOINTS, 2):
             raise UserError(

@@ -55,8 +55,7 @@ def joint_radius(extent: ArrayLike, height: int, width: int) -> Float[Array, "*p
 def person_extent(
     keypoints: Float[Array, "t p 17 2"], visibility: Int[Array, "t p 17"]
 ) -> Float[Array, " p"]:
-    """Returns the greatest diagonal over the clip of the box around each person's keypoints, in
-    pixels.
+    """The greatest diagonal over the clip of the box around each person's keypoints, in pixels.
 
     Args:
       keypoints: pixels, centres at integers + 0.5.

@@ -20,8 +20,7 @@ def people(
     height: int,
     width: int,
 ) -> UInt8[np.ndarray, "t {height} {width} 3"]:
-    """Draws joints over limbs in the codec's colours; its exact drawing takes too long for a
-    report.
+    """Draws joints over limbs in the codec's colours; the codec is too slow for a report.
 
     Args:
       keypoints: pixels, centres at integers + 0.5.

@@ -40,8 +40,7 @@ class Use:
         count: int,
         key: Key[Array, ""] | None,
     ) -> "Use":
-        """Selects each stream's own adapter where the stream is a target: noised to any degree, not
-        clean.
+        """Selects each stream's own adapter where the stream is a target, that is, not clean.
 
         Args:
           modality: id of each stream.

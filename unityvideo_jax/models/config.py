@@ -211,8 +211,7 @@ class DiTConfig:
 
 
 def model_flops(config: DiTConfig, latent_shape: tuple[int, int, int], streams: int = 2) -> int:
-    """Counts floating-point operations of one forward pass of one sample; training takes three
-    times as many.
+    """Floating-point operations of a forward pass of one sample; training takes thrice as many.
 
     Matrix products and attention count (a multiply-add is two); recomputation and element-wise
     work do not.

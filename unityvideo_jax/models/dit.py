@@ -54,9 +54,7 @@ Constrain = Callable[[Array, LogicalAxes], Array]
 
 
 class Block(nnx.Module):
-    """A block of Wan 2.1: self-attention over all streams, cross-attention to text,
-    feed-forward.
-    """
+    """A block of Wan 2.1: joint self-attention, cross-attention to text, feed-forward."""
 
     def __init__(self, config: DiTConfig, *, rngs: nnx.Rngs) -> None:
         self.config = config
@@ -90,8 +88,7 @@ class Block(nnx.Module):
         columns: ColumnTable | None = None,
         use: Use | None = None,
     ) -> Float[Array, "b s n d"]:
-        """Runs one block: three residual branches, the first and the last modulated by the
-        timestep.
+        """Runs one block: three residual branches, the first and last modulated by the timestep.
 
         A branch gives its last matrix product and the bias apart; the step that reads them adds
         them, in one kernel (`docs/kernels.md`).

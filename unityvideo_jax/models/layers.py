@@ -167,8 +167,7 @@ class MLP(nnx.Module):
     def product_and_bias(
         self, x: Float[Array, "... i"], dtype: jnp.dtype, use: Any = None
     ) -> tuple[Float[Array, "... o"], Float[Array, " o"]]:
-        """Returns the last matrix product, and the bias that the caller adds
-        (`docs/kernels.md`).
+        """The last matrix product, and the bias that the caller adds (`docs/kernels.md`).
 
         `use` is as `Linear` takes it.
         """

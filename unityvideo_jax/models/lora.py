@@ -79,9 +79,7 @@ class LoraConfig:
 
     @classmethod
     def of(cls, config: Any) -> "LoraConfig":
-        """Reads the section of an experiment; configurations of runs without the section have no
-        adapters.
-        """
+        """Reads the section of an experiment; without one there are no adapters."""
         return section(cls, config, "lora") if "lora" in config else cls()
 
     @property
@@ -164,9 +162,7 @@ def make(config: DiTConfig, lora: LoraConfig, *, rngs: nnx.Rngs) -> DiT:
 
 
 def make_for_sampling(config: DiTConfig, lora: LoraConfig, *, rngs: nnx.Rngs) -> DiT:
-    """Makes the transformer that samples: shared adapters are merged, those per modality stay
-    beside.
-    """
+    """Makes the transformer that samples: shared adapters are merged, others stay beside."""
     model = DiT(config, rngs=rngs)
     if lora.rank and lora.adapters == "per_modality":
         add_adapters(model, lora, rngs=rngs)

@@ -1,5 +1,4 @@
-"""Frozen matrices in 8 bits or in the 4 bits of QLoRA (arXiv 2305.14314), restored where they are
-used.
+"""Frozen matrices in 8 bits, or in QLoRA's 4 bits (arXiv 2305.14314), restored where used.
 
 A layer of the scan restores only its own matrix, in the forward pass and again in the backward
 pass, so that at most one layer's is held in the compute type.

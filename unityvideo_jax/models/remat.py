@@ -1,6 +1,4 @@
-"""Rematerialisation: which activations of a block are saved for the backward pass; others are
-recomputed.
-"""
+"""Rematerialisation: activations of a block that the backward pass recomputes."""
 
 from collections.abc import Callable
 

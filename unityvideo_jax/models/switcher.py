@@ -1,5 +1,4 @@
-"""The modality switcher (UnityVideo sec. 3.3): modulation, input embedding and output head per
-modality.
+"""Modality switcher (UnityVideo sec. 3.3): modulation, input and output layers per modality.
 
 Every one of them is a stack of weights with the modality first, and a (sample, stream) picks its
 row by a one-hot `choice`. The product with a one-hot is exact, gives the other rows a gradient of

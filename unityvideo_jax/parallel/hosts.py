@@ -161,8 +161,7 @@ class StopVote:
 
 @contextlib.contextmanager
 def stops_without_peers() -> Iterator[None]:
-    """Ends the process at once, with one line, when a collective breaks because another one is
-    gone.
+    """Ends the process at once, with one line, when a collective breaks because a peer is gone.
 
     What waits for the others on the way out would wait for ever. A process that waits for something
     else ends by JAX's own heartbeat, with a message of its own.

@@ -132,9 +132,7 @@ def sharding(
 
 
 def shardings(state: Any, rules: AxisRules, mesh: Mesh) -> Any:
-    """Returns the shardings of a model's state, by the `logical_axes` metadata of its
-    parameters.
-    """
+    """The shardings of a model's state, by the `logical_axes` metadata of its parameters."""
 
     def of(path, variable):
         name = "/".join(str(getattr(p, "key", p)) for p in path)

@@ -7,8 +7,7 @@ from unityvideo_jax.errors import UserError
 
 
 def parse(text: str) -> tuple[str, float]:
-    """Splits a `--lora` into file and weight, which are joined by a colon; the weight is 1 by
-    default.
+    """Splits a `--lora` into file and weight at the colon; the weight is 1 by default.
 
     Raises:
       UserError: a weight that is not a finite number.

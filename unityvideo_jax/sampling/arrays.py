@@ -13,8 +13,7 @@ from unityvideo_jax.runtime import seeds
 
 
 def as_batch(name: str, video: Shaped[np.ndarray, "..."], batch: int) -> Float[np.ndarray, "..."]:
-    """Returns a given video as f32 [B,T,H,W,3] in [-1, 1]; one video serves a whole batch of
-    prompts.
+    """A given video as f32 [B,T,H,W,3] in [-1, 1]; one video serves a whole batch of prompts.
 
     Raises:
       UserError: a shape, type or number that is no video's, or another count than `batch`.
@@ -68,8 +67,7 @@ def common_size(
     asked: tuple[int | None, int | None, int | None],
     default: tuple[int, int, int],
 ) -> tuple[int, int, int]:
-    """Returns (frames, height, width) of a call: asked for, else the given videos', else the
-    default.
+    """(frames, height, width) of a call: asked for, else the given videos', else the default.
 
     Raises:
       UserError: given videos that differ, or differ from what was asked for.

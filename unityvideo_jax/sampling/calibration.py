@@ -173,9 +173,7 @@ _HOW = ("remat", "scan_layers", "dtype", "attention", "attention_parallel")
 
 
 def task_of(streams: Sequence[str], wanted: Sequence[str]) -> str:
-    """Returns the task of a call: "joint" if no stream is only given, "control" if RGB is
-    wanted.
-    """
+    """The task of a call: "joint" if no stream is only given, "control" if RGB is wanted."""
     if set(streams) <= set(wanted):
         return "joint"
     return "control" if RGB in wanted else "estimation"

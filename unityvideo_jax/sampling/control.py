@@ -41,9 +41,7 @@ class Control:
         model: DiTConfig,
         sampler: SamplerConfig,
     ) -> None:
-        """Raises UserError, which names the argument, for controls that the call or its model
-        cannot apply.
-        """
+        """Raises UserError, which names the argument, for controls that cannot be applied."""
         both = [name for name in given if name in wanted]
         for name in both:
             if self.strength is None and name not in self.masks:
@@ -104,8 +102,7 @@ def counts_of(
     cells: Sequence[int],
     strides: tuple[int, int],
 ) -> dict[int, Float[np.ndarray, "b lt lh lw"]]:
-    """Returns the weight of given streams in each latent cell, for streams whose weight is
-    not 1.
+    """The weight of given streams in each latent cell, for streams whose weight is not 1.
 
     Args:
       streams: names in order.

@@ -26,9 +26,7 @@ class Devices:
         return jax.device_put(tree, NamedSharding(self.mesh, PartitionSpec()))
 
     def share(self, rows: Shaped[np.ndarray, "b ..."] | Shaped[jax.Array, "b ..."]) -> Any:
-        """Spreads rows over the devices; the last row is repeated so that all devices have as
-        many.
-        """
+        """Spreads rows over the devices; copies of the last row make the shares equal."""
         if self.mesh is None:
             return rows
         total = -(-len(rows) // self.count) * self.count

@@ -43,8 +43,7 @@ class Given:
 
 
 def as_given(given: Mapping[str, Any], **options: Any) -> dict[str, Given]:
-    """Returns given streams as a caller passes them: files are read, the others are taken as they
-    are.
+    """Given streams as a caller passes them: files are read, the others are taken as they are.
 
     Args:
       given: per stream a path, a `Given`, or a video.
@@ -181,8 +180,7 @@ def read_image(path: str, *, height: int, width: int) -> Given:
 
 
 def read_mask(path: str, size: tuple[int, int, int], *, fps: float) -> Given:
-    """Reads a black and white image for every frame, or a video or image folder, as bool
-    [T,H,W].
+    """Reads a mask from an image for all frames, a video or an image folder, as bool [T,H,W].
 
     Frames are taken, scaled and cropped as `read_given` takes those of videos; what is lighter than
     mid grey is True.

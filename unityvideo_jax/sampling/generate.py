@@ -1,7 +1,7 @@
 """Any-to-any sampling: some streams are given, the others are sampled, in one call.
 
 Joint generation wants every stream, control is given a modality and wants RGB, estimation is given
-RGB and wants a modality (UnityVideo sec. 3.1). More than two streams work the same way.
+RGB and wants a modality (UnityVideo sec. 3.2). More than two streams work the same way.
 """
 
 import dataclasses
@@ -37,8 +37,7 @@ STATIC = ("wanted", "sampler", "skipped", "latent_window", "measured")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SamplerConfig:
-    """Settings of the integration from noise to data. The defaults are Wan 2.1's for text to
-    video.
+    """Settings of the solver and of guidance. The defaults are Wan 2.1's for text to video.
 
     Attributes:
       steps: solver steps. Heun evaluates the model 2 * steps - 1 times, the others `steps` times.
@@ -96,8 +95,7 @@ class SamplerConfig:
         self.table()
 
     def latent_window(self, stride: int) -> tuple[int, int] | None:
-        """Returns latent frames of a window and of an overlap; None if the model sees the whole
-        video.
+        """Latent frames of a window and of an overlap; None if the model sees the whole video.
 
         Args:
           stride: temporal, of the autoencoder.
@@ -116,8 +114,7 @@ class SamplerConfig:
         return solvers.solver_table(self.solver, sigmas[skipped:])
 
     def skipped_steps(self, strength: float) -> tuple[int, float]:
-        """Returns the steps that video to video skips, and the noise level at which the next one
-        starts.
+        """The steps that video to video skips, and the noise level at which the next one starts.
 
         Of n steps the last int(n * strength) are run, as in diffusers, and at least one.
 
@@ -320,8 +317,7 @@ def generate(
 
 
 def jit_generate(velocity: Callable[[Any], Callable]) -> Callable:
-    """Returns the sampler as it runs: `generate` with a model's parameters as first argument,
-    jitted.
+    """The sampler as it runs: `generate` with a model's parameters as first argument, jitted.
 
     It takes the parameters, a dict of the arrays with a sample axis by the names of `generate`
     (None and empty dicts where it allows them), and the others, which are static but for

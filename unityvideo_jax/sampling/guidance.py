@@ -43,8 +43,7 @@ def pass_weights(
     condition_guidance: float,
     counts: Mapping[int, Float[Array, "b t h w"]],
 ) -> dict[Pass, Weight]:
-    """Returns the weight of each pass in the guided velocity, that of everything first; they sum to
-    1.
+    """The weight of each pass in the guided velocity, that of everything first; they sum to 1.
 
     Args:
       given: indices of the given streams. Without one there is nothing to drop.
@@ -130,15 +129,11 @@ class Guided:
         return combined([self._sampled(output) for output in outputs], weights, rescale)
 
     def output(self, inputs: tuple[Array, Array, Array, Array]) -> Float[Array, "b n t h w c"]:
-        """Returns the velocity of the wanted streams in one pass, float32; `inputs` gives its
-        arguments.
-        """
+        """The velocity of the wanted streams in one pass, float32; `inputs` gives its arguments."""
         return self._sampled(self._call(*inputs))
 
     def inputs(self, one: Pass, x: Array, sigma: Array) -> tuple[Array, Array, Array, Array]:
-        """Returns (latents, timestep, modality, context) of the model in a pass; x and sigma as in
-        a call.
-        """
+        """Returns (latents, timestep, modality, context) of a pass; x and sigma as in a call."""
         latents, times, place = [], [], 0
         for s, is_wanted in enumerate(self.wanted):
             if is_wanted:
@@ -177,9 +172,7 @@ class Guided:
 def combined(
     outputs: Sequence[Float[Array, "b n t h w c"]], weights: Mapping[Pass, Weight], rescale: float
 ) -> Float[Array, "b n t h w c"]:
-    """Combines the outputs of passes, that of everything first, to the guided velocity; see
-    `rescaled`.
-    """
+    """Combines the outputs of passes, that of everything first; see `rescaled`."""
     total = sum(weight * output for weight, output in zip(weights.values(), outputs, strict=True))
     return rescaled(total, outputs[0], rescale) if rescale and len(weights) > 1 else total
 

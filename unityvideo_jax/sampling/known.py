@@ -46,9 +46,7 @@ class Known(NamedTuple):
         noise: Float[Array, "b s t h w c"],
         sigma: Float[Array, ""],
     ) -> Float[Array, "b s t h w c"]:
-        """Returns the model's velocity, and that of the path in cells which are known at this
-        level.
-        """
+        """The model's velocity, and that of the path in cells which are known at this level."""
         of_path = path.velocity(given, noise)
         return jnp.where(sigma > self.until[..., None], of_path, predicted)
 

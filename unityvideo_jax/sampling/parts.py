@@ -47,9 +47,7 @@ def from_workdir(
 def from_pretrained(
     name: str | os.PathLike, *, vae: str | None, text_encoder: str | None
 ) -> dict[str, Any]:
-    """Returns keywords of `Pipeline` for a model; arguments and errors as
-    `Pipeline.from_pretrained`.
-    """
+    """Keywords of `Pipeline` for a model; arguments and errors as `Pipeline.from_pretrained`."""
     folder = pretrained.find(name)
     config = pretrained.read_config(folder)
     vae = vae or pretrained.find_own_vae(folder, config)

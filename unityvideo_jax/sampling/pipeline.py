@@ -274,9 +274,7 @@ class Pipeline:
     def encode(
         self, video: Float[np.ndarray, "b t h w 3"], modality: str
     ) -> Float[Array, "b lt lh lw c"]:
-        """Returns normalised latents of a modality's video in [-1, 1], one video per device at a
-        time.
-        """
+        """Normalised latents of a modality's video in [-1, 1], one video per device at a time."""
         streamed = np.prod(video.shape[1:4]) > STREAMED_PIXELS
         method = self.vae.encode_streamed if streamed else self.vae.encode
         encode = functools.partial(method, modality=modality)
@@ -308,8 +306,7 @@ class Pipeline:
         modality_prompts: Mapping[str, str | Sequence[str]],
         negative_prompt: str | Sequence[str] = "",
     ) -> tuple[Float[np.ndarray, "b s l d"], Float[np.ndarray, "b s l d"]]:
-        """Returns text embeddings per sample and stream, and those that text guidance compares
-        with.
+        """Text embeddings per sample and stream, and those that text guidance compares with.
 
         Arguments and errors as `texts.texts_of`; `negative_prompt` as in a call.
         """

@@ -229,8 +229,7 @@ def parse_pairs(pairs: Sequence[str], where: str) -> dict[str, str]:
 
 
 def read_batch_file(path: str | os.PathLike, default_seed: int) -> list[Request]:
-    """Reads requests of a JSONL file: per line an object with keys of `KEYS`, all but the task
-    optional.
+    """Reads a JSONL file: per line an object with keys of `KEYS`, all but the task optional.
 
     "modality" and "wanted" are a name or a list of names, "given" maps names to paths, "masks" and
     "weights" are a path and a number of the only given stream or map names to them,

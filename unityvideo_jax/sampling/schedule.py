@@ -1,5 +1,4 @@
-"""Schedules, known beforehand, of evaluations that run the model and those that reuse its
-outputs.
+"""Schedules of the evaluations that run the model and of those that reuse its outputs.
 
 Calibration measures how fast the output of each kind of pass changes along the noise level. Then,
 as MagCache does (Ma et al., arXiv 2506.09045), the error of an output that is used again adds up
@@ -39,9 +38,7 @@ class Curve:
     change: Float[np.ndarray, " n"]
 
     def at(self, sigma: Float[np.ndarray, " m"]) -> Float[np.ndarray, " m"]:
-        """Returns the change between other noise levels: the curve's length from each to the
-        next.
-        """
+        """The change between other noise levels: the curve's length from each to the next."""
         length = np.interp(-sigma, -self.sigma, np.cumsum(self.change))
         return np.diff(length, prepend=length[0])
 

@@ -30,9 +30,7 @@ SIGMA_MARGIN = 1e-6
 
 
 def shift_sigmas(sigmas: Float[np.ndarray, " n"], shift: float) -> Float[np.ndarray, " n"]:
-    """Returns shift * s / (1 + (shift - 1) * s): spends more of the steps at high noise if shift >
-    1.
-    """
+    """Shift * s / (1 + (shift - 1) * s): spends more of the steps at high noise if shift > 1."""
     return shift * sigmas / (1.0 + (shift - 1.0) * sigmas)
 
 
@@ -135,8 +133,7 @@ def unipc(sigmas: Float[np.ndarray, " n"]) -> SolverTable:
 
 
 def dpmpp(sigmas: Float[np.ndarray, " n"]) -> SolverTable:
-    """Returns the table of DPM-Solver++(2M) (Lu et al. 2022), midpoint form, Wan 2.1's other
-    solver.
+    """The table of DPM-Solver++(2M) (Lu et al. 2022), midpoint form, Wan 2.1's other solver.
 
     It is the predictor of `unipc` alone: second order, one evaluation per step, no correction.
     """

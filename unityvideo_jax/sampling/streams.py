@@ -30,8 +30,7 @@ def check_size(
 
 
 def stream_order(names: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:
-    """Returns RGB first, then the order of the model's modalities, whatever order a user names them
-    in.
+    """RGB first, then the order of the model's modalities, whatever order a user names them in.
 
     Raises:
       UserError: a name that the model does not have, or one named twice.

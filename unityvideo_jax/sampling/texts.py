@@ -16,8 +16,7 @@ def texts_of(
     captions: Sequence[str],
     modality_prompts: Mapping[str, str | Sequence[str]],
 ) -> dict[str, list[str]]:
-    """Returns the texts of every stream, one per sample (in-context learner, UnityVideo sec.
-    3.3).
+    """The texts of every stream, one per sample (in-context learner, UnityVideo sec. 3.3).
 
     Args:
       streams: names.
@@ -56,8 +55,7 @@ def embed(
     negative: Sequence[str],
     drops_prompts: bool,
 ) -> tuple[Float[np.ndarray, "b s l d"], Float[np.ndarray, "b s l d"]]:
-    """Returns embeddings of the texts of every stream, and those that text guidance compares
-    with.
+    """Embeddings of the texts of every stream, and those that text guidance compares with.
 
     Guidance drops the texts that training drops: the caption, and the prompts only if training had
     prompt dropout. A negative prompt takes the caption's place. Each distinct text is embedded

@@ -23,8 +23,7 @@ def check_window(window: int, overlap: int) -> None:
 
 
 def starts(length: int, size: int, overlap: int) -> list[int]:
-    """Returns first frames of windows that cover a video and share `overlap` or, the last ones,
-    more.
+    """First frames of windows that cover a video and share `overlap` or, the last ones, more.
 
     Args:
       length: of the video.

@@ -22,8 +22,7 @@ def names() -> tuple[str, ...]:
 
 
 def load(name: str) -> ml_collections.ConfigDict:
-    """Returns the values of a preset, which may be changed: another preset states its difference
-    so.
+    """The values of a preset, which may be changed: another preset states its difference so.
 
     It is always the package's, wherever the program was started.
 

@@ -20,8 +20,7 @@ def check_keys(
     where: str,
     needed: Collection[str] = (),
 ) -> None:
-    """Raises UserError for a key that nothing reads, naming its nearest, or for a key that is
-    missing.
+    """Raises UserError for a key that nothing reads, naming its nearest, or for a missing one.
 
     Args:
       keys: of a part of a configuration.

@@ -175,9 +175,7 @@ def pose_bird(actor: Actors, seconds: Float[Array, " t"], middle: float) -> Limb
 
 
 def animal_colours(actor: Actors) -> tuple[Float[Array, "p 3"], Float[Array, "p 3"]]:
-    """Returns base colours of the limbs of a quadruped and of a bird; `shirt` holds the fur's
-    colour.
-    """
+    """Base colours of the limbs of a quadruped and of a bird; `shirt` holds the fur's colour."""
     fur = actor.shirt
     dark = 0.45 * fur
     feet = jnp.asarray([0.75, 0.38, 0.05])

@@ -148,8 +148,7 @@ def bend_leg(
     lower: Any,
     knee_forward: float = 1.0,
 ) -> tuple[Float[Array, "*n t 3 3"], Float[Array, "*n t 3 3"]]:
-    """Returns rotations of the two bones of a leg that ends at `reach` from its hip, in root
-    axes.
+    """Rotations of the two bones of a leg that ends at `reach` from its hip, in root axes.
 
     A target out of reach is pointed at.
     """

@@ -66,8 +66,7 @@ def cameras(config: WorldConfig, path: CameraPath, times: Float[Array, " t"]) ->
 def project(
     cameras: Cameras, points: Float[Array, "*b t p 3"], height: int, width: int
 ) -> tuple[Float[Array, "*b t p 2"], Float[Array, "*b t p"]]:
-    """Returns pixels (centres at integers + 0.5) and depth along z of world points, frame by
-    frame.
+    """Pixels (centres at integers + 0.5) and depth along z of world points, frame by frame.
 
     Args:
       cameras: one per frame.

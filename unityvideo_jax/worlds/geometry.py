@@ -110,9 +110,7 @@ def hit_capsule(origin: Vec, direction: Vec, half: Any) -> Any:
 
 
 def interval(origin: Vec, direction: Vec, shape: Any) -> tuple[Any, Any]:
-    """Returns t where a ray enters and leaves a unit box, ball or cylinder; a miss has enter >
-    leave.
-    """
+    """T where a ray enters and leaves a unit box, ball or cylinder; a miss has enter > leave."""
     tiny = 1e-9
     inverse = Vec(*[1.0 / jnp.where(jnp.abs(d) < tiny, tiny, d) for d in direction])
     low, high = [], []

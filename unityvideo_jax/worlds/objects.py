@@ -31,8 +31,7 @@ def _rows(vector: Array) -> Array:
 def simulate(
     config: WorldConfig, things: Things, actors: Actors, surroundings: Surroundings, frames: int
 ) -> Motion:
-    """Simulates objects that fall, bounce, roll, and collide with ground, walls, people and each
-    other.
+    """Simulates objects that fall, bounce, roll and collide with ground, walls and people.
 
     Semi-implicit Euler with steps of at most STEP; contacts are impulses between bounding circles
     of upright shapes of equal mass. Boxes keep their base level; balls and lying cylinders roll

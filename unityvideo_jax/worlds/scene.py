@@ -123,8 +123,7 @@ class Scene:
 
 
 def ask_for_all(scenes: Scene, chosen: Bool[np.ndarray, " b"]) -> Scene:
-    """Returns scenes of which the chosen ones ask for every actor and object, as a general prompt
-    does.
+    """Scenes of which the chosen ones ask for every actor and object, as a general prompt does.
 
     `segments`, the ground truth of segmentation, follows what a scene asks for.
     """

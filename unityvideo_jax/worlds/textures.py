@@ -29,9 +29,7 @@ def noise(x: Array, y: Array) -> Array:
 
 
 def square_wave(x: Array, blur: Any) -> Array:
-    """Returns a square wave of -1 and 1, period 2, box-filtered over about `blur`, which fades to
-    0.
-    """
+    """A square wave of -1 and 1, period 2, box-filtered over about `blur`, which fades to 0."""
     triangle = 4.0 * jnp.abs(x / 2 - jnp.floor(x / 2) - 0.5) - 1.0
     return jnp.clip(triangle * jnp.clip(0.7 / jnp.maximum(blur, 1e-3), 0.0, 40.0), -1.0, 1.0)
 
@@ -42,9 +40,7 @@ def fade(blur: Any) -> Array:
 
 
 def lines(x: Array, width: Any, blur: Any) -> Array:
-    """Draws lines of `width` at integers: 1 on them, 0 between; they pale as a pixel widens
-    them.
-    """
+    """Draws lines of `width` at integers: 1 on them, 0 between; paler where a pixel widens them."""
     distance = jnp.abs(x - jnp.round(x))
     wide = jnp.maximum(width, blur)
     return jnp.clip(1.5 - distance / (0.5 * wide), 0.0, 1.0) * jnp.clip(width / wide, 0.0, 1.0)

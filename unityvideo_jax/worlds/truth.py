@@ -28,8 +28,7 @@ def surface_motion(
     now: Cameras, then: Cameras, then_solids: Solids, hit: Surface, direction: Vec,
     pixels: Float[Array, "r 2"], height: int, width: int,
 ) -> tuple[Float[Array, "b t r 2"], Bool[Array, "b t r"]]:  # fmt: skip
-    """Returns flow to the next frame in pixels, and whether its target is hidden or out of the
-    frame.
+    """Flow to the next frame in pixels, and whether its target is hidden or out of the frame.
 
     The point of the surface moves with its solid; the sky is infinitely far, so that it turns with
     the camera only.

@@ -39,9 +39,7 @@ class Vec(NamedTuple):
 
 
 def times(matrix: Float[Array, "... 3 3"], vector: Float[Array, "... 3"]) -> Float[Array, "... 3"]:
-    """Returns matrix-vector products, written out: a matmul would use reduced precision on
-    accelerators.
-    """
+    """Matrix-vector products, written out: a matmul would use reduced precision on accelerators."""
     return jnp.sum(matrix * vector[..., None, :], axis=-1)
 
 

@@ -99,8 +99,7 @@ def load_script(weights: pathlib.Path, name: str) -> Any:
 
 
 def load_transformer(weights: pathlib.Path, folder: str, model: str, **options: Any) -> Any:
-    """Loads a transformers model of the class `model` from a local folder, never from the
-    network.
+    """Loads a transformers model of the class `model` from a local folder, never from the net.
 
     Raises:
       UserError: transformers is not installed, or the folder does not hold such a model.
@@ -119,9 +118,7 @@ def load_transformer(weights: pathlib.Path, folder: str, model: str, **options: 
 
 
 def percent(key: str, value: float, weight: float = 1.0) -> ClipScore:
-    """Returns a score in [0, 1] times 100, as VBench's tables print it; UserError if it is not
-    finite.
-    """
+    """A score in [0, 1] times 100, as VBench's tables print it; UserError if it is not finite."""
     if not math.isfinite(value):
         raise UserError(f"{key}: the network gives {value}; look at the video and the weights")
     return ClipScore(means={key: (100.0 * value, weight)})

@@ -77,9 +77,7 @@ def batches(video: UInt8[np.ndarray, "t h w 3"]) -> Iterator[UInt8[np.ndarray, "
 
 
 def pad_to_multiple(frames: Any, multiple: int) -> tuple[Any, tuple[slice, slice]]:
-    """Repeats edges on both sides up to a multiple; also returns where the frame lies in the
-    result.
-    """
+    """Repeats edges on both sides up to a multiple; also returns the frame's place in it."""
     import torch
 
     height, width = frames.shape[-2:]
@@ -91,8 +89,7 @@ def pad_to_multiple(frames: Any, multiple: int) -> tuple[Any, tuple[slice, slice
 
 
 def middle_frames(num_frames: int, available: int) -> Int[np.ndarray, " n"]:
-    """Returns the middle frame of each of `num_frames` equal parts; the last one again if too
-    few.
+    """The middle frame of each of `num_frames` equal parts; the last one again if too few.
 
     (VBench's "middle" sampling.)
     """

@@ -68,9 +68,7 @@ class FVD(VideoMetric):
         return vector
 
     def measure(self, video: Frames, fps: float, caption: str, reference: Reference) -> ClipScore:
-        """Returns the features of the video and of its reference; `fps` and `caption` are not
-        read.
-        """
+        """The features of the video and of its reference; `fps` and `caption` are not read."""
         pair = tuple(self.features(v).tolist() for v in (video, reference))
         return ClipScore(features={"fvd/i3d_kinetics400": pair})
 
@@ -102,8 +100,6 @@ class FrechetProxy(VideoMetric):
         return np.log1p(np.abs(low)).ravel()
 
     def measure(self, video: Frames, fps: float, caption: str, reference: Reference) -> ClipScore:
-        """Returns the features of the video and of its reference; `fps` and `caption` are not
-        read.
-        """
+        """The features of the video and of its reference; `fps` and `caption` are not read."""
         pair = tuple(self.features(v).tolist() for v in (video, reference))
         return ClipScore(features={PROXY: pair})

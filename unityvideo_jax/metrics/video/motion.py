@@ -67,8 +67,7 @@ def fast_motion(flow: Float[np.ndarray, "2 h w"]) -> float:
 
 
 def is_dynamic(motions: list[float], num_frames: int, side: int) -> bool:
-    """Returns whether round(n / 4) pairs or more are fast; n counts frames, `side` is the shorter
-    one.
+    """Whether round(n / 4) pairs or more are fast; n counts frames, `side` is the shorter one.
 
     At least one pair must be: of two frames VBench asks for none, so that a still would count.
     """

@@ -49,9 +49,7 @@ class OverallConsistency(VideoMetric):
             ) from error
 
     def tokens(self, caption: str) -> list[int]:
-        """Returns exactly 32 ids: start, text, end, zeros; a long text is cut before its end
-        mark.
-        """
+        """Exactly 32 ids: start, text, end, zeros; a long text is cut before its end mark."""
         ids = self.tokenizer(caption, truncation=True, max_length=TEXT_LENGTH)["input_ids"]
         return ids + [0] * (TEXT_LENGTH - len(ids))
 

@@ -63,8 +63,7 @@ UMT5_XXL = UMT5Config()
 
 
 def relative_buckets(length: int, num_buckets: int, max_distance: int) -> Int[np.ndarray, "n n"]:
-    """Returns the bucket of each (query, key) pair: exact for near keys, logarithmic for far ones
-    (T5).
+    """The bucket of each (query, key) pair: exact for near keys, logarithmic for far ones (T5).
 
     Keys after the query have the upper half of the buckets.
     """

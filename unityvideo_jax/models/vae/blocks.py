@@ -51,9 +51,7 @@ class FrameAttention(nnx.Module):
         self.proj = Conv2d(channels, channels, 1, rngs=rngs, zero=True)
 
     def __call__(self, x: Float[Array, "b t h w c"], carry: Carry) -> Float[Array, "b t h w c"]:
-        """Returns the attended features; frames do not attend to each other, so `carry` is
-        unused.
-        """
+        """The attended features; frames do not attend to each other, so `carry` is unused."""
         del carry
         b, t, h, w, c = x.shape
         q, k, v = jnp.split(self.to_qkv(self.norm(x)).reshape(b * t, h * w, 3 * c), 3, axis=-1)
@@ -105,8 +103,7 @@ def unpatchify(patches: Float[Array, "b t p q k"], side: int) -> Float[Array, "b
 def average_cells(
     x: Float[Array, "b t h w c"], time: int, space: int, channels: int
 ) -> Float[Array, "b s p q o"]:
-    """Moves cells of time x space x space to channels, and averages neighbouring channels (Wan
-    2.2).
+    """Moves cells of time x space x space to channels, and averages channels (Wan 2.2).
 
     Zeros precede the first frame where `time` does not divide the number of frames, as at the
     start of a video.
@@ -121,8 +118,7 @@ def average_cells(
 def copy_cells(
     x: Float[Array, "b t h w c"], time: int, space: int, channels: int, *, at_start: bool
 ) -> Float[Array, "b s p q o"]:
-    """Moves repeated channels to cells of time x space x space (Wan 2.2): the way back of
-    `average_cells`.
+    """Moves repeated channels to cells of time x space x space (Wan 2.2), the way back.
 
     The first frame of a video becomes one frame, not `time`.
     """

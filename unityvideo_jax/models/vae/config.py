@@ -87,8 +87,7 @@ class VAEConfig:
         return tuple(rows)
 
     def statistics(self, modality: str | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """Returns mean and standard deviation per channel, float32, that normalise a modality's
-        latents.
+        """Mean and standard deviation per channel, float32, that normalise a modality's latents.
 
         Args:
           modality: its registry name; None, or one without statistics of its own, takes the pooled.
@@ -133,8 +132,7 @@ class VAEConfig:
         return 3 * self.patch_size**2
 
     def latent_shape(self, num_frames: int, height: int, width: int) -> tuple[int, int, int, int]:
-        """Returns the sizes (time, height, width, channel) of the latents of a video of these
-        sizes.
+        """The sizes (time, height, width, channel) of the latents of a video of these sizes.
 
         Raises:
           UserError: sizes that do not fit the strides.

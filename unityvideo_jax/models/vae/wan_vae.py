@@ -75,8 +75,7 @@ class WanVAE(nnx.Module):
         latents: Float[Array, "b t h w z"] | Float[np.ndarray, "b t h w z"],
         modality: str | None = None,
     ) -> Float[Array, "b s p q 3"]:
-        """Returns videos in [-1, 1], float32, of latents [B, 1 + n, h, w, z_dim] as `encode` gives
-        them.
+        """Videos in [-1, 1], float32, of latents [B, 1 + n, h, w, z_dim] as `encode` gives them.
 
         Raises:
           UserError: another number of channels than `z_dim`.
@@ -99,9 +98,7 @@ class WanVAE(nnx.Module):
         latents: Float[Array, "b t h w z"] | Float[np.ndarray, "b t h w z"],
         modality: str | None = None,
     ) -> Float[Array, "b s p q 3"]:
-        """Decodes one latent frame at a time and returns the whole video; `decode_chunks` yields it
-        in parts.
-        """
+        """Decodes a latent frame at a time, and returns the whole video."""
         self._check_latents(latents.shape)
         return _decode_streamed(*nnx.split(self), self.denormalize(jnp.asarray(latents), modality))
 
@@ -153,9 +150,7 @@ class WanVAE(nnx.Module):
     def normalize(
         self, z: Float[Array, "*b z"], modality: str | None = None
     ) -> Float[Array, "*b z"]:
-        """Returns latents as the diffusion model sees them: minus their mean, divided by their
-        deviation.
-        """
+        """Latents as the diffusion model sees them: minus their mean, over their deviation."""
         mean, std = self.config.statistics(modality)
         return (z - mean) / std
 

@@ -1,4 +1,4 @@
-"""Cost of digests of checkpoints and checks of the devices, beside a save and a step.
+"""What digests of checkpoints and checks of the devices cost, beside a save and a step.
 
 Command: python benchmarks/safety.py --config=configs/worlds_mini.py --set model.num_layers=30
 

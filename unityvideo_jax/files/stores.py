@@ -44,7 +44,7 @@ LAST = "commit_success.txt"
 # Parts of a run's folder that are not fetched: they are read in the store itself, or only written.
 RUN_MARK = "checkpoints"
 OF_RUNS = (RUN_MARK, "set_aside", "samples", "tensorboard", "profile")
-# Files of this machine alone.
+# What is of this machine alone.
 HERE = (".lock",)
 PART = ".part"
 

@@ -36,8 +36,8 @@ class Joiner:
         """Takes the next window, of more than `overlap` frames.
 
         Returns:
-          The frames that are final after it, and the two versions of the shared frames: the end of
-          the frames joined so far and the aligned start of this window; None for the first window.
+          The frames that are final now, and what two windows said of the frames they share: the
+          end of what was joined so far and the aligned begin of this window; None for the first.
         """
         seam = None
         if self._tail is not None:
@@ -52,10 +52,10 @@ class Joiner:
         return dict(self._tail or {})
 
     def align(self, tail: Arrays, window: Arrays) -> tuple[Arrays, Arrays]:
-        """Returns both in the same terms, those of the frames joined so far.
+        """Both in the same terms, those of what was joined so far.
 
         Args:
-          tail: the last `overlap` frames joined so far.
+          tail: the last `overlap` frames of that.
           window: its first `overlap` frames show the same.
         """
         return tail, window

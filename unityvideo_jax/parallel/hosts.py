@@ -150,7 +150,7 @@ class StopVote:
         self._cast: jax.Array | None = None
 
     def __call__(self, wanted: bool) -> bool:
-        """Returns whether to stop: the same answer in every process, one call late."""
+        """Whether to stop now: the same answer in every process, one call late."""
         if jax.process_count() == 1:
             return wanted
         votes = np.full(self._local, wanted)

@@ -35,7 +35,7 @@ def from_workdir(
     vae: str | None,
     text_encoder: str | None,
 ) -> dict[str, Any]:
-    """Returns keywords of `Pipeline` for a run; arguments and errors as `Pipeline.from_workdir`."""
+    """Keywords of `Pipeline` for a run; arguments and errors as `Pipeline.from_workdir`."""
     config, params, step = load_for_inference(
         workdir, step=step, use_ema=use_ema, fallback=fallback
     )

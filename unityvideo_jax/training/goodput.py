@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 
-# Causes that keep the devices from the next step; "other" is time that no phase names.
+# What keeps the devices from the next step; "other" is what no phase names.
 LOST = ("start", "input", "transfer", "checkpoint", "sampling", "other")
 
 
@@ -38,7 +38,7 @@ class Goodput:
 
     @contextlib.contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Attributes the host's time in this block to a cause of `LOST`, also in a trace."""
+        """What the host does in this block, one of `LOST`; also named so in a trace."""
         begin = self._clock()
         try:
             with jax.profiler.TraceAnnotation(name):

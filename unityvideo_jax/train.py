@@ -200,7 +200,7 @@ def define_flags() -> None:
     flags.DEFINE_bool(
         "fallback",
         False,
-        "If the checkpoint is damaged, go on from the newest whole one before it.",
+        "If the checkpoint is damaged, resume from the newest whole one before it.",
     )
     flags.DEFINE_bool("dump_hlo", False, "Write the compiled step into WORKDIR/profile.")
 

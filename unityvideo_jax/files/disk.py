@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator
 
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.files import store_faults
+from unityvideo_jax.files.store_faults import AGAIN
 
-AGAIN = "then give the same command again, which continues from what is whole"
 ADVICE = {
     errno.ENOSPC: f"make space, {AGAIN}",
     errno.EDQUOT: f"delete files or raise the quota, {AGAIN}",

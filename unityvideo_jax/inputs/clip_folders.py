@@ -207,7 +207,7 @@ def clips_of(folder: pathlib.Path, flag: str) -> dict[str, Clip]:
         if p.is_dir() and not p.name.startswith(".")
     }
     if not found:
-        raise UserError(f"--{flag}={folder}: holds no clips; give one folder a clip")
+        raise UserError(f"--{flag}={folder}: holds no clips; make one folder per clip")
     others = [p.name for p in folder.iterdir() if p.is_file() and p.suffix != ".json"]
     list_ignored(folder, sorted(name for name in others if not name.startswith(".")))
     return found

@@ -111,7 +111,7 @@ class DataConfig:
         if self.dir_weights and len(self.dir_weights) != len(self.dirs):
             raise UserError(
                 f"config.data.dir_weights has {len(self.dir_weights)} entries for "
-                f"{len(self.dirs)} dirs; give one a folder, or () for equal weights"
+                f"{len(self.dirs)} dirs; give one per folder, or () for equal weights"
             )
         check_weights(dict(zip(self.dirs, self.dir_weights, strict=False)), "dir_weights")
         check_weights(self.modality_weights, "modality_weights")

@@ -272,7 +272,7 @@ class Series:
                 f"{self.path}: no series of modality {self.modality!r}; add it with `python -m "
                 f"unityvideo_jax.prepare --workdir={self.directory} --modalities=...`"
             )
-        self._mend = (
+        self._fix = (
             f"restore the file, or delete {self.path} and give the same prepare command again, "
             "which writes this series anew"
         )
@@ -281,7 +281,7 @@ class Series:
         features = latent_features(
             card.latent_shape, (card.text_length, card.text_dim), side_shapes(codec)
         )
-        self._records = Records(self.path, DATASET, TFDS_SPLIT, features, self._mend)
+        self._records = Records(self.path, DATASET, TFDS_SPLIT, features, self._fix)
 
     @property
     def path(self) -> pathlib.Path:
@@ -305,7 +305,7 @@ class Series:
             if fault := values.fault(record[name], largest):
                 raise UserError(
                     f"{self._records.file_of(index)}: record {index} (clip "
-                    f"{record['key'].decode()!r}): its {name} hold {fault}; {self._mend}"
+                    f"{record['key'].decode()!r}): its {name} hold {fault}; {self._fix}"
                 )
         return {
             "key": record["key"].decode(),

@@ -140,8 +140,8 @@ class Checkpointer:
         trees = saved_items(like)
         if "optimizer" not in manifest.items(folder, held):
             raise UserError(
-                f"{self._path.parent}: holds converted weights, which a run starts from and does "
-                f"not go on from; set config.init_from={self._path.parent} and name another "
+                f"{self._path.parent}: holds converted weights, which a run can start from but "
+                f"not resume from; set config.init_from={self._path.parent} and name another "
                 "--workdir"
             )
 

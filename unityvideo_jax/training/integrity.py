@@ -78,7 +78,7 @@ class IntegrityCheck:
         if fault:
             raise UserError(
                 f"step {step}: {fault}; take that hardware out of service and remove the "
-                f"checkpoints after step {self._right}, when all was right, before you go on"
+                f"checkpoints after step {self._right}, when all was right, before you resume"
             )
         self._right = step
 

@@ -116,7 +116,7 @@ def simulate(
         place = place + velocity * dt
         landed = place[:, 2] <= rest
         place = place.at[:, 2].max(rest)
-        # Below this speed a bounce is no longer seen, and would bounce for ever.
+        # A bounce below this speed cannot be seen, and without the bound it would never end.
         back = jnp.where(velocity[:, 2] < -0.35, -things.bounce * velocity[:, 2], 0.0)
         velocity = velocity.at[:, 2].set(
             jnp.where(landed & (velocity[:, 2] < 0), back, velocity[:, 2])

@@ -84,7 +84,7 @@ def _trace(config: WorldConfig, stage: Stage, scenes: Scene) -> dict[str, Array]
 
     next_solids, next_views = stage.solids.frames(1, frames + 1), _cut(stage.cameras, 1, frames + 1)
     flow, occluded = truth.surface_motion(
-        views, next_views, next_solids, hit, direction, pixels, height, width
+        next_views, next_solids, hit, direction, pixels, height, width
     )
     named = truth.names(stage.skin, hit)
     body = named["part"] > 0

@@ -25,7 +25,7 @@ def over_rays(values: Float[Array, "b t 3"]) -> Vec:
 
 
 def surface_motion(
-    now: Cameras, then: Cameras, then_solids: Solids, hit: Surface, direction: Vec,
+    then: Cameras, then_solids: Solids, hit: Surface, direction: Vec,
     pixels: Float[Array, "r 2"], height: int, width: int,
 ) -> tuple[Float[Array, "b t r 2"], Bool[Array, "b t r"]]:  # fmt: skip
     """Flow to the next frame in pixels, and whether its target is hidden or out of the frame.

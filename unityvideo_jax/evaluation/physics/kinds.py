@@ -213,15 +213,15 @@ def _gravity_absent(start: Start) -> Drawn:
     return _other_laws(start, valid, int(usable[np.argmin(rise[usable])]), Laws(gravity=0.0))
 
 
-def _bounces(start: Start, valid: State) -> np.ndarray:
-    """Frames before which, since the frame before, the ball has bounced."""
+def _bounces(valid: State) -> np.ndarray:
+    """Frames of which the ball has bounced since the frame before."""
     rising = np.diff(valid.velocity[:, BALL, 2]) > 0.5
     return np.flatnonzero(rising) + 1
 
 
 def _at_bounce(start: Start, laws: Laws) -> Drawn:
     valid = start.run(Laws())
-    frames = [f for f in _bounces(start, valid) if BEFORE <= f < start.frames - AFTER]
+    frames = [f for f in _bounces(valid) if BEFORE <= f < start.frames - AFTER]
     return _other_laws(start, valid, int(frames[0]) - 1, laws) if frames else None
 
 
@@ -291,7 +291,7 @@ def _time_reversed(start: Start) -> Drawn:
     valid = start.run(Laws())
     # While it rises from its first bounce all velocities turn round, so that it falls the way it
     # rose, and bounces once more from there: it loses motion.
-    frame = int(_bounces(start, valid)[0]) + 1
+    frame = int(_bounces(valid)[0]) + 1
     now = valid.at(frame)
     drawn = _other_laws(start, valid, frame, Laws(), State(now.place, -now.velocity))
     way, way_back = (np.abs(np.diff(side.centre[frame:, BALL], axis=0)).sum() for side in drawn[:2])

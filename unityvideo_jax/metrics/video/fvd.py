@@ -63,7 +63,7 @@ class FVD(VideoMetric):
         if vector.ndim != 1 or not np.isfinite(vector).all():
             raise UserError(
                 f"{self.weights / self.needs[0]}: gives features of shape {vector.shape}; one "
-                "finite vector a video is needed"
+                "finite vector per video is needed"
             )
         return vector
 

@@ -19,7 +19,7 @@ import os
 import pathlib
 import shutil
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import ml_collections
 from absl import flags
@@ -66,7 +66,12 @@ def _places_count(config: DiTConfig, new: Mapping[str, list[tuple[int, ...]]]) -
     )
 
 
-def convert_in(source: str, workdir: str, config, log=print) -> None:
+def convert_in(
+    source: str,
+    workdir: str,
+    config: ml_collections.ConfigDict,
+    log: Callable[[str], object] = print,
+) -> None:
     """Converts safetensors into `workdir`/checkpoints/0, which `train` and `sample` read.
 
     Args:
@@ -145,7 +150,7 @@ def convert_out(
     storage: str = "float32",
     max_shard_bytes: int = wan.MAX_SHARD_BYTES,
     merge: bool = False,
-    log=print,
+    log: Callable[[str], object] = print,
 ) -> None:
     """Converts a run's checkpoint into safetensors, index, config.json and card.
 
@@ -230,7 +235,7 @@ def convert_to_model(
     fallback: bool = False,
     use_ema: bool = True,
     storage: str = "float32",
-    log=print,
+    log: Callable[[str], object] = print,
 ) -> None:
     """Converts a run's checkpoint, or a model, into the folder of a model.
 

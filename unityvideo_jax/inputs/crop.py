@@ -39,7 +39,11 @@ class Crop:
         return tuple((a - t) // 2 for a, t in zip(self.scaled, self.target, strict=True))
 
     def nearest(self, array: Shaped[np.ndarray, "t h w *c"]) -> Shaped[np.ndarray, "t oh ow *c"]:
-        """Maps frames by the source pixel under each pixel centre of the result."""
+        """Maps frames by the source pixel under each pixel centre of the result.
+
+        Args:
+          array: time, height and width first.
+        """
         rows, columns = (
             np.clip(((np.arange(n) + o + 0.5) / f).astype(int), 0, s - 1)
             for n, o, f, s in zip(self.target, self.offset, self.factors, self.source, strict=True)

@@ -75,7 +75,10 @@ def block_backward(
     lse: LogSumExp,
     out_gradient: Output,
 ) -> tuple[Output, Float[Array, "b m h d"], Float[Array, "b m h d"]]:
-    """Computes the gradients through one block of keys: see `attention.block_backward`."""
+    """Computes the gradients through one block of keys.
+
+    Arguments and results are those of `attention.block_backward`.
+    """
     b, n, h, d = q.shape
     kernel, tile = _backward_kernel(q.dtype.name, d)
     padded = n + -n % tile

@@ -87,7 +87,10 @@ def block_forward(
     *,
     interpret: bool,
 ) -> tuple[Float[Array, "b n h d"], Float[Array, "b h n"]]:
-    """Computes attention and its log-sum-exp: see `attention.block_forward`."""
+    """Computes attention and its log-sum-exp.
+
+    Arguments and results are those of `attention.block_forward`.
+    """
     kernel, segments, (block_q, block_kv) = _make(
         q, k, saved_name=None, save_residuals=True, interpret=interpret
     )
@@ -106,7 +109,10 @@ def block_backward(
     *,
     interpret: bool,
 ) -> tuple[Float[Array, "b n h d"], Float[Array, "b m h d"], Float[Array, "b m h d"]]:
-    """Computes the gradients through one block of keys: see `attention.block_backward`."""
+    """Computes the gradients through one block of keys.
+
+    Arguments and results are those of `attention.block_backward`.
+    """
     kernel, segments, (block_q, block_kv) = _make(
         q, k, saved_name=None, save_residuals=False, interpret=interpret
     )

@@ -37,7 +37,12 @@ def end_point_error(
 def is_outlier(
     error: Float[np.ndarray, "*s"], truth: Float[np.ndarray, "*s 2"]
 ) -> Bool[np.ndarray, "*s"]:
-    """Where the flow is wrong by more than 3 pixels and by more than 5 % of the true motion."""
+    """Returns a mask of flow that is wrong by more than 3 pixels and 5 % of the true motion.
+
+    Args:
+      error: end-point error in pixels.
+      truth: (dx, dy) in pixels.
+    """
     speed = _length(truth.astype(np.float64))
     return (error > OUTLIER_PIXELS) & (error > OUTLIER_SHARE * speed)
 

@@ -99,7 +99,12 @@ class DensePoseCodec:
     def decode(
         self, video: Float[Array, "t h w 3"] | Float[np.ndarray, "t h w 3"], side: Side, **_: Any
     ) -> dict[str, np.ndarray]:
-        """Reads part i32[T, H, W] and uv f32[T, H, W, 2] (zero on background)."""
+        """Reads part i32[T, H, W] and uv f32[T, H, W, 2] (zero on background).
+
+        Args:
+          video: in [-1, 1].
+          side: not used.
+        """
         video = np.clip(np.asarray(video, np.float32), -1.0, 1.0)
         part = np.zeros(video.shape[:3], np.int32)
         best = np.full(video.shape[:3], np.inf, np.float32)

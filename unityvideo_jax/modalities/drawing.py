@@ -55,7 +55,11 @@ def heat(error: Float[np.ndarray, "t h w"], worst: float) -> UInt8[np.ndarray, "
 def label_errors(
     prediction: Int[np.ndarray, "t h w"], truth: Int[np.ndarray, "t h w"]
 ) -> UInt8[np.ndarray, "t h w 3"]:
-    """Draws missed labels blue, invented ones red, and labels taken for another one yellow."""
+    """Draws missed labels blue, invented ones red, and labels taken for another one yellow.
+
+    Args:
+      prediction, truth: ids, 0 is background.
+    """
     image = np.zeros((*truth.shape, 3), np.uint8)
     image[(truth > 0) & (prediction == truth)] = 60
     image[(truth > 0) & (prediction == 0)] = MISSED

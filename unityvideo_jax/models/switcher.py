@@ -99,7 +99,12 @@ class PatchEmbedding(nnx.Module):
     def __call__(
         self, patches: Float[Array, "b s n p"], modality: Int[Array, "b s"], dtype: jnp.dtype
     ) -> Float[Array, "b s n d"]:
-        """Maps each patch to a token in `dtype`; `modality` holds ids, 0 = RGB."""
+        """Maps each patch to a token in `dtype`.
+
+        Args:
+          patches: values of each patch, flattened.
+          modality: id of each stream, 0 = RGB.
+        """
         patches, precision = patches.astype(dtype), matmul_precision(dtype)
         if self.count == 1:
             kernel, bias = self.kernel[0].astype(dtype), self.bias[0].astype(dtype)

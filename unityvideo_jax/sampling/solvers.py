@@ -88,7 +88,11 @@ class SolverTable:
 
 
 def euler(sigmas: Float[np.ndarray, " n"]) -> SolverTable:
-    """Returns Euler's table: first order, one evaluation per step."""
+    """Returns Euler's table: first order, one evaluation per step.
+
+    Args:
+      sigmas: noise levels at the ends of the steps, decreasing.
+    """
     rows = len(sigmas) - 1
     return SolverTable(
         sigma=sigmas[:-1],
@@ -103,6 +107,9 @@ def heun(sigmas: Float[np.ndarray, " n"]) -> SolverTable:
 
     The step down to sigma 0 is Euler's: at timestep 0 the model takes a stream for a given one,
     so its velocity there is not the path's. One first-order step leaves the global order at 2.
+
+    Args:
+      sigmas: noise levels at the ends of the steps, decreasing.
     """
     level, accept, advance = [], [], []
     for now, after in itertools.pairwise(sigmas):

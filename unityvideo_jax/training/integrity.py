@@ -84,7 +84,13 @@ class IntegrityCheck:
 
 
 def digest(x: Shaped[Array, "..."]) -> UInt32[Array, ""]:
-    """A sum over the elements of a hash of index and bits; any change of one element changes it."""
+    """Returns a sum over the elements of a hash of index and bits.
+
+    Any change of one element changes it.
+
+    Args:
+      x: of any shape and type.
+    """
     if x.dtype == jnp.bool_:
         x = x.astype(jnp.uint8)
     bits = jax.lax.bitcast_convert_type(x, jnp.dtype(f"uint{8 * x.dtype.itemsize}"))

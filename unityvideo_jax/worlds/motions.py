@@ -4,7 +4,7 @@ import dataclasses
 from typing import Any
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from unityvideo_jax.worlds import looks
 from unityvideo_jax.worlds.bodies import smooth, step_cycle
@@ -44,8 +44,8 @@ _DUTY = {looks.WALK: 0.6, looks.RUN: 0.36}
 
 
 def pose_of(
-    motion: Array, times: Float[Array, " t"], *, height: Any, speed: Any, phase: Any, event: Any,
-    side: Any,
+    motion: Int[Array, ""], times: Float[Array, " t"], *, height: Any, speed: Any, phase: Any,
+    event: Any, side: Any,
 ) -> Pose:  # fmt: skip
     """Computes all motions at these times and returns the pose of `motion`.
 

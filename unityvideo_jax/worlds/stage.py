@@ -58,7 +58,7 @@ class Stage:
     is_person: Bool[Array, "b p"]
     casters: Solids
 
-    def cut(self, start: Array, count: int) -> "Stage":
+    def cut(self, start: Int[Array, ""], count: int) -> "Stage":
         """Returns frames start to start + count - 1; `start` may be traced."""
 
         def frames(x: Array) -> Array:

@@ -87,7 +87,9 @@ def to_world(pose: Float[Array, "b t r 12"], local: Vec) -> Vec:
     return Vec(*[c.dot(scaled) for c in columns]) + Vec(pose[..., 9], pose[..., 10], pose[..., 11])
 
 
-def local_normal(local: Vec, half: Array, shape: Array, is_limb: Array) -> Vec:
+def local_normal(
+    local: Vec, half: Float[Array, "*s"], shape: Int[Array, "*s"], is_limb: Bool[Array, "*s"]
+) -> Vec:
     """Returns the gradient of the unit shape at a point on it.
 
     Args:

@@ -39,6 +39,9 @@ def surface_motion(
       direction: of the rays.
       pixels: centres of the rays' pixels.
       height, width: of the frame, in pixels.
+
+    Returns:
+      (dx, dy) in pixels, and a mask of targets that are hidden or outside the frame.
     """
     moved = to_world(take(pose_table(then_solids), hit.solid), hit.local)
     far = hit.which == SKY
@@ -81,7 +84,7 @@ def names(skin: Skin, hit: Surface) -> dict[str, Array]:
     return {"instances": row[..., 0], "segments": row[..., 1], "part": part, "u": u}
 
 
-def along_limb(half: Array, hit: Surface) -> Float[Array, "b t r"]:
+def along_limb(half: Float[Array, "b t s"], hit: Surface) -> Float[Array, "b t r"]:
     """Returns V: the place along the limb in [0, 1]."""
     h = take(half[..., None], hit.solid)[..., 0]
     return jnp.clip((hit.local.z + h + 1.0) / (2.0 * h + 2.0), 0.0, 1.0)

@@ -128,7 +128,6 @@ class WanVAE(nnx.Module):
     ) -> tuple[Float[Array, "b s p q z"], Float[Array, "b s p q z"]]:
         """Returns mean and log-variance of the posterior, not normalised; compiles nothing.
 
-
         Args:
           video: in [-1, 1]; a whole video, or a chunk of it.
           carry: frames before the chunk; None at the start of a video.

@@ -83,7 +83,7 @@ def convert_in(
     Raises:
       UserError: weights that do not fit config.model, or a workdir that has checkpoints.
     """
-    # Adapters are those of a run to come: whole weights are converted.
+    # Adapters belong to a later run: whole weights are converted.
     config = ml_collections.ConfigDict({k: v for k, v in config.items() if k != "lora"})
     model = section(DiTConfig, config, "model")
     checkpoint = wan.open_checkpoint(source, model)

@@ -97,7 +97,7 @@ COLUMNS = (
     PLAUSIBLE,
 )
 CONSISTENT = ("vbench/subject_consistency", "vbench/background_consistency")
-# VBench's columns that need no network: what is measured of the same name.
+# VBench's columns that need no network, and the measured key of the same name.
 MEASURED = {"vbench/temporal_flickering": "temporal_flickering/{way}"}
 
 TABLES = (

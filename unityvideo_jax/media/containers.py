@@ -108,7 +108,7 @@ class Container:
                 container.seek(target, stream=stream, backward=True)
                 decoded = container.decode(stream)
                 first = next(decoded, None)
-                # A broken index leads astray; then the way is from the beginning.
+                # With a broken index seeking fails: decode from the beginning.
                 if first is None or _seconds(first) is None or _seconds(first) - origin > start:
                     yield from self.frames()
                     return

@@ -87,7 +87,7 @@ def fit_scale_l1(x: Frames, y: Frames, steps: int = WEISZFELD_STEPS) -> float:
         for v, w in _chunks(x, y):
             values, targets, weighted = room[:, : len(v)]
             values[:], targets[:] = v, w
-            # values / (|scale values - targets| + 1e-8), without a new array an operation.
+            # values / (|scale values - targets| + 1e-8), without a new array per operation.
             np.multiply(values, scale, out=weighted)
             weighted -= targets
             np.abs(weighted, out=weighted)

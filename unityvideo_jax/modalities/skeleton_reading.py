@@ -63,7 +63,7 @@ def read_people(
     taken = {(t, home[track], joint): c for (t, track, joint), c in taken.items()}
     for _ in range(LOOKS):
         taken = look_again(points, visibility, blobs, taken)
-    # Disc sizes follow from the people's, which only the whole clip tells.
+    # Disc sizes follow from the people's sizes, which are known from the whole clip only.
     if taken:
         extent = person_extent(jnp.asarray(points), jnp.asarray(visibility))
         radius = np.asarray(joint_radius(extent, height, width))

@@ -147,7 +147,7 @@ def stitch(
                 distance = _distance(
                     points[a, small], seen[a, small], points[b, large], seen[b, large]
                 )
-            else:  # parts of one body in one frame: the nearest two joints tell
+            else:  # parts of one body in one frame: the nearest two joints decide
                 parts = points[a, small][seen[a, small]], points[b, large][seen[b, large]]
                 distance = np.linalg.norm(parts[0][:, None] - parts[1][None], axis=-1).min()
             size = np.linalg.norm(np.ptp(points[b, large][seen[b, large]], axis=0))

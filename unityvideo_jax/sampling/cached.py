@@ -26,6 +26,10 @@ class Memory(NamedTuple):
     """The last two outputs of each pass.
 
     The first pass is that of everything; of the others it is the difference from that.
+
+    Attributes:
+      last: of the newest evaluation.
+      before: of the one before.
     """
 
     last: Float[Array, "p b n t h w c"]

@@ -18,8 +18,8 @@ from unityvideo_jax.errors import UserError
 
 # Kinds of passes: of everything, without the text, with fewer given streams.
 EVERYTHING, TEXT, GIVEN = ("everything", "text", "given")
-# A pass is used again at most so often in a row, and all passes run in this share of the
-# evaluations, the first ones, where errors grow most: MagCache's K and retention ratio.
+# A pass is reused at most `LONGEST` times in a row, and all passes run in the first `RETAINED` of
+# the evaluations, where errors grow most: MagCache's K and retention ratio.
 LONGEST, RETAINED = 6, 0.2
 BISECTIONS = 50
 

@@ -183,7 +183,7 @@ def last_whole(workdir: str | os.PathLike) -> str:
     folder = run_folder.checkpoints(workdir)
     try:
         whole = run_folder.checkpoint_steps(workdir)
-    except Exception:  # of what has failed already, nothing more is known
+    except Exception:  # the folder has failed already and cannot be listed
         return f"the checkpoints are in {folder}"
     if not whole:
         return "no checkpoint was saved yet"

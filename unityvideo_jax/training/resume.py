@@ -28,7 +28,7 @@ FREE = (
 )
 # Keys of paths whose content must stay the same.
 PLACES = ("data.dirs", "data.vae", "data.text_encoder")
-# Also this one where it is read again whenever a run resumes: beside adapters.
+# The same holds for this key where adapters train, since every start reads it again.
 INIT_FROM = "init_from"
 # Changes of the training itself: whoever wants one asks for it, and reads what it does.
 _RATE = "the optimiser's state stays, and the rate follows the new schedule from the next step on"

@@ -73,7 +73,7 @@ class _Writer:
     def description(self) -> Description:
         return Description(caption=self.caption(), prompts=self.prompts())
 
-    # What is there.
+    # People and objects.
 
     def actors(self) -> list[int]:
         return [i for i, kind in enumerate(self.scene.actors.kind) if kind != looks.NOBODY]
@@ -213,7 +213,7 @@ class _Writer:
                 "the camera pans to the right"),
         }[int(path.kind)]  # fmt: skip
 
-    # What is asked of each modality.
+    # Prompts of each modality.
 
     def prompts(self) -> dict[str, str]:
         return {

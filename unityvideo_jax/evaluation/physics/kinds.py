@@ -302,7 +302,7 @@ def _shadow(start: Start) -> Drawn:
     start.velocity[BALL] *= 2.0
     path = start.run(Laws()).place
     frame = start.frame(0.2, 0.4)
-    # In the air a shadow may lie anywhere, for all that one frame shows.
+    # One frame does not show where the shadow of a ball in the air must lie.
     if path[frame, BALL, 2] < start.half[BALL, 2] + 0.3:
         return None
     caster = path.copy()

@@ -24,7 +24,7 @@ from unityvideo_jax.sampling.generate import SamplerConfig
 from unityvideo_jax.sampling.pipeline import Pipeline
 
 NAME = "worlds_physics"
-# Of a model, the truth through the VAE, and a ball that stays where it is.
+# Predictions of a model, the truth through the VAE, and a ball that stays where it is.
 SYSTEMS = ("model", "round_trip", "trivial")
 # Modalities of people show nothing of a ball.
 OF_PEOPLE = ("skeleton", "densepose")

@@ -18,7 +18,11 @@ MAX_WORD = 100  # BERT takes longer words for unknown
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class WordPiece:
-    """BERT's uncased tokenizer: lower-cased, split at punctuation, greedy longest pieces."""
+    """BERT's uncased tokenizer: lower-cased, split at punctuation, greedy longest pieces.
+
+    Attributes:
+      vocabulary: id of each piece.
+    """
 
     vocabulary: Mapping[str, int]
 

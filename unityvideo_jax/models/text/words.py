@@ -90,6 +90,14 @@ class WordsEncoder:
     0.33 instead of 0.51). On naming the colour of the ball among two coloured things, by ridge
     regression on the outputs of random attention queries (chance 50 %): bare words 50 %, with
     position 98 %, with context 100 %, with both 100 %.
+
+    Attributes:
+      table: row of each word.
+      vectors: 8-bit meaning of each row.
+      steps: scale of each column of `vectors`.
+      length: tokens per text, the end token included.
+      name: of the encoder in shards and configs.
+      dim: numbers per token.
     """
 
     table: Mapping[str, int]

@@ -51,7 +51,7 @@ def define_flags() -> None:
         "tries", 2, "Of --mesh=best: fitting programs to compile and compare.", lower_bound=1
     )
     flags.DEFINE_integer(
-        "samples", None, "Videos that sampling makes at once; 1 a device if unset."
+        "samples", None, "Videos that sampling makes at once; 1 per device if unset."
     )
     flags.DEFINE_bool(
         "optimize", False, "Compile for TPUs with full effort, as training does; takes minutes."

@@ -57,7 +57,7 @@ class HeldoutConfig:
     def __post_init__(self):
         if self.timesteps < QUARTERS or self.timesteps % QUARTERS:
             raise UserError(
-                f"timesteps={self.timesteps}: give the held-out loss a multiple of {QUARTERS}"
+                f"timesteps={self.timesteps}: the held-out loss needs a multiple of {QUARTERS}"
             )
 
     @property

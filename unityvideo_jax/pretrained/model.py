@@ -86,8 +86,8 @@ def find(name: str | os.PathLike) -> pathlib.Path:
             known = f"those that ship: {', '.join(names())}" if names() else "none ships"
             raise UserError(f"{name}: no such folder, and no model of that name ({known})")
         raise UserError(
-            f"{folder}: no pretrained model, it lacks {file}; a training run goes by --workdir or "
-            "Pipeline.from_workdir, and becomes a model by `convert --to=pretrained`"
+            f"{folder}: no pretrained model, it lacks {file}; name a training run by --workdir "
+            "or Pipeline.from_workdir; it becomes a model by `convert --to=pretrained`"
         )
     return folder
 

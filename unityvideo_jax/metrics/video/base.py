@@ -117,6 +117,14 @@ def load_transformer(weights: pathlib.Path, folder: str, model: str, **options: 
     return loaded.eval()
 
 
+class ScriptMetric(VideoMetric):
+    """A metric of one network, the TorchScript file `needs[0]`."""
+
+    def __init__(self, weights: pathlib.Path | None = None) -> None:
+        super().__init__(weights)
+        self.network = load_script(weights, self.needs[0])
+
+
 def percent(key: str, value: float, weight: float = 1.0) -> ClipScore:
     """A score in [0, 1] times 100, as VBench's tables print it; UserError if it is not finite."""
     if not math.isfinite(value):

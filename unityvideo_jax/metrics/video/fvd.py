@@ -5,7 +5,6 @@ little. The proxy is the same distance of features that need no network; it is n
 compared with one.
 """
 
-import pathlib
 from collections.abc import Mapping
 from typing import ClassVar
 
@@ -17,14 +16,14 @@ from PIL import Image
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.metrics.scores import ClipScore
 from unityvideo_jax.metrics.video import frames
-from unityvideo_jax.metrics.video.base import Frames, Reference, VideoMetric, load_script
+from unityvideo_jax.metrics.video.base import Frames, Reference, ScriptMetric, VideoMetric
 
 # Fewer videos than this make FVD too noisy to compare.
 ENOUGH_VIDEOS = 256
 PROXY = "frechet_proxy/dct3d_64"
 
 
-class FVD(VideoMetric):
+class FVD(ScriptMetric):
     """Key "fvd/i3d_kinetics400" over features of I3D.
 
     i3d_torchscript.pt: TorchScript, called with a video f32[1,3,T,224,224] in [-1, 1] and
@@ -39,10 +38,6 @@ class FVD(VideoMetric):
         "fvd/i3d_kinetics400": "Fréchet distance of I3D (Kinetics-400) features, shorter side 224, "
         f"centre crop; biased below {ENOUGH_VIDEOS} videos; no interval, since it is not a mean"
     }
-
-    def __init__(self, weights: pathlib.Path | None = None) -> None:
-        super().__init__(weights)
-        self.network = load_script(weights, self.needs[0])
 
     def features(self, video: Frames) -> Float[np.ndarray, " d"]:
         """Returns I3D's feature vector of a video in 0..255.

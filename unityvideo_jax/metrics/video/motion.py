@@ -1,7 +1,6 @@
 """VBench's motion smoothness and dynamic degree: how does the video move?"""
 
 import itertools
-import pathlib
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -10,7 +9,7 @@ from jaxtyping import Float
 
 from unityvideo_jax.metrics.scores import ClipScore
 from unityvideo_jax.metrics.video import frames
-from unityvideo_jax.metrics.video.base import Frames, Reference, VideoMetric, load_script, percent
+from unityvideo_jax.metrics.video.base import Frames, Reference, ScriptMetric, percent
 
 # VBench: a pair of frames moves if the fastest 5 % of its pixels do, by 6 pixels at a side of 256.
 FAST_SHARE = 0.05
@@ -18,7 +17,7 @@ FAST_PIXELS = 6.0 / 256.0
 DYNAMIC_FPS = 8.0
 
 
-class MotionSmoothness(VideoMetric):
+class MotionSmoothness(ScriptMetric):
     """Key "vbench/motion_smoothness", times 100: are dropped frames what AMT-S would put there?
 
     Every second frame is interpolated from its neighbours; the score is
@@ -34,10 +33,6 @@ class MotionSmoothness(VideoMetric):
         "vbench/motion_smoothness": "odd frames against their interpolation by AMT-S, "
         "(255 - MAE) / 255 x 100"
     }
-
-    def __init__(self, weights: pathlib.Path | None = None) -> None:
-        super().__init__(weights)
-        self.network = load_script(weights, self.needs[0])
 
     def _middle(self, first: Any, last: Any) -> Float[np.ndarray, "h w 3"]:
         import torch
@@ -75,7 +70,7 @@ def is_dynamic(motions: list[float], num_frames: int, side: int) -> bool:
     return fast >= max(round(4 * num_frames / 16), 1)
 
 
-class DynamicDegree(VideoMetric):
+class DynamicDegree(ScriptMetric):
     """Key "vbench/dynamic_degree": share of videos that move, times 100, by RAFT at about 8 fps.
 
     raft_things.pt: TorchScript, (f32[1,3,H,W], f32[1,3,H,W]) in [0, 255], H and W multiples of 8,
@@ -89,10 +84,6 @@ class DynamicDegree(VideoMetric):
         "vbench/dynamic_degree": "share of videos x 100 in which round(n/4) of the n - 1 pairs of "
         "frames at ~8 fps move: top 5 % of RAFT flow above 6 min(H, W) / 256"
     }
-
-    def __init__(self, weights: pathlib.Path | None = None) -> None:
-        super().__init__(weights)
-        self.network = load_script(weights, self.needs[0])
 
     def measure(self, video: Frames, fps: float, caption: str, reference: Reference) -> ClipScore:
         """Scores one video at about 8 of its `fps`; `caption` and `reference` are not read."""

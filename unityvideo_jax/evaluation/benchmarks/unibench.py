@@ -22,13 +22,14 @@ from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import numpy as np
-from jaxtyping import Shaped, UInt8
+from jaxtyping import UInt8
 
 from unityvideo_jax import media, modalities, worlds
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.files import checksums, provenance
 from unityvideo_jax.files.assets import ASSETS
 from unityvideo_jax.inputs.clip_folders import Clip
+from unityvideo_jax.metrics.base import Arrays
 
 VERSION = 1
 # The paper's number on arXiv; no other world has this seed.
@@ -48,8 +49,6 @@ FILES = {
     "skeleton": ("keypoints", "visibility"),
     "densepose": ("part", "uv"),
 }
-
-Arrays = Mapping[str, Shaped[np.ndarray, "..."]]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

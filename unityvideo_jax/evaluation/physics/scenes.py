@@ -1,7 +1,7 @@
 """Pairs as scenes of `worlds`, rendered, with the truth of every modality."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -121,8 +121,3 @@ def render(config: worlds.WorldConfig, shown: Sequence[Shown]) -> tuple[Clip, li
     texts = worlds.describe(config, scenes)
     clips = jax.device_get(worlds.render(config, scenes, course))
     return clips, [text.caption for text in texts], [text.prompts for text in texts]
-
-
-def spliced(valid: Mapping[str, Any], invalid: Mapping[str, Any], begins: int) -> dict[str, Any]:
-    """The frames of an unbatched clip before `begins`, and those of another one from there on."""
-    return {key: np.concatenate([valid[key][:begins], invalid[key][begins:]]) for key in valid}

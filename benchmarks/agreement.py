@@ -32,7 +32,10 @@ from unityvideo_jax.sampling.pipeline import Pipeline
 def one_by_one(
     pipeline: Pipeline, streams: tuple[str, ...], batch: Batch, sampler: SamplerConfig, seed: int
 ) -> dict[str, np.ndarray]:
-    """RGB with the first modality, then each other modality from that RGB."""
+    """Samples RGB with the first modality, then each other modality from that RGB.
+
+    Arguments and result are those of `joint.sample_together`.
+    """
     _, first, *others = streams
     videos = dict(joint.sample_together(pipeline, (RGB, first), batch, sampler, seed))
     given = {RGB: videos[RGB]}
@@ -44,7 +47,10 @@ def one_by_one(
 def pairwise(
     pipeline: Pipeline, streams: tuple[str, ...], batch: Batch, sampler: SamplerConfig, seed: int
 ) -> dict[str, np.ndarray]:
-    """RGB with each modality in a sample of its own; the first's RGB is given back."""
+    """Samples RGB with each modality alone, and returns the RGB of the first pair.
+
+    Arguments and result are those of `joint.sample_together`.
+    """
     videos: dict[str, np.ndarray] = {}
     for name in streams[1:]:
         pair = joint.sample_together(pipeline, (RGB, name), batch, sampler, seed)
@@ -60,7 +66,7 @@ WAYS: Mapping[str, Callable] = {
 
 
 def difference(first: Mapping[int, ClipScore], second: Mapping[int, ClipScore], key: str) -> str:
-    """Mean and standard error of second - first over the clips that both score."""
+    """Returns mean and standard error of second - first over the clips that both score."""
     rows = [(first[n].means.get(key, (0, 0)), second[n].means.get(key, (0, 0))) for n in first]
     gaps = np.asarray([b[0] - a[0] for a, b in rows if a[1] > 0 and b[1] > 0])
     if len(gaps) < 2:
@@ -69,6 +75,7 @@ def difference(first: Mapping[int, ClipScore], second: Mapping[int, ClipScore], 
 
 
 def main() -> None:
+    """Prints the scores of each way and their differences."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", nargs="?", default="worlds-mini")
     parser.add_argument("--clips", type=int, default=16)

@@ -11,6 +11,8 @@ and the gradients, ‖x − x₀‖ / ‖x₀‖, against float32 on the first 2
 import argparse
 import functools
 import time
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +21,7 @@ import numpy as np
 from unityvideo_jax.kernels import attention
 
 
-def seconds(run, *args) -> float:
+def seconds(run: Callable[..., Any], *args: Any) -> float:
     """Median time of a call, which repeats ten times after two that do not count."""
     times = []
     for _ in range(12):
@@ -30,7 +32,7 @@ def seconds(run, *args) -> float:
 
 
 def arrays(shape: tuple[int, ...], dtype: str = "bfloat16") -> list[jax.Array]:
-    """Random queries, keys, values and a gradient of the output."""
+    """Makes random queries, keys, values and a gradient of the output."""
     b, n, m, h, d = shape
     keys = jax.random.split(jax.random.key(0), 4)
     sizes = ((b, n, h, d), (b, m, h, d), (b, m, h, d), (b, n, h, d))

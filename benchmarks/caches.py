@@ -1,10 +1,10 @@
-"""Sampling with skipped passes: what it costs in quality, and what it saves beside diffusers.
+"""Sampling with skipped passes: its cost in quality, and its gain beside diffusers.
 
 Command: python benchmarks/caches.py quality --clips=4 --output=out/caches
          python benchmarks/caches.py speed --cache=0.6 [--whole]
 
-  quality  a trained model on held-out worlds: PSNR and SSIM of every wanted stream to what all
-           passes give, and the modality's own score against the truth, with and without skipping.
+  quality  a trained model on held-out worlds: PSNR and SSIM of every wanted stream to the result of
+           all passes, and the modality's own score against the truth, with and without skipping.
            Pictures of the first clip go into --output, with all passes above and fewer below.
   speed    the 1.3B at 81x480x832 with random weights, on the schedule of `quality` for the same
            share, steps and guidance (the calibration is that model's), beside diffusers'
@@ -24,6 +24,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 from wan import (
     PROMPTS,
     SIZES,
@@ -50,8 +51,12 @@ WAN_STREAMS = (("rgb",), ("rgb",))
 Row = dict[str, Any]
 
 
-def ssim(first: np.ndarray, second: np.ndarray) -> float:
-    """Structural similarity of videos [T,H,W,3] in [-1, 1] (Wang et al. 2004), Gaussian windows."""
+def ssim(first: Float[np.ndarray, "t h w 3"], second: Float[np.ndarray, "t h w 3"]) -> float:
+    """Structural similarity of videos in [-1, 1] (Wang et al. 2004), Gaussian windows.
+
+    Args:
+      first, second: videos to compare.
+    """
     from scipy.ndimage import gaussian_filter
 
     a, b = (video.astype(np.float64) / 2 for video in (first, second))
@@ -140,7 +145,7 @@ def quality(args: argparse.Namespace) -> None:
 
 
 def schedule(args: argparse.Namespace, share: float) -> Any:
-    """The sampler's settings, and the schedule of RGB from text for a share, None for 0."""
+    """Returns the sampler's settings, and the schedule of RGB from text for a share, None for 0."""
     import unityvideo_jax as uv
     from unityvideo_jax.sampling import calibration
 
@@ -237,7 +242,7 @@ def counted(function: Callable[..., Any], calls: list[int]) -> Callable[..., Any
 
 
 def peer(args: argparse.Namespace, share: float) -> Row:
-    """The same by diffusers' transformer, in bfloat16, its blocks compiled."""
+    """Measures the same for diffusers' transformer, in bfloat16, its blocks compiled."""
     import diffusers
     import torch
 
@@ -250,8 +255,8 @@ def peer(args: argparse.Namespace, share: float) -> Row:
     if args.attention:
         model.set_attention_backend(args.attention)
     calls = []
-    # The hooks of a cache are not compiled, and what they call is: so a block's own forward is, as
-    # `compile_repeated_blocks` compiles it without them.
+    # The hooks of a cache are not compiled, but the functions that they call are: so a block's own
+    # forward is compiled, as `compile_repeated_blocks` does without hooks.
     for block in model.blocks:
         block.forward = torch.compile(block.forward)
     model.blocks[0].forward = counted(model.blocks[0].forward, calls)

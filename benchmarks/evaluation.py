@@ -33,7 +33,7 @@ MAGNIFIED = 4
 
 
 def magnify(key: str, array: np.ndarray) -> np.ndarray:
-    """An array of a clip at `MAGNIFIED` times its size."""
+    """Returns an array of a clip at `MAGNIFIED` times its size."""
     if key == "visibility":
         return array
     if key == "keypoints":
@@ -43,7 +43,13 @@ def magnify(key: str, array: np.ndarray) -> np.ndarray:
 
 
 def degrade(key: str, array: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """What a middling system would predict."""
+    """Returns the prediction of a middling system.
+
+    Args:
+      key: name of the array.
+      array: true values of a clip.
+      rng: of the errors.
+    """
     if key == "depth":
         flicker = np.exp(0.1 * rng.standard_normal((len(array), 1, 1)))
         return (array * flicker).astype(np.float32)
@@ -57,7 +63,9 @@ def degrade(key: str, array: np.ndarray, rng: np.random.Generator) -> np.ndarray
     return array if key == "visibility" else np.roll(array, 5, axis=2)
 
 
-def write_clip(config: worlds.WorldConfig, index: int, truth: pathlib.Path, theirs: pathlib.Path):
+def write_clip(
+    config: worlds.WorldConfig, index: int, truth: pathlib.Path, theirs: pathlib.Path
+) -> None:
     """Writes one clip of the benchmark and its prediction."""
     rng = np.random.default_rng(index)
     scene = worlds.sample_scenes(config, np.array([index], np.int32))

@@ -59,6 +59,7 @@ def rows_of(losses: Losses) -> Losses:
 
 
 def main() -> None:
+    """Prints the table of the runs, and their differences."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("runs", nargs="+")
     parser.add_argument("--clips", type=int, default=64)

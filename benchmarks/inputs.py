@@ -1,4 +1,4 @@
-"""Samples per second that the input delivers, beside what a step takes.
+"""Samples per second that the input delivers, beside the rate of a step.
 
 From latent shards: writes shards of noise latents, which do not compress, with text that is zero
 after its last token, as prepare writes it, and reads them as `train` does. Files come from memory,
@@ -28,7 +28,7 @@ from absl import flags
 from unityvideo_jax import modalities as registry
 
 MODALITIES = ("rgb", "depth")
-# How many times what the step takes the input should deliver.
+# The input should deliver this many times the samples of a step.
 AIM = 5
 
 

@@ -1,4 +1,4 @@
-"""The README's picture from what `make demo` writes.
+"""Makes the README's picture from the files of `make demo`.
 
 Command: python benchmarks/jobs_picture.py demo docs/jobs.png
 """
@@ -47,6 +47,7 @@ def rows_of(title: str, rows: list[tuple[str, pathlib.Path]]) -> Image.Image:
 
 
 def main() -> None:
+    """Writes the picture from a demo's folder."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("demo", type=pathlib.Path)
     parser.add_argument("output", type=pathlib.Path)

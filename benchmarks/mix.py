@@ -44,7 +44,11 @@ DISTINCT = 3
 
 
 def read_bucket(text: str) -> dict[str, Any]:
-    """The entry of `config.data.buckets` that a flag names."""
+    """Parses the entry of `config.data.buckets` that a flag names.
+
+    Raises:
+      UserError: another form than STREAMSxFRAMESxHEIGHTxWIDTH*WEIGHT.
+    """
     size, _, weight = text.partition("*")
     try:
         streams, frames, height, width = map(int, size.split("x"))
@@ -55,7 +59,7 @@ def read_bucket(text: str) -> dict[str, Any]:
 
 
 def random_batch(config: Any, bucket: Bucket, seed: int) -> dict[str, np.ndarray]:
-    """A batch as shards give it, of any modality beside RGB."""
+    """Makes a batch as shards give it, of any modality beside RGB."""
     rng, rows, model = np.random.default_rng(seed), bucket.batch_size, config.model
     text = (rows, bucket.streams, config.data.text_length, model.text_dim)
     latents = (rows, bucket.streams, *latent_shape(config, bucket.size))

@@ -1,12 +1,12 @@
-"""The table of docs/planning.md: which mesh trains which model where, at which step time.
+"""The table of docs/planning.md: meshes that train each model on each device, and step times.
 
-Command: python benchmarks/plans.py --rows=plans.jsonl          # compiles; goes on where it stopped
+Command: python benchmarks/plans.py --rows=plans.jsonl          # compiles; resumes where it stopped
          python benchmarks/plans.py --rows=plans.jsonl --table  # prints what there is
 
 TPUs: the training step is compiled for the topology, with the meshes and remat policies that the
-closed form ranks best, in turn, until one fits. A step takes minutes to compile, so these are the
-rows that are kept. GPUs: the closed form alone, made anew for each table. The batch is one sample
-for each slice x data x fsdp shard; moments are bfloat16.
+closed form ranks best, in turn, until one fits. A step takes minutes to compile, so these rows are
+stored. GPUs: the closed form alone, made anew for each table. The batch is one sample for each
+slice x data x fsdp shard; moments are bfloat16.
 """
 
 import argparse
@@ -53,7 +53,7 @@ def load(model: str, size: str) -> Any:
 
 
 def estimated(model: str, size: str, count: int) -> dict[str, Any]:
-    """The best on so many GPUs."""
+    """Estimates the best plan on so many GPUs."""
     from unityvideo_jax.planning import choice
 
     best = choice.rank(load(model, size), GPU, count, batch=choice.one_a_shard)[0]
@@ -70,7 +70,7 @@ def estimated(model: str, size: str, count: int) -> dict[str, Any]:
 
 
 def compiled(model: str, size: str, topology: str) -> dict[str, Any]:
-    """The first that fits of the best, compiled; else the last one tried."""
+    """Compiles the best plans in turn; returns the first that fits, else the last one tried."""
     from unityvideo_jax.parallel.mesh import MeshConfig
     from unityvideo_jax.planning import choice, planner
 
@@ -113,12 +113,12 @@ def _short(mesh: dict[str, int]) -> str:
 
 
 def tpu_cells() -> list[tuple[str, str, str]]:
-    """(topology, model, size), in the order in which they are filled."""
+    """Lists (topology, model, size), in the order in which they are filled."""
     return [(where, model, size) for size in SIZES for where in TPUS for model in MODELS]
 
 
 def fill(path: pathlib.Path) -> None:
-    """Adds the rows that are missing; a cell that fails is said and left out."""
+    """Adds the rows that are missing; a cell that fails is printed and left out."""
     done = {tuple(row["cell"]) for row in read(path)}
     for cell in tpu_cells():
         if cell in done:
@@ -143,7 +143,7 @@ def read(path: pathlib.Path) -> list[dict[str, Any]]:
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
-    """Markdown: a table a size; a TPU's cell that has no row is left out."""
+    """Formats Markdown: one table per size; a TPU's cell that has no row is left out."""
     known = {tuple(row["cell"]): row for row in rows}
     lines = []
     for size in sorted(SIZES, key=lambda name: math.prod(SIZES[name])):

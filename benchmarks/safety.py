@@ -44,7 +44,7 @@ def median(function: Callable[[], Any], repeats: int) -> float:
 
 
 def random_batch(model: DiTConfig, size: int, latents: tuple[int, ...]) -> dict[str, np.ndarray]:
-    """A batch of RGB and depth as `training.batches` takes it."""
+    """Makes a batch of RGB and depth as `training.batches` takes it."""
     draw = np.random.default_rng(0)
     shape = (size, 2, *latents, model.in_channels)
     return {
@@ -55,6 +55,7 @@ def random_batch(model: DiTConfig, size: int, latents: tuple[int, ...]) -> dict[
 
 
 def main() -> None:
+    """Prints the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--config", default="configs/worlds_mini.py")
     parser.add_argument("--set", nargs="*", default=[], help="such as model.num_layers=30")

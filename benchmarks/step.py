@@ -47,7 +47,7 @@ WARM_UP = 2
 
 
 def read_config(path: str, settings: Sequence[str] = ()) -> Any:
-    """The config of a file, with settings such as `model.remat=full`."""
+    """Reads the config of a file, with settings such as `model.remat=full`."""
     config = presets.load_config(path)
     for setting in settings:
         key, value = setting.split("=", 1)
@@ -85,7 +85,7 @@ def step_flops(model: Any, latents: tuple[int, int, int], streams: int, rank: in
 
 
 def measure_ours(args: argparse.Namespace) -> dict[str, Any]:
-    """Compilation and step time, FLOP/s and memory of the step that `train` runs."""
+    """Measures compilation and step time, FLOP/s and memory of the step that `train` runs."""
     import jax
     import jax.numpy as jnp
 
@@ -186,7 +186,7 @@ def print_profile(folder: str, program: str, lines: int) -> None:
 
 
 def measure_peer(args: argparse.Namespace) -> dict[str, Any]:
-    """The same of diffusers' transformer: both streams side by side, blocks compiled, AdamW fused.
+    """Measures the same for diffusers' transformer: streams side by side, blocks compiled.
 
     float32 weights, bfloat16 autocast, as its training examples do; beside adapters, the frozen
     weights are bfloat16.

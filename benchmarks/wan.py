@@ -53,7 +53,7 @@ Row = dict[str, Any]
 
 
 def timed(run: Callable[[], Any], wait: Callable[[Any], Any], repeats: int) -> Row:
-    """Seconds of the first run, and the median of `repeats` after a second one."""
+    """Times the first run, and the median of `repeats` after a second one, in seconds."""
     seconds = []
     for _ in range(2 + repeats):
         start = time.perf_counter()
@@ -64,7 +64,7 @@ def timed(run: Callable[[], Any], wait: Callable[[Any], Any], repeats: int) -> R
 
 
 def random_weights(make: Callable[[], Any]) -> tuple[Any, Any]:
-    """Graph and random weights of a module, drawn one by one: all initialisers take minutes."""
+    """Draws graph and random weights of a module one by one: all initialisers take minutes."""
     from flax import nnx
 
     graph, shapes = nnx.split(nnx.eval_shape(make))
@@ -72,7 +72,7 @@ def random_weights(make: Callable[[], Any]) -> tuple[Any, Any]:
 
 
 def random_arrays(shapes: Any) -> Any:
-    """Random arrays of a tree of shapes, laid out by their shardings if they have any."""
+    """Draws random arrays of a tree of shapes, laid out by their shardings if they have any."""
     import jax
     import jax.numpy as jnp
 
@@ -126,7 +126,7 @@ def ours_text(size: Row) -> Callable[[int, int], Any]:
 
 
 def ours(part: str, args: argparse.Namespace) -> dict[str, Row]:
-    """Times of this package by name of what is done."""
+    """Times this package, by name of the part."""
     import jax
     import jax.numpy as jnp
     from flax import nnx
@@ -252,7 +252,7 @@ def peer_text(size: Row, device: Any) -> Callable[[int, int], Any]:
 
 
 def peer(part: str, args: argparse.Namespace) -> dict[str, Row]:
-    """The same of diffusers and transformers, in bfloat16, compiled by torch.compile."""
+    """Times diffusers and transformers, in bfloat16, compiled by torch.compile."""
     import diffusers
     import torch
     import transformers
@@ -319,7 +319,7 @@ def peer(part: str, args: argparse.Namespace) -> dict[str, Row]:
 
 
 def measure(part: str, system: str, args: argparse.Namespace) -> dict[str, Row]:
-    """Rows of one part and system, in a process of its own; {} if it fails, which is said."""
+    """Measures one part and system in a process of its own; {} if it fails, which is printed."""
     command = [sys.executable, __file__, "--part", part, "--system", system, "--one"]
     command += [f"--size={args.size}", f"--steps={args.steps}", f"--repeats={args.repeats}"]
     command += [f"--vae_dtype={args.vae_dtype}", f"--attention={args.attention}"]

@@ -23,7 +23,7 @@ def measure(config: worlds.WorldConfig, batch: int, repeats: int) -> dict[str, f
     jax.block_until_ready(compiled(np.arange(batch, dtype=np.int32)))
     seconds = []
     for repeat in range(1, repeats + 1):
-        # New scenes each time: what they hold decides what is skipped.
+        # New scenes each time: their contents decide what is skipped.
         index = np.arange(repeat * batch, (repeat + 1) * batch, dtype=np.int32)
         start = time.perf_counter()
         jax.block_until_ready(compiled(index))
@@ -40,7 +40,7 @@ def measure(config: worlds.WorldConfig, batch: int, repeats: int) -> dict[str, f
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Prints one line a setting."""
+    """Prints one line per setting."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--size", type=int, default=128, help="height and width in pixels")
     parser.add_argument("--num_frames", type=int, default=17)

@@ -2,9 +2,10 @@
 
 Command:  that of `unityvideo_10b.py`, which changes none.
 Recipe:   the two stages, learning rate, batch, steps, clip length and guidance are the paper's
-          (sec. 4.1), and so are the curriculum and the heads (sec. 3.3). Tasks are in its order
-          (sec. 3.2), which comes without numbers. The rest follows Wan 2.1 and the release.
-Keys:     the dataclasses that `unityvideo_jax/training/config.py` lists say what each one means.
+          (sec. 4.1), and so are the curriculum (sec. 3.4) and the heads (appendix). Tasks are in
+          its order (sec. 3.2), which comes without numbers. The rest follows Wan 2.1 and the
+          release.
+Keys:     the dataclasses that `unityvideo_jax/training/config.py` lists define each one.
 """
 
 import ml_collections

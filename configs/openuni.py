@@ -6,7 +6,7 @@ VIDEOS/koala36m and VIDEOS/opens2v are collections; clips of one or two people o
 make groups of their own. The paper gives the length, size and aesthetic bounds, the annotators, the
 groups and the sizes of its demos; what it leaves open (text, motion, scene threshold) is ours. Its
 aesthetic bound of 80 is on an unnamed scale, so it is set on LAION's here, where few clips exceed
-65. Needs a GPU for any number of clips; what it takes was not measured.
+65. Needs a GPU for any number of clips; its time was not measured.
 """
 
 import ml_collections

@@ -3,7 +3,7 @@
 Command: python -m unityvideo_jax.prepare --config=openuni_local --source=VIDEOS --workdir=openuni
 
 Needs the extra `annotate`. Runs without any weights: optical flow is then the only modality, and
-what cannot run says so in every clip's notes. Give a stage its weights to run it, also later:
+stages that cannot run say so in every clip's notes. Give a stage its weights to run it, also later:
 `--config.depth.weights=Depth-Anything-V2-Small-hf` adds depth to finished shards. The bounds suit
 short, small clips; `configs/openuni.py` has the paper's.
 """
@@ -12,6 +12,7 @@ import ml_collections
 
 
 def get_config() -> ml_collections.ConfigDict:
+    """Returns the configuration; every key can be overridden as `--config.<key>=...`."""
     config = ml_collections.ConfigDict()
     config.num_workers = 1  # processes; 0 is this one, which a broken video can crash
     config.beam = ""  # options of an Apache Beam pipeline that maps instead: docs/beam.md

@@ -13,7 +13,7 @@ def get_config() -> ml_collections.ConfigDict:
     """Returns the configuration; every key can be overridden as `--config.<key>=...`."""
     config = ml_collections.ConfigDict()
     config.seed = 0
-    # Folder of an autoencoder to go on from; '' draws new weights. Give another seed: other worlds.
+    # Folder of an autoencoder to start from; '' draws new weights. Give another seed: other worlds.
     config.init_from = ""
 
     # 5.1M parameters: 10.2 MB as float16. Squares of 2x2 pixels become channels first, so that no
@@ -48,9 +48,9 @@ def get_config() -> ml_collections.ConfigDict:
         kl=3e-5,
         foreground=1.0,
         first_frame=1.5,
-        # What a codec draws where there is nothing; rgb and depth have no such value.
+        # A codec's value of empty pixels; rgb and depth have no such value.
         background=dict(flow=0.0, segmentation=-1.0, skeleton=-1.0, densepose=-1.0),
-        # Masks and body parts are read at their borders, which the others bear to lose more of.
+        # Masks and body parts are read at their borders, where errors cost them more than others.
         modality_weights=dict(rgb=1.0, segmentation=2.0, densepose=2.0),
     )
 

@@ -38,9 +38,11 @@ class NormalsCodec:
 
     @property
     def default_side(self) -> Side:
+        """An empty record: the picture holds everything."""
         return {}
 
     def check(self, clip: Clip, source: str) -> None:
+        """Raises UserError for normals that are not [T, H, W, 3] of unit length."""
         normals = checks.array(clip, "normals", source, (3,))
         checks.finite(normals, f"{source}: normals")
         length = np.linalg.norm(normals, axis=-1)
@@ -48,12 +50,13 @@ class NormalsCodec:
             raise UserError(f"{source}: normals are not of unit length; normalise them")
 
     def encode(self, clip: Clip) -> tuple[Float[Array, "t h w 3"], dict[str, Array]]:
+        """Draws normals as video in [-1, 1]; the side record is empty."""
         return jnp.asarray(clip["normals"], jnp.float32), {}
 
     def decode(
         self, video: Float[Array, "t h w 3"] | Float[np.ndarray, "t h w 3"], side: Side, **_: Any
     ) -> dict[str, np.ndarray]:
-        """Returns normals f32[T, H, W, 3] of unit length, zero where the picture is near grey."""
+        """Reads normals f32[T, H, W, 3] of unit length, zero where the picture is near grey."""
         video = np.clip(np.asarray(video, np.float32), -1.0, 1.0)
         length = np.linalg.norm(video, axis=-1, keepdims=True)
         return {"normals": np.where(length > 0.5, video / np.maximum(length, 1e-6), 0.0)}
@@ -83,6 +86,7 @@ class NormalsMetric(Metric):
     lower_is_better = True
 
     def score(self, prediction: Arrays, truth: Arrays, name: str) -> ClipScore:
+        """Scores one clip; raises UserError if the shapes differ or a value is NaN."""
         predicted, true = (np.asarray(a["normals"]) for a in (prediction, truth))
         check_pair(predicted, true, "normals", name)
         found = angles(predicted, true)
@@ -101,12 +105,12 @@ class NormalsMetric(Metric):
 
 
 def trivial(truth: Arrays) -> dict[str, np.ndarray]:
-    """A wall that faces the camera."""
+    """Trivial prediction: a wall that faces the camera."""
     return {"normals": np.zeros_like(truth["normals"]) + np.float32([0.0, 0.0, -1.0])}
 
 
 def compare(prediction: Arrays, truth: Arrays, height: int) -> Rows:
-    """Both in the codec's colours, and the angle between them."""
+    """Draws both in the codec's colours, and the angle between them."""
     step = drawing.stride(np.shape(truth["normals"])[1], height)
     predicted, true = (drawing.every(a["normals"], step) for a in (prediction, truth))
     return {
@@ -122,6 +126,7 @@ class NormalsJoiner(joining.Joiner):
     """Windows of a long video are blended, and then unit length is restored."""
 
     def blend(self, tail: Arrays, head: Arrays) -> dict[str, np.ndarray]:
+        """Blends the components, and restores unit length."""
         mixed = super().blend(tail, head)["normals"]
         length = np.linalg.norm(mixed, axis=-1, keepdims=True)
         return {"normals": np.where(length > 0.5, mixed / np.maximum(length, 1e-6), 0.0)}

@@ -1,4 +1,4 @@
-"""A bucket of an emulated object store on loopback, which can be told to fail."""
+"""A bucket of an emulated object store on loopback, which can be made to fail."""
 
 import contextlib
 import io

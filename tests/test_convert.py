@@ -93,7 +93,7 @@ def test_a_run_starts_from_it_and_is_exported(pretrained, tmp_path):
     trained = load_for_inference(tmp_path / "trained")[1]
     start = load_for_inference(tmp_path / "run")[1]
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), trained, start)
-    # A run goes on from its own checkpoint, not from where it started.
+    # A run resumes from its own checkpoint, not from where it started.
     assert "resumed at step 1" in train(tmp_path / "trained", config)
 
     # The averaged weights are exported, straight from the format that training writes.
@@ -202,7 +202,7 @@ def test_out_again_keeps_every_bit(tensors, pretrained, tmp_path, storage):
         str(tmp_path / "w.safetensors"), str(tmp_path / "run"), run_config(), **quiet
     )
     out = tmp_path / "out"
-    # Killed after two files: the first export leaves its journal, and only the same goes on.
+    # Killed after two files: the first export leaves its journal, and only the same continues.
     arguments = (str(tmp_path / "run"), str(out), "diffusers")
     options = dict(storage=storage, max_shard_bytes=40_000)
 

@@ -9,7 +9,7 @@ SOURCES = [
     for folder in ("unityvideo_jax", "data", "configs", "benchmarks")
     for path in sorted((ROOT / folder).rglob("*.py"))
 ]
-# Each pattern, and how the text of the call must go on for it to be allowed.
+# Each pattern, and how the text of an allowed call must continue.
 FORBIDDEN = {
     r"allow_pickle\s*=\s*True": None,
     r"\b(c?pickle|dill|joblib|shelve|marshal)\.(load|loads|open|Unpickler)\b": None,

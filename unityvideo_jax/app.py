@@ -106,7 +106,7 @@ def launch(page: Any, host: str, port: int | None, **options: Any) -> None:
 
 
 def build(pipeline: Pipeline, folder: pathlib.Path, title: str) -> Any:
-    """The page of a pipeline, a `gradio.Blocks` that samples one request after the other.
+    """Builds the page of a pipeline, a `gradio.Blocks` that samples one request after the other.
 
     Args:
       pipeline: to sample from; its sampler then reports every step.
@@ -222,7 +222,7 @@ def _short(message: str, paths: Mapping[str, str]) -> str:
 
 
 def describe(samples: Samples, seconds: float) -> str:
-    """What was made, and what was taken of each given file, as Markdown."""
+    """Describes as Markdown the result, and the parts taken of each given file."""
     record, lines = samples.records[0], []
     frames, height, width = record["size"]
     steps = record["sampler"]["steps"]

@@ -36,7 +36,7 @@ SOLVER = "unipc"
 
 
 class Recorder:
-    """The sampler of a pipeline, which also keeps how each pass changed.
+    """The sampler of a pipeline, which also records how each pass changed.
 
     Attributes:
       changes: of each call, one row per evaluation and one column per pass.
@@ -58,7 +58,7 @@ class Recorder:
         skipped: int,
         **others: Any,
     ) -> jax.Array:
-        """Samples as `Pipeline.sample_latents` does."""
+        """Samples as `Pipeline.sample_latents` does, and records the changes."""
         fixed = [s for s, is_wanted in enumerate(wanted) if not is_wanted]
         passes = sampler.all_passes(fixed, rows["counts"])
         sigma = sampler.table(skipped).sigma
@@ -77,7 +77,11 @@ class Recorder:
 
 
 def calls(pipeline: Pipeline) -> Iterator[dict[str, Any]]:
-    """Arguments of the pipeline's calls, from the batch file or from worlds."""
+    """Yields arguments of the pipeline's calls, from the batch file or from worlds.
+
+    Raises:
+      UserError: flags that contradict the file, a request with controls, or an unknown modality.
+    """
     if FLAGS.batch_file:
         for name in ("tasks", "modality", "num_clips"):
             if FLAGS[name].present:

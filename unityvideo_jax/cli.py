@@ -1,4 +1,4 @@
-"""How every program starts: one place turns a user's error into one line."""
+"""The start of every program, where a user's error becomes one line."""
 
 import importlib
 import os
@@ -26,14 +26,15 @@ CACHE = "~/.cache/unityvideo_jax/compiled"
 
 
 def run(main: Callable[[Sequence[str]], None]) -> None:
-    """Runs an absl program; what a user can fix prints as `error: ...` and exits with status 2.
+    """Runs an absl program; errors that a user can fix print one line and exit with status 2.
 
-    That is a `UserError`, or whatever comes from a disk that is full, read-only, broken or not
-    ours. SIGTERM and Ctrl-C end the program at once with status 143 and 130; training saves first.
+    The line is `error: ...`. Such errors are a `UserError`, or a refusal of a disk that is full,
+    read-only, broken or not ours. SIGTERM and Ctrl-C end the program at once with status 143 and
+    130; training saves first.
     Paths that the program writes are tried before `main` is called; flags that name URLs of object
     stores then hold their places on this machine (`files.stores`). Modules named by `--plugins`
-    are imported first, so that what they register is known. What JAX compiles is stored in `CACHE`,
-    or where JAX_COMPILATION_CACHE_DIR says, so that the next program starts faster.
+    are imported first, so that their modalities are known. Programs that JAX compiles are stored in
+    `CACHE`, or where JAX_COMPILATION_CACHE_DIR says, so that the next program starts faster.
     """
 
     def guarded(argv: Sequence[str]) -> None:
@@ -83,11 +84,11 @@ def define_path(
     writes: Literal["folder", "file"] | None = None,
     **options: Any,
 ) -> flags.FlagHolder:
-    """A flag whose value is a path: `~` is expanded, and what is written is tried beforehand.
+    """Defines a flag whose value is a path: `~` is expanded, and outputs are tried beforehand.
 
     Args:
       name, default, help: as absl's.
-      writes: what the program makes of the path; None if it only reads it.
+      writes: kind of output at the path; None if the program only reads it.
       options: as absl's, such as required.
     """
     return flags.DEFINE(_PathParser(writes), name, default, help, **options)
@@ -101,7 +102,7 @@ class _ConfigParser(ConfigFileFlagParser):
 
 
 def define_config(help: str) -> flags.FlagHolder:
-    """The flag --config, a file or a preset by name; --config.key=value overrides what it says."""
+    """Defines --config, a file or a preset by name; --config.key=value overrides its values."""
     help += f" A file, or one of: {', '.join(presets.names())}."
     holder = config_flags.DEFINE_config_file("config", None, help)
     flags.FLAGS["config"].parser = _ConfigParser("config")
@@ -109,7 +110,7 @@ def define_config(help: str) -> flags.FlagHolder:
 
 
 def define_pipeline() -> None:
-    """The flags that name the weights to sample from, for `load_pipeline`."""
+    """Defines the flags that name the weights to sample from, for `load_pipeline`."""
     define_path("workdir", None, "Workdir of a training run.")
     define_path(
         "pretrained",
@@ -135,7 +136,7 @@ def define_pipeline() -> None:
 
 
 def load_pipeline() -> Any:
-    """The `Pipeline` that the flags of `define_pipeline` name, with its adapters, held as asked.
+    """Loads the `Pipeline` that the flags of `define_pipeline` name, with its adapters.
 
     Raises:
       UserError: not exactly one of --workdir and --pretrained, or weights or an adapter that do
@@ -174,7 +175,7 @@ def _load_weights() -> Any:
 
 
 def weights_of(pipeline: Any) -> dict[str, Any]:
-    """What a result's record says of the weights that the flags of `define_pipeline` name."""
+    """The facts that a result's record holds of the weights that the flags name."""
     args = flags.FLAGS
     return {
         "workdir": args.workdir,
@@ -187,7 +188,7 @@ def weights_of(pipeline: Any) -> dict[str, Any]:
 
 
 def define_seed(name: str, help: str) -> flags.FlagHolder:
-    """A flag whose value is a seed, 0 by default."""
+    """Defines a flag whose value is a seed, 0 by default."""
     return flags.DEFINE_integer(name, 0, help, lower_bound=0, upper_bound=seeds.COUNT - 1)
 
 
@@ -208,7 +209,7 @@ def _localise() -> None:
 
 
 def read_config(value: ml_collections.ConfigDict | None) -> ml_collections.ConfigDict | None:
-    """The value of a --config flag with its references resolved and `~` in its paths expanded."""
+    """Reads a --config flag, its references resolved and `~` in its paths expanded."""
     config = value and value.copy_and_resolve_references()
     if config is not None:
         with config.unlocked():

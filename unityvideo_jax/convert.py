@@ -19,7 +19,7 @@ import os
 import pathlib
 import shutil
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import ml_collections
 from absl import flags
@@ -46,7 +46,7 @@ M_MMAP_THRESHOLD = -3  # of glibc's malloc.h
 
 
 def table(rows: Mapping[str, tuple[int, int, Sequence[str]]]) -> str:
-    """Rows of (tensors, parameters, names) as text; only few names are shown."""
+    """Formats rows of (tensors, parameters, names) as text; only few names are shown."""
     lines = [f"{'':10s} {'tensors':>8s} {'parameters':>16s}"]
     for title, (tensors, parameters, names) in rows.items():
         shown = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
@@ -66,8 +66,13 @@ def _places_count(config: DiTConfig, new: Mapping[str, list[tuple[int, ...]]]) -
     )
 
 
-def convert_in(source: str, workdir: str, config, log=print) -> None:
-    """Safetensors into `workdir`/checkpoints/0, which `train` and `sample` read.
+def convert_in(
+    source: str,
+    workdir: str,
+    config: ml_collections.ConfigDict,
+    log: Callable[[str], object] = print,
+) -> None:
+    """Converts safetensors into `workdir`/checkpoints/0, which `train` and `sample` read.
 
     Args:
       source: file or folder.
@@ -78,7 +83,7 @@ def convert_in(source: str, workdir: str, config, log=print) -> None:
     Raises:
       UserError: weights that do not fit config.model, or a workdir that has checkpoints.
     """
-    # Adapters are those of a run to come: what is converted are whole weights.
+    # Adapters belong to a later run: whole weights are converted.
     config = ml_collections.ConfigDict({k: v for k, v in config.items() if k != "lora"})
     model = section(DiTConfig, config, "model")
     checkpoint = wan.open_checkpoint(source, model)
@@ -145,15 +150,17 @@ def convert_out(
     storage: str = "float32",
     max_shard_bytes: int = wan.MAX_SHARD_BYTES,
     merge: bool = False,
-    log=print,
+    log: Callable[[str], object] = print,
 ) -> None:
-    """A run's checkpoint into safetensors, index, config.json and card; its adapters into theirs.
+    """Converts a run's checkpoint into safetensors, index, config.json and card.
+
+    Adapters of a run become files of their own.
 
     Args:
       source: workdir of the run, or of a conversion.
       workdir: folder to write to; may exist only with an unfinished conversion of the same.
       layout: one of `wan_keys.LAYOUTS`.
-      step, fallback, use_ema: which weights.
+      step, fallback, use_ema: choice of weights, as `sources.find` takes them.
       storage: type of the tensors.
       max_shard_bytes: of one file.
       merge: write the whole model with the run's adapters merged into it, not the adapters.
@@ -228,11 +235,11 @@ def convert_to_model(
     fallback: bool = False,
     use_ema: bool = True,
     storage: str = "float32",
-    log=print,
+    log: Callable[[str], object] = print,
 ) -> None:
-    """A run's checkpoint into the folder of a model, which `--pretrained` and init_from take.
+    """Converts a run's checkpoint, or a model, into the folder of a model.
 
-    Or a model into another storage.
+    `--pretrained` and init_from take the folder.
 
     Arguments as `convert_out`; `storage` may be "int8" too.
 
@@ -267,7 +274,7 @@ def _progress(journal: Journal, total: int | None, log):
 def _give_back_freed_memory() -> None:
     """Makes glibc return large blocks as they are freed.
 
-    By itself it keeps those of each of TensorStore's threads for reuse, which doubles the peak.
+    By default it keeps those of each of TensorStore's threads for reuse, which doubles the peak.
     """
     with contextlib.suppress(AttributeError, OSError):  # another C library
         ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 2**20)

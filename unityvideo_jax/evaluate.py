@@ -146,7 +146,7 @@ def _progress(start: float):
 
 
 def _common(clips: Sequence[scores.ClipScore], start: float) -> dict:
-    """What both kinds of record say: intervals, versions, and how to do it again."""
+    """The parts that both kinds of record share: intervals, versions, and the command."""
     return {
         "intervals": scores.bootstrap(clips, samples=FLAGS.bootstrap, seed=FLAGS.seed),
         "bootstrap": {"samples": FLAGS.bootstrap, "seed": FLAGS.seed, "level": 0.95},
@@ -232,7 +232,7 @@ def _entry(
 
 
 def _protocols() -> dict[str, str]:
-    """What the protocols of a run's metrics stand for, by name."""
+    """Definitions of the protocols of a run's metrics, by name."""
     scored = modalities.metrics().values()
     own = {name: text for metric in scored for name, text in metric.protocols.items()}
     run = heldout.PROTOCOLS | condition_gap.PROTOCOLS | controllability.PROTOCOLS
@@ -258,7 +258,7 @@ def _load() -> tuple[Pipeline, SamplerConfig]:
 
 
 def _origin(pipeline: Pipeline, sampler: SamplerConfig) -> dict:
-    """What rows depend on beside the settings of a benchmark."""
+    """Facts that rows depend on beside the settings of a benchmark."""
     return {
         "codecs": {name: modalities.get(name).codec.version for name in modalities.metrics()},
         "package": unityvideo_jax.__version__,
@@ -275,7 +275,7 @@ def _origin(pipeline: Pipeline, sampler: SamplerConfig) -> dict:
 
 
 def _model(pipeline: Pipeline, sampler: SamplerConfig) -> dict:
-    """What a record says of the model and of how it sampled."""
+    """A record's facts about the model and its sampler."""
     data = pipeline.config["data"]
     return {
         "sampler": dataclasses.asdict(sampler),

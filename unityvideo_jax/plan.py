@@ -1,4 +1,4 @@
-r"""Plans a run before it costs anything: what its step, or its sampler, needs on which devices.
+r"""Plans a run before it costs anything: the needs of its step or sampler on given devices.
 
   python -m unityvideo_jax.plan --config=worlds_small --topology=v5p:2x2x2 \
       --mesh=fsdp=8 --mesh=fsdp=4,context=2 --config.model.remat=attention
@@ -25,7 +25,7 @@ from unityvideo_jax import cli
 from unityvideo_jax.errors import UserError
 
 BEST = "best"
-# What `--mesh=best` compiles at most for each that it is to find: those that do not fit fail early.
+# Most programs that `--mesh=best` compiles per result: those that do not fit fail early.
 _TRIES_EACH = 3
 # Lines of the closed form's ranking.
 _SHOWN = 8
@@ -51,15 +51,15 @@ def define_flags() -> None:
         "tries", 2, "Of --mesh=best: fitting programs to compile and compare.", lower_bound=1
     )
     flags.DEFINE_integer(
-        "samples", None, "Videos that sampling makes at once; 1 a device if unset."
+        "samples", None, "Videos that sampling makes at once; 1 per device if unset."
     )
     flags.DEFINE_bool(
         "optimize", False, "Compile for TPUs with full effort, as training does; takes minutes."
     )
 
 
-def parse_mesh(text: str, slices: int):
-    """The mesh that `--mesh` describes; sizes that are not given are 1.
+def parse_mesh(text: str, slices: int) -> Any:
+    """Parses the mesh of `--mesh`; sizes that are not given are 1.
 
     Raises:
       UserError: not of the form axis=size,axis=size.
@@ -203,7 +203,7 @@ def main(argv: Sequence[str]) -> None:
     kind, count = found or (devices[0].device_kind, len(devices))
     if not config.data.get("batch_multiple"):
         with config.unlocked():
-            # What every mesh that divides the batch divides too.
+            # Every mesh that divides this divides the batch too.
             parts = count * config.optimizer.accumulation
             config.data.batch_multiple = math.gcd(parts, config.train.batch_size)
     largest = fit.largest(config)

@@ -18,8 +18,8 @@ With --sizes each clip goes to the size that it fills best: the most frames that
 nearest aspect. Worlds are rendered in every size. `docs/buckets.md` says how to train on them.
 
 `unityvideo_jax/inputs/folder.py` describes FOLDER's files, `inputs/manifest.py` the CSV,
-`data/openuni/README.md` what `unityvideo_jax.pack` made of others' files, and
-`data/latents/README.md` what is written.
+`data/openuni/README.md` the PACKED files of `unityvideo_jax.pack`, and `data/latents/README.md` the
+shards.
 """
 
 import dataclasses
@@ -48,7 +48,7 @@ from unityvideo_jax.pretrained.text import load_text_encoder
 from unityvideo_jax.runtime import capacity
 
 DEFAULT_WORLDS, DEFAULT_FPS = 64, 8.0
-# What shards record of where their clips came from.
+# Names by which shards record the source of their clips.
 KINDS = {
     WorldsSource: "worlds",
     FolderSource: "folder",
@@ -128,14 +128,14 @@ def define_flags() -> None:
 
 
 def make_source(args: Any, size: tuple[int, int, int]) -> Source:
-    """The source that the flags name.
+    """Makes the source that the flags name.
 
     Args:
       args: the flags.
       size: frames, height and width of the clips.
 
     Raises:
-      UserError: a split that does not exist, or whatever is wrong with the folder.
+      UserError: a split that does not exist, or a fault of the folder.
     """
     if args.num_clips is not None and args.num_clips < 1:
         raise UserError(f"--num_clips={args.num_clips}: give at least 1")
@@ -238,7 +238,7 @@ def main(argv: Sequence[str]) -> None:
     if args.config is not None:
         curate(args)
         return
-    # Before the slow imports and compilations, since these are the usual slips.
+    # Before the slow imports and compilations, since these mistakes are frequent.
     sizes = _sizes(args)
     for name in args.modalities:
         registry.get(name)
@@ -322,7 +322,7 @@ class _Part:
 
 
 def _parts(args: Any, sizes: Sequence[tuple[int, int, int]]) -> list[_Part]:
-    """What to prepare: one part, or one for each of --sizes."""
+    """The parts to prepare: one, or one for each of --sizes."""
     if not args.sizes:
         return [_Part(folder=args.workdir, size=sizes[0], source=make_source(args, sizes[0]))]
     folders = {size: pathlib.Path(args.workdir) / size_name(size) for size in sizes}

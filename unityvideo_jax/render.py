@@ -29,7 +29,7 @@ def define_flags() -> None:
     flags.DEFINE_integer("first", 0, "Index of the first clip.", lower_bound=0)
     flags.DEFINE_integer("height", 96, "Pixels, a multiple of 16.", lower_bound=16)
     flags.DEFINE_integer("width", 96, "Pixels, a multiple of 16.", lower_bound=16)
-    flags.DEFINE_integer("num_frames", 17, "Frames a clip, 4n+1.", lower_bound=1)
+    flags.DEFINE_integer("num_frames", 17, "Frames per clip, 4n+1.", lower_bound=1)
     cli.define_seed("seed", "Seed of the worlds.")
     flags.DEFINE_float("closeup", 0.0, "Share of clips with the camera near a person.")
     flags.DEFINE_integer("columns", 3, "Frames shown of each clip.", lower_bound=1)
@@ -37,7 +37,7 @@ def define_flags() -> None:
 
 
 def main(argv: Sequence[str]) -> None:
-    """Renders, encodes and writes the sheet: a row a clip, the modalities side by side."""
+    """Renders, encodes and writes the sheet: one row per clip, the modalities side by side."""
     del argv
     config = worlds.WorldConfig(
         height=FLAGS.height,

@@ -114,7 +114,7 @@ def _number(flag: str, text: str) -> float:
 
 
 def _load(pipeline: Pipeline, request: requests.Request) -> dict[str, Any]:
-    """What the request reads from files, by the names of the pipeline's arguments."""
+    """The inputs that a request reads from files, by the names of the pipeline's arguments."""
     stream_order(list(dict.fromkeys((*request.given, *request.wanted))), pipeline.modalities)
     size = {"height": FLAGS.height or pipeline.height, "width": FLAGS.width or pipeline.width}
     multiple = pipeline.token_pixels
@@ -145,7 +145,7 @@ def _load(pipeline: Pipeline, request: requests.Request) -> dict[str, Any]:
 
 
 def _check_inputs_stay(todo: list[requests.Request], output: pathlib.Path) -> None:
-    """Raises UserError if a result would be written over what a request reads."""
+    """Raises UserError if a result would overwrite an input of a request."""
     for request in todo:
         for source in request.sources:
             for other in todo:
@@ -246,8 +246,8 @@ def define_flags() -> None:
     flags.DEFINE_multi_string(
         "mask",
         [],
-        "Black and white image or video: where a given stream counts (white), and of one that is "
-        "wanted too, what is kept; with several given streams, modality=path each.",
+        "Black and white image or video: white is where a given stream counts, and the part that "
+        "stays of one that is also wanted; with several given streams, modality=path each.",
     )
     flags.DEFINE_multi_string(
         "weight",
@@ -288,7 +288,7 @@ def define_flags() -> None:
     flags.DEFINE_float(
         "cache",
         None,
-        "Share of the model's passes, 0 to below 1, whose result is foreseen from those before; "
+        "Share of the model's passes, 0 to below 1, that are predicted from earlier ones; "
         "needs the model's calibration (docs/speed.md).",
     )
     cli.define_seed("seed", "Seed; request n of a batch file takes seed + n.")

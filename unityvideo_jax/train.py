@@ -11,6 +11,7 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
+import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
@@ -21,12 +22,13 @@ from unityvideo_jax.parallel import hosts
 from unityvideo_jax.parallel.mesh import MeshConfig, make_mesh
 from unityvideo_jax.runtime import seeds
 from unityvideo_jax.settings.sections import check_keys, section
+from unityvideo_jax.training.curriculum import Stage, stages
 from unityvideo_jax.training.workdir import open_workdir
 
 FLAGS = flags.FLAGS
 
 
-def _data_of(config, stage) -> dict[str, Any]:
+def _data_of(config: ml_collections.ConfigDict, stage: Stage) -> dict[str, Any]:
     """`config.data` as a curriculum stage has it."""
     changes = {
         "dir_weights": stage.dir_weights,
@@ -37,20 +39,20 @@ def _data_of(config, stage) -> dict[str, Any]:
 
 
 def build_iterator(
-    config,
-    stage,
+    config: ml_collections.ConfigDict,
+    stage: Stage,
     share: tuple[int, int],
     *,
     seed_offset: int = 0,
     split: str | None = None,
     **changes: Any,
-):
-    """A share (index, count) of a curriculum stage's batches, from shards or rendered online.
+) -> Any:
+    """Builds a share (index, count) of a curriculum stage's batches, from shards or online.
 
     Args:
       config: the experiment.
       stage: of the curriculum.
-      share: which of how many equal parts of each batch.
+      share: index of this process's part of each batch, and the number of equal parts.
       seed_offset: for batches that training does not see.
       split: of online worlds, if not the config's.
       changes: of `config.data`.
@@ -93,8 +95,8 @@ def build_iterator(
     return Interleaved(parts) if len(parts) > 1 else iterator
 
 
-def make_sampler(config, graphdef):
-    """Contact sheets of all tasks for a few records; of RGB alone if no more is trained."""
+def make_sampler(config: ml_collections.ConfigDict, graphdef: Any) -> Any:
+    """Makes contact sheets of all tasks for a few records; of RGB alone if no more is trained."""
     from flax import nnx
 
     from unityvideo_jax.inputs.buckets import Bucket
@@ -103,7 +105,6 @@ def make_sampler(config, graphdef):
     from unityvideo_jax.pretrained.vae import load_vae
     from unityvideo_jax.sampling.generate import SamplerConfig
     from unityvideo_jax.sampling.sheets import TrainingSheets
-    from unityvideo_jax.training.curriculum import stages
 
     plan = stages(config.curriculum, dict(config.data.modality_weights), config.train.steps)
     # Every process samples the same records, of the config's own size.
@@ -132,13 +133,12 @@ def make_sampler(config, graphdef):
     )
 
 
-def check(config) -> None:
-    """Raises UserError for what a config gets wrong, before anything is opened or written."""
+def check(config: ml_collections.ConfigDict) -> None:
+    """Raises UserError for mistakes in a config, before anything is opened or written."""
     from unityvideo_jax.inputs.buckets import size_name
     from unityvideo_jax.inputs.config import READ_LATER, as_data_config, stage_modality_weights
     from unityvideo_jax.training import adapters
     from unityvideo_jax.training.config import SECTIONS
-    from unityvideo_jax.training.curriculum import stages
 
     classes = {name: cls for name, cls in SECTIONS.items() if name != "data"}
     needed = ("seed", "data", "curriculum", *classes)
@@ -167,11 +167,10 @@ def check(config) -> None:
 
 
 def _bucket_lines(config) -> list[str]:
-    """What fills the buckets of each stage of the curriculum, and what is in none of them."""
+    """The shards that fill the buckets of each stage of the curriculum, and those in none."""
     from unityvideo_jax.inputs.config import as_data_config
     from unityvideo_jax.inputs.sized import table, unused
     from unityvideo_jax.planning.fit import step_tokens
-    from unityvideo_jax.training.curriculum import stages
 
     lines: list[str] = []
     for stage in stages(config.curriculum, dict(config.data.modality_weights), config.train.steps):
@@ -200,7 +199,7 @@ def define_flags() -> None:
     flags.DEFINE_bool(
         "fallback",
         False,
-        "If the checkpoint is damaged, go on from the newest whole one before it.",
+        "If the checkpoint is damaged, resume from the newest whole one before it.",
     )
     flags.DEFINE_bool("dump_hlo", False, "Write the compiled step into WORKDIR/profile.")
 

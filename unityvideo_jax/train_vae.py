@@ -44,7 +44,7 @@ LARGEST = 12_000_000  # Bytes of weights that a package can carry comfortably.
 
 
 def world(config: ml_collections.ConfigDict, split: str, height: int, width: int) -> WorldConfig:
-    """The procedural worlds of a split as the configuration asks for them."""
+    """The procedural worlds of a split with the configuration's settings."""
     return WorldConfig(
         height=height,
         width=width,
@@ -69,7 +69,7 @@ def _batches(first: int, count: int, size: int) -> list[Int[np.ndarray, " n"]]:
 
 
 def check(config: ml_collections.ConfigDict, output: pathlib.Path) -> VAEConfig:
-    """The model's configuration, after everything that a user can get wrong.
+    """The model's configuration, after all checks of the user's settings.
 
     Raises:
       UserError: an occupied output folder, unknown keys, sizes that do not fit, weights too large.
@@ -124,9 +124,12 @@ def check(config: ml_collections.ConfigDict, output: pathlib.Path) -> VAEConfig:
 def train(
     config: ml_collections.ConfigDict, model: VAEConfig
 ) -> tuple[WanVAE, dict[str, float | int]]:
-    """Trains to the step or time limit; returns the averaged weights and what training took.
+    """Trains to the step or time limit; returns the averaged weights and facts of the training.
 
     Every device renders and learns from its share of each step's clips; all hold all weights.
+
+    Raises:
+      UserError: a model that is too large, or a loss that is not finite.
     """
     start = time.monotonic()
     names = tuple(config.data.modalities)

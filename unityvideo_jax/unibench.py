@@ -3,8 +3,8 @@
 Command: python -m unityvideo_jax.unibench --workdir=unibench
          python -m unityvideo_jax.unibench --workdir=unibench_real --real=FOLDER
 
-The same command again resumes where a killed one stopped, and checks every clip against what is
-frozen. `--first` and `--num_clips` give a machine its share. `python -m unityvideo_jax.evaluate
+The same command again resumes where a killed one stopped, and checks every clip against the frozen
+one. `--first` and `--num_clips` give a machine its share. `python -m unityvideo_jax.evaluate
 --benchmark=unibench` scores predictions on it; docs/unibench.md says more.
 """
 

@@ -13,7 +13,7 @@ def parse(name: object, where: str) -> str:
     """Returns `name` if it is a unit of depth.
 
     Args:
-      name: what a flag or a file says; anything but one of `NAMES` is refused.
+      name: of a flag or a file; anything but one of `NAMES` is refused.
       where: the flag, or the file and its key, for the error.
 
     Raises:
@@ -25,7 +25,7 @@ def parse(name: object, where: str) -> str:
 
 
 def metres(name: object, where: str) -> float:
-    """How many metres one of this unit is.
+    """The length of one of this unit in metres.
 
     Raises:
       UserError: no such unit, or one that has no length: `relative` and `disparity`.

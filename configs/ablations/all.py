@@ -1,7 +1,7 @@
 """The ablations' full model: all modalities, all tasks, AdaLN switcher and in-context learner.
 
 Command:  python -m unityvideo_jax.ablate --output=grid --arms=all
-Purpose:  what the other arms are compared with. In the paper's tables it is "ours": table 2, all
+Purpose:  the arm beside which the others stand. In the paper's tables it is "ours": table 2, all
           modalities; table 3, all tasks; table 4, both mechanisms.
 Data:     worlds of 17x64x64 whose prompts ask for people alone, so that objects by prompt are
           zero-shot. A quarter of the steps shows RGB alone, which every arm is compared by.

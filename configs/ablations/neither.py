@@ -1,7 +1,7 @@
 """Neither a modality switcher nor in-context learning.
 
 Command:  python -m unityvideo_jax.ablate --output=grid --arms=neither
-Purpose:  what table 4's mechanisms add to. (The paper's own baseline there is RGB alone.)
+Purpose:  the model that table 4's mechanisms add to. (The paper's own baseline is RGB alone.)
 """
 
 import ml_collections

@@ -1,4 +1,4 @@
-"""TFDS builder of OpenUni: one config, hence one series of ArrayRecord files, a modality.
+"""TFDS builder of OpenUni: one config and series of ArrayRecord files per modality.
 
 `unityvideo_jax.pack` is the program that runs it; README.md describes the records.
 """

@@ -14,7 +14,7 @@ FRAMES = tiny_models.frames()
 
 
 def expected(folder):
-    """Each frame by itself through transformers, enlarged as the authors' code does."""
+    """Each frame alone through transformers, enlarged as the authors' code does."""
     model = transformers.AutoModelForDepthEstimation.from_pretrained(folder).eval()
     processor = transformers.AutoImageProcessor.from_pretrained(folder)
     found = []

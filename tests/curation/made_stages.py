@@ -25,7 +25,7 @@ class Kills(Stage):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Slow(Stage):
-    """Takes its time."""
+    """A stage that is slow."""
 
     name: ClassVar[str] = "slow"
     seconds: float
@@ -37,7 +37,7 @@ class Slow(Stage):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Fails(Stage):
-    """Has a defect that one video shows."""
+    """A stage with a defect that one video shows."""
 
     name: ClassVar[str] = "fails"
     video: str
@@ -50,7 +50,7 @@ class Fails(Stage):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Unready(Stage):
-    """Cannot be set up."""
+    """A stage that cannot be set up."""
 
     name: ClassVar[str] = "unready"
 
@@ -60,7 +60,7 @@ class Unready(Stage):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Mark(Stage):
-    """Adds to clips by itself."""
+    """A stage that adds a score and a modality to a clip, independent of other stages."""
 
     name: ClassVar[str] = "mark"
     alone: ClassVar[bool] = True
@@ -76,7 +76,7 @@ class Mark(Stage):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Later(Mark):
-    """Another of its kind."""
+    """A second independent stage."""
 
     name: ClassVar[str] = "later"
 

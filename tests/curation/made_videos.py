@@ -74,7 +74,7 @@ def without_index(path, frames):
 
 
 def rotated(path, frames):
-    """Shown a quarter turn clockwise: the matrix of the track header says so."""
+    """Marks a video as shown a quarter turn clockwise, by the matrix of its track header."""
     write(path, frames)
     data = bytearray(path.read_bytes())
     # tkhd: size, name, version and flags, 20 + 16 bytes of version 0, then the 3x3 matrix.

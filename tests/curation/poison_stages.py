@@ -31,7 +31,7 @@ class Poison(Stage):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Unready(Stage):
-    """Cannot be set up."""
+    """A stage that cannot be set up."""
 
     name: ClassVar[str] = "unready"
 

@@ -92,7 +92,7 @@ def test_a_killed_run_resumes_without_duplicates_or_gaps(source, tmp_path):
     whole = outcome(source, tmp_path / "whole", (*CHAIN, slow, *ALL[-2:]))
     paths = [str(HERE.parents[1]), str(HERE)]
     script = SCRIPT.format(paths=paths, source=str(source), workdir=str(tmp_path / "killed"))
-    # The pause is no part of what is made; let the journal of the pauseless run go on from it.
+    # The pause changes no result: the run without a pause continues the journal.
     script = script.replace("seconds=0.15", "seconds=0.0").replace(
         "chain = ", "made_stages.Slow.__call__ = lambda s, c, j: (__import__('time').sleep(0.15), "
         "[c.score(slow=True)])[1]\nchain = ",

@@ -35,7 +35,7 @@ def batches(size):
 
 
 def measure(estimate, size=4):
-    """Of the model whose velocity always implies the clean latents `estimate(rgb)`."""
+    """The gap of a model whose velocity always implies the clean latents `estimate(rgb)`."""
 
     def velocity(x, t, modality, context):
         t = jnp.maximum(t, 1e-6)[..., None, None, None, None]

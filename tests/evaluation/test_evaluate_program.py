@@ -86,7 +86,7 @@ def test_evaluate_writes_everything_needed_to_repeat(tmp_path):
 @pytest.mark.parametrize(
     ("flag", "message"),
     [
-        ("--heldout_timesteps=6", "error: timesteps=6: give the held-out loss a multiple of 4"),
+        ("--heldout_timesteps=6", "error: timesteps=6: the held-out loss needs a multiple of 4"),
         ("--shift=-1", "error: shift=-1.0: the timestep shift must be a positive number"),
     ],
 )

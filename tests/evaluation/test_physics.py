@@ -44,7 +44,7 @@ def test_the_clips_of_a_pair_are_one_until_they_part(pairs):
 
 
 def test_half_of_the_kinds_raise_the_ways_that_balls_go(pairs):
-    """Of those whose ball moves otherwise; the others are measured by energy of frames."""
+    """Amounts of motion of kinds whose ball moves otherwise; others go by energy of frames."""
     for pair in pairs:
         if pair.kind in {*LOOKS, "shadow", "gravity_reversed", "through_ground"}:
             continue

@@ -177,7 +177,7 @@ def test_page_is_whole_and_alone(tmp_path):
 
 
 def test_page_of_a_thousand_clips_stays_small(tmp_path):
-    """What grows with the clips is their row in the table; the rest is bounded."""
+    """Only the rows of the table grow with the clips; the rest of the page is bounded."""
     (five, *_), sizes = entries(tmp_path), []
     for count in (200, 1000):
         clips = [

@@ -43,7 +43,7 @@ def renders_pairs(monkeypatch):
 
 
 class Oracle(Pipeline):
-    """Knows the truth: the seed says which clip it is asked about. Its VAE loses nothing."""
+    """A pipeline that knows the truth: the seed names the clip. Its VAE loses nothing."""
 
     def __init__(self):
         super().__init__(**parts())

@@ -46,7 +46,7 @@ def original(rendered, tmp_path_factory):
 
 @pytest.fixture
 def built(original, tmp_path):
-    """A copy to spoil."""
+    """A copy of the benchmark to damage."""
     return shutil.copytree(original, tmp_path / "unibench")
 
 
@@ -83,7 +83,7 @@ def test_what_this_machine_renders_is_what_was_frozen(rendered):
 
 
 def test_signature_is_made_of_plain_means():
-    """Against means written out by hand, and steps that the tolerance is about."""
+    """Signatures against means written out by hand, and within the tolerance's steps."""
     rng = np.random.default_rng(0)
     arrays = {
         "rgb": rng.random((2, 6, 8, 3)).astype(np.float32),
@@ -171,7 +171,7 @@ def test_predictions_are_scored_on_it(built, tmp_path):
 
 
 class Oracle(Pipeline):
-    """Answers with the truth of a folder, drawn by the codecs."""
+    """A pipeline that answers with the truth of a folder, drawn by the codecs."""
 
     SIZE: ClassVar = dict(num_frames=5, height=96, width=96)
 
@@ -216,7 +216,7 @@ def test_a_run_is_scored_on_it_at_its_own_size(built):
 
 
 def test_folder_clips_are_the_files_cropped(rendered, built):
-    """48 x 80 to 24 x 24: half size, then eight columns off either side."""
+    """Fits 48 x 80 to 24 x 24: half size, then eight columns off either side."""
     clips = FolderClips(built, num_frames=5, height=24, width=24)
     (batch,) = clips.batches([0, 1], 2)
     for b, name in enumerate(NAMES):

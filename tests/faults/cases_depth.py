@@ -61,7 +61,7 @@ def evaluated(
 
 
 def perfect(prediction: dict, truth: dict, *, metric: bool, **more) -> Callable:
-    """Scores 0 under every alignment, and in metres if the unit of the estimate is known."""
+    """The estimate has error 0 under every alignment, and in metres if its unit is known."""
 
     def act(folder: pathlib.Path) -> None:
         found = evaluated(folder, prediction, truth, **more)
@@ -162,7 +162,7 @@ def shards_of(codec: str, version: str) -> Callable:
 
 
 def sampled(codec: str, *, wanted: bool, expected: str, arrays: dict | None = None) -> Callable:
-    """What a sample says of its depth, which is sampled or given."""
+    """The unit that a sample states for its depth, which is sampled or given."""
 
     def act(folder: pathlib.Path) -> None:
         chosen = {"depth": modalities.chosen_codec("depth", {"depth": codec})}

@@ -84,7 +84,7 @@ def _curate(number: int, wrapped: bool, folder: pathlib.Path) -> None:
         assert os.strerror(number) in str(error) and "b.mp4" in str(error), error
     else:
         raise AssertionError("the disk's refusal was taken for a bad video")
-    # The same command goes on, and does only what is not done.
+    # The same command continues, and does only what is not done.
     (folder / "b.mp4.refused").unlink()
     clips = runner.run_job(stages, job)
     assert [clip.rejected_by for clip in clips.values()] == ["", ""]

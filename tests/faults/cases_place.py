@@ -30,7 +30,7 @@ NAMES = ("run[1]", "a*b?", "ü 日本 run", "100%20#a", "c:d", "-dash", "~home",
 
 
 def _check(path: str, folder: pathlib.Path, kind: str = "folder") -> None:
-    """What every program does with what it writes, before its own work."""
+    """Checks an output path as every program does before its own work."""
     path = path.format(folder=folder)
     paths.check_output(f"--output={path}", path, kind)
 
@@ -56,7 +56,7 @@ def _loop(folder: pathlib.Path) -> None:
 
 
 def _not_ours(folder: pathlib.Path) -> None:
-    """Permission bits do not stop root, so another user tries."""
+    """A folder of another user, checked without rights: permission bits do not stop root."""
     theirs = folder / "theirs"
     theirs.mkdir(mode=0o755)
     if os.geteuid():
@@ -76,7 +76,7 @@ def _not_ours(folder: pathlib.Path) -> None:
 
 
 def _checkpoint(name: str, folder: pathlib.Path) -> None:
-    """Saved, found and read back, bit for bit."""
+    """A checkpoint is saved, found and read back, bit for bit."""
     workdir = folder / name / "run"
     workdir.mkdir(parents=True)
     save(workdir, 3)
@@ -107,7 +107,7 @@ def _expands(folder: pathlib.Path) -> None:
 
 
 def _config(folder: pathlib.Path) -> None:
-    """What lies in a config file or in --config.key=value."""
+    """A seed from a config file or from --config.key=value."""
     config = ml_collections.ConfigDict(
         {"data": {"vae": "~/vae", "dirs": ("~/a", "b"), "kind": "shards"}, "init_from": "~/run"}
     )
@@ -137,7 +137,7 @@ def _seed_of_batch(seed: str, folder: pathlib.Path) -> None:
 
 
 def _last_seed(folder: pathlib.Path) -> None:
-    """The largest works, and what is counted from it begins again at 0."""
+    """The largest seed works, and seeds counted from it begin again at 0."""
     from unityvideo_jax import worlds
 
     batch = folder / "batch.jsonl"
@@ -152,7 +152,7 @@ def _last_seed(folder: pathlib.Path) -> None:
 
 
 def _train(name: str, folder: pathlib.Path) -> None:
-    """Trained, resumed, read for sampling, exported, and imported again."""
+    """A run is trained, resumed, read for sampling, exported, and imported again."""
     workdir = folder / name
     tiny_run(workdir, steps=2)
     tiny_run(workdir, steps=4)

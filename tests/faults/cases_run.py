@@ -249,7 +249,7 @@ def _absurd_null(folder):
 
 
 def _changed_data(change, moved=False):
-    """A run on shards that are changed between its stop and its going on."""
+    """A run on shards that are changed between its stop and its resumption."""
 
     def act(folder):
         import stand_ins

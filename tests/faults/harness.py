@@ -41,7 +41,7 @@ class Case:
       kind: row of the campaign's table, such as "weights".
       name: unique within its kind.
       act: makes the damage in an empty folder and runs what meets it. It raises UserError where
-        the program gives one line, and returns where the program goes on.
+        the program gives one line, and returns where the program continues.
       says: parts that the error's line must have. Empty: `act` must return, having asserted
         itself that the outcome is right.
       slow: only in the campaign.

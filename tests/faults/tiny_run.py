@@ -24,7 +24,7 @@ _SECONDS = flags.DEFINE_float("seconds", 0.0, "That each batch takes.")
 
 
 class Slow(Batches):
-    """Batches that take their time."""
+    """Batches that arrive slowly."""
 
     def __next__(self):
         time.sleep(_SECONDS.value)
@@ -32,7 +32,7 @@ class Slow(Batches):
 
 
 def main(argv) -> None:
-    """Trains."""
+    """Trains the tiny model."""
     del argv
     config, workdir = tiny_config(**json.loads(_TRAIN.value)), pathlib.Path(_WORKDIR.value)
     config.model.freq_dim = 256  # as Wan's, so that it can be exported

@@ -35,7 +35,7 @@ def test_distribution(distribution, shift, mean, std):
         return stats.norm.cdf((np.log(base / (1 - base)) - mean) / std)
 
     assert stats.kstest(t, cdf).pvalue > 1e-3
-    # A distribution only slightly off would be told apart by as many draws.
+    # As many draws would detect a distribution that is only slightly off.
     assert stats.kstest(t, lambda x: cdf(x) ** 1.05).pvalue < 1e-3
 
 

@@ -1,4 +1,4 @@
-"""Data and weights are known again wherever they lie, and told from others."""
+"""Fingerprints recognise data and weights wherever they lie, and tell them from others."""
 
 import shutil
 

@@ -221,7 +221,7 @@ def test_a_killed_run_goes_on(published, packed, tmp_path, monkeypatch):
         ({"caption_column": "story"}, "no caption column among videoID, path, caption"),
     ],
 )
-def test_bad_requests_name_the_mend(published, tmp_path, options, message):
+def test_bad_requests_name_the_fix(published, tmp_path, options, message):
     with pytest.raises(UserError, match=message):
         packing.pack_openuni(published[0], tmp_path, **{"subset": "Koala36M"} | options)
 

@@ -59,7 +59,7 @@ def test_autoencoders_of_both_layouts_are_the_same(diffusers, original):
 
 @pytest.mark.parametrize("config", [WAN_2_1, WAN_2_2], ids=["2.1", "2.2"])
 def test_the_original_file_needs_no_config(config, tmp_path):
-    """Known by its channels, also beside the transformer's files and their config.json."""
+    """An autoencoder is known by its channels, also beside the transformer's config.json."""
     version = "2.2" if config.residual else "2.1"
     torch.save({"conv2.bias": torch.zeros(config.z_dim)}, tmp_path / f"Wan{version}_VAE.pth")
     (tmp_path / "config.json").write_text('{"_class_name": "WanModel"}')

@@ -92,7 +92,7 @@ def pipeline(reference, tmp_path_factory):
     velocity = made.velocity
 
     def with_whole_timesteps(params):
-        # diffusers tells the transformer whole thousandths.
+        # diffusers passes whole thousandths to the transformer.
         return lambda latents, timestep, *rest, **kwargs: velocity(params)(
             latents, jnp.floor(1000.0 * timestep) / 1000.0, *rest, **kwargs
         )
@@ -131,7 +131,7 @@ def test_whole_trajectory(reference, pipeline, image, parity):
     expected = np.moveaxis(result.numpy(), 1, -1)
     name = "image to video with a negative prompt, a whole trajectory (latents)"
     parity(name, "diffusers WanImageToVideoPipeline", latents, expected, bound=1e-4)
-    # What follows the image hangs on it.
+    # The frames after the image depend on it.
     other = pipeline(PROMPTS, wanted=("rgb",), first_frame=255 - image, seed=SEED).latents["rgb"]
     assert np.abs(other[:, 1:] - latents[:, 1:]).max() > 0.01
 

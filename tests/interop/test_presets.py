@@ -36,7 +36,7 @@ def test_backbone_has_the_published_number_of_parameters(name):
     model = presets.load(name).model.to_dict()
     backbone = model | dict(modalities=("rgb",), switcher="none")
     assert count(DiTConfig(**backbone)) == COUNTS[name]
-    # What a checkpoint of Wan holds is exactly that, whatever our own parts add.
+    # A checkpoint of Wan holds exactly that many, whatever our own parts add.
     entries = wan_keys.entries(DiTConfig(**model), "diffusers")
     assert sum(math.prod(entry.shape) for entry in entries) == COUNTS[name]
 

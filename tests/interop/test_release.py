@@ -126,7 +126,7 @@ def test_the_release_is_reproduced(release, file, theirs, ours, parity):
 
 
 def test_its_sampling_is_reproduced(release, file, parity):
-    """The preset's: 20 Euler steps from 1 to 0, no shift, no guidance; both streams sampled."""
+    """The preset's sampler: 20 Euler steps from 1 to 0, no shift, no guidance, both streams."""
     preset = presets.load("unityvideo_release_5b")
     sampler = SamplerConfig(**preset.sampling)
     np.testing.assert_allclose(sampler.table().sigma, np.linspace(1, 0, 21)[:-1], atol=1e-12)

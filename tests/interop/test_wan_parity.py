@@ -32,7 +32,7 @@ def reference():
 
 @pytest.fixture(scope="module")
 def folder(reference, tmp_path_factory):
-    """As diffusers itself writes it, in several shards."""
+    """A transformer as diffusers writes it, in several shards."""
     path = tmp_path_factory.mktemp("wan")
     reference.save_pretrained(path, max_shard_size="100KB")
     assert len(list(path.glob("*.safetensors"))) > 2
@@ -102,7 +102,7 @@ def test_shapes(reference, folder, shape, parity):
 
 
 def test_other_sizes_patches_and_types(tmp_path, parity):
-    """Three layers, patches that join frames, and weights stored in bfloat16."""
+    """Other sizes match: three layers, patches that join frames, weights stored in bfloat16."""
     sizes = dict(num_heads=3, head_dim=16, layers=3, ffn=40, channels=3, text=10, patch=(2, 1, 2))
     reference = torch_wan(1, **sizes)
     stored = {name: weight.bfloat16() for name, weight in reference.state_dict().items()}
@@ -135,7 +135,7 @@ def test_clean_frames_are_timesteps_of_tokens(reference, folder, frames, parity)
 
 
 def test_gradients(reference, folder, parity):
-    """Of a random projection of the output, with respect to weights of every kind."""
+    """Gradients of a random projection of the output, for weights of every kind."""
     model = load_dit(folder, our_config(modalities=("rgb",), switcher="none"))
     latents, context = random_inputs((3, 4, 6))
     weight = np.random.default_rng(1).standard_normal(latents.shape).astype(np.float32)

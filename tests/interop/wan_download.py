@@ -55,7 +55,7 @@ def torch_umt5() -> transformers.UMT5EncoderModel:
 
 
 def save_tokenizer(folder: pathlib.Path) -> None:
-    """A tokenizer of the same kind, of few words."""
+    """A tokenizer of UMT5's kind, of few words."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
     pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)]
@@ -73,7 +73,7 @@ def save_tokenizer(folder: pathlib.Path) -> None:
 
 
 def save_diffusers(root: pathlib.Path, version: str, **transformer) -> pathlib.Path:
-    """As diffusers lays a pipeline out; `transformer` replaces its sizes."""
+    """A folder as diffusers lays a pipeline out; `transformer` replaces its sizes."""
     sizes = dict(channels=4, text=UMT5_SIZES["d_model"]) | transformer
     torch_wan(**sizes).save_pretrained(root / "transformer", max_shard_size="100KB")
     torch_vae(version).save_pretrained(root / "vae")

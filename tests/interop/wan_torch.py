@@ -11,7 +11,7 @@ from flax import nnx
 from unityvideo_jax.models import build
 from unityvideo_jax.models.dit import DiT, DiTConfig
 
-# Compile time is what these tests cost; unoptimised code is fast enough at this size.
+# Compiling takes most of these tests' time; unoptimised code is fast enough at this size.
 quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 SIZES = dict(num_heads=2, head_dim=20, layers=2, ffn=72, channels=4, text=12)
@@ -43,7 +43,7 @@ def torch_wan(seed: int = 0, patch=(1, 2, 2), **changes) -> WanTransformer3DMode
 
 
 def our_config(patch=(1, 2, 2), **changes) -> DiTConfig:
-    """The same sizes as `torch_wan`; keys of either replace fields."""
+    """The configuration of `torch_wan`'s sizes; keys of either replace fields."""
     sizes = SIZES | {k: changes.pop(k) for k in list(changes) if k in SIZES}
     fields = dict(
         dim=sizes["num_heads"] * sizes["head_dim"],

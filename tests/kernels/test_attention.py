@@ -63,7 +63,7 @@ def test_gradient_equals_finite_differences():
 
 @pytest.mark.parametrize(("n", "m"), [(7, 130), (256, 128)])
 def test_splash_gradient_equals_that_of_plain_softmax(n, m):
-    """With keys and queries that are padded to the kernel's blocks, and with some that need not."""
+    """Lengths of queries and keys that need padding to the kernel's blocks, and that do not."""
     q, k, v, weight = (jnp.asarray(x, jnp.float32) for x in (*qkv(n, m), qkv(n, 1, seed=1)[0]))
 
     def gradient(implementation):
@@ -124,7 +124,7 @@ def test_kernels_of_gpus_in_blocks_equal_float32(kernel):
 
 
 def test_flash_kernels_compile_for_hopper():
-    """Lowered with the real compiler, which needs no GPU: forward once, backward once.
+    """The real compiler lowers each kernel once, forward and backward; it needs no GPU.
 
     In a process without the tests' shape checks, whose rewriting the compiler cannot read.
     """

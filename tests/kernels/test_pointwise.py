@@ -44,7 +44,7 @@ def torch_branch(x, scale, shift):
 
 
 def our_branch(x, scale, shift):
-    """Both that are returned, in one: each then has a gradient of its own."""
+    """Both results in one array, so that each has a gradient of its own."""
     x, y = input_and_norm(x, scale, shift, 1e-6)
     return x * y
 

@@ -1,4 +1,4 @@
-"""Against pycocotools, on random boxes of people and masks."""
+"""Average precision against pycocotools, on random boxes of people and masks."""
 
 import contextlib
 import io

@@ -105,7 +105,7 @@ def test_deltas_count_ratios_in_both_directions():
 
 @pytest.mark.parametrize("alignment", depth.ALIGNMENTS)
 def test_numbers_of_an_aligned_clip_are_torchmetrics(parity, alignment):
-    """Where all pixels and frames count alike: AbsRel and RMSE of the aligned values."""
+    """AbsRel and RMSE of aligned values, where all pixels and frames count alike."""
     torch = pytest.importorskip("torch")
     functional = pytest.importorskip("torchmetrics.functional")
     truth, prediction = video((1, 20, 30)), video((1, 20, 30))

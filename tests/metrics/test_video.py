@@ -186,7 +186,7 @@ def test_other_sizes_are_resized_and_cropped(weights):
 
 
 def test_enlarging_equals_pillow():
-    """Enlarging, antialiasing makes no difference, and Pillow's bilinear is the same filter."""
+    """When enlarging, antialiasing changes nothing, and Pillow's bilinear is the same filter."""
     frame = video(1, 12)[0]
     expected = np.asarray(Image.fromarray(frame).resize((29, 31), Image.Resampling.BILINEAR))
     found = frames.resize(frames.tensor(frame[None]), 31, 29)[0].permute(1, 2, 0)

@@ -1,4 +1,4 @@
-"""Windows of what is true join to what is true, whatever each window leaves open."""
+"""Windows of the truth join to the truth, whatever each window leaves open."""
 
 import numpy as np
 import pytest

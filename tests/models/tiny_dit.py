@@ -9,7 +9,7 @@ from flax import nnx
 
 from unityvideo_jax.models import DiT, DiTConfig, build
 
-# Compile time is what these tests cost; unoptimised code is fast enough at this size.
+# Compiling takes most of these tests' time; unoptimised code is fast enough at this size.
 quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 

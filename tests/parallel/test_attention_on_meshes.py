@@ -13,7 +13,7 @@ from unityvideo_jax.models.attention import dot_product_attention
 from unityvideo_jax.models.remat import rematerialise
 from unityvideo_jax.parallel.mesh import MeshConfig, make_mesh
 
-# Compile time is what these tests cost; unoptimised code is fast enough at this size.
+# Compiling takes most of these tests' time; unoptimised code is fast enough at this size.
 quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 BATCH, STREAMS, TOKENS, HEADS, SIZE = 4, 2, 8, 8, 8
 

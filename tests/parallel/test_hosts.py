@@ -195,7 +195,7 @@ def test_a_lost_process_stops_the_job_which_then_resumes(alone, tmp_path):
     assert told in error
     assert max(_losses(workdir)) < 6
 
-    # The same command goes on, until SIGTERM to one process stops both at the same step.
+    # The same command resumes, until SIGTERM to one process stops both at the same step.
     # What the lost job wrote after its checkpoint is cut off when the next one starts.
     lost = (workdir / "metrics.jsonl").stat().st_mtime_ns
     job = _job(workdir, mesh, seconds=0.5)

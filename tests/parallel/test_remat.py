@@ -1,4 +1,4 @@
-"""Rematerialisation changes what is kept, never what is computed."""
+"""Rematerialisation changes which arrays are saved, never what is computed."""
 
 import chex
 import jax

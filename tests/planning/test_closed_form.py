@@ -1,4 +1,4 @@
-"""The closed form against what was measured, what JAX keeps, and what rings send."""
+"""The closed form against measurements, the arrays that JAX saves, and bytes that rings send."""
 
 import dataclasses
 import math
@@ -206,7 +206,7 @@ def test_the_best_mesh_fits_and_is_the_fastest_that_does():
     best = ranked[0]
     assert best.fits
     speeds = [made.samples / made.step_seconds for made in ranked if made.fits]
-    # In an order that tells no speeds apart that differ by less than 1 %.
+    # The order may swap meshes whose speeds differ by less than 1 %.
     assert all(later < 1.01 * min(speeds[: i + 1]) for i, later in enumerate(speeds))
     full = [made for made in ranked if not made.fits]
     assert full and full == ranked[len(speeds) :]

@@ -66,7 +66,7 @@ def test_flops_are_the_models_and_those_recomputed(made):
 
 
 def test_ulysses_sends_what_the_paper_says(made):
-    # q, k, v and the output, forward and backward, a layer: each device sends half of its tokens.
+    # q, k, v and the output, forward and backward, per layer: each device sends half its tokens.
     samples, tokens, width = 2, 8, 16  # of one device
     expected = LAYERS * 8 * samples * tokens * width * 4 / 2
     assert made.traffic.sent["all-to-all", "context"] == expected
@@ -229,12 +229,12 @@ def test_sampling_holds_all_weights_on_every_device():
     config = _config()
     config.sampling.update(steps=3, solver="heun", text_guidance=2.0)
     made = planner.plan_sampling(config, jax.devices()[:4])
-    assert made.samples == 4 and made.evaluations == 5  # Heun: two a step, but one in the last
+    assert made.samples == 4 and made.evaluations == 5  # Heun: two per step, one in the last
     weights = build.abstract_transformer(DiTConfig(**config.model))[1]
     assert made.parameters == 4 * sum(w.size for w in jax.tree.leaves(weights))
     assert made.optimizer == 0
     forward = model_flops(DiTConfig(**config.model), (2, 4, 4), 2)
-    assert made.model_flops == 5 * 2 * forward  # with text and without, one sample a device
+    assert made.model_flops == 5 * 2 * forward  # with text and without, one sample per device
     assert 0.95 < made.executed_flops / made.model_flops < 1.06
     assert "5 evaluations" in describe(made) and "optimiser" not in describe(made)
     with pytest.raises(UserError, match="--samples=6: must be a multiple of the 4 devices"):

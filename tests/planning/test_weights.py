@@ -1,4 +1,4 @@
-"""What the planner says that weights take is what a training state's arrays have."""
+"""The planner's memory of weights equals that of a training state's arrays."""
 
 import dataclasses
 import math
@@ -49,7 +49,7 @@ def test_weights_are_those_of_the_state(lora):
 
 
 def test_adapters_of_5b_take_a_fraction_of_the_memory():
-    """Beside 5B weights: 10, 5.5 and 3.3 GiB of base, and little that trains."""
+    """An adapter beside 5B weights needs 10, 5.5 or 3.3 GiB of base, and little that trains."""
     config = presets.load("lora_wan22_5b")
     gib = {}
     for base in ("bfloat16", "int8", "nf4"):

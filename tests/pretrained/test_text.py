@@ -83,7 +83,7 @@ def test_words_of_near_meaning_are_near(encoder):
     assert len(triples) == 70
     right = [cosine(encoder, a, b) > cosine(encoder, a, c) for a, b, c in triples]
     assert np.mean(right) >= 0.84
-    assert cosine(encoder, "red", "blue") < 0.5  # near, and still told apart
+    assert cosine(encoder, "red", "blue") < 0.5  # near, and still distinct
 
 
 def test_inflections_and_unknown_words(encoder):

@@ -73,7 +73,7 @@ def test_a_schedule_that_skips_nothing_is_the_dense_sampler(solver, scales):
 
 
 def host_loop(config, run):
-    """UniPC in NumPy, in which a pass that does not run goes on along its last two outputs."""
+    """UniPC in NumPy, where a skipped pass extrapolates its last two outputs."""
     velocity, arrays = Counted(), inputs()
     table, scale = config.table(), config.text_guidance
     noise = np.asarray(generate_noise())

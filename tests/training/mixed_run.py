@@ -23,7 +23,7 @@ MODALITIES = ("rgb", "depth")
 
 
 def config(shards, **changes):
-    """Of two buckets, and of a second stage that draws one of them more often."""
+    """A configuration of two buckets, and of a second stage that draws one more often."""
     experiment = tiny_config(steps=10, checkpoint_every=5)
     experiment.model.update(modalities=MODALITIES, text_len=6, num_layers=1)
     entries = [dict(zip(("frames", "height", "width"), size, strict=True)) for size in SIZES]
@@ -47,7 +47,7 @@ def config(shards, **changes):
 
 
 class _Slow:
-    """An iterator whose batches take so many seconds more."""
+    """An iterator whose batches take `seconds` longer."""
 
     def __init__(self, iterator, seconds):
         self._iterator, self._seconds = iterator, seconds

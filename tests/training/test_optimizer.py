@@ -27,7 +27,7 @@ def _config(moments):
 
 
 def _gradient(params, inputs, xp):
-    """Of the mean square of a linear map, by hand."""
+    """Gradients of the mean square of a linear map, by hand."""
     error = inputs @ params["kernel"] + params["bias"] - xp.sin(inputs[:, :16])
     return {"kernel": inputs.T @ error / len(inputs), "bias": error.mean(0)}
 

@@ -1,4 +1,4 @@
-"""What a run records of itself, read back by what did not write it."""
+"""Records of a run, read back by libraries that did not write them."""
 
 import gzip
 import json

@@ -1,4 +1,4 @@
-"""What may change when a run goes on: every change by its rule, every advice accepted."""
+"""What may change when a run resumes: every change by its rule, every advice accepted."""
 
 import json
 import pathlib

@@ -18,7 +18,7 @@ _count = functools.cache(load_words(LENGTH).count)
 
 
 class Wordy(captions._Writer):
-    """Always chooses the longest wording, and says everything that it may say."""
+    """Random numbers that always choose the longest wording, with everything it may say."""
 
     def __init__(self, scene):
         self.scene = scene

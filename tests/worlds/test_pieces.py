@@ -12,7 +12,7 @@ module = importlib.import_module("unityvideo_jax.worlds.render")
 
 @pytest.fixture(autouse=True)
 def quick_compile():
-    """Compiling is what this costs."""
+    """Compiles with few optimisations, since compiling takes most of the time here."""
     before = jax.config.read("jax_disable_most_optimizations")
     jax.config.update("jax_disable_most_optimizations", True)
     yield

@@ -22,7 +22,7 @@ def _scenes(split="train", seed=0, indices=None):
 
 
 def _assert_same(left, right):
-    """As compiled for another batch, sums may round differently in the last bit or two."""
+    """Compares scenes of programs whose sums may round differently in the last bit or two."""
     chex.assert_trees_all_close(left, right, rtol=1e-5, atol=1e-6)
 
 

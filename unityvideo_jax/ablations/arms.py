@@ -1,4 +1,4 @@
-"""The arms: which presets they are, what each trains, and how often it trains its RGB.
+"""The arms: their presets, the tasks that each trains, and how often it trains its RGB.
 
 Arms are compared at equal steps, but a step is not the same work: a joint or a control sample
 noises RGB, an estimation sample does not, and more streams cost more. So each arm states both.
@@ -97,7 +97,7 @@ class Arm:
 
     @property
     def flops(self) -> float:
-        """Model FLOPs of a training step in the mean."""
+        """Mean model FLOPs of a training step."""
         latents = latent_grid(load_vae_config(self.data.vae or None), self.data)
         forward = sum(
             share * model_flops(self.model, latents, n) for n, share in self.streams.items()
@@ -105,7 +105,7 @@ class Arm:
         return 3.0 * forward * self.config.train.batch_size
 
     def facts(self) -> dict[str, float | int | list[str]]:
-        """What a record says of the arm beside its configuration."""
+        """Facts for a record of the arm, beside its configuration."""
         samples = self.config.train.steps * self.config.train.batch_size
         return {
             "modalities": [*self.trained],
@@ -123,7 +123,7 @@ def latent_grid(vae: VAEConfig, data: DataConfig) -> tuple[int, int, int]:
 
 
 def load(name: str, changes: Mapping[str, object] | None = None, steps: int = 0) -> Arm:
-    """An arm by name: a preset below `ablations/`, or a configuration file.
+    """Loads an arm by name: a preset below `ablations/`, or a configuration file.
 
     Args:
       name: of the arm.

@@ -4,6 +4,7 @@ import pathlib
 
 import matplotlib
 import numpy as np
+from jaxtyping import Float
 from matplotlib.figure import Figure
 
 from unityvideo_jax.ablations.results import Results
@@ -16,8 +17,8 @@ POINTS = 60
 STYLE = {"svg.hashsalt": "ablations", "svg.fonttype": "none", "font.size": 10}
 
 
-def mean_curve(results: Results, arm: str) -> np.ndarray:
-    """Rows of step, mean and standard deviation over seeds of the loss of RGB alone, smoothed.
+def mean_curve(results: Results, arm: str) -> Float[np.ndarray, "n 3"]:
+    """Averages the loss of RGB alone over seeds, smoothed: rows of step, mean and deviation.
 
     Returns:
       f64 [n, 3] with n <= POINTS, each the mean of as many records; steps that all seeds have.

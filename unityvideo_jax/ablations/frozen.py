@@ -1,4 +1,4 @@
-"""What all runs of a grid share, frozen by hash: what they see, and what they are scored with."""
+"""The frozen part of a grid, by hash: the clips, settings and models that all its runs share."""
 
 import dataclasses
 import pathlib
@@ -17,7 +17,7 @@ FILE = "grid.json"
 
 
 def record(arm: Arm, estimator: str, settings: Any) -> dict[str, Any]:
-    """What must not change within a grid.
+    """Returns the facts that must not change within a grid.
 
     Args:
       arm: any of the grid.
@@ -41,7 +41,7 @@ def record(arm: Arm, estimator: str, settings: Any) -> dict[str, Any]:
 
 
 def check(folder: pathlib.Path, now: Mapping[str, Any]) -> str:
-    """Compares what is frozen with what the grid began with, if it has begun; its hash.
+    """Compares the frozen part with that of the grid's start, if it has begun; returns its hash.
 
     Raises:
       UserError: something differs; names it.
@@ -59,7 +59,7 @@ def check(folder: pathlib.Path, now: Mapping[str, Any]) -> str:
 
 
 def begin(folder: pathlib.Path, now: Mapping[str, Any]) -> None:
-    """Writes what is frozen, unless the grid has begun."""
+    """Writes the frozen part, unless the grid has begun."""
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / FILE).exists():
         provenance.write_json(folder / FILE, now)

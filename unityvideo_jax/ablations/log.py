@@ -1,4 +1,4 @@
-"""The log of a grid: one sealed JSON line per finished run, and who works on which."""
+"""The log of a grid: one sealed JSON line per finished run, and locks of the runs at work."""
 
 import contextlib
 import fcntl
@@ -18,7 +18,7 @@ WORK = "work"
 
 
 def read(path: pathlib.Path) -> dict[str, dict[str, Any]]:
-    """Records by name, in the order of the file; none if there is no file.
+    """Reads records by name, in the order of the file; none if there is no file.
 
     Raises:
       UserError: a line that is not JSON or was changed, or a run that is there twice.
@@ -49,7 +49,7 @@ def add(folder: pathlib.Path, record: Mapping[str, Any]) -> None:
 def finished(
     records: Mapping[str, Mapping[str, Any]], runs: Iterable[Run], frozen: str
 ) -> set[str]:
-    """Names of what is done, the reference among them.
+    """Returns the names of finished runs, the reference among them.
 
     Args:
       records: of the log.

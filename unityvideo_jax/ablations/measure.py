@@ -8,7 +8,7 @@ Of sampled RGB, by way ("alone", "joint+<modality>", "control+<modality>" and th
 which needs no network. Estimates take one evaluation of the network. Control is scored by one
 estimator for all arms, since an arm that was trained for control alone cannot estimate.
 
-What an arm was not trained for is not measured: a number of it would say nothing of the arm.
+Tasks that an arm was not trained for are not measured: their numbers would say nothing of it.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -46,7 +46,7 @@ Draw = Callable[[str, Sequence[tuple[str, np.ndarray]]], None]
 
 
 def losses(model: Model, arm: Arm, truth: Truth) -> Numbers:
-    """Held-out losses of RGB and of estimates."""
+    """Measures held-out losses of RGB and of estimates."""
     found: dict[str, list[float]] = {}
 
     def add(names: Sequence[str], what: Mapping[str, tuple[int, int]]) -> None:
@@ -73,10 +73,10 @@ def losses(model: Model, arm: Arm, truth: Truth) -> Numbers:
 
 
 def estimates(model: Model, arm: Arm, truth: Truth, draw: Draw) -> Numbers:
-    """Scores of modalities estimated from true RGB, and zero-shot: objects by prompt, and animals.
+    """Scores modalities estimated from true RGB, and zero-shot: objects by prompt, and animals.
 
-    Of objects, `asked_for_people` has the same clips with prompts of the validation worlds: what of
-    the score the prompt makes.
+    Of objects, `asked_for_people` has the same clips with prompts of the validation worlds: the
+    difference is the prompt's part of the score.
     """
     if not arm.trains(ESTIMATION):
         return {}
@@ -166,7 +166,7 @@ def score_videos(
     prefix: str = "",
     draw: Draw = lambda title, rows: None,
 ) -> Numbers:
-    """Scores of a modality's videos of the first clips against their truth.
+    """Scores a modality's videos of the first clips against their truth.
 
     Args:
       truth: has the codecs.
@@ -203,10 +203,10 @@ def sampled(
     control: Callable[[str, Batch, np.ndarray], list],
     draw: Draw,
 ) -> Numbers:
-    """Scores of sampled RGB, and of how it follows a modality.
+    """Scores sampled RGB, and how it follows a modality.
 
     Args:
-      model, arm, truth: what is sampled.
+      model, arm, truth: the model, its arm, and the clips.
       control: given a modality, a batch and sampled RGB in [-1, 1], gives each clip's score.
       draw: called with samples of the first clip.
     """
@@ -243,7 +243,7 @@ def _shown(truth: Truth, batch: Batch, given: Mapping[str, Any]) -> list[tuple[s
 
 
 def of_videos(way: str, videos: Sequence[np.ndarray], truth: Truth) -> Numbers:
-    """Fréchet proxy against the true clips, and VBench's temporal flickering.
+    """Scores videos by the Fréchet proxy against the true clips, and by temporal flickering.
 
     Args:
       way: of the keys.
@@ -281,7 +281,13 @@ class Controller:
     def __call__(
         self, modality: str, batch: Batch, rgb: Float[np.ndarray, "b t h w 3"]
     ) -> list[ClipScore]:
-        """Each clip's score: the modality, estimated in one pass, against the truth."""
+        """Scores each clip: the modality, estimated in one pass, against the truth.
+
+        Args:
+          modality: that was given.
+          batch: clips with truth.
+          rgb: sampled from the modality, in [-1, 1].
+        """
         large = rgb.repeat(2, axis=2).repeat(2, axis=3)
         found = self.estimator(
             [""] * len(rgb),
@@ -304,7 +310,7 @@ class Controller:
 
 
 def agreement(model: Model, arm: Arm, truth: Truth, draw: Draw) -> Numbers:
-    """How streams agree that are sampled together, three at a time, and shuffled over clips."""
+    """Scores the agreement of streams that are sampled together, and of streams of other clips."""
     names = [RGB, *(name for name in arm.trained if name != SKELETON)]
     sets = [one for one in joint.stream_sets(names, 3) if len(one) == 3]
     if not arm.trains(JOINT) or 3 not in arm.streams or not sets:
@@ -325,7 +331,7 @@ def agreement(model: Model, arm: Arm, truth: Truth, draw: Draw) -> Numbers:
 
 
 def plausibility(model: Model, arm: Arm, truth: Truth) -> tuple[Numbers, dict[str, str]]:
-    """Plausibility errors, and the outcome of each pair for intervals.
+    """Measures plausibility errors, and the outcome of each pair for intervals.
 
     Returns:
       Numbers by key; and by streams one character per pair: 1 where the invalid clip has the lower

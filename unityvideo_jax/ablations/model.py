@@ -58,9 +58,18 @@ class Model:
         )
 
     def errors(
-        self, names: Sequence[str], batch: Batch, latents: Mapping[str, np.ndarray]
-    ) -> Float[np.ndarray, "b task k s"]:
-        """Held-out errors of the clips of a batch that count, for one set of streams."""
+        self,
+        names: Sequence[str],
+        batch: Batch,
+        latents: Mapping[str, Float[np.ndarray, "b t h w c"]],
+    ) -> Float[np.ndarray, "_ task k s"]:
+        """Measures held-out errors of the clips of a batch that count, for one set of streams.
+
+        Args:
+          names: of the streams, RGB first.
+          batch: gives captions, prompts and, by their numbers, noise.
+          latents: f32 [b, t, h, w, c] of each stream.
+        """
         context, _ = self.pipeline.contexts(names, batch.captions, own_prompts(batch, names))
         found = self._errors(
             self.pipeline.params,
@@ -82,14 +91,14 @@ class Model:
         captions: Sequence[str] | None = None,
         prompts: Mapping[str, Sequence[str]] | None = None,
     ) -> Videos:
-        """Videos in [-1, 1] of the wanted streams for every clip of a batch.
+        """Samples videos in [-1, 1] of the wanted streams for every clip of a batch.
 
         Args:
           names: of all streams, RGB first.
           wanted: of them.
           batch: gives captions, prompts and, by their numbers, noise.
           given: latents of the others.
-          sampler: how.
+          sampler: settings.
           captions, prompts: instead of the clips' own.
 
         Raises:
@@ -131,7 +140,17 @@ class Model:
         }
 
     def estimate(self, name: str, batch: Batch, rgb: np.ndarray, **texts: Any) -> np.ndarray:
-        """A modality of RGB latents in one pass, without captions, as video in [-1, 1]."""
+        """Estimates a modality from RGB latents in one pass, without captions.
+
+        Args:
+          name: of the modality.
+          batch: gives prompts and, by their numbers, noise.
+          rgb: f32 [b, t, h, w, c].
+          texts: as `sample` takes them.
+
+        Returns:
+          Video in [-1, 1].
+        """
         nothing = [""] * len(batch.captions)
         one = self.sample(
             (RGB, name), (name,), batch, {RGB: rgb}, self.one_pass, captions=nothing, **texts

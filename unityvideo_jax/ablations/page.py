@@ -80,13 +80,13 @@ def _grid(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _noise(results: Results, key: str) -> float:
-    """The smallest difference of a metric that is claimed."""
+    """The smallest difference of a metric that counts as one."""
     shares = key.startswith("plausibility_error")
     return statistics.noise_of_share(results.pairs()) if shares else 0.0
 
 
 def _said(results: Results, table: Table, claim: Claim, column: Column) -> tuple[str, str]:
-    """What a column says of a claim, in numbers and in one word; "" without both rows."""
+    """A column's result for a claim, in numbers and in one word; "" without both rows."""
     row, base = table.rows[claim.row], table.rows[claim.base]
     # RGB as sampled is another loss in another way of sampling.
     if "{way}" in column.key and column.key.startswith("rgb_loss") and row.way != base.way:
@@ -100,7 +100,7 @@ def _said(results: Results, table: Table, claim: Claim, column: Column) -> tuple
 
 
 def _outcome(words: Sequence[str], claim: Claim) -> str:
-    """What all columns together say of a claim."""
+    """The result of all columns together for a claim."""
     says = {"better", "worse"} & set(words)
     expected = "better" if claim.better else "worse"
     if not words:

@@ -1,16 +1,18 @@
-"""A grid's plan: which runs, in which order, and how long they will take."""
+"""A grid's plan: its runs, their order, and how long they will take."""
 
 import dataclasses
 from collections.abc import Collection, Iterable, Sequence
+
+import ml_collections
 
 from unityvideo_jax.ablations.arms import Arm
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.files import provenance
 
-# What every model is compared with beside the other models: the truth through the autoencoder.
+# The record that every model is compared with: the truth through the autoencoder.
 REFERENCE = "reference"
-# Seconds of a worker's first run: JAX, compilation, rendering what runs are scored on. And of each
-# run, beside its steps: what is compiled already, loaded; the checkpoint; the scores.
+# Extra seconds of a worker's first run (JAX, compilation, rendering the clips), and of each run
+# beside its steps (loading compiled programs, the checkpoint, the scores).
 FIRST_SECONDS, RUN_SECONDS = 200.0, 100.0
 
 
@@ -36,7 +38,7 @@ class Run:
         """SHA-256 of the configuration, the seed apart."""
         return provenance.config_hash(self.arm.config)
 
-    def config(self):
+    def config(self) -> ml_collections.ConfigDict:
         """The configuration to train."""
         config = self.arm.config.copy_and_resolve_references()
         config.seed = self.seed
@@ -44,7 +46,7 @@ class Run:
 
 
 def make_plan(arms: Iterable[Arm], seeds: Sequence[int]) -> tuple[list[Run], list[str]]:
-    """Runs, all arms of a seed before the next seed, so that a grid cut short has whole seeds.
+    """Orders runs, all arms of a seed before the next: a grid cut short has whole seeds.
 
     Args:
       arms: in order; of those that are the same configuration the first is run.

@@ -41,14 +41,14 @@ class Results:
         self.reference: Mapping[str, float] = records.get(REFERENCE, {}).get("metrics", {})
 
     def values(self, arm: str, key: str) -> dict[int, float]:
-        """A metric of an arm by seed, of the seeds that have it."""
+        """Returns a metric of an arm by seed, of the seeds that have it."""
         found = {
             seed: run["metrics"].get(key) for seed, run in sorted(self.runs.get(arm, {}).items())
         }
         return {seed: float(value) for seed, value in found.items() if value is not None}
 
     def cell(self, arm: str, key: str, digits: int = 3) -> str:
-        """Mean ± standard deviation over seeds."""
+        """Formats mean ± standard deviation over seeds."""
         values = [*self.values(arm, key).values()]
         if not values:
             return NOTHING
@@ -56,7 +56,7 @@ class Results:
         return f"{mean:.{digits}f}" + (f" ± {std:.{digits}f}" if len(values) > 1 else "")
 
     def difference(self, ours: tuple[str, str], base: tuple[str, str]) -> Difference | None:
-        """An (arm, key) less another over the seeds that both have; None if there are none."""
+        """An (arm, key) minus another over the seeds that both have; None if there are none."""
         first, second = self.values(*ours), self.values(*base)
         seeds = sorted(first.keys() & second.keys())
         if not seeds:
@@ -64,7 +64,7 @@ class Results:
         return statistics.paired([first[s] for s in seeds], [second[s] for s in seeds])
 
     def outcomes(self, arm: str, streams: str) -> Float[np.ndarray, "runs pairs"] | None:
-        """Whether the invalid clip has the lower loss, of every run of an arm and every pair."""
+        """Whether the invalid clip has the lower loss, for every run of an arm and every pair."""
         meaning = {"0": 0.0, "=": 0.5, "1": 1.0}
         rows = [
             [meaning[c] for c in run["pairs"][streams]]

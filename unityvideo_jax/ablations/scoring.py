@@ -49,7 +49,7 @@ class Evaluator:
         self._models: dict[DiTConfig, Model] = {}
 
     def model(self, workdir: pathlib.Path) -> Model:
-        """The averaged weights of a run, in the pipeline of the first run of its architecture."""
+        """Loads a run's averaged weights, in the pipeline of the first run of its architecture."""
         config, params, step = load_for_inference(workdir, use_ema=True)
         kind = DiTConfig(**config.model.to_dict())
         if kind not in self._models:
@@ -61,11 +61,11 @@ class Evaluator:
         return model
 
     def run(self, workdir: pathlib.Path, arm: Arm, draw: Draw) -> dict[str, Any]:
-        """Numbers of a run, outcomes of pairs, and seconds of each part.
+        """Measures numbers of a run, outcomes of pairs, and seconds of each part.
 
         Args:
           workdir: of the run.
-          arm: what it was trained for.
+          arm: that it trained.
           draw: called with titles and labelled videos.
         """
         model = self.model(workdir)
@@ -84,7 +84,7 @@ class Evaluator:
         return {"metrics": numbers | plausible, "pairs": outcomes, "evaluation_seconds": seconds}
 
     def reference(self, arm: Arm) -> dict[str, Any]:
-        """What needs no run: the truth through the autoencoder, and trivial predictions."""
+        """Measures numbers without a run: the truth through the VAE, and trivial predictions."""
         truth, settings, seconds = self.truth, self.settings, {}
         numbers: Numbers = {}
 
@@ -142,7 +142,7 @@ def _trivial(truth: Truth, name: str, most: int) -> Numbers:
 
 
 def curve(workdir: pathlib.Path) -> list[dict[str, float]]:
-    """Losses by step, as training wrote them: all, of RGB alone, and seconds per step.
+    """Reads losses by step, as training wrote them: all, of RGB alone, and seconds per step.
 
     Worlds are drawn without end, so that these are close to losses of clips that it has not seen.
     """

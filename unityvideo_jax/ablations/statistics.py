@@ -40,7 +40,7 @@ class Difference:
 
 
 def mean_std(values: Values) -> tuple[float, float]:
-    """Mean, and standard deviation with divisor n - 1, which is NaN of one value."""
+    """Returns mean, and standard deviation with divisor n - 1, which is NaN of one value."""
     found = np.asarray(values, np.float64)
     return float(found.mean()), float(found.std(ddof=1)) if len(found) > 1 else math.nan
 
@@ -119,7 +119,7 @@ def bootstrap_share(
 
 
 def verdict(found: Difference, lower_is_better: bool, noise: float = 0.0) -> str:
-    """What may be said of a difference: "better", "worse", or "no difference shown".
+    """Judges a difference: "better", "worse", or "no difference shown".
 
     Args:
       found: the arm less its baseline.

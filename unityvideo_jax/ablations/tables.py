@@ -1,4 +1,4 @@
-"""Rows, columns and claims of the paper's figure 2 and tables 2 to 4, and what stands for them.
+"""Rows, columns and claims of the paper's figure 2 and tables 2 to 4, and our columns for them.
 
 The paper's columns are VBench's, most of which need networks that are not available offline. What
 is measured instead are columns of our own; each claim of the paper is asked of all of them.
@@ -32,7 +32,7 @@ class Column:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Row:
-    """A row: an arm whose RGB is sampled in one way, and what the paper calls it.
+    """A row: an arm whose RGB is sampled in one way, and its name in the paper.
 
     Attributes:
       title: of the row.
@@ -49,7 +49,7 @@ class Row:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Claim:
-    """What the paper says of two rows.
+    """A claim of the paper about two rows.
 
     Attributes:
       text: in words.
@@ -65,7 +65,15 @@ class Claim:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Table:
-    """A table of the paper: `number`, its rows, the paper's columns and its claims."""
+    """A table of the paper.
+
+    Attributes:
+      number: of the table or figure.
+      title: of it.
+      rows: its rows.
+      paper: keys of the paper's columns.
+      claims: of the paper about it.
+    """
 
     number: str
     title: str
@@ -89,7 +97,7 @@ COLUMNS = (
     PLAUSIBLE,
 )
 CONSISTENT = ("vbench/subject_consistency", "vbench/background_consistency")
-# VBench's columns that need no network: what is measured of the same name.
+# VBench's columns that need no network, and the measured key of the same name.
 MEASURED = {"vbench/temporal_flickering": "temporal_flickering/{way}"}
 
 TABLES = (

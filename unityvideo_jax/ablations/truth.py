@@ -1,4 +1,4 @@
-"""What every run of a grid is scored on, rendered and encoded once per process."""
+"""The clips on which every run of a grid is scored, rendered and encoded once per process."""
 
 import dataclasses
 import functools
@@ -23,7 +23,7 @@ PEOPLE, OBJECTS, ANIMALS = "worlds_validation", "heldout_objects", "heldout_anim
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MeasureConfig:
-    """What runs are scored on. Defaults take about a minute of one H100.
+    """The amount of clips to score. Defaults take about a minute of one H100.
 
     Attributes:
       clips: of validation worlds, for held-out losses and sampled RGB.
@@ -116,25 +116,25 @@ class Truth:
         return [{name: self.encode(batch, name) for name in self.names} for batch in self.people]
 
     def drawn(self, batch: Batch, name: str) -> Float[np.ndarray, "b t h w 3"]:
-        """A stream of a batch as video in [-1, 1]."""
+        """Draws a stream of a batch as video in [-1, 1]."""
         return np.asarray(self._draw[name](batch.clip))
 
     def encode(self, batch: Batch, name: str) -> Float[np.ndarray, "b t h w c"]:
-        """Its latents."""
+        """Encodes a stream of a batch."""
         return np.asarray(self._vae.encode(self.drawn(batch, name), modality=name))
 
     def decode(self, latents: Any, name: str) -> Float[np.ndarray, "b t h w 3"]:
-        """Video in [-1, 1] of the latents of a stream."""
+        """Decodes the latents of a stream to video in [-1, 1]."""
         return np.asarray(self._vae.decode(latents, modality=name))
 
     def arrays(self, batch: Batch, name: str, b: int) -> dict[str, np.ndarray]:
-        """What the metric of a modality reads of a clip's truth."""
+        """Returns the arrays of a clip's truth that the metric of a modality reads."""
         metric = modalities.get(name).metric
         keys = (*metric.keys, *metric.extra)
         return {key: np.asarray(batch.clip[key][b]) for key in keys if key in batch.clip}
 
     def pairs(self, scorer: PhysicsScorer) -> list[EncodedPairs]:
-        """The pairs of the physics benchmark; any model's scorer encodes them alike."""
+        """Encodes the pairs of the physics benchmark; any model's scorer encodes them alike."""
         if not hasattr(self, "_pairs"):
             jobs = [(kind, n) for kind in KINDS for n in range(self._settings.pairs)]
             size = scorer.config.batch_size
@@ -145,7 +145,7 @@ class Truth:
 
 
 def first_clips(batches: Sequence[Batch], most: int) -> list[Batch]:
-    """The batches in which the first `most` clips are; of the last one fewer may count."""
+    """Returns the batches of the first `most` clips; of the last one fewer may count."""
     found: list[Batch] = []
     for batch in batches:
         if most > 0:
@@ -155,7 +155,7 @@ def first_clips(batches: Sequence[Batch], most: int) -> list[Batch]:
 
 
 def own_prompts(batch: Batch, names: Sequence[str]) -> dict[str, list[str]]:
-    """What each clip asks of each modality."""
+    """Returns each clip's own prompts, by modality."""
     return {
         name: [p.get(name, modalities.get(name).prompt) for p in batch.prompts]
         for name in names

@@ -1,4 +1,4 @@
-"""What annotators share: optional packages, weights on disk, devices and batches."""
+"""Parts that annotators share: optional packages, weights on disk, devices and batches."""
 
 import dataclasses
 import importlib
@@ -26,19 +26,19 @@ class Annotator(Protocol):
     licence: str
 
     def setup(self) -> None:
-        """Loads what it needs; UserError if it cannot be."""
+        """Loads its packages and weights; raises UserError if they do not load."""
         ...
 
     def __call__(self, frames: Frames) -> dict[str, np.ndarray]:
-        """The arrays of the modality's codec, at the size of the frames."""
+        """Returns the arrays of the modality's codec, at the size of the frames (0..255)."""
         ...
 
 
 class Loaded:
-    """For frozen dataclasses that load `network` at first use, and pickle without it."""
+    """Base of frozen dataclasses that load `network` at first use, and pickle without it."""
 
     def setup(self) -> None:
-        """Loads the network; UserError if it cannot be."""
+        """Loads the network; raises UserError if it does not load."""
         self.network  # noqa: B018
 
     def __getstate__(self) -> dict[str, Any]:
@@ -46,7 +46,7 @@ class Loaded:
 
 
 def library(name: str, what: str) -> Any:
-    """An optional package; UserError if it is not installed or does not load."""
+    """Imports an optional package; UserError if it is not installed or does not load."""
     try:
         return importlib.import_module(name)
     except (ImportError, RuntimeError) as error:
@@ -62,7 +62,7 @@ def device() -> str:
 
 
 def weights_path(weights: str, what: str) -> pathlib.Path:
-    """A folder or file of weights; UserError if it is not there."""
+    """Returns the path of a folder or file of weights; UserError if it is not there."""
     path = pathlib.Path(weights)
     if not weights or not path.exists():
         raise UserError(
@@ -72,7 +72,7 @@ def weights_path(weights: str, what: str) -> pathlib.Path:
 
 
 def load_transformer(weights: str, model: str, what: str, **options: Any) -> Any:
-    """A transformers model of the class `model` on the device, from a folder, never from the net.
+    """Loads a transformers model of the class `model` from a folder, never from the net.
 
     Raises:
       UserError: a package or the folder is missing, or holds another model.
@@ -91,7 +91,11 @@ def load_transformer(weights: str, model: str, what: str, **options: Any) -> Any
 
 
 def load_processor(weights: str, kind: str, what: str) -> Any:
-    """A transformers processor of the class `kind` from the same folder."""
+    """Loads a transformers processor of the class `kind` from the same folder.
+
+    Raises:
+      UserError: the folder holds none.
+    """
     transformers = library("transformers", what)
     try:
         return getattr(transformers, kind).from_pretrained(
@@ -103,7 +107,11 @@ def load_processor(weights: str, kind: str, what: str) -> Any:
 
 
 def load_script(weights: str, what: str) -> Any:
-    """A TorchScript file on the device."""
+    """Loads a TorchScript file onto the device.
+
+    Raises:
+      UserError: the file is missing or does not load.
+    """
     torch = library("torch", what)
     path = weights_path(weights, what)
     try:
@@ -114,7 +122,7 @@ def load_script(weights: str, what: str) -> Any:
 
 
 def batches(frames: Frames, size: int) -> Iterator[Any]:
-    """Torch tensors f32 [n, 3, h, w] in [0, 255] on the device, at most `size` frames each."""
+    """Yields torch tensors f32 [n, 3, h, w] in [0, 255] on the device, up to `size` frames each."""
     import torch
 
     where = device()
@@ -124,7 +132,7 @@ def batches(frames: Frames, size: int) -> Iterator[Any]:
 
 
 def resize(images: Any, height: int, width: int, mode: str = "bilinear") -> Any:
-    """[n, c, h, w] resized as Pillow does: antialiased, pixel centres at one half."""
+    """Resizes [n, c, h, w] as Pillow does: antialiased, pixel centres at one half."""
     import torch
 
     return torch.nn.functional.interpolate(

@@ -33,6 +33,7 @@ class DensePoseScript(base.Loaded):
     Attributes:
       weights: the TorchScript file.
       threshold: least score of a person.
+      licence: of detectron2's code and weights.
     """
 
     weights: str
@@ -51,6 +52,7 @@ class DensePoseScript(base.Loaded):
         return base.load_script(self.weights, "DensePose")
 
     def __call__(self, frames: Frames) -> dict[str, np.ndarray]:
+        """Returns part i32[T, H, W] and uv f32[T, H, W, 2] of all people."""
         import torch
 
         part = np.zeros(frames.shape[:3], np.int32)

@@ -16,10 +16,10 @@ from unityvideo_jax.units import RELATIVE
 
 
 def from_relative_disparity(disparity: Float[np.ndarray, "t h w"]) -> Float[np.ndarray, "t h w"]:
-    """Relative depth from disparity of an unknown scale and shift.
+    """Converts disparity of an unknown scale and shift to relative depth.
 
     The clip's range of disparities becomes that of depths from 1 to 50: one map for the whole
-    clip, so that the drawn modality is linear in what the network says and does not flicker more.
+    clip, so that the drawn modality is linear in the network's output and does not flicker more.
     """
     low, high = float(disparity.min()), float(disparity.max())
     far, near = DEFAULT_BOUNDS
@@ -36,6 +36,7 @@ class DepthAnything(base.Loaded):
     Attributes:
       weights: a folder of transformers, such as Depth-Anything-V2-Small-hf.
       batch_size: frames at once.
+      licence: of the weights, by size.
     """
 
     weights: str
@@ -51,6 +52,7 @@ class DepthAnything(base.Loaded):
         return base.load_processor(self.weights, "AutoImageProcessor", "depth"), model
 
     def __call__(self, frames: Frames) -> dict[str, np.ndarray]:
+        """Returns depth f32[T, H, W] and its unit: "m" of metric networks, else "relative"."""
         import torch
 
         processor, model = self.network
@@ -84,6 +86,7 @@ class VideoDepth(base.Loaded):
       multiple: of both sides; 14 for networks on DINOv2.
       window, overlap: frames at once, and those shared by neighbouring windows, over which scale
         and shift are fitted so that the windows agree.
+      licence: of the weights, by size.
     """
 
     weights: str
@@ -105,6 +108,7 @@ class VideoDepth(base.Loaded):
         return base.load_script(self.weights, "video depth")
 
     def __call__(self, frames: Frames) -> dict[str, np.ndarray]:
+        """Returns depth f32[T, H, W] of unit "relative"."""
         whole = self._window(frames[: self.window])
         while len(whole) < len(frames):
             # The last window is as long as the others, so it may share more frames.

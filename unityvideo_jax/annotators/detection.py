@@ -18,10 +18,11 @@ class Detector(base.Loaded):
 
     Attributes:
       weights: a folder of transformers.
-      labels: names of the classes to keep; () is all. Fixed classes only.
-      prompt: what to look for, several things divided by '. '; '' is a detector of fixed classes.
+      labels: names of the classes to return; () is all. Fixed classes only.
+      prompt: things to look for, divided by '. '; '' is a detector of fixed classes.
       threshold: least score.
       batch_size: frames at once.
+      licence: of the weights.
     """
 
     weights: str
@@ -33,7 +34,11 @@ class Detector(base.Loaded):
 
     @functools.cached_property
     def network(self) -> tuple[Any, Any]:
-        """The processor and the model."""
+        """The processor and the model.
+
+        Raises:
+          UserError: a class that the model lacks, or weights that do not load.
+        """
         kind = (
             "AutoModelForZeroShotObjectDetection" if self.prompt else "AutoModelForObjectDetection"
         )
@@ -48,7 +53,7 @@ class Detector(base.Loaded):
         return base.load_processor(self.weights, kind, "detection"), model
 
     def __call__(self, frames: Frames) -> list[Float[np.ndarray, "n 4"]]:
-        """Boxes of every frame, (left, top, right, bottom) in pixels, the surest first."""
+        """Returns boxes of every frame, (left, top, right, bottom) in pixels, the surest first."""
         import torch
 
         found = []

@@ -16,10 +16,10 @@ Pair = Callable[[Frames, Frames], Float[np.ndarray, "n h w 2"]]
 
 
 def with_last_frame(frames: Frames, flow_between: Pair) -> Float[np.ndarray, "t h w 2"]:
-    """Flow of every frame to the next one.
+    """Returns flow of every frame to the next one, in pixels.
 
-    The last frame has no next one. Its flow is minus the flow back to the frame before, which is
-    what constant velocity makes of it.
+    The last frame has no next one. Its flow is minus the flow back to the frame before, as at
+    constant velocity.
 
     Args:
       frames: a clip.
@@ -40,6 +40,7 @@ class DIS:
 
     Attributes:
       preset: 'fast', 'medium' or 'ultrafast'.
+      licence: of the method.
     """
 
     preset: str = "medium"
@@ -54,7 +55,7 @@ class DIS:
         base.library("cv2", "DIS optical flow")
 
     def between(self, first: Frames, second: Frames) -> Float[np.ndarray, "n h w 2"]:
-        """Flow in pixels, from each first frame to its second."""
+        """Returns flow in pixels, from each first frame to its second."""
         import cv2
 
         # One thread and no OpenCL: the sums must not depend on the machine's cores.
@@ -67,6 +68,11 @@ class DIS:
         return np.stack([search.calc(a, b, None) for a, b in zip(*grey, strict=True)])
 
     def __call__(self, frames: Frames) -> dict[str, np.ndarray]:
+        """Returns flow f32[T, H, W, 2] in pixels to the next frame.
+
+        Raises:
+          UserError: frames of fewer than 16 pixels.
+        """
         if min(frames.shape[1:3]) < 16:
             raise UserError(f"DIS flow: frames of {frames.shape[1:3]} are too small; 16 at least")
         return {"flow": with_last_frame(frames, self.between)}
@@ -81,6 +87,7 @@ class RAFT(base.Loaded):
       variant: 'large' or 'small'.
       updates: refinements.
       batch_size: pairs at once.
+      licence: of the weights.
     """
 
     weights: str
@@ -98,6 +105,11 @@ class RAFT(base.Loaded):
 
     @functools.cached_property
     def network(self) -> Any:
+        """The model, with its weights.
+
+        Raises:
+          UserError: a file that holds other weights.
+        """
         torch = base.library("torch", "RAFT")
         flows = base.library("torchvision.models.optical_flow", "RAFT")
         path = base.weights_path(self.weights, "RAFT")
@@ -112,7 +124,7 @@ class RAFT(base.Loaded):
         return network.eval().to(base.device())
 
     def between(self, first: Frames, second: Frames) -> Float[np.ndarray, "n h w 2"]:
-        """Flow in pixels, from each first frame to its second."""
+        """Returns flow in pixels, from each first frame to its second."""
         import torch
 
         pairs = zip(
@@ -135,4 +147,5 @@ class RAFT(base.Loaded):
         return flow[..., :height, :width].permute(0, 2, 3, 1).float().cpu().numpy()
 
     def __call__(self, frames: Frames) -> dict[str, np.ndarray]:
+        """Returns flow f32[T, H, W, 2] in pixels to the next frame."""
         return {"flow": with_last_frame(frames, self.between)}

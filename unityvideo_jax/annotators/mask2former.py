@@ -19,10 +19,11 @@ class Mask2Former(base.Loaded):
 
     Attributes:
       weights: a folder of transformers, such as mask2former-swin-large-coco-instance.
-      labels: names of the classes to keep; () is all.
+      labels: names of the classes to return; () is all.
       threshold: least score of an instance.
       batch_size: frames at once.
       least_overlap: of masks in neighbouring frames that are the same instance.
+      licence: of the weights.
     """
 
     weights: str
@@ -34,7 +35,11 @@ class Mask2Former(base.Loaded):
 
     @functools.cached_property
     def network(self) -> tuple[Any, Any]:
-        """The processor and the model."""
+        """The processor and the model.
+
+        Raises:
+          UserError: a class that the model lacks, or weights that do not load.
+        """
         kind = "Mask2FormerForUniversalSegmentation"
         model = base.load_transformer(self.weights, kind, "segmentation")
         names = set(model.config.id2label.values())
@@ -43,6 +48,7 @@ class Mask2Former(base.Loaded):
         return base.load_processor(self.weights, "AutoImageProcessor", "segmentation"), model
 
     def __call__(self, frames: Frames) -> dict[str, np.ndarray]:
+        """Returns segments i32[T, H, W], 0 for background."""
         import torch
 
         processor, model = self.network

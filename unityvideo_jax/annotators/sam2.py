@@ -1,4 +1,4 @@
-"""Segmentation over video by SAM 2, from boxes that are given or detected, by class or by text."""
+"""Segmentation over video by SAM 2, from given boxes, or detected by class or by text."""
 
 import dataclasses
 import functools
@@ -17,7 +17,7 @@ from unityvideo_jax.modalities.segmentation import CAPACITY
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SAM2(base.Loaded):
-    """SAM 2 (Ravi et al. 2024) tracks what boxes point out.
+    """SAM 2 (Ravi et al. 2024) tracks the objects in boxes.
 
     Boxes are looked for in every `every`-th frame; one that no tracked mask fills becomes a new
     instance from there on. Ids are in the order of first appearance, the surest first.
@@ -28,10 +28,11 @@ class SAM2(base.Loaded):
         needed.
       detector: folder of a detector, see `detection.Detector`.
       prompt: text for it; '' with a detector of fixed classes.
-      labels: its classes to keep; () is all.
+      labels: its classes to return; () is all.
       threshold: its least score.
       every: frames between detections; 0 looks at the first frame only.
       max_instances: the palette has 26 colours.
+      licence: of the weights.
     """
 
     weights: str
@@ -76,6 +77,7 @@ class SAM2(base.Loaded):
         return dict(zip(looked, detector(frames[looked]), strict=True))
 
     def __call__(self, frames: Frames) -> dict[str, np.ndarray]:
+        """Returns segments i32[T, H, W], 0 for background."""
         import torch
         from transformers import Sam2VideoInferenceSession
 

@@ -29,6 +29,7 @@ class ViTPose(base.Loaded):
       present: least score of a joint that is placed but not seen (1); lower ones are absent (0).
       max_people: the people seen in most frames.
       batch_size: people at once.
+      licence: of the weights.
     """
 
     weights: str
@@ -43,7 +44,11 @@ class ViTPose(base.Loaded):
 
     @functools.cached_property
     def network(self) -> tuple[Any, Any, Detector]:
-        """The processor, the model and the detector."""
+        """The processor, the model and the detector.
+
+        Raises:
+          UserError: a model of other joints, or weights that do not load.
+        """
         model = base.load_transformer(self.weights, "VitPoseForPoseEstimation", "skeleton")
         if model.config.num_labels != NUM_JOINTS:
             raise UserError(
@@ -55,6 +60,7 @@ class ViTPose(base.Loaded):
         return base.load_processor(self.weights, "AutoImageProcessor", "skeleton"), model, detector
 
     def __call__(self, frames: Frames) -> dict[str, np.ndarray]:
+        """Returns keypoints f32[T, P, 17, 2] in pixels and visibility i32[T, P, 17]."""
         boxes = self.network[2](frames)
         tracks = Tracks(box_iou)
         numbers = [tracks.update(list(found)) for found in boxes]
@@ -87,12 +93,12 @@ class ViTPose(base.Loaded):
         import torch
 
         processor, model, _ = self.network
-        # One image a person, and its box as (left, top, width, height).
+        # One image per person, and its box as (left, top, width, height).
         boxes = [np.asarray([[*b[:2], *(b[2:] - b[:2])]], np.float32) for _, _, b in people]
         images = [frames[t] for t, _, _ in people]
         inputs = processor(images=images, boxes=boxes, return_tensors="pt").to(model.device)
         if getattr(model.config.backbone_config, "num_experts", 1) > 1:
-            # ViTPose+ has an expert a data set; 0 is COCO.
+            # ViTPose+ has one expert per data set; 0 is COCO.
             inputs["dataset_index"] = torch.zeros(len(people), dtype=torch.int64).to(model.device)
         with torch.inference_mode():
             outputs = model(**inputs)

@@ -1,4 +1,4 @@
-"""Keeping the identity of what a network finds frame by frame, by overlap."""
+"""Tracking of things that a network finds frame by frame, by overlap."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -11,7 +11,11 @@ Overlap = Callable[[Any, Any], Float[np.ndarray, "a b"]]
 
 
 def box_iou(a: Float[np.ndarray, "a 4"], b: Float[np.ndarray, "b 4"]) -> Float[np.ndarray, "a b"]:
-    """Intersection over union of boxes (left, top, right, bottom)."""
+    """Intersection over union of all pairs of boxes, in [0, 1].
+
+    Args:
+      a, b: (left, top, right, bottom), in any unit.
+    """
     low = np.maximum(a[:, None, :2], b[None, :, :2])
     high = np.minimum(a[:, None, 2:], b[None, :, 2:])
     common = np.prod(np.maximum(high - low, 0.0), axis=-1)
@@ -22,14 +26,14 @@ def box_iou(a: Float[np.ndarray, "a 4"], b: Float[np.ndarray, "b 4"]) -> Float[n
 def mask_iou(
     a: Bool[np.ndarray, "a h w"], b: Bool[np.ndarray, "b h w"]
 ) -> Float[np.ndarray, "a b"]:
-    """Intersection over union of masks."""
+    """Intersection over union of all pairs of masks, in [0, 1]."""
     x, y = (m.reshape(len(m), -1).astype(np.float32) for m in (a, b))
     common = x @ y.T
     return common / np.maximum(x.sum(1)[:, None] + y.sum(1)[None] - common, 1e-9)
 
 
 class Tracks:
-    """Numbers for things: the best matching by overlap with where each was last seen.
+    """Numbers of things: the best matching by overlap with the last sight of each.
 
     Args:
       overlap: of two stacks of things, [a, ...] and [b, ...].
@@ -44,7 +48,11 @@ class Tracks:
         self.count = 0
 
     def update(self, things: Sequence[np.ndarray]) -> list[int]:
-        """The number, from 0, of each thing of the next frame."""
+        """Returns the number, from 0, of each thing of the next frame.
+
+        Args:
+          things: of one shape, as `overlap` takes them when stacked.
+        """
         known = [n for n, (t, _) in self._seen.items() if self._frame - t <= self._patience]
         numbers = [-1] * len(things)
         if known and len(things):

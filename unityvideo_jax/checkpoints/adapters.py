@@ -1,4 +1,4 @@
-"""What a run's adapters become outside of it: files of their own, or part of the whole weights."""
+"""Exports of a run's adapters: files of their own, or merged into the whole weights."""
 
 import dataclasses
 import pathlib
@@ -80,7 +80,7 @@ class _Merged:
 
 
 def merged(stored: Mapping[str, Any], base: Source, lora: LoraConfig) -> dict[str, Any]:
-    """All weights with a run's adapters merged into them, each read and merged when asked for.
+    """Returns all weights with a run's adapters merged into them, each read when asked for.
 
     Args:
       stored: what the run trained, by dotted path.

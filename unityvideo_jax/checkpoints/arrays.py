@@ -86,7 +86,7 @@ def _spec(place: AnyPath) -> dict[str, Any]:
 
 
 def chunk_shape(weight: Weight) -> list[int]:
-    """One layer and one modality a chunk, and at most `CHUNK_BYTES`."""
+    """Returns the shape of a chunk: one layer and one modality, and at most `CHUNK_BYTES`."""
     shape = [
         1 if axis in ("layers", "modality") else size
         for axis, size in zip(weight.axes, weight.shape, strict=True)
@@ -98,7 +98,7 @@ def chunk_shape(weight: Weight) -> list[int]:
 
 
 def open_arrays(step: AnyPath, item: str = PARAMS) -> dict[str, ts.TensorStore]:
-    """The arrays of one item of a checkpoint, by dotted path.
+    """Returns the arrays of one item of a checkpoint, by dotted path.
 
     Args:
       step: folder of the checkpoint.
@@ -141,7 +141,7 @@ def open_arrays(step: AnyPath, item: str = PARAMS) -> dict[str, ts.TensorStore]:
 
 
 def chunks(array: ts.TensorStore) -> Iterator[tuple[tuple[int, ...], np.ndarray]]:
-    """An array's stored chunks, one in memory at a time, each with where it begins.
+    """Yields an array's stored chunks, one in memory at a time, each with its first index.
 
     Raises:
       UserError: a chunk that is missing or does not decompress.

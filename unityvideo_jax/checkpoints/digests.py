@@ -57,7 +57,7 @@ def _place_weights(
 def of_part(
     part: Shaped[np.ndarray, "..."], origin: Sequence[int] = (), shape: Sequence[int] = ()
 ) -> Sums:
-    """The sums of one part of an array in memory.
+    """Returns the sums of one part of an array in memory.
 
     Args:
       part: of 1, 2 or 4 bytes per element.
@@ -130,5 +130,5 @@ def of_arrays(arrays: Mapping[str, jax.Array]) -> dict[str, str]:
 
 
 def as_text(sums: Sums) -> str:
-    """A digest as 16 hexadecimal digits."""
+    """Returns a digest as 16 hexadecimal digits."""
     return f"{int(sums[0]):08x}{int(sums[1]):08x}"

@@ -19,7 +19,7 @@ def load_for_inference(
     use_ema: bool = True,
     fallback: bool = False,
 ) -> tuple[ml_collections.ConfigDict, Any, int]:
-    """Configuration, parameters and step of a run, onto the first device.
+    """Loads configuration, parameters and step of a run onto the first device.
 
     Args:
       workdir: of the run, or of a conversion.
@@ -60,5 +60,5 @@ def _with_base(
 
 
 def abstract_trained(model: DiTConfig, adapters: lora.LoraConfig) -> Any:
-    """Shapes of what a run with adapters trains, and saves."""
+    """Returns the shapes of the weights that a run with adapters trains and saves."""
     return nnx.filter_state(build.abstract_transformer(model, adapters)[1], adapters.trains)

@@ -1,4 +1,4 @@
-"""What a checkpoint holds and the digests of all of it, saved with it and checked when it is read.
+"""A checkpoint's manifest: its items and their digests, checked whenever they are read.
 
 The digests do not depend on the mesh or on the number of hosts (see `digests`), so a checkpoint is
 verified wherever it is restored: on the devices that hold the arrays, or chunk by chunk from disk.
@@ -32,7 +32,7 @@ class DamagedError(UserError):
 
 
 def make(trees: Mapping[str, Any], records: Mapping[str, Any]) -> dict[str, Any]:
-    """The manifest of what is about to be saved.
+    """Returns the manifest of a checkpoint that is about to be saved.
 
     Args:
       trees: arrays by item.
@@ -70,7 +70,7 @@ def _named(trees: Mapping[str, Any]) -> dict[str, jax.Array]:
 
 
 def read(folder: AnyPath) -> dict[str, Any] | None:
-    """The manifest of a checkpoint; None, and a line that says so, if it is older than manifests.
+    """A checkpoint's manifest; None, and a line that says so, if it is older than manifests.
 
     Raises:
       DamagedError: a damaged manifest.
@@ -98,7 +98,7 @@ def _saved_by_orbax(folder: AnyPath) -> set[str]:
 
 
 def items(folder: AnyPath, manifest: Mapping[str, Any] | None) -> set[str]:
-    """The items that a checkpoint was saved with, whether or not they are still there."""
+    """Returns the items that a checkpoint was saved with, whether or not they are still there."""
     if manifest is None:
         return _saved_by_orbax(folder)
     return {*manifest["arrays"], *manifest["records"]}
@@ -197,7 +197,7 @@ def _of_stored(array: Any) -> str:
 
 
 def newest_whole(folder: AnyPath, before: int) -> int | None:
-    """The step of the newest whole checkpoint in a folder of them; reads all that it looks at.
+    """Returns the step of the newest whole checkpoint in a folder; reads all that it looks at.
 
     Args:
       folder: of checkpoints.

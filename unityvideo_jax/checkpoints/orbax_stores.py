@@ -1,4 +1,4 @@
-"""How TensorStore, and Orbax with it, reach what lies in an object store.
+"""Access of TensorStore, and Orbax with it, to object stores.
 
 Orbax 0.12 reads and writes gs:// with TensorStore's driver for it, and has none for s3://, although
 TensorStore does; `enable` gives it that one.
@@ -12,7 +12,7 @@ from unityvideo_jax.files import stores
 
 
 def kvstore(path: os.PathLike) -> dict[str, Any]:
-    """TensorStore's specification of where an array or a file lies."""
+    """Returns TensorStore's specification of the place of an array or a file."""
     if not stores.is_url(path):
         return {"driver": "file", "path": os.fspath(path)}
     scheme, _, rest = stores.url(path).partition("://")
@@ -24,7 +24,7 @@ def kvstore(path: os.PathLike) -> dict[str, Any]:
 
 
 def folder(path: os.PathLike) -> dict[str, Any]:
-    """`kvstore` of a folder, whose files are keys."""
+    """Returns `kvstore` of a folder, whose files are keys."""
     spec = kvstore(path)
     return spec | {"path": f"{spec['path'].rstrip('/')}/"}
 
@@ -45,7 +45,7 @@ def _s3(bucket: str, key: str) -> dict[str, Any]:
 
 @functools.cache
 def enable() -> None:
-    """Lets Orbax take s3:// as it takes gs://: the same folders, finished by the same mark."""
+    """Makes Orbax take s3:// as it takes gs://: the same folders, finished by the same mark."""
     from orbax.checkpoint._src.path import gcs_utils
     from orbax.checkpoint._src.serialization import tensorstore_utils
 

@@ -29,7 +29,7 @@ logging.getLogger("absl").addFilter(lambda r: not (r.exc_info and "orbax" in r.p
 def find(
     workdir: str | os.PathLike, step: int | None = None, fallback: bool = False
 ) -> tuple[ml_collections.ConfigDict, AnyPath]:
-    """Configuration of a run, and the folder of one of its checkpoints (its name is the step).
+    """A run's configuration, and the folder of one of its checkpoints (its name is the step).
 
     Args:
       workdir: of the run.
@@ -64,7 +64,7 @@ def _say(line: str) -> None:
 
 
 def weights_item(folder: AnyPath, use_ema: bool) -> str:
-    """Item of a checkpoint's weights: "ema" if asked for and saved, as it is not if converted.
+    """Returns the item of a checkpoint's weights: "ema" if asked for and saved, else "params".
 
     Raises:
       UserError: a damaged manifest.
@@ -83,7 +83,7 @@ def verify_item(folder: AnyPath, item: str) -> None:
 
 
 def fingerprint(folder: AnyPath) -> str | None:
-    """What the weights of a checkpoint are, wherever they lie; None if it has no digests."""
+    """Names the weights of a checkpoint, whatever its path; None if it has no digests."""
     held = guarded(folder, lambda: manifest.read(folder))
     if held is None:
         return None
@@ -143,7 +143,7 @@ def restore_weights(folder: AnyPath, target: Any, use_ema: bool) -> Any:
 
 
 def manager(folder: AnyPath, options: Any = None) -> ocp.CheckpointManager:
-    """Orbax's manager of a run's folder of checkpoints, whatever the path holds.
+    """Orbax's manager of a run's folder of checkpoints, whatever characters the path holds.
 
     In an object store Orbax marks a checkpoint by `stores.LAST`, stored when all else is, where on
     a disk it renames the folder: one that lacks the mark is never listed.
@@ -157,12 +157,12 @@ def manager(folder: AnyPath, options: Any = None) -> ocp.CheckpointManager:
 
 
 def refill(state: Any, values: dict) -> Any:
-    """`values` (a pure dict) in the structure of `state`."""
+    """Returns `values` (a pure dict) in the structure of `state`."""
     return jax.tree.unflatten(jax.tree.structure(state), jax.tree.leaves(values))
 
 
 def guarded(folder: AnyPath, read: Callable[[], Read]) -> Read:
-    """What `read` returns; a checkpoint that is damaged is one line that says what to do.
+    """Returns what `read` gives; a damaged checkpoint becomes one line that says what to do.
 
     Raises:
       UserError: names what is damaged, and the newest earlier checkpoint that is whole.
@@ -200,7 +200,7 @@ def guarded(folder: AnyPath, read: Callable[[], Read]) -> Read:
 
 @functools.cache
 def hide_abandoned_work() -> None:
-    """Hides what reads and writes that Orbax leaves behind print, when one has failed."""
+    """Hides messages of Orbax's other reads and writes once one of them has failed."""
     logging.getLogger("asyncio").disabled = True
     hook = sys.unraisablehook
 
@@ -216,7 +216,11 @@ def hide_abandoned_work() -> None:
 
 
 def find_whole(folder: AnyPath, steps: Sequence[int], log: Callable[[str], None]) -> int:
-    """The newest of these steps whose checkpoint is whole; says which are not, and why."""
+    """Returns the newest of these steps whose checkpoint is whole; logs which are not, and why.
+
+    Raises:
+      UserError: none is whole.
+    """
     for step in sorted(steps, reverse=True):
         try:
             manifest.verify(folder / str(step))

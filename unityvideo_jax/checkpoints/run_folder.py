@@ -1,4 +1,4 @@
-"""Where a run keeps its configuration and its checkpoints."""
+"""Paths of a run's configuration and checkpoints."""
 
 import json
 import os
@@ -16,7 +16,7 @@ RECORD = "run.json"
 
 
 def checkpoints(path: str | os.PathLike) -> AnyPath:
-    """The folder of a run's checkpoints: a `pathlib.Path`, or an `epath.Path` in an object store.
+    """The folder of a run's checkpoints, a `pathlib.Path`, or in a store an `epath.Path`.
 
     Args:
       path: of the run's folder, or its URL.
@@ -25,7 +25,7 @@ def checkpoints(path: str | os.PathLike) -> AnyPath:
 
 
 def checkpoint_steps(path: str | os.PathLike) -> list[int]:
-    """Steps of the checkpoints in a run's folder, in order.
+    """Returns the steps of the checkpoints in a run's folder, in order.
 
     In an object store, a folder of objects that lacks Orbax's mark is what a kill left of a save:
     it counts as none.
@@ -51,7 +51,7 @@ def checkpoint_steps(path: str | os.PathLike) -> list[int]:
 
 
 def read_config(path: str | os.PathLike) -> ml_collections.ConfigDict:
-    """The configuration of the run in a folder.
+    """Returns the configuration of the run in a folder.
 
     Raises:
       UserError: no run there, or a damaged file.
@@ -81,7 +81,7 @@ def read_config(path: str | os.PathLike) -> ml_collections.ConfigDict:
 
 
 def fingerprint_of_base(path: str | os.PathLike) -> str | None:
-    """Fingerprint of the weights that a run's adapters stand beside; None if unrecorded."""
+    """The fingerprint of the weights that a run's adapters stand beside; None if unrecorded."""
     try:
         return json.loads((stores.local(path) / RECORD).read_text())["fingerprints"]["init_from"]
     except (OSError, ValueError, KeyError, TypeError):
@@ -89,7 +89,7 @@ def fingerprint_of_base(path: str | os.PathLike) -> str | None:
 
 
 def copy_of_config(path: AnyPath) -> AnyPath | None:
-    """The configuration that the newest checkpoint was saved with."""
+    """Returns the path of the configuration that the newest checkpoint was saved with."""
     for step in reversed(checkpoint_steps(path)):
         copy = checkpoints(path) / str(step) / "config" / "metadata"
         if copy.exists():
@@ -98,7 +98,7 @@ def copy_of_config(path: AnyPath) -> AnyPath | None:
 
 
 def how_to_restore(copy: AnyPath | None, file: AnyPath) -> str:
-    """What an error says about a damaged configuration, for which there may be a copy."""
+    """The advice of an error about a damaged configuration, of which there may be a copy."""
     if copy is None:
         return "restore it from a copy, or name another --workdir"
     address = stores.url(file)

@@ -17,7 +17,7 @@ from unityvideo_jax.settings.sections import section
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Source:
-    """Where weights are read from.
+    """A place of weights.
 
     Attributes:
       name: as the user gave it.
@@ -39,7 +39,7 @@ class Source:
         return section(DiTConfig, self.config, "model")
 
     def stored(self) -> dict[str, Any]:
-        """All weights by dotted path, each read where it is indexed or made an array.
+        """Returns all weights by dotted path, each read where it is indexed or made an array.
 
         Raises:
           UserError: one of them is damaged; all are looked at first.
@@ -62,7 +62,7 @@ class Source:
         return reading.restore_weights(self.folder, target, use_ema=self.item == "ema")
 
     def fingerprint(self) -> str | None:
-        """What the weights are, wherever they lie; None of a checkpoint without digests."""
+        """Names the weights, whatever their path; None for a checkpoint without digests."""
         if self.item is None:
             return pretrained.fingerprint(self.folder)
         return reading.fingerprint(self.folder)
@@ -71,7 +71,7 @@ class Source:
 def find(
     name: str | os.PathLike, step: int | None = None, fallback: bool = False, use_ema: bool = True
 ) -> Source:
-    """The source of this name.
+    """Returns the source of this name.
 
     Args:
       name: workdir of a run or conversion, folder of a model, or a model that ships.
@@ -94,7 +94,7 @@ def find(
 
 
 def base_of(workdir: str | os.PathLike, config: Any) -> Source:
-    """The weights that a run's adapters stand beside.
+    """Returns the weights that a run's adapters stand beside.
 
     Args:
       workdir: of the run.

@@ -45,13 +45,18 @@ class Annotate(base.Loaded, Stage):
         return "weights" in {field.name for field in dataclasses.fields(self._kind)}
 
     def skipped(self) -> str:
+        """Says that the annotator lacks its weights; '' if it has them or needs none."""
         if self.weights or not self._needs_weights:
             return ""
         return f"config.{self.name}.weights names no folder"
 
     @functools.cached_property
     def network(self) -> base.Annotator:
-        """The annotator, set up."""
+        """The annotator, set up.
+
+        Raises:
+          UserError: an option that the annotator lacks, or weights that do not load.
+        """
         options = dict(self.options) | ({"weights": self.weights} if self._needs_weights else {})
         try:
             annotator = self._kind(**options)
@@ -61,6 +66,7 @@ class Annotate(base.Loaded, Stage):
         return annotator
 
     def __call__(self, clip: Clip, job: Job) -> Sequence[Clip]:
+        """Writes the arrays of a clip, and adds the modality to it."""
         if clip.wanted and self.name not in clip.wanted:
             return [clip]
         clip = job.load(clip)

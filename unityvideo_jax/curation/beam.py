@@ -1,4 +1,4 @@
-"""Maps the phases by Apache Beam, on any of its runners: the same clips as the local runner's.
+"""Maps the phases by Apache Beam, on any of its runners, with the local runner's results.
 
 A pipeline's elements are parts of a few clips. A part's outcomes are one file, written whole or not
 at all under a name that only its clips decide: a part that is tried again, on whatever worker,
@@ -40,7 +40,7 @@ class Beam:
 
     Attributes:
       options: of the pipeline, such as `--runner=DirectRunner`.
-      clips_per_part: what a kill can cost a worker at most, and what a worker takes at a time.
+      clips_per_part: clips that a worker takes at a time, and that a kill can cost it at most.
       clip_seconds: a clip that takes longer is set aside.
     """
 
@@ -51,7 +51,7 @@ class Beam:
     def __call__(
         self, phase: Phase, todo: Sequence[Clip], job: Job
     ) -> Iterator[tuple[str, Outcome]]:
-        """What a phase makes of each clip, in any order.
+        """Yields the outcome of a phase for each clip, in any order.
 
         Raises:
           UserError: apache-beam is missing, its options are wrong, or a stage cannot be set up.
@@ -124,7 +124,7 @@ def _harvest(parts: pathlib.Path, wanted: Mapping[str, Clip]) -> Iterator[tuple[
 def map_part(
     rows: Sequence[Mapping], *, chain: tuple[Stage, ...], job: Job, parts: str, seconds: float
 ) -> int:
-    """A worker's work: the clips of one part, and their file; returns how many clips there are."""
+    """Runs a worker's part: maps its clips and writes their file; returns their number."""
     clips = [Clip.from_row(row) for row in rows]
     name = hashlib.sha256("\n".join(clip.key for clip in clips).encode()).hexdigest()[:24]
     path = pathlib.Path(parts) / f"{name}.jsonl"

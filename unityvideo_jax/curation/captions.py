@@ -1,4 +1,4 @@
-"""Captions: given ones, or what a multimodal model from a local folder writes."""
+"""Captions: given ones, or those that a multimodal model from a local folder writes."""
 
 import dataclasses
 import functools
@@ -32,7 +32,7 @@ class Captions(base.Loaded, Stage):
       file: CSV with the columns `video` (relative to the source folder) and `caption`; '' is none.
       weights: folder of an image-text-to-text model of transformers with its processor; '' is
         none. Qwen2.5-VL-7B (Apache-2.0) is a permissive choice; mind the licence of others.
-      prompt: what the model is asked.
+      prompt: the request to the model.
       samples: frames that it sees, spread over the clip.
       max_tokens: of its answer.
       required: reject clips that end without a caption, instead of storing an empty one.
@@ -48,6 +48,7 @@ class Captions(base.Loaded, Stage):
     required: bool = False
 
     def setup(self) -> None:
+        """Reads the CSV, and loads the model if it has weights."""
         self._given  # noqa: B018
         if self.weights:
             self.network  # noqa: B018
@@ -75,6 +76,7 @@ class Captions(base.Loaded, Stage):
         return processor, model
 
     def __call__(self, clip: Clip, job: Job) -> Sequence[Clip]:
+        """Adds a caption to a clip and writes it; rejects a clip whose required one is missing."""
         caption = self._find(clip, job)
         if not caption and self.weights:
             caption = self._write(job.load(clip))

@@ -1,4 +1,4 @@
-"""From raw videos to short clips: what a file is, where scenes change, and windows cut out."""
+"""From raw videos to short clips: facts of a file, scene cuts, and windows cut out."""
 
 import dataclasses
 import hashlib
@@ -18,14 +18,14 @@ from unityvideo_jax.files.faults import list_ignored, shown
 from unityvideo_jax.files.names import UNPRINTED, has_unprinted
 from unityvideo_jax.models.sizes import check_frames
 
-# What a probe can find fault with; the first three can be fixed and hence accepted.
+# Faults of a video that can be fixed and hence accepted.
 FIXABLE = ("variable_frame_rate", "rotated", "odd_size")
 # A file that holds less than this share of the time that its header states was cut off.
 COMPLETE = 0.97
 
 
 def find(folder: str) -> list[Clip]:
-    """All videos below a folder as clips that were not cut yet, in order of their keys.
+    """Lists all videos below a folder as clips that were not cut yet, in order of their keys.
 
     Raises:
       UserError: no such folder, or no video in it.
@@ -64,7 +64,7 @@ class Probe(Stage):
     Scores: width and height of the picture as it is shown, fps, seconds, kilobits per second.
 
     Attributes:
-      accept: of `FIXABLE`, what not to refuse: a variable frame rate is then resampled by time
+      accept: faults of `FIXABLE` to accept: a variable frame rate is then resampled by time
         stamps, a rotated picture turned upright, an odd size cropped by a pixel.
     """
 
@@ -78,6 +78,7 @@ class Probe(Stage):
             )
 
     def __call__(self, clip: Clip, job: Job) -> Sequence[Clip]:
+        """Scores a video; rejects it if truncated, of high dynamic range, or otherwise faulty."""
         facts = media.video_info(job.video(clip))
         width, height = facts.width, facts.height
         clip = clip.change(end=round(facts.seconds, 6)).score(
@@ -126,11 +127,13 @@ class Scenes(Stage):
             raise UserError(f"config.scenes.detector={self.detector!r}: 'content' or 'adaptive'")
 
     def setup(self) -> None:
+        """Checks that PySceneDetect is installed."""
         from unityvideo_jax.annotators.base import library
 
         library("scenedetect", "config.scenes")
 
     def __call__(self, clip: Clip, job: Job) -> Sequence[Clip]:
+        """Returns one clip per scene of a video."""
         import scenedetect
 
         from unityvideo_jax.curation.scene_frames import SceneFrames
@@ -186,6 +189,7 @@ class Cut(Stage):
             raise UserError(f"config.cut.fps={self.fps}: must be positive")
 
     def __call__(self, clip: Clip, job: Job) -> Sequence[Clip]:
+        """Writes the windows of a scene and returns them as clips."""
         seconds = self.num_frames / self.fps
         # The last frame need not last to the end of its window, give or take a rounded time stamp.
         count = int((clip.end - clip.start + 0.5 / self.fps) / seconds)

@@ -24,9 +24,11 @@ class Fingerprint(Stage):
     name: ClassVar[str] = "fingerprint"
 
     def setup(self) -> None:
+        """Checks that the package of the hash is installed."""
         base.library("imagehash", "config.fingerprint")
 
     def __call__(self, clip: Clip, job: Job) -> Sequence[Clip]:
+        """Scores a clip's hashes."""
         import imagehash
 
         clip = job.load(clip)
@@ -56,6 +58,7 @@ class Duplicates(Collective):
             raise UserError(f"config.duplicates.max_bits={self.max_bits}: give 0 to 47")
 
     def __call__(self, clips: Sequence[Clip]) -> Sequence[Clip]:
+        """Rejects all but the best of clips that are alike."""
         edges = np.linspace(0, len(PLACES) * BITS, self.max_bits + 2).round().astype(int)
         bands = list(itertools.pairwise(edges))
         tables: list[dict[int, list[int]]] = [collections.defaultdict(list) for _ in bands]

@@ -22,13 +22,18 @@ from unityvideo_jax.curation.stage import Clip, Job, Stage
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Length(Stage):
-    """Videos or scenes of the right length, in seconds; 0 is no upper bound."""
+    """Selects videos or scenes of the right length.
+
+    Attributes:
+      min_seconds, max_seconds: bounds; 0 is no upper bound.
+    """
 
     name: ClassVar[str] = "length"
     min_seconds: float | int = 5.0
     max_seconds: float | int = 0.0
 
     def __call__(self, clip: Clip, job: Job) -> Sequence[Clip]:
+        """Scores scene_seconds, and rejects a clip outside the bounds."""
         seconds = clip.end - clip.start
         clip = clip.score(scene_seconds=seconds)
         if seconds < self.min_seconds - 1e-6:
@@ -42,13 +47,19 @@ class Length(Stage):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Size(Stage):
-    """Videos whose shorter side has enough pixels and whose sides are not too unequal."""
+    """Selects videos with enough pixels and sides that are not too unequal.
+
+    Attributes:
+      min_side: least pixels of the shorter side.
+      max_aspect: greatest ratio of the longer side to the shorter one.
+    """
 
     name: ClassVar[str] = "size"
     min_side: int = 512
     max_aspect: float | int = 3.0
 
     def __call__(self, clip: Clip, job: Job) -> Sequence[Clip]:
+        """Rejects a video that is too small or too long-drawn; reads the probe's scores."""
         short, long = sorted((int(clip.scores["width"]), int(clip.scores["height"])))
         if short < self.min_side:
             reason = f"shorter side {short}, less than {self.min_side} pixels"
@@ -61,10 +72,14 @@ class Size(Stage):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BlackBars(Stage):
-    """Clips without letter or pillar boxes.
+    """Selects clips without letter or pillar boxes.
 
     A row or column belongs to a bar if it touches the edge through such rows or columns and no
     pixel of it is ever brighter than `dark`. Score black_bars: their share of the picture.
+
+    Attributes:
+      dark: greatest value of a pixel of a bar, 0 to 255.
+      max_share: greatest score.
     """
 
     name: ClassVar[str] = "black_bars"
@@ -72,6 +87,7 @@ class BlackBars(Stage):
     max_share: float | int = 0.02
 
     def __call__(self, clip: Clip, job: Job) -> Sequence[Clip]:
+        """Scores black_bars, and rejects a clip with more than `max_share`."""
         clip = job.load(clip)
         brightest = clip.frames.max(axis=(0, 3))
         rows, columns = brightest.max(axis=1) > self.dark, brightest.max(axis=0) > self.dark
@@ -91,10 +107,10 @@ def _extent(lit: np.ndarray) -> int:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Motion(Stage):
-    """Neither stills nor chaos, by DIS optical flow on small frames.
+    """Selects clips that are neither stills nor chaos, by DIS optical flow on small frames.
 
-    Score motion: mean speed over pixels and frames, in percent of the diagonal a second; it depends
-    on neither size nor frame rate.
+    Score motion: mean speed over pixels and frames, in percent of the diagonal per second; it
+    depends on neither size nor frame rate.
 
     Attributes:
       least, most: bounds; `most` 0 is none.
@@ -109,9 +125,11 @@ class Motion(Stage):
     pairs: int = 8
 
     def setup(self) -> None:
+        """Checks that OpenCV is installed."""
         DIS().setup()
 
     def __call__(self, clip: Clip, job: Job) -> Sequence[Clip]:
+        """Scores motion, and rejects a clip outside the bounds."""
         clip = job.load(clip)
         first = np.unique(np.linspace(0, len(clip.frames) - 2, self.pairs).round().astype(int))
         scale = min(1.0, self.side / min(clip.frames.shape[1:3]))
@@ -131,7 +149,7 @@ class Motion(Stage):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Aesthetic(base.Loaded, Stage):
-    """Clips that please, by LAION's linear head on CLIP ViT-L/14.
+    """Selects clips that please, by LAION's linear head on CLIP ViT-L/14.
 
     Score aesthetic: 0 to 100, the mean over `samples` frames. The paper's threshold of 80 is on a
     scale that it does not name; on this one few clips exceed 65.
@@ -139,6 +157,8 @@ class Aesthetic(base.Loaded, Stage):
     Attributes:
       weights: folder with `clip-vit-large-patch14` and `sa_0_4_vit_l_14_linear.pth` (both MIT);
         '' skips the stage.
+      least: least score of a clip.
+      samples: frames looked at, spread over the clip.
     """
 
     name: ClassVar[str] = "aesthetic"
@@ -147,16 +167,19 @@ class Aesthetic(base.Loaded, Stage):
     samples: int = 4
 
     def skipped(self) -> str:
+        """Says that the weights are missing; '' if they are given."""
         return "" if self.weights else "config.aesthetic.weights names no folder"
 
     @functools.cached_property
     def network(self) -> Any:
+        """The metric, loaded."""
         from unityvideo_jax.metrics.video.quality import AestheticQuality
 
         base.weights_path(self.weights, "config.aesthetic.weights")
         return AestheticQuality(pathlib.Path(self.weights))
 
     def __call__(self, clip: Clip, job: Job) -> Sequence[Clip]:
+        """Scores aesthetic, and rejects a clip below `least`."""
         clip = job.load(clip)
         picks = np.linspace(0, len(clip.frames) - 1, self.samples).round().astype(int)
         scores = self.network.measure(clip.frames[picks], float(clip.fps), "", None)

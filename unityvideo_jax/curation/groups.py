@@ -47,6 +47,7 @@ class Groups(Collective):
                 modalities.get(modality)
 
     def __call__(self, clips: Sequence[Clip]) -> Sequence[Clip]:
+        """Assigns clips to groups, and rejects those that no group takes or that are too many."""
         placed = [self._place(clip) for clip in clips]
         allowed = self._thin([clip for clip in placed if not clip.rejected_by])
         result = []

@@ -1,4 +1,4 @@
-"""What a phase has finished: one line of JSON a clip, appended; half a line is nothing."""
+"""The finished clips of a phase: one line of JSON per clip, appended; half a line is nothing."""
 
 import json
 import os
@@ -17,7 +17,7 @@ class Journal:
     """The finished clips of one phase.
 
     Line 1 holds the settings that the results depend on, every other line a clip that went in and
-    what came out: {"key", "clips": rows, "seconds", "seen"}.
+    its results: {"key", "clips": rows, "seconds", "seen"}.
     """
 
     def __init__(self, path: pathlib.Path, settings: Mapping[str, Any]):
@@ -75,7 +75,7 @@ class Journal:
         self._append(line(key, outcome))
 
     def lines(self) -> Iterator[dict[str, Any]]:
-        """Every finished clip's line; a key that is there twice counts once."""
+        """Yields every finished clip's line; a key that is there twice counts once."""
         seen = set()
         with open(self._path) as handle:
             handle.readline()
@@ -99,7 +99,7 @@ def is_whole(text: str | bytes) -> bool:
 
 
 def line(key: str, outcome: Outcome) -> dict[str, Any]:
-    """An outcome as a journal's line."""
+    """Formats an outcome as a journal's line."""
     return {
         "key": key,
         "clips": [clip.row() for clip in outcome.clips],
@@ -109,5 +109,5 @@ def line(key: str, outcome: Outcome) -> dict[str, Any]:
 
 
 def clips_of(found: Mapping[str, Any]) -> list[Clip]:
-    """The clips of a journal's line."""
+    """Reads the clips of a journal's line."""
     return [Clip.from_row(row) for row in found["clips"]]

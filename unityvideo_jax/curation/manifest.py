@@ -1,4 +1,4 @@
-"""What a job leaves for people and programs: one row per clip, and statistics of all."""
+"""Records of a job for people and programs: one row per clip, and statistics of all."""
 
 import collections
 import json
@@ -29,7 +29,7 @@ def write(workdir: str | os.PathLike, clips: Sequence[Clip]) -> pathlib.Path:
 
 
 def read(workdir: str | os.PathLike) -> list[Clip]:
-    """The clips of a written manifest."""
+    """Reads the clips of a written manifest."""
     rows = map(json.loads, (pathlib.Path(workdir) / MANIFEST).read_text().splitlines())
     return [Clip.from_row({k: v for k, v in row.items() if k != "accepted"}) for row in rows]
 
@@ -39,7 +39,7 @@ def statistics(
     stages: Sequence[Stage | Collective],
     timings: Mapping[str, tuple[int, float]],
 ) -> dict[str, Any]:
-    """Counts by stage, source and group, and the spread of every score.
+    """Counts clips by stage, source and group, and the spread of every score.
 
     Args:
       clips: all, rejected ones too.

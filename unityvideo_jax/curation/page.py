@@ -1,4 +1,4 @@
-"""What was made of the videos, for people: a page with counts and a contact sheet of every clip."""
+"""A page for people: counts, and a contact sheet of every clip."""
 
 import html
 import pathlib
@@ -137,7 +137,7 @@ def _figure(clip: Clip, job: Job) -> str:
 
 
 def _sheet(clip: Clip, job: Job) -> str:
-    """The clip's contact sheet below the workdir; '' for what was never cut."""
+    """The clip's contact sheet below the workdir; '' for a clip that was never cut."""
     video = job.file(clip, ".mp4")
     if not clip.frame_count or not video.exists():
         return ""

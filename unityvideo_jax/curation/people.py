@@ -1,4 +1,4 @@
-"""How many people a clip shows: two of the paper's four groups are chosen by it."""
+"""The number of people that a clip shows: two of the paper's four groups are chosen by it."""
 
 import dataclasses
 import functools
@@ -31,6 +31,7 @@ class People(base.Loaded, Stage):
     samples: int = 5
 
     def skipped(self) -> str:
+        """Says that the weights are missing; '' if they are given."""
         return "" if self.weights else "config.people.weights names no folder"
 
     @functools.cached_property
@@ -41,6 +42,7 @@ class People(base.Loaded, Stage):
         return detector
 
     def __call__(self, clip: Clip, job: Job) -> Sequence[Clip]:
+        """Scores people."""
         clip = job.load(clip)
         picks = np.linspace(0, len(clip.frames) - 1, self.samples).round().astype(int)
         counts = [len(boxes) for boxes in self.network(clip.frames[picks])]

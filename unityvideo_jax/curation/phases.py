@@ -1,4 +1,4 @@
-"""A list of stages as phases: what any runner does one after the other."""
+"""A list of stages as phases, which any runner does one after the other."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ class Phase:
       stages: a chain, to be mapped over clips; empty for a decision.
       collective: the decision; None for a chain.
       alone: the chain is one stage that adds to clips.
-      settings: what its results depend on: parameters by stage, of the stages before too.
+      settings: parameters that its results depend on, by stage, of the stages before too.
     """
 
     stages: tuple[Stage, ...] = ()
@@ -33,7 +33,7 @@ class Phase:
 
 
 def settings_of(stage: Stage | Collective) -> dict[str, Any]:
-    """A stage's parameters as plain JSON, under flag-like names."""
+    """Returns a stage's parameters as plain JSON, under flag-like names."""
     values = provenance.plain(dataclasses.asdict(stage))
     skipped = stage.skipped() if isinstance(stage, Stage) else ""
     named = {f"config.{stage.name}.{key}": value for key, value in values.items()}
@@ -41,10 +41,10 @@ def settings_of(stage: Stage | Collective) -> dict[str, Any]:
 
 
 def split(stages: Sequence[Stage | Collective]) -> tuple[Phase, ...]:
-    """Neighbouring stages form a chain; stages that run alone and collectives stand for themselves.
+    """Divides stages into phases: neighbours form a chain; others stand alone.
 
-    What a lone stage finds out is added to the clips, so its parameters concern no other phase
-    unless a collective follows, which may have decided by them.
+    A lone stage only adds to the clips, so its parameters concern no other phase unless a
+    collective follows, which may have decided by them.
     """
     phases: list[Phase] = []
     before: dict[str, Any] = {}

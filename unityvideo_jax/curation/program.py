@@ -78,7 +78,7 @@ def _summary(record: Mapping[str, Any]) -> str:
 
 
 def timings(job: Job, stages: Sequence[Stage | Collective]) -> dict[str, tuple[int, float]]:
-    """(clips that entered, seconds) of every stage, over all runs of the job."""
+    """Counts (clips that entered, seconds) of every stage, over all runs of the job."""
     seen: collections.Counter[str] = collections.Counter()
     seconds: collections.Counter[str] = collections.Counter()
     for phase in phases.split(stages):
@@ -93,7 +93,7 @@ def timings(job: Job, stages: Sequence[Stage | Collective]) -> dict[str, tuple[i
 def encode_groups(
     clips: Sequence[Clip], job: Job, encode: Any, num_frames: int
 ) -> dict[str, shards.Card]:
-    """Latent shards of every group: `<workdir>/<group>/latents`, or `<workdir>/latents`.
+    """Writes latent shards of every group: `<workdir>/<group>/latents`, or `<workdir>/latents`.
 
     A group stores the modalities that all of its clips have; one that is annotated later is added
     to its shards by the same call.

@@ -37,7 +37,7 @@ STAGES: Mapping[str, type[Stage] | type[Collective]] = {
 
 
 def build(config: Any) -> tuple[Stage | Collective, ...]:
-    """The stages that `config.stages` names, in its order, with the parameters of `config.<name>`.
+    """Builds the stages that `config.stages` names, in order, with their parameters.
 
     Raises:
       UserError: an unknown stage or parameter, or a value of the wrong kind or range.

@@ -15,14 +15,14 @@ from unityvideo_jax.inputs.staging import Progress
 from unityvideo_jax.runtime import signals
 
 FOLDER = "curation"
-# What maps a phase over its clips: their keys and outcomes, in any order.
+# Maps a phase over its clips: yields their keys and outcomes, in any order.
 Mapper = Callable[[phases.Phase, Sequence[Clip], Job], Iterator[tuple[str, Outcome]]]
-# What a worker process was set up with: the chain, the job, and what went wrong.
+# Set-up of a worker process: the chain, the job, and the error if it failed.
 _worker: tuple[tuple[Stage, ...], Job, UserError | None]
 
 
 def journal_path(job: Job, phase: phases.Phase) -> pathlib.Path:
-    """Where a phase's journal lies."""
+    """The path of a phase's journal."""
     return pathlib.Path(job.workdir) / FOLDER / f"{phase.name}.jsonl"
 
 
@@ -33,7 +33,7 @@ def run_job(
     num_workers: int = 0,
     mapper: Mapper | None = None,
 ) -> dict[str, Clip]:
-    """All phases over all videos of a folder.
+    """Runs all phases over all videos of a folder.
 
     Args:
       stages: in order.
@@ -72,7 +72,7 @@ def run_job(
 
 
 def check_names(plan: Sequence[phases.Phase]) -> None:
-    """UserError if two phases would write one journal."""
+    """Raises UserError if two phases would write one journal."""
     names = [phase.name for phase in plan if phase.stages]
     if twice := {name for name in names if names.count(name) > 1}:
         raise UserError(
@@ -105,7 +105,7 @@ def _map(
             progress.advance(1)
     made = []
     for found in journal.lines():
-        # Lines of videos that are no longer in the source folder are left alone.
+        # Lines of videos that are not in the source folder are left alone.
         if found["key"] in clips:
             new = clips_of(found)
             made += [clips[found["key"]].absorb(c) for c in new] if phase.alone else new
@@ -115,7 +115,7 @@ def _map(
 def outcomes(
     chain: tuple[Stage, ...], todo: Sequence[Clip], job: Job, num_workers: int
 ) -> Iterator[tuple[str, Outcome]]:
-    """What a chain makes of each clip, in any order."""
+    """Yields the outcome of a chain for each clip, in any order."""
     if num_workers < 1:
         stage.set_up(chain)
         for clip in todo:

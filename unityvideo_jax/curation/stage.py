@@ -1,9 +1,9 @@
-"""What every step of the curation of raw video looks like, whatever runs it.
+"""The interface of every step of the curation of raw video, whatever runs it.
 
-A `Clip` is a small record: where its pixels are, and all that is known of it. A stage is a function
+A `Clip` is a small record: the place of its pixels, and all facts about it. A stage is a function
 of a clip to clips; it may score, note, cut or reject them. A `Collective` sees all clips at once,
 without their pixels, as near-duplicates and balancing need. Both are frozen dataclasses of plain
-values, so that they pickle, print and compare; what they load they load in `setup`, once a process.
+values, so that they pickle, print and compare; they load models in `setup`, once per process.
 """
 
 import dataclasses
@@ -38,8 +38,8 @@ class Clip:
       caption: what the video shows.
       group: name of the balanced group that it is stored in.
       scores: what stages measured, by name.
-      notes: why a stage had nothing to say, by stage.
-      modalities: what is annotated.
+      notes: reasons of stages without a result, by stage.
+      modalities: those that are annotated.
       wanted: modalities that its group stores; () is all.
       rejected_by: name of the stage that set it aside; '' while it is in.
       reason: in words.
@@ -66,7 +66,7 @@ class Clip:
     )
 
     def change(self, **values: Any) -> "Clip":
-        """The same clip with other values."""
+        """Returns the same clip with other values."""
         return dataclasses.replace(self, **values)
 
     def score(self, **scores: Score) -> "Clip":
@@ -86,7 +86,7 @@ class Clip:
         return self.change(notes={**self.notes, stage: text})
 
     def reject(self, stage: str, reason: str) -> "Clip":
-        """Set aside by a stage; the reason is for people."""
+        """Sets the clip aside by a stage; the reason is for people."""
         return self.change(rejected_by=stage, reason=reason)
 
     def row(self) -> dict[str, Any]:
@@ -102,7 +102,7 @@ class Clip:
         return cls(**{**row, **tuples})
 
     def absorb(self, later: "Clip") -> "Clip":
-        """Adds what a stage that ran alone found out about this clip, whatever ran between."""
+        """Adds the results of a stage that ran alone to this clip, whatever ran between."""
         new = tuple(m for m in later.modalities if m not in self.modalities)
         return self.change(
             scores={**self.scores, **later.scores},
@@ -116,7 +116,7 @@ class Clip:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Job:
-    """Where a job reads and writes; every worker must see both folders.
+    """The folders of a job; every worker must see both.
 
     Attributes:
       source: the folder of raw videos.
@@ -127,11 +127,11 @@ class Job:
     workdir: str
 
     def video(self, clip: Clip) -> pathlib.Path:
-        """The raw video that a clip comes from."""
+        """Path of the raw video that a clip comes from."""
         return pathlib.Path(self.source) / clip.video
 
     def file(self, clip: Clip, suffix: str) -> pathlib.Path:
-        """A file of a cut clip: '.mp4', '.txt', '.depth.npz', as `inputs.folder` wants them.
+        """Path of a file of a cut clip: '.mp4', '.txt', '.depth.npz', as `inputs.folder` has it.
 
         Raises:
           UserError: a key, such as one from a journal, that leads out of the folder.
@@ -144,7 +144,7 @@ class Job:
         return pathlib.Path(self.workdir) / "clips"
 
     def load(self, clip: Clip) -> Clip:
-        """The cut clip with its frames in memory.
+        """Returns the cut clip with its frames in memory.
 
         Raises:
           UserError: the clip was not cut, or its file does not decode.
@@ -169,18 +169,18 @@ class Stage:
     alone: ClassVar[bool] = False
 
     def skipped(self) -> str:
-        """Why it cannot run as it is configured, as a note for every clip; '' if it can."""
+        """Reason why it cannot run as it is configured, as a note for every clip; '' if it can."""
         return ""
 
     def setup(self) -> None:
-        """Loads what it needs; called once a process before the first clip, unless it is skipped.
+        """Loads its models; called once per process before the first clip, unless it is skipped.
 
         Raises:
           UserError: missing packages or weights; this stops the job.
         """
 
     def __call__(self, clip: Clip, job: Job) -> Sequence[Clip]:
-        """The clips that this clip becomes: usually itself with scores, or rejected.
+        """Returns the clips that this clip becomes: usually itself with scores, or rejected.
 
         Raises:
           Exception: anything; `run` turns it into a rejection of this clip.
@@ -190,18 +190,22 @@ class Stage:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Collective:
-    """A decision over all clips together, from their records alone."""
+    """A decision over all clips together, from their records alone.
+
+    Attributes:
+      name: by which a configuration names it.
+    """
 
     name: ClassVar[str]
 
     def __call__(self, clips: Sequence[Clip]) -> Sequence[Clip]:
-        """All clips that are still in, in order of key -> the same clips, some rejected."""
+        """Decides on all clips that are still in, in order of key; returns them, some rejected."""
         raise NotImplementedError
 
 
 @dataclasses.dataclass(kw_only=True)
 class Outcome:
-    """What a chain of stages made of one clip.
+    """The results of a chain of stages for one clip.
 
     Attributes:
       clips: without pixels, rejected ones too.
@@ -215,7 +219,7 @@ class Outcome:
 
 
 def set_up(stages: Iterable[Stage]) -> None:
-    """Sets up every stage that is not skipped; call it once a process."""
+    """Sets up every stage that is not skipped; call it once per process."""
     for stage in stages:
         if not stage.skipped():
             stage.setup()
@@ -225,7 +229,7 @@ def run(stages: Iterable[Stage], clip: Clip, job: Job) -> Outcome:
     """Runs one clip through a chain of stages; never raises for a clip's sake.
 
     A rejected clip skips the stages that follow. A clip whose stage fails is rejected by it, the
-    error is the reason; whatever the stage made before is dropped.
+    error is the reason; earlier results of the stage are dropped.
 
     Raises:
       UserError: the disk refuses, which is no fault of the clip.

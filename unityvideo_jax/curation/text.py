@@ -42,17 +42,24 @@ class Text(Stage):
     program: str = "tesseract"
 
     def skipped(self) -> str:
+        """Says that tesseract is missing; '' if it is there."""
         if not self.program:
             return "config.text.program is empty"
         return "" if shutil.which(self.program) else f"no program {self.program!r}"
 
     def setup(self) -> None:
+        """Checks that tesseract has the languages.
+
+        Raises:
+          UserError: it lacks one.
+        """
         listed = subprocess.run([self.program, "--list-langs"], capture_output=True, text=True)
         lost = set(self.languages.split("+")) - set(listed.stdout.split())
         if lost:
             raise UserError(f"config.text.languages: tesseract has no {', '.join(sorted(lost))}")
 
     def __call__(self, clip: Clip, job: Job) -> Sequence[Clip]:
+        """Scores text_share, and rejects a clip with more than `max_share`."""
         clip = job.load(clip)
         picks = np.linspace(0, len(clip.frames) - 1, self.samples).round().astype(int)
         share = max(self._share(clip.frames[i]) for i in np.unique(picks))

@@ -33,11 +33,13 @@ SHOWN = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Ceiling:
-    """Attributes:
-    psnr: dB by modality, of the picture through the VAE, peak 2, averaged over clips.
-    scores: all metrics by system, one of `SYSTEMS`.
-    people: number of people visible in a frame, over all frames.
-    heights: height in pixels of each of them, over all frames.
+    """Scores of the truth through the autoencoder.
+
+    Attributes:
+      psnr: dB by modality, of the picture through the VAE, peak 2, averaged over clips.
+      scores: all metrics by system, one of `SYSTEMS`.
+      people: number of people visible in a frame, over all frames.
+      heights: height in pixels of each of them, over all frames.
     """
 
     psnr: Mapping[str, float]

@@ -36,10 +36,12 @@ PROTOCOLS = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ConditionGapConfig:
-    """Attributes:
-    clips: how many, at least 2; each modality costs 2 x levels passes over them.
-    levels: timesteps; sampling starts at 1, and its second step of 30 is at 0.967.
-    seed: of the noise.
+    """Settings of the condition gap.
+
+    Attributes:
+      clips: how many, at least 2; each modality costs 2 x levels passes over them.
+      levels: timesteps; sampling starts at 1, and its second step of 30 is at 0.967.
+      seed: of the noise.
     """
 
     clips: int = 8
@@ -66,6 +68,9 @@ def clean_errors(
       rgb: clean latents of the condition, in place of the pair's own.
       index: number of each clip, which with the modality and the level decides the noise.
       config: levels and seed.
+
+    Returns:
+      Means over each clip's latents, at each of `config.levels`.
     """
     latents = pair.latents.astype(jnp.float32).at[:, 0].set(rgb)
     keys = clip_keys(config.seed, index, pair.modality[:, 1])

@@ -30,7 +30,7 @@ PROTOCOLS = {
 
 
 def prefix(estimator: str) -> str:
-    """How the keys of an estimator start.
+    """The first part of an estimator's keys.
 
     Raises:
       UserError: the name would not read as one part of a key.
@@ -43,7 +43,7 @@ def prefix(estimator: str) -> str:
 def score_control(
     reestimated: Arrays, given: Arrays, modality: str, estimator: str, name: str
 ) -> ClipScore:
-    """Scores one clip; UserError as the modality's metric."""
+    """Scores one clip; raises UserError as the modality's metric does."""
     metric = modalities.get(modality).metric()
     return metric.score(reestimated, given, name).renamed(prefix(estimator))
 

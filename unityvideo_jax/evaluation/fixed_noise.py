@@ -18,7 +18,7 @@ def clip_keys(seed: int, *numbers: Int[Array, " b"]) -> Key[Array, " b"]:
 def noise_of(
     keys: Key[Array, " b"], draw: Int[Array, ""], shape: tuple[int, ...]
 ) -> Float[Array, "b s t h w c"]:
-    """N(0, I) of each clip's streams for one of its draws.
+    """Draws N(0, I) for each clip's streams, for one of its draws.
 
     Args:
       keys: of the clips.

@@ -6,7 +6,7 @@ ones in every evaluation. Protocol `uniform_t<K>`: K timesteps in the middle of 
 streams of a sample (UnityVideo sec. 3.4), then over clips and timesteps.
 
 These timesteps end at 1 - 1/2K, but sampling starts at 1. Protocol `near_noise` gives the same loss
-at t = 0.97 and t = 1, each by itself; `uniform_t<K>` leaves them out.
+at t = 0.97 and t = 1, each separately; `uniform_t<K>` leaves them out.
 
 The mean over the streams of a joint sample says neither how good RGB is nor the modality. So under
 `streams_<S>` each stream has a number of its own, by the number of streams of its sample: RGB and
@@ -40,11 +40,13 @@ PROTOCOLS = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class HeldoutConfig:
-    """Attributes:
-    timesteps: K of the protocol's name, a multiple of 4.
-    near_noise: further timesteps.
-    seed: of the noise.
-    streams: numbers of streams; () is those that the run trains, and pairs if it has modalities.
+    """Settings of the held-out loss.
+
+    Attributes:
+      timesteps: K of the protocol's name, a multiple of 4.
+      near_noise: further timesteps.
+      seed: of the noise.
+      streams: numbers of streams; () is those that the run trains, and pairs if it has modalities.
     """
 
     timesteps: int = 8
@@ -55,7 +57,7 @@ class HeldoutConfig:
     def __post_init__(self):
         if self.timesteps < QUARTERS or self.timesteps % QUARTERS:
             raise UserError(
-                f"timesteps={self.timesteps}: give the held-out loss a multiple of {QUARTERS}"
+                f"timesteps={self.timesteps}: the held-out loss needs a multiple of {QUARTERS}"
             )
 
     @property
@@ -101,7 +103,7 @@ def heldout_errors(
     index: Int[Array, " b"],
     config: HeldoutConfig,
 ) -> Float[Array, "b task k s"]:
-    """Squared velocity error of every clip and stream under every task at every timestep.
+    """Returns the squared velocity error of every clip and stream, by task and timestep.
 
     Args:
       velocity_fn: the model.
@@ -152,7 +154,7 @@ class HeldoutLoss:
 
     Keys, with <protocol> "uniform_t<K>" or "near_noise/t<timestep>":
       "heldout_loss/<protocol>/streams_<S>/<task>" of samples of S streams, and ".../<task>/<name>"
-        of the stream <name> in them, by itself.
+        of the stream <name> in them alone.
       "heldout_loss/uniform_t<K>/all", "heldout_loss/<protocol>/<task>" and ".../<task>/<modality>",
         where a sample counts as the mean over its noised streams: of RGB with one modality, or of
         the least streams that were measured.
@@ -174,7 +176,7 @@ class HeldoutLoss:
         """Every average; UserError if there was no clip."""
         prefix = f"heldout_loss/uniform_t{self.config.timesteps}"
         if not self._errors:
-            mean(np.zeros(0), prefix)  # which says what is missing
+            mean(np.zeros(0), prefix)  # raises, and names the prefix
         found = {names: np.concatenate(parts) for names, parts in self._errors.items()}
         counts = sorted({len(names) for names in found})
         results: dict[str, float] = {}
@@ -203,7 +205,7 @@ class HeldoutLoss:
         return {f"uniform_t{uniform}": np.arange(uniform)} | near
 
     def _bands(self, low: float, high: float) -> dict[str, Int[np.ndarray, " n"]]:
-        """Places of the levels in a band, those of `near_noise` by themselves."""
+        """Places of the levels in a band, those of `near_noise` apart."""
         levels, uniform = self.config.levels, self.config.timesteps
         inside = (levels >= low) & ((levels < high) | (high == BAND_EDGES[-1]))
         places = np.flatnonzero(inside)

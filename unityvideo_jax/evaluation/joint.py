@@ -45,7 +45,7 @@ Draw = Callable[[int, str, Sequence[tuple[str, UInt8[np.ndarray, "t h w 3"]]]], 
 
 
 def protocols() -> dict[str, str]:
-    """What the protocols in the keys of agreement stand for, by name."""
+    """Definitions of the protocols in the keys of agreement, by name."""
     return {how.name: how.text for how in modalities.agreements().values()} | {
         "joint_<S>": "RGB and S - 1 modalities sampled together from the captions of held-out "
         "clips; beside it the truth through codec and VAE, and the model's streams shuffled over "
@@ -55,10 +55,12 @@ def protocols() -> dict[str, str]:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class JointConfig:
-    """Attributes:
-    clips: how many captions, at least 2.
-    streams: the most that are sampled together; 0 is as many as the run trains.
-    seed: of the sampler's noise; clip i takes seed + i.
+    """Settings of joint samples.
+
+    Attributes:
+      clips: how many captions, at least 2.
+      streams: the most that are sampled together; 0 is as many as the run trains.
+      seed: of the sampler's noise; clip i takes seed + i.
     """
 
     clips: int = 32
@@ -107,7 +109,7 @@ def _ordered(chosen: Iterable[str], names: Sequence[str]) -> tuple[str, ...]:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Found:
-    """What was measured over all clips.
+    """Scores of all clips.
 
     Attributes:
       model, ceiling, floor: scores by the number of the clip.

@@ -26,12 +26,18 @@ from unityvideo_jax.sampling.pipeline import Pipeline
 
 
 def drawing(codec: modalities.Codec) -> Callable[[Mapping[str, Any]], Float[Array, "b t h w 3"]]:
-    """Draws batches of clips as the codec of a modality does; compiled once a shape."""
+    """Draws batches of clips as the codec of a modality does; compiled once per shape."""
     return jax.jit(jax.vmap(lambda clip: codec.encode(clip)[0]))
 
 
 class Streams(NamedTuple):
-    """A batch of streams: clean latents, RGB first unless a modality is alone, ids, and texts."""
+    """A batch of streams.
+
+    Attributes:
+      latents: clean, RGB first unless a modality is alone.
+      modality: ids.
+      context: text embeddings.
+    """
 
     latents: Float[Array, "b s t h w c"]
     modality: Int[Array, "b s"]
@@ -39,7 +45,13 @@ class Streams(NamedTuple):
 
 
 class Pair(NamedTuple):
-    """A batch of RGB with one modality: clean latents, RGB first, modality ids, and texts."""
+    """A batch of RGB with one modality.
+
+    Attributes:
+      latents: clean, RGB first.
+      modality: ids.
+      context: text embeddings.
+    """
 
     latents: Float[Array, "b 2 t h w c"]
     modality: Int[Array, "b 2"]
@@ -79,7 +91,7 @@ class LatentPairs:
         return Streams(jnp.stack([*latents.values()], axis=1), rows, jnp.asarray(context))
 
     def __call__(self, batch: Batch, captions: Sequence[str]) -> Iterator[tuple[str, Pair]]:
-        """Each modality that the clips have truth of, by name; the prompts are the clips' own."""
+        """Yields each modality with truth, by name; the prompts are the clips' own."""
         rgb = self._latents(batch, RGB)
         for name in self._known(batch)[1:]:
             latents = {RGB: rgb, name: self._latents(batch, name)}
@@ -88,7 +100,7 @@ class LatentPairs:
     def sets(
         self, batch: Batch, captions: Sequence[str], counts: Collection[int]
     ) -> Iterator[tuple[tuple[str, ...], Streams]]:
-        """Each of `heldout.stream_sets` of what the clips have truth of, by its names."""
+        """Yields each of `heldout.stream_sets` of the streams with truth, by its names."""
         known = self._known(batch)
         latents = {name: self._latents(batch, name) for name in known}
         for names in stream_sets(known, counts):

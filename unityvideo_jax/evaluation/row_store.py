@@ -1,4 +1,4 @@
-"""Where an evaluation saves what it found of each clip, so that a second run resumes from it."""
+"""The store of an evaluation's rows, one per clip, so that a second run resumes from it."""
 
 import dataclasses
 import pathlib
@@ -15,7 +15,7 @@ FINGERPRINT = "fingerprint"
 
 @runtime_checkable
 class Row(Protocol):
-    """What is saved of a clip."""
+    """The saved scores of a clip."""
 
     def to_json(self) -> dict[str, Any]:
         """The row as plain JSON values."""

@@ -33,12 +33,14 @@ from unityvideo_jax.modalities import RGB
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class HarnessConfig:
-    """Attributes:
-    benchmark, predictions, output: folders.
-    weights: folder of the networks of video metrics, or None.
-    processes: that score clips at once; 1 is this one. Results do not depend on it.
-    truth_unit, prediction_unit: of depth in numbers, one of `units.NAMES`; "" where each clip
-      states it itself, or nothing does.
+    """Folders and settings of a comparison.
+
+    Attributes:
+      benchmark, predictions, output: folders.
+      weights: folder of the networks of video metrics, or None.
+      processes: that score clips at once; 1 is this one. Results do not depend on it.
+      truth_unit, prediction_unit: of depth in numbers, one of `units.NAMES`; "" where each clip
+        states it itself, or nothing does.
     """
 
     benchmark: pathlib.Path
@@ -52,12 +54,12 @@ class HarnessConfig:
 
 @dataclasses.dataclass(kw_only=True)
 class Row:
-    """What is saved of a clip.
+    """The saved scores of a clip.
 
     Attributes:
       clip: its name.
-      score: everything that was scored.
-      trivial: the same of the modalities' trivial predictions, where there is truth to score.
+      score: its scores.
+      trivial: scores of the modalities' trivial predictions, where there is truth.
       faults: what was wrong with it, in words; a stream with a fault is not in `score`.
       checksums: SHA-256 of every file read, by path below the benchmark or the predictions.
       pictures: PNGs below the output folder, by modality; an mp4 of that name lies beside each.
@@ -86,13 +88,15 @@ class Row:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """Attributes:
-    rows: one a clip of the benchmark, in order of name.
-    streams: what the system predicted.
-    skipped: why a video metric could not run, by its name.
-    unknown: clips that the system predicted and the benchmark lacks.
-    weights: SHA-256 of the networks that ran, by file or folder.
-    reused: how many rows were taken up from an earlier run.
+    """Scores of all clips.
+
+    Attributes:
+      rows: one per clip of the benchmark, in order of name.
+      streams: that the system predicted.
+      skipped: why a video metric could not run, by its name.
+      unknown: clips that the system predicted and the benchmark lacks.
+      weights: SHA-256 of the networks that ran, by file or folder.
+      reused: how many rows were taken up from an earlier run.
     """
 
     rows: list[Row]
@@ -104,11 +108,12 @@ class Outcome:
 
     @property
     def faults(self) -> list[str]:
+        """Faults of all rows, each with its clip."""
         return [f"{row.clip}: {fault}" for row in self.rows for fault in row.faults]
 
     @property
     def counts(self) -> dict[str, int]:
-        """How many clips there are, and what became of them."""
+        """Numbers of clips, of scored ones, and of those with faults."""
         return {
             "clips": len(self.rows),
             "clips_scored": sum(row.score.scored for row in self.rows),

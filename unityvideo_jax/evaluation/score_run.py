@@ -40,24 +40,26 @@ from unityvideo_jax.sampling.pipeline import Pipeline
 
 # The truth through codec and VAE, and the trivial prediction, stand beside the model.
 SYSTEMS = ("model", "round_trip", "trivial")
-# What the scores of a clip take in memory, at least.
+# Bytes that the scores of a clip take in memory, at least.
 ROW_BYTES = 1024
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BenchmarkConfig:
-    """Attributes:
-    benchmark: one of `BENCHMARKS`, or a folder of clips, such as UniBench's.
-    num_clips: clips 0 to num_clips - 1 of the split, or the first of the folder by name.
-    batch_size: clips at once.
-    seed: of the sampler's noise; clip i takes seed + i.
-    worlds_seed: of the scenes.
-    use_captions: give the model the clip's caption; without, it sees RGB and the modality prompt.
-    truth_unit: of a folder's depth where no file states it, one of `units.NAMES`; "" if unknown.
-    heldout: of the held-out loss; None leaves it out.
-    gap: of the condition gap, measured anew on every run; None leaves it out.
-    control: whether to score control too, which takes two more samples per modality.
-    joint: of joint samples, sampled anew on every run; None leaves them out.
+    """Settings of a benchmark.
+
+    Attributes:
+      benchmark: one of `BENCHMARKS`, or a folder of clips, such as UniBench's.
+      num_clips: clips 0 to num_clips - 1 of the split, or the first of the folder by name.
+      batch_size: clips at once.
+      seed: of the sampler's noise; clip i takes seed + i.
+      worlds_seed: of the scenes.
+      use_captions: give the model the clip's caption; without, it sees RGB and the modality prompt.
+      truth_unit: of a folder's depth where no file states it, one of `units.NAMES`; "" if unknown.
+      heldout: of the held-out loss; None leaves it out.
+      gap: of the condition gap, measured anew on every run; None leaves it out.
+      control: whether to score control too, which takes two more samples per modality.
+      joint: of joint samples, sampled anew on every run; None leaves them out.
     """
 
     benchmark: str = "worlds_validation"
@@ -89,13 +91,15 @@ class BenchmarkConfig:
 
 @dataclasses.dataclass(kw_only=True)
 class Results:
-    """Attributes:
-    metrics, vae_round_trip, trivial: of the model and of the two references, by key. The reference
-      of agreement that needs no model are the model's streams shuffled over clips.
-    clips: each clip's own scores of the model.
-    numbers: of these clips in the benchmark.
-    faults: clips of a folder that could not be read, and why.
-    joint_captions: of the joint samples, by the number of the clip.
+    """Scores of a pipeline and of its references.
+
+    Attributes:
+      metrics, vae_round_trip, trivial: of the model and of the two references, by key. The
+        reference of agreement that needs no model are the model's streams shuffled over clips.
+      clips: each clip's own scores of the model.
+      numbers: of these clips in the benchmark.
+      faults: clips of a folder that could not be read, and why.
+      joint_captions: of the joint samples, by the number of the clip.
     """
 
     metrics: dict[str, float | int]
@@ -109,7 +113,7 @@ class Results:
 
 @dataclasses.dataclass(kw_only=True)
 class RunRow:
-    """What is saved of a clip.
+    """The saved scores of a clip.
 
     Attributes:
       scores: by modality, of the model and of its two references, in the order of `SYSTEMS`.
@@ -175,7 +179,7 @@ def run(
     rows: RowStore[RunRow] | None = None,
     draw_joint: joint.Draw = lambda clip, caption, rows: None,
 ) -> Results:
-    """Estimates, decodes and scores.
+    """Estimates, decodes and scores the clips of a benchmark.
 
     Args:
       pipeline: of a trained run; its data config gives the size of the clips.
@@ -188,6 +192,9 @@ def run(
 
     Returns:
       All metrics of the modalities of the model that have one.
+
+    Raises:
+      UserError: a clip that cannot be read, or a sample that is not finite.
     """
     benchmark = BenchmarkClips(
         pipeline.config["data"],

@@ -23,7 +23,7 @@ def in_order(
     """Yields `make()(name)` for each of the names.
 
     Args:
-      make: builds the function, once a process; can be pickled, as can what the function returns.
+      make: builds the function, once per process; can be pickled, as can the function's results.
       names: what it is called with.
       processes: 1 calls it here; more call it in so many new processes, which run JAX on the CPU
         and know the modalities that this one knows.

@@ -62,7 +62,7 @@ def check(path: pathlib.Path, fix: str = FIX) -> None:
 
 
 def listed(path: pathlib.Path) -> str:
-    """The SHA-256 of a file by the list beside it; UserError if it is not in there."""
+    """Returns the SHA-256 of a file by the list beside it; UserError if it is not in there."""
     try:
         return _listed(path.parent / SUMS)[path.name]
     except (OSError, ValueError, KeyError) as error:
@@ -77,7 +77,7 @@ def _listed(sums: pathlib.Path) -> dict[str, str]:
 
 
 def sealed(record: Mapping[str, Any]) -> dict[str, Any]:
-    """A JSON-able record with the hash of its other keys under `KEY`."""
+    """Returns a JSON-able record with the hash of its other keys under `KEY`."""
     return {**record, KEY: provenance.config_hash(record)}
 
 

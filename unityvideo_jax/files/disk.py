@@ -1,6 +1,6 @@
-"""What a disk refuses, in one line: faults of this machine, never of the files that it holds.
+"""Refusals of a disk, in one line: faults of this machine, never of the files that it holds.
 
-A program that sets bad items aside must not take a full disk for a bad item: what remembers a
+A program that sets bad items aside must not take a full disk for a bad item: code that records a
 fault calls `raise_if_refused` first.
 """
 
@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator
 
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.files import store_faults
+from unityvideo_jax.files.store_faults import AGAIN
 
-AGAIN = "then give the same command again, which continues from what is whole"
 ADVICE = {
     errno.ENOSPC: f"make space, {AGAIN}",
     errno.EDQUOT: f"delete files or raise the quota, {AGAIN}",
@@ -79,7 +79,7 @@ def explain(error: OSError, where: str | os.PathLike | None = None) -> str:
 
 
 def reason(error: OSError, path: str | None) -> str:
-    """`explain` without the path, which is only looked at for its free space."""
+    """Returns `explain` without the path, which is only looked at for its free space."""
     free = _free(path) if error.errno in SPACE and path is not None else None
     space = "" if free is None else f" ({free / 1e6:.1f} MB free)"
     advice = ADVICE.get(error.errno, "name another path")
@@ -100,7 +100,7 @@ def _free(path: str) -> int | None:
 
 
 def raise_if_refused(error: BaseException, where: str | os.PathLike | None = None) -> None:
-    """Raises DiskError if an error comes from the disk or a store; for those who would remember it.
+    """Raises DiskError if an error comes from the disk or a store; call it before noting it.
 
     Args:
       error: any.

@@ -10,7 +10,7 @@ from typing import TextIO
 
 from unityvideo_jax.files import stores
 
-# Also what some scripts and emoji are joined by.
+# Line feed, tab, and the joiners of some scripts and of emoji.
 KEPT = "\n\t\u200c\u200d"
 # What begins a block only at the start of a line.
 BLOCK = re.compile(r"^(#|[-+=](?=[\s=-]|$)|\d{1,9}(?=[.)](\s|$)))")
@@ -26,7 +26,7 @@ def markdown(text: str) -> str:
 
 
 def code(text: str) -> str:
-    """`text` as a code span of one line, also for a table's cell."""
+    """Returns `text` as a code span of one line, also for a table's cell."""
     line = _one_line(text)
     longest = max(map(len, re.findall("`+", line)), default=0)
     fence, pad = "`" * (longest + 1), " " if longest else ""
@@ -34,7 +34,7 @@ def code(text: str) -> str:
 
 
 def terminal(text: str) -> str:
-    r"""`text` with what would steer a terminal or hide itself written out, such as \x1b.
+    r"""`text` with characters that steer a terminal or are hidden written out, such as \x1b.
 
     Line feeds and tabs stay.
     """
@@ -61,8 +61,8 @@ class Terminal:
 
     What lies in an object store is printed by its URL.
 
-    A carriage return at the start of what is written passes: progress bars begin with it, and
-    nothing stands before it that it could hide.
+    A carriage return at the start of a text passes: progress bars begin with it, and it could hide
+    nothing before it.
 
     Args:
       stream: a text stream.

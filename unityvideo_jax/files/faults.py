@@ -22,7 +22,12 @@ FAILED = "failed: "
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Fault:
-    """What was set aside, such as a clip, a file or a row, and why."""
+    """An item that was set aside.
+
+    Attributes:
+      what: the item, such as a clip, a file or a row.
+      reason: in words.
+    """
 
     what: str
     reason: str
@@ -32,7 +37,7 @@ class Fault:
 
 
 def reason_of(error: Exception) -> str:
-    """One line for an error: a user's in its own words, ours with its place in the code.
+    """Returns one line for an error: a user's in its own words, ours with its place in the code.
 
     Raises:
       UserError: the disk refused, which is no fault of any item.
@@ -47,7 +52,7 @@ def reason_of(error: Exception) -> str:
 
 
 def shown(name: str | os.PathLike) -> str:
-    """A name or reason from data on one line, with what is not printed written out."""
+    """Returns a name or reason from data on one line, with unprintable characters written out."""
     return escape.terminal(os.fspath(name)).replace("\n", "\\n")
 
 

@@ -14,12 +14,12 @@ from unityvideo_jax.errors import UserError, reason
 from unityvideo_jax.files import stores
 
 ID = re.compile(r"(?P<id>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
-# What a file is called, and no repository.
+# Suffixes of files, which no repository has.
 FILES = (".safetensors", ".json", ".pth", ".mp4", ".png")
 
 
 def local(name: str | os.PathLike, files: Sequence[str], but: Sequence[str] = ()) -> pathlib.Path:
-    """The folder on this machine of what a user named: a path, a URL of a store, or an id.
+    """The local folder of what a user named: a path, a URL of a store, or an id of the hub.
 
     Args:
       name: what is there as a file or folder comes first. An id may end in `@` and a revision: a

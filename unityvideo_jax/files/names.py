@@ -16,13 +16,13 @@ MAX_BYTES = 200
 # Separators of folders and, on some systems, of drives.
 RESERVED = frozenset("/\\:")
 DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
-# Unicode categories of what cannot be seen, or changes the order or the lines of what is seen.
+# Unicode categories of characters that are invisible, or change the order or lines of the others.
 UNSEEN = ("Cc", "Cf", "Cs", "Zl", "Zp")
-# Of these, what some scripts and emoji are joined by.
+# Characters of these that join others in some scripts and in emoji.
 JOINERS = "\u200c\u200d"
 
 
-# What is wrong with a name that `has_unprinted`, as the end of a sentence.
+# The fault of a name that `has_unprinted`, as the end of a sentence.
 UNPRINTED = "has bytes that are not UTF-8, or characters that are not printed"
 
 
@@ -35,7 +35,7 @@ def has_unprinted(name: str) -> bool:
 
 
 def safe_name(name: Any, where: str) -> str:
-    """`name` as it is, if it can name one file or folder on any system.
+    """Returns `name` as it is, if it can name one file or folder on any system.
 
     Args:
       name: of a file or folder, from data.
@@ -53,7 +53,7 @@ def safe_name(name: Any, where: str) -> str:
 
 
 def name_fault(name: Any) -> str | None:
-    """Why `safe_name` refuses a name; None if it does not."""
+    """Returns why `safe_name` refuses a name; None if it does not."""
     if not isinstance(name, str):
         return "is no text"
     if not name.strip(". "):
@@ -72,7 +72,7 @@ def name_fault(name: Any) -> str | None:
 
 
 def safe_path(folder: pathlib.Path, *names: Any, where: str) -> pathlib.Path:
-    """The path `folder/name/...`, of which no link leads out of `folder`.
+    """Returns the path `folder/name/...`, of which no link leads out of `folder`.
 
     Args:
       folder: that everything must stay in; it may itself be a link.

@@ -1,6 +1,6 @@
 """Arrays of npz files of others: their sizes are checked before any memory is taken.
 
-What a file holds as it is stays in the file: `np.load` copies a video's arrays through small
+Arrays that are not compressed stay in the file: `np.load` would copy a video's arrays through small
 buffers into new memory, which takes several times as long as to score some of them.
 """
 
@@ -25,7 +25,7 @@ HEADERS = {
 }
 # NumPy's own limit of a header is 10,000 characters.
 HEADER_BYTES = 1 << 16
-# What compressed arrays of one file may take: an hour of small video, and no bomb.
+# Bytes that compressed arrays of one file may take: an hour of small video, and no bomb.
 MAX_BYTES = 8 << 30
 BLOCK = 1 << 20
 
@@ -38,15 +38,15 @@ def read_npz(
     limit: int = MAX_BYTES,
     fix: str = "write it with np.savez",
 ) -> dict[str, Shaped[np.ndarray, "..."]]:
-    """Arrays of an npz, read-only where they are not compressed: those stay in the file.
+    """Reads arrays of an npz; those that are not compressed stay in the file and are read-only.
 
     Args:
       path: the file; nothing in it is unpickled.
       keys: names of arrays that it must hold.
-      others: whether to read what else it holds.
+      others: whether to read its other arrays too.
       limit: bytes that its compressed arrays may take together; a quarter of this machine's memory
         bounds them too.
-      fix: what the message of a file that does not load ends with.
+      fix: end of the message of a file that does not load.
 
     Raises:
       UserError: the file does not load, is damaged, lacks one of `keys`, or takes too much.
@@ -81,7 +81,7 @@ def read_npz(
 
 
 def read_npy(path: str | os.PathLike, shape: tuple[int, ...]) -> Shaped[np.ndarray, "..."]:
-    """The array of an npy file, which must have this shape.
+    """Reads the array of an npy file, which must have this shape.
 
     Raises:
       UserError: the file does not load, or holds something else.

@@ -36,7 +36,11 @@ class NpzWriter:
         return self
 
     def add(self, arrays: Mapping[str, Shaped[np.ndarray, "..."]]) -> None:
-        """Appends one part of every array."""
+        """Appends one part of every array.
+
+        Args:
+          arrays: time first, or without axes; the same names in every part.
+        """
         for key, value in arrays.items():
             array = np.asarray(value)
             if key in self._files:

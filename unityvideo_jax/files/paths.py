@@ -17,16 +17,16 @@ from typing import Literal
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.files import disk, stores
 
-# Of a path in bytes on Linux; the files of a run have up to so many more than its folder.
+# Longest path in bytes on Linux, and how many more the files of a run have than its folder.
 PATH_MAX, DEEPEST = 4096, 400
 NAME_MAX = 255
 PART = ".part"
-# What a program writes first is larger than nothing; a disk without so many bytes is full.
+# A disk without this many bytes counts as full.
 PROBE_BYTES = 1 << 16
 
 
 def expand(path: str) -> str:
-    """The path with `~` or `~user` at its beginning replaced by that home folder.
+    """Returns the path with `~` or `~user` at its beginning replaced by that home folder.
 
     Raises:
       UserError: the home folder is not known.
@@ -128,12 +128,12 @@ def write_bytes(path: pathlib.Path, content: bytes) -> None:
 
 
 def is_part(path: pathlib.Path) -> bool:
-    """Whether this is what a kill left: a temporary file or folder that was never renamed."""
+    """Returns whether a kill left this: a temporary file or folder that was never renamed."""
     return path.name.startswith(".") and path.name.endswith(PART)
 
 
 def without_patterns(folder: pathlib.Path) -> pathlib.Path:
-    """A name of the folder that holds none of `*`, `?` and `[`, for libraries that search by glob.
+    """A name of the folder that holds none of `*`, `?` and `[`, for libraries that use glob.
 
     Orbax finds the parts of a checkpoint by a pattern that begins with the folder's own name, so a
     folder named `run[1]` would lose all of them.

@@ -1,4 +1,4 @@
-"""What a result file records so that the result can be repeated."""
+"""Facts that a result file records so that the result can be repeated."""
 
 import hashlib
 import importlib.metadata
@@ -20,7 +20,7 @@ PACKAGES = ("jax", "jaxlib", "flax", "numpy", "orbax-checkpoint")
 
 
 def versions() -> dict[str, str]:
-    """Versions of this package, of Python and of what computes, and the device that did."""
+    """Versions of this package, of Python and of libraries, and the device that computed."""
     found = {"unityvideo_jax": unityvideo_jax.__version__, "python": platform.python_version()}
     for name in PACKAGES:
         found[name] = importlib.metadata.version(name)
@@ -29,9 +29,9 @@ def versions() -> dict[str, str]:
 
 
 def plain(value: Any) -> Any:
-    """The value as JSON knows it: configs and dataclasses' dicts as dicts, tuples as lists.
+    """The value as JSON has it: configs and dataclasses' dicts as dicts, tuples as lists.
 
-    What lies in an object store is named by its URL.
+    Paths in an object store become URLs.
     """
     if hasattr(value, "to_dict"):
         value = value.to_dict()
@@ -47,13 +47,13 @@ def plain(value: Any) -> Any:
 
 
 def config_hash(config: Any) -> str:
-    """SHA-256 of a configuration's canonical JSON: equal configs, equal hash."""
+    """Returns the SHA-256 of a configuration's canonical JSON: equal configs, equal hash."""
     text = json.dumps(plain(config), sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def file_hash(path: str | os.PathLike) -> str:
-    """SHA-256 of a file, or of all files of a folder in the order of their names."""
+    """Returns the SHA-256 of a file, or of all files of a folder in the order of their names."""
     path = stores.local(path)
     files = sorted(f for f in path.iterdir() if f.is_file()) if path.is_dir() else [path]
     digest = hashlib.sha256()
@@ -69,7 +69,7 @@ _BLOCKS, _BLOCK_BYTES, _END_BYTES = 16, 1 << 16, 1 << 20
 
 
 def sampled_hash(files: Iterable[str | os.PathLike]) -> str:
-    """SHA-256 of the files' names, sizes and a sample of their bytes, at most 2 MiB of each.
+    """The SHA-256 of the files' names, sizes and a sample of their bytes, at most 2 MiB of each.
 
     Cheap enough for terabytes; files of at most 2 MiB are read whole. It does not depend on where
     the files lie.

@@ -1,7 +1,7 @@
-"""What an object store refuses, in one line: wrong names, rights, and stores that do not answer.
+"""Refusals of an object store, in one line: wrong names, rights, and stores that do not answer.
 
 The clients (s3fs, gcsfs, botocore, Google's libraries, TensorStore) raise errors of many types, of
-which only the text says what happened, so the text is what is looked at.
+which only the text says what happened, so the text decides.
 """
 
 import re
@@ -16,7 +16,7 @@ TENSORSTORE = re.compile(r'HTTP response code|\bgs://|\bs3://|"driver":"(gcs|gcs
 AGAIN = "then give the same command again, which continues from what is whole"
 # How the clients write a status of HTTP; any other number may be a step or a process.
 STATUS = r"(?:\(|[Cc]ode:? |, )"
-# The first that matches counts, so that what is more certain comes first.
+# The first that matches counts, so the more certain ones come first.
 REASONS = (
     (
         r"NoSuchBucket|bucket does not exist|bucket.{0,80}(not found|does not exist)|"
@@ -58,7 +58,7 @@ REASONS = (
 
 
 def chain(error: BaseException) -> list[BaseException]:
-    """An error, its cause, the cause of that, and so on."""
+    """Returns an error, its cause, the cause of that, and so on."""
     found = [error]
     while (cause := found[-1].__cause__ or found[-1].__context__) and cause not in found:
         found.append(cause)
@@ -66,7 +66,7 @@ def chain(error: BaseException) -> list[BaseException]:
 
 
 def explain(error: BaseException, where: str = "") -> str | None:
-    """One line about a store's refusal; None if the error comes from no store.
+    """Returns one line about a store's refusal; None if the error comes from no store.
 
     Args:
       error: any.

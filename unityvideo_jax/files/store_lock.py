@@ -23,7 +23,7 @@ from unityvideo_jax.files import stores
 
 NAME = ".lock"
 RENEWED, EXPIRES = 15.0, 60.0
-# Changes when a machine starts; tells apart machines of one name.
+# Changes when a machine starts; distinguishes machines of one name.
 BOOT = pathlib.Path("/proc/sys/kernel/random/boot_id")
 
 _held: dict[pathlib.Path, "_Lock"] = {}

@@ -41,7 +41,7 @@ _URL = re.compile(r"(gs|s3):/+([^/]+)/*(.*)", re.DOTALL)
 CLIENTS = {"gs": ("gcsfs", "gcs"), "s3": ("s3fs", "s3")}
 # By these Orbax marks a checkpoint, and each item of it, as whole.
 LAST = "commit_success.txt"
-# Of a run's folder, what is not fetched: read in the store itself, or only written.
+# Parts of a run's folder that are not fetched: they are read in the store itself, or only written.
 RUN_MARK = "checkpoints"
 OF_RUNS = (RUN_MARK, "set_aside", "samples", "tensorboard", "profile")
 # What is of this machine alone.
@@ -69,12 +69,12 @@ def _root() -> pathlib.Path | None:
 
 
 def is_url(path: str | os.PathLike) -> bool:
-    """Whether a path is a URL of a store itself, and no place on this machine."""
+    """Returns whether a path is a URL of a store itself, and no place on this machine."""
     return bool(_URL.fullmatch(os.fspath(path)))
 
 
 def url(path: str | os.PathLike) -> str | None:
-    """The URL of an object or folder, from its URL or its place here; None for any other path."""
+    """The URL of an object or folder, from its URL or its place here; None for other paths."""
     text = os.fspath(path)
     if found := _URL.fullmatch(text):
         return f"{found[1]}://{found[2]}/{found[3]}".rstrip("/")
@@ -86,7 +86,7 @@ def url(path: str | os.PathLike) -> str | None:
 
 
 def place(path: str | os.PathLike) -> pathlib.Path:
-    """Where a URL has its place on this machine; any other path as it is.
+    """Returns the place of a URL on this machine; any other path as it is.
 
     Raises:
       UserError: a URL with `.` or `..` in it.
@@ -102,7 +102,7 @@ def place(path: str | os.PathLike) -> pathlib.Path:
 
 
 def remote(path: str | os.PathLike) -> AnyPath:
-    """The path for libraries that read stores themselves.
+    """Returns the path for libraries that read stores themselves.
 
     Returns:
       An `epath.Path` of the URL if the path lies in a store and is not on this machine too; else a
@@ -116,20 +116,20 @@ def remote(path: str | os.PathLike) -> AnyPath:
 
 
 def named(text: str) -> str:
-    """A text in which places on this machine are the URLs that they stand for."""
+    """Returns a text in which places on this machine are replaced by their URLs."""
     root = _root()
     return text if root is None else re.sub(rf"{re.escape(str(root))}/(gs|s3)/", r"\1://", text)
 
 
 def local(path: str | os.PathLike, *, writes: bool = False) -> pathlib.Path:
-    """The path on this machine of what is at a URL, fetched once; any other path as it is.
+    """Fetches what is at a URL once and returns its local path; any other path as it is.
 
     Nothing is there if the store has nothing. Of a run's folder only the small files at its top are
     fetched.
 
     Args:
       path: URL or place of an object or folder.
-      writes: what is written there from now on goes to the store.
+      writes: whether files written there later go to the store.
 
     Raises:
       StoreError: no such bucket, no access, or a store that does not answer.

@@ -1,4 +1,4 @@
-"""JSON that others wrote: what does not mean the same to every reader is refused in one line."""
+"""JSON that others wrote: a text that readers may understand differently is refused."""
 
 import json
 import math
@@ -21,8 +21,8 @@ def parse(text: str | bytes, where: str, fix: str = FIX) -> Any:
 
     Args:
       text: str, or UTF-8 with or without a byte order mark.
-      where: what the message starts with: a file, perhaps with a line.
-      fix: what the message ends with.
+      where: start of the message: a file, perhaps with a line.
+      fix: end of the message.
 
     Raises:
       UserError: no UTF-8, no JSON, a key twice in an object, NaN or infinity, an integer of more
@@ -50,7 +50,7 @@ def parse(text: str | bytes, where: str, fix: str = FIX) -> Any:
 
 
 def read(path: str | os.PathLike, fix: str = FIX) -> Any:
-    """The value of a JSON file, as `parse` reads it.
+    """Returns the value of a JSON file, as `parse` reads it.
 
     Raises:
       UserError: as `parse`; or no such file, none that can be read, or one over `MAX_BYTES`.
@@ -71,7 +71,7 @@ def read(path: str | os.PathLike, fix: str = FIX) -> Any:
 
 
 def read_object(path: str | os.PathLike, fix: str = FIX) -> dict[str, Any]:
-    """The object of a JSON file.
+    """Returns the object of a JSON file.
 
     Raises:
       UserError: as `read`, or a file that holds another value than an object.
@@ -80,7 +80,7 @@ def read_object(path: str | os.PathLike, fix: str = FIX) -> dict[str, Any]:
 
 
 def as_object(value: Any, where: str, fix: str = FIX) -> dict[str, Any]:
-    """A value that must be a JSON object; UserError otherwise."""
+    """Returns a value that must be a JSON object; UserError otherwise."""
     if not isinstance(value, dict):
         raise UserError(f"{where}: holds no JSON object, {{...}}; {fix}")
     return value

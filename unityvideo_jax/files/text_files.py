@@ -15,7 +15,7 @@ from typing import Any
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.files import stores, strict_json
 
-# Of a text that is read whole, such as a caption.
+# Most bytes of a text that is read whole, such as a caption.
 MAX_BYTES = 1 << 20
 # Characters of one line, which bounds the memory of files that are read line by line.
 MAX_LINE = 1 << 24
@@ -32,7 +32,7 @@ WESTERN = 0.3
 
 
 def lines(path: str | os.PathLike) -> Iterator[str]:
-    """The lines of a text file one at a time, with their ends as they are.
+    """Yields the lines of a text file one at a time, with their ends as they are.
 
     Raises:
       UserError: no such file, one that cannot be opened, or text in another encoding.
@@ -93,7 +93,7 @@ def _guess(raw: bytes) -> str:
 
 
 def read_text(path: str | os.PathLike) -> str:
-    """A short text as a whole; lines end in "\\n".
+    r"""Returns a short text as a whole; lines end in "\n".
 
     Raises:
       UserError: as `lines`, or a file of over `MAX_BYTES`.
@@ -137,7 +137,7 @@ class Row:
 def read_table(
     path: str | os.PathLike, *, required: Collection[str] = (), known: Collection[str] = ()
 ) -> Iterator[Row]:
-    """The rows of a CSV with a header; blank lines are skipped, quoted fields may hold newlines.
+    """Yields the rows of a CSV with a header; blank lines are skipped, quoted fields span lines.
 
     Args:
       path: separated by commas, quoted by ".
@@ -202,7 +202,7 @@ def _check_header(
 
 
 def read_json_lines(path: str | os.PathLike) -> Iterator[tuple[str, Any]]:
-    """The values of a file of one JSON value per line, each after its file and line for messages.
+    """Yields the values of a file of one JSON value per line, each after its place for messages.
 
     Raises:
       UserError: as `lines`; a line that is not JSON, or a JSON array or object over several lines.

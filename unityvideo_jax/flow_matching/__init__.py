@@ -1,4 +1,4 @@
-"""Flow matching: path and velocity, timesteps, tasks, loss."""
+"""Flow matching (UnityVideo sec. 3.4): path and velocity, timesteps, tasks, loss."""
 
 from unityvideo_jax.flow_matching.config import ObjectiveConfig
 from unityvideo_jax.flow_matching.loss import Metrics, flow_matching_loss

@@ -1,4 +1,4 @@
-"""Configuration of the training objective."""
+"""Configuration of the training objective (UnityVideo sec. 3.2 and 3.4)."""
 
 import dataclasses
 import math
@@ -13,7 +13,7 @@ _SWITCHES = ("own_timesteps", "one_draw")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ObjectiveConfig:
-    """What is noised, how much, and how often.
+    """The keys of `config.objective`: which streams are noised, how much, and how often.
 
     Attributes:
       p_cond, p_est, p_joint, p_any: probabilities of the tasks; they sum to 1. UnityVideo sec. 3.2
@@ -26,15 +26,15 @@ class ObjectiveConfig:
       one_draw: draw one task and one timestep per step (with accumulation: per micro-batch) for all
         samples, as the public release does, instead of one per sample (UnityVideo sec. 3.4).
       timestep: "logit_normal" or "uniform".
-      logit_mean, logit_std: of the logit-normal distribution.
+      logit_mean, logit_std: mean and deviation of the logit of t.
       shift: of the timestep towards noise; the public release has 5. `timesteps` says what it does.
       uniform_share: share of the samples whose timestep is uniform and not shifted.
       noise_share: share of the samples whose timestep is exactly 1, where sampling starts.
-      estimation_shift: a further shift, for estimation alone. What is estimated is nearly decided
-        by its RGB, hence at large t.
+      estimation_shift: a further shift, for estimation alone, whose result RGB nearly determines,
+        hence at large t.
       estimation_noise_share: share of the estimation samples, beyond `noise_share`, whose timestep
-        is exactly 1. What has few degrees of freedom, such as flow, shows through little noise, so
-        that at t = 0.97 it need not be read from RGB; estimation in one pass needs t = 1 alone.
+        is exactly 1. A modality of few degrees of freedom, such as flow, shows even through noise,
+        so that at t = 0.97 it need not be read from RGB; estimation in one pass uses t = 1 alone.
       condition_dropout: chance that the clean streams of a sample are replaced by noise at t = 1,
         for guidance by the condition.
       first_frame: chance that the noised RGB of a sample starts with its own clean latent frame, at
@@ -104,7 +104,7 @@ class ObjectiveConfig:
 
     @property
     def task_probabilities(self) -> tuple[float, float, float, float]:
-        """In the order of `tasks.TASKS`."""
+        """Probabilities in the order of `tasks.TASKS`, then that of `tasks.ANY`."""
         return self.p_cond, self.p_est, self.p_joint, self.p_any
 
 

@@ -27,7 +27,7 @@ def flow_matching_loss(
     *,
     modalities: Sequence[str] = BUILT_IN,
 ) -> tuple[Float[Array, ""], Metrics]:
-    """Mean over samples of the mean squared velocity error on a sample's noised streams.
+    """The mean over samples of the mean squared velocity error on a sample's noised streams.
 
     A sample weighs the same whatever its task, so the loss of a batch is the mean of the losses of
     its parts, and micro-batches or hosts can be averaged.

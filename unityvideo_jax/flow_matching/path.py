@@ -10,19 +10,19 @@ from jaxtyping import Array, Float
 
 # (latents [B,S,t,h,w,C], timestep [B,S], modality [B,S], context [B,S,L,D]) -> velocity as latents.
 # With first frames given, also clean=[B,S,t]: the latent frames at t = 0 whatever the timestep.
-# All that flow matching and sampling know of a model.
+# Flow matching and sampling know nothing else of a model.
 VelocityFn = Callable[..., Array]
 
 
 def expand(timestep: Float[Array, "b s"], like: Float[Array, "b s ..."]) -> Float[Array, "b s ..."]:
-    """Timesteps with trailing axes of size one, to broadcast over each stream of `like`."""
+    """Returns timesteps with trailing axes of size one, to broadcast over each stream of `like`."""
     return timestep.reshape(*timestep.shape, *(1,) * (like.ndim - timestep.ndim))
 
 
 def interpolate(
     clean: Float[Array, "b s ..."], noise: Float[Array, "b s ..."], timestep: Float[Array, "b s"]
 ) -> Float[Array, "b s ..."]:
-    """x_t: exactly `clean` at t = 0 and exactly `noise` at t = 1."""
+    """Returns x_t: exactly `clean` at t = 0 and exactly `noise` at t = 1."""
     t = expand(timestep, clean)
     return (1.0 - t) * clean + t * noise
 
@@ -30,7 +30,7 @@ def interpolate(
 def velocity(
     clean: Float[Array, "b s ..."], noise: Float[Array, "b s ..."]
 ) -> Float[Array, "b s ..."]:
-    """dx_t/dt along the path: the target of the model."""
+    """Returns dx_t/dt along the path: the target of the model."""
     return noise - clean
 
 
@@ -39,7 +39,7 @@ def predict_clean(
     predicted: Float[Array, "b s ..."],
     timestep: Float[Array, "b s"],
 ) -> Float[Array, "b s ..."]:
-    """x_0 that a velocity implies at x_t: where its straight line meets t = 0."""
+    """Returns the x_0 that a velocity implies at x_t: where its straight line meets t = 0."""
     return noised - expand(timestep, noised) * predicted
 
 
@@ -48,5 +48,5 @@ def predict_noise(
     predicted: Float[Array, "b s ..."],
     timestep: Float[Array, "b s"],
 ) -> Float[Array, "b s ..."]:
-    """x_1 that a velocity implies at x_t: where its straight line meets t = 1."""
+    """Returns the x_1 that a velocity implies at x_t: where its straight line meets t = 1."""
     return noised + (1.0 - expand(timestep, noised)) * predicted

@@ -20,7 +20,7 @@ ANY = 3
 
 
 class Noising(NamedTuple):
-    """How each sample of a batch is noised.
+    """Task, noised streams and timesteps of each sample of a batch.
 
     Attributes:
       task: index in `TASKS`, or `ANY`.
@@ -35,7 +35,7 @@ class Noising(NamedTuple):
 
 
 def noised_streams(task: Int[Array, "b"], streams: int) -> Bool[Array, "b {streams}"]:
-    """Streams that a task noises: conditional stream 0, estimation the others, joint all."""
+    """The streams that a task noises: conditional stream 0, estimation the others, joint all."""
     is_rgb = jnp.arange(streams) == 0
     conditional = (task == CONDITIONAL)[:, None] & is_rgb
     estimation = (task == ESTIMATION)[:, None] & ~is_rgb
@@ -43,7 +43,7 @@ def noised_streams(task: Int[Array, "b"], streams: int) -> Bool[Array, "b {strea
 
 
 def draw_noising(key: Key[Array, ""], batch: int, streams: int, config: ObjectiveConfig) -> Noising:
-    """Draw task, timestep and condition dropout for every sample.
+    """Draws task, timestep and condition dropout for every sample (UnityVideo sec. 3.2 and 3.4).
 
     With a single stream there is nothing to condition on or to estimate from: all are joint. The
     clean streams of a sample are dropped together, as guidance by the condition drops them.
@@ -117,14 +117,17 @@ def draw_first_frames(
     frames: int,
     chance: float,
 ) -> Bool[Array, "b s {frames}"]:
-    """Latent frames that stay clean in a noised stream: the first of RGB, in some samples.
+    """Draws latent frames that stay clean in a noised stream: the first of RGB, in some samples.
 
     Args:
       key: used up by this draw.
       noised: streams that are noised.
       is_rgb: streams that show RGB.
       frames: latent frames of a stream.
-      chance: of a sample whose RGB is noised.
+      chance: probability for a sample whose RGB is noised.
+
+    Returns:
+      True at latent frames that stay clean, at t = 0 and without a loss.
     """
     drawn = jax.random.bernoulli(key, chance, noised.shape[:1])
     return (drawn[:, None] & noised & is_rgb)[..., None] & (jnp.arange(frames) == 0)

@@ -17,7 +17,7 @@ TIMESTEP_DISTRIBUTIONS = ("uniform", "logit_normal")
 
 
 def shift_timesteps(timestep: Float[Array, "..."], shift: float) -> Float[Array, "..."]:
-    """t <- s t / (1 + (s - 1) t): s > 1 moves time towards noise, keeping 0 and 1 in place.
+    """Returns s t / (1 + (s - 1) t): s > 1 moves time towards noise and leaves 0 and 1 in place.
 
     The odds t / (1 - t) are multiplied by s, so shifts compose by multiplication, and a shifted
     logit-normal is one with log(s) added to its mean. Stable Diffusion 3 (sec. 5.3.2) finds s = 3
@@ -38,7 +38,7 @@ def sample_timesteps(
     uniform_share: float = 0.0,
     noise_share: float = 0.0,
 ) -> Float[Array, "..."]:
-    """Independent timesteps in [0, 1], float32.
+    """Draws independent timesteps in [0, 1], float32.
 
     Args:
       key: used up by this draw.
@@ -49,6 +49,12 @@ def sample_timesteps(
       uniform_share: probability that a timestep is drawn from the uniform distribution instead,
         without shift.
       noise_share: probability that a timestep is exactly 1, whatever was drawn.
+
+    Returns:
+      Timesteps of `shape`; 0 = clean, 1 = noise.
+
+    Raises:
+      ValueError: an unknown distribution.
     """
     if distribution == "uniform":
         timestep = jax.random.uniform(key, shape, jnp.float32)

@@ -1,4 +1,4 @@
-"""One source in several sizes: which clips each size gets, and what is cut off them."""
+"""One source in several sizes: the clips of each size, and the parts cut off them."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ class Part:
 
 
 def parse_sizes(texts: Sequence[str], flag: str) -> tuple[Size, ...]:
-    """Frames, height and width of each text such as "17x64x64".
+    """Parses frames, height and width of each text such as "17x64x64".
 
     Raises:
       UserError: another text, a size that the autoencoder does not take, or one that is there
@@ -100,7 +100,7 @@ def assign(source: VideoFiles, sizes: Sequence[Size], *, every: bool) -> dict[Si
 
 
 def lines(parts: dict[Size, Part]) -> list[str]:
-    """How many clips each size gets, and what is cut off them, as a table."""
+    """A table of the number of clips per size, and of the parts cut off them."""
     width = max(len("size"), *(len(size_name(size)) for size in parts))
     return [f"{'size':<{width}}  clips  pixels cropped  frames unused"] + [
         f"{size_name(size):<{width}}  {len(part.source.keys):>5}  {part.cropped:>14.1%}  "

@@ -50,7 +50,7 @@ class Bucket:
 
     @property
     def volume(self) -> int:
-        """What the tokens of a sample are proportional to, whatever the autoencoder in space."""
+        """A number proportional to the tokens of a sample, whatever the autoencoder in space."""
         latents = (self.frames - 1) // TIME_STRIDE + 1
         return self.streams * latents * self.height * self.width
 
@@ -66,7 +66,7 @@ def count_streams(streams: int) -> str:
 
 
 def parse(entries: Iterable[Any], where: str) -> tuple[Bucket, ...]:
-    """Buckets from the entries of a configuration.
+    """Makes buckets from the entries of a configuration.
 
     Args:
       entries: dicts with the attributes of `Bucket`, or buckets.
@@ -107,7 +107,7 @@ def parse(entries: Iterable[Any], where: str) -> tuple[Bucket, ...]:
 def by_streams(
     buckets: Iterable[Bucket], stream_weights: Mapping[int, float]
 ) -> tuple[Bucket, ...]:
-    """Those that have a weight, one for each number of streams that their steps may have.
+    """The buckets with a weight, one for each number of streams that their steps may have.
 
     Args:
       buckets: as the configuration has them.
@@ -148,7 +148,7 @@ def with_batch_sizes(buckets: Iterable[Bucket], like: Bucket, multiple: int) -> 
     Args:
       buckets: with streams.
       like: with streams and a batch size, which a bucket of the same volume takes as it is.
-      multiple: what the mesh and accumulation divide a batch into.
+      multiple: number of parts that the mesh and accumulation divide a batch into.
     """
     tokens = like.batch_size * like.volume
 

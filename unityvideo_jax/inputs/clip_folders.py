@@ -42,16 +42,21 @@ def scored_streams() -> tuple[str, ...]:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Clip:
-    """One clip's folder."""
+    """One clip's folder.
+
+    Attributes:
+      path: of the folder.
+    """
 
     path: pathlib.Path
 
     @property
     def name(self) -> str:
+        """Name of the folder."""
         return self.path.name
 
     def source(self, stream: str) -> pathlib.Path | None:
-        """Where a stream lies: numbers before pictures; None if it is not there."""
+        """The file or folder of a stream, numbers before pictures; None if there is none."""
         names = [f"{stream}.npz", *(f"{stream}{s}" for s in media.SUFFIXES), stream]
         return next((p for n in names if (p := self.path / n).exists()), None)
 
@@ -60,6 +65,9 @@ class Clip:
         """The modalities that can be scored and are there, RGB last.
 
         `sample` also writes the streams that it was given; those are nobody's prediction.
+
+        Raises:
+          UserError: a damaged `sample.json`.
         """
         request = self._json("sample.json").get("request", {})
         wanted = request.get("wanted", scored_streams()) if isinstance(request, dict) else None
@@ -69,7 +77,7 @@ class Clip:
 
     @property
     def estimators(self) -> dict[str, "Clip"]:
-        """What was estimated again from the generated video, by estimator."""
+        """Modalities estimated again from the generated video, by estimator."""
         folder = self.path / REESTIMATED
         found = sorted(p for p in folder.iterdir() if p.is_dir()) if folder.is_dir() else []
         return {p.name: Clip(path=p) for p in found}
@@ -83,7 +91,7 @@ class Clip:
 
     @property
     def record(self) -> dict:
-        """What `clip.json` says; empty if there is none.
+        """The content of `clip.json`; empty if there is none.
 
         Raises:
           UserError: no JSON object, or a caption, prompts or fps of another type than they have.
@@ -106,7 +114,7 @@ class Clip:
         return self.record.get("caption", "")
 
     def video(self, max_frames: int | None = None) -> tuple[UInt8[np.ndarray, "t h w 3"], float]:
-        """RGB frames, the first `max_frames` or all, and frames per second.
+        """Reads RGB frames, the first `max_frames` or all, and frames per second.
 
         Raises:
           UserError: names the file, and what is missing or not readable.
@@ -132,7 +140,7 @@ class Clip:
         return np.round(255.0 * np.clip(rgb, 0.0, 1.0)).astype(np.uint8)
 
     def arrays(self, modality: str, unit: str = "") -> Arrays:
-        """A modality's arrays, from numbers or decoded from its video.
+        """Reads a modality's arrays, from numbers or decoded from its video.
 
         Args:
           modality: one that has a metric.
@@ -155,9 +163,9 @@ class Clip:
         return modalities.decode_alone(codec, media.to_float(media.read_video(path)[0]))
 
     def truth(self, modality: str, unit: str = "") -> Arrays | None:
-        """Ground truth in numbers, as `arrays` gives it; None if there is none.
+        """Reads ground truth in numbers, as `arrays` gives it; None if there is none.
 
-        Depth of 0, the mark of many files for what was not measured, becomes +inf: no surface.
+        Depth of 0, by which many files mark unmeasured pixels, becomes +inf: no surface.
         """
         if not self.holds_numbers(modality, unit):
             return None
@@ -182,7 +190,7 @@ class Clip:
         return arrays
 
     def checksums(self, streams: Sequence[str]) -> dict[str, str]:
-        """SHA-256 of what these streams (and the caption) are read from, by relative path."""
+        """SHA-256 of the files of these streams (and of the caption), by relative path."""
         paths = [self.source(s) for s in streams]
         paths += [self.path / f"{name}.json" for name in ("clip", "sample", *streams)]
         there = [p for p in paths if p is not None and p.exists()]
@@ -199,7 +207,7 @@ def clips_of(folder: pathlib.Path, flag: str) -> dict[str, Clip]:
         if p.is_dir() and not p.name.startswith(".")
     }
     if not found:
-        raise UserError(f"--{flag}={folder}: holds no clips; give one folder a clip")
+        raise UserError(f"--{flag}={folder}: holds no clips; make one folder per clip")
     others = [p.name for p in folder.iterdir() if p.is_file() and p.suffix != ".json"]
     list_ignored(folder, sorted(name for name in others if not name.startswith(".")))
     return found

@@ -75,7 +75,7 @@ def clip_features() -> Any:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ClipCard:
-    """What `clips.json` says.
+    """The content of `clips.json`.
 
     Attributes:
       dataset: 'openuni' or 'unibench'.
@@ -141,7 +141,7 @@ def write_card(directory: str | os.PathLike, card: ClipCard) -> None:
 
 
 def find_card(directory: str | os.PathLike) -> ClipCard | None:
-    """The card of the dataset in a folder; None if there is none.
+    """Reads the card of the dataset in a folder; None if there is none.
 
     Raises:
       UserError: a card that does not parse, or two datasets in one folder.
@@ -256,7 +256,7 @@ class ClipShardsSource(VideoFiles):
         """None: texts lie in the records, beside the videos."""
 
     def record(self, key: str, modality: str) -> ClipFile:
-        """A clip's record.
+        """Reads a clip's record.
 
         Raises:
           UserError: the series do not belong together.

@@ -1,4 +1,4 @@
-"""What `config.data` may say, checked before anything is opened."""
+"""The keys of `config.data`, checked before anything is opened."""
 
 import dataclasses
 import math
@@ -12,7 +12,7 @@ from unityvideo_jax.inputs.buckets import Bucket
 from unityvideo_jax.models.sizes import check_frames, check_pixels
 from unityvideo_jax.settings.sections import check_keys, check_values
 
-# What sampling and evaluation read in a run's folder, so that none may be left out.
+# Keys that sampling and evaluation read in a run's folder, so that none may be left out.
 READ_LATER = ("num_frames", "height", "width", "fps", "vae", "text_encoder", "text_length")
 
 
@@ -33,8 +33,8 @@ class DataConfig:
       buckets: shapes that steps may have, as dicts with the keys of `inputs.buckets.Bucket`; empty
         is one, of num_frames x height x width, which otherwise are the size of contact sheets, of
         evaluation and of samples by default.
-      batch_multiple: batch sizes of buckets that name none are multiples of it; 0 is what the mesh
-        and accumulation divide a batch into when the run starts.
+      batch_multiple: batch sizes of buckets that name none are multiples of it; 0 is the number of
+        parts that the mesh and accumulation divide a batch into when the run starts.
       rgb_alone: share of the samples of one stream that show RGB; the others show a modality.
       never_together: pairs of modalities of which no sample holds both, to ask later whether the
         model can put together what it has only seen apart.
@@ -47,7 +47,7 @@ class DataConfig:
       num_frames: 4n+1.
       height, width: pixels, divisible by 16 (with Wan 2.2's VAE by 32).
       fps: frames per second of rendered worlds.
-      split: which worlds to render; shards carry their own.
+      split: of the worlds to render; shards carry their own.
       closeup: share of rendered worlds whose camera is close to a person.
       repeats: steps that a sample of online worlds is used for; noise, timestep, task and the
         samples beside it differ.
@@ -55,7 +55,7 @@ class DataConfig:
         (fixed bounds in metres, for data in metres, such as worlds).
       text_encoder, text_length: as `pretrained.text.load_text_encoder` takes them.
       vae: folder of VAE weights, as `pretrained.vae.find_vae` takes it; '' is the shipped one.
-      vae_dtype: in which worlds are encoded online, "float32" or "bfloat16".
+      vae_dtype: compute type in which worlds are encoded online, "float32" or "bfloat16".
       num_workers: reader processes; 0 reads in threads, which is faster unless decoding is heavy.
       read_threads: reader threads per process.
 
@@ -111,7 +111,7 @@ class DataConfig:
         if self.dir_weights and len(self.dir_weights) != len(self.dirs):
             raise UserError(
                 f"config.data.dir_weights has {len(self.dir_weights)} entries for "
-                f"{len(self.dirs)} dirs; give one a folder, or () for equal weights"
+                f"{len(self.dirs)} dirs; give one per folder, or () for equal weights"
             )
         check_weights(dict(zip(self.dirs, self.dir_weights, strict=False)), "dir_weights")
         check_weights(self.modality_weights, "modality_weights")
@@ -185,7 +185,7 @@ class DataConfig:
 
 
 def as_data_config(config: object) -> DataConfig:
-    """A DataConfig from itself or from a dict-like `config.data`.
+    """Makes a DataConfig from itself or from a dict-like `config.data`.
 
     Raises:
       UserError: a key that does not exist, or a bad value.

@@ -1,8 +1,9 @@
-"""One source size becomes the requested one: the arrays of a clip scaled and cropped together."""
+"""Scaling and cropping of a clip's arrays together, from a source size to the requested one."""
 
 import dataclasses
 
 import numpy as np
+from jaxtyping import Shaped
 
 # Arrays that hold positions or displacements in pixels; every other array is a map of pixels.
 POINTS, VECTORS = ("keypoints",), ("flow",)
@@ -10,7 +11,11 @@ POINTS, VECTORS = ("keypoints",), ("flow",)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Crop:
-    """Scale to cover, then centre crop: how one source size becomes the requested size."""
+    """Scale to cover, then centre crop, from a source size to the requested size.
+
+    Attributes:
+      source, target: (height, width) in pixels.
+    """
 
     source: tuple[int, int]
     target: tuple[int, int]
@@ -33,21 +38,25 @@ class Crop:
         """Pixels cut off at (top, left)."""
         return tuple((a - t) // 2 for a, t in zip(self.scaled, self.target, strict=True))
 
-    def nearest(self, array: np.ndarray) -> np.ndarray:
-        """Maps [t, h, w, ...] to [t, H, W, ...] by the source pixel under each pixel centre."""
+    def nearest(self, array: Shaped[np.ndarray, "t h w *c"]) -> Shaped[np.ndarray, "t oh ow *c"]:
+        """Maps frames by the source pixel under each pixel centre of the result.
+
+        Args:
+          array: time, height and width first.
+        """
         rows, columns = (
             np.clip(((np.arange(n) + o + 0.5) / f).astype(int), 0, s - 1)
             for n, o, f, s in zip(self.target, self.offset, self.factors, self.source, strict=True)
         )
         return array[:, rows[:, None], columns]
 
-    def points(self, points: np.ndarray) -> np.ndarray:
-        """Maps (x, y) positions of the source to those of the result."""
+    def points(self, points: Shaped[np.ndarray, "*s 2"]) -> Shaped[np.ndarray, "*s 2"]:
+        """Maps (x, y) positions in pixels of the source to those of the result."""
         factors, offset = np.asarray(self.factors[::-1]), np.asarray(self.offset[::-1])
         return (points * factors - offset).astype(np.float32)
 
-    def vectors(self, vectors: np.ndarray) -> np.ndarray:
-        """Scales and crops (dx, dy) displacements."""
+    def vectors(self, vectors: Shaped[np.ndarray, "t h w 2"]) -> Shaped[np.ndarray, "t oh ow 2"]:
+        """Scales and crops (dx, dy) displacements in pixels."""
         return (self.nearest(vectors) * np.asarray(self.factors[::-1])).astype(np.float32)
 
 
@@ -57,7 +66,13 @@ def is_sparse(key: str) -> bool:
 
 
 def resize(key: str, array: np.ndarray, crop: Crop) -> np.ndarray:
-    """One of a clip's arrays [t, ...], scaled and cropped by its kind; a single value as it is."""
+    """Scales and crops one of a clip's arrays by its kind; a single value is unchanged.
+
+    Args:
+      key: name of the array.
+      array: time first; positions and displacements in pixels.
+      crop: of the clip.
+    """
     if array.ndim == 0:
         return array
     if key in POINTS:
@@ -68,7 +83,12 @@ def resize(key: str, array: np.ndarray, crop: Crop) -> np.ndarray:
 
 
 def hide_outside(arrays: dict[str, np.ndarray], size: tuple[int, int]) -> None:
-    """Keypoints that the crop cut away become absent (COCO visibility 0)."""
+    """Marks keypoints that the crop cut away as absent (COCO visibility 0), in place.
+
+    Args:
+      arrays: of a clip, after `resize`; without keypoints nothing changes.
+      size: height and width of the frame.
+    """
     if "keypoints" not in arrays or "visibility" not in arrays:
         return
     x, y = arrays["keypoints"][..., 0], arrays["keypoints"][..., 1]

@@ -29,7 +29,7 @@ class LatentEncoder:
       apply: (params, video f32[B,T,H,W,3] in [-1,1]) -> latents f32[B,t,h,w,C]; pure and jittable.
       params: its weights, passed as an argument so that compiled programs do not embed them.
       id: fingerprint of the weights.
-      statistics: by modality, mean and standard deviation per channel of what `apply` gives.
+      statistics: by modality, mean and standard deviation per channel of the output of `apply`.
     """
 
     apply: Callable[[Any, Array], Array]

@@ -1,4 +1,4 @@
-"""What a run's data, VAE and text encoder are, wherever they lie."""
+"""Fingerprints of a run's data, VAE and text encoder, whatever their paths."""
 
 import hashlib
 import json
@@ -19,7 +19,7 @@ Fingerprint = str | tuple[str, ...] | None
 
 
 def fingerprints(config: DataConfig) -> dict[str, Fingerprint]:
-    """Fingerprints by the key of the experiment's configuration that says where the thing lies.
+    """Fingerprints by the key of the configuration that names the path.
 
     Args:
       config: of the run; the series of its drawn modalities are read, others may come and go.

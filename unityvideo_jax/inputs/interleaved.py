@@ -61,7 +61,7 @@ class Interleaved:
         return {"step": self._step, "parts": states}
 
     def set_state(self, state: Mapping[str, Any]) -> None:
-        """Continues exactly where `get_state` was asked.
+        """Restores a state that `get_state` gave; continues with the next batch.
 
         Raises:
           LookupError, ValueError: not such a state.
@@ -73,5 +73,5 @@ class Interleaved:
         self._step = state["step"]
 
     def describe(self, index: int) -> str:
-        """A record as the iterator that it came from does."""
+        """Describes a record as the iterator that it came from does."""
         return self._parts[self._names[index // RECORDS]].describe(index)

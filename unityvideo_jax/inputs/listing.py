@@ -1,4 +1,4 @@
-"""What a folder of clips holds: the files of each clip, what is wrong, and what is ignored.
+"""The listing of a folder of clips: the files of each clip, faults, and ignored files.
 
 `folder` describes the layout. A subfolder of images is a clip or a modality of one; any other
 subfolder is searched, and its clips have its name before theirs, as in `train/b`.
@@ -16,14 +16,16 @@ from unityvideo_jax.files.names import UNPRINTED, has_unprinted
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Listing:
-    """Attributes:
-    files: by clip and modality, a video, a folder of images, or an npz.
-    texts: by clip and modality, a .txt.
-    stills: by clip and modality, an image file.
-    faults: files that no rule explains.
-    spoiled: clips that cannot be used, with the reason.
-    ignored: names of everything else, relative to the folder, less hidden files and
-      `<key>.<modality>.json`.
+    """The files of a folder of clips.
+
+    Attributes:
+      files: by clip and modality, a video, a folder of images, or an npz.
+      texts: by clip and modality, a .txt.
+      stills: by clip and modality, an image file.
+      faults: files that no rule explains.
+      spoiled: clips that cannot be used, with the reason.
+      ignored: names of all other files, relative to the folder, except hidden files and
+        `<key>.<modality>.json`.
     """
 
     files: dict[tuple[str, str], pathlib.Path] = dataclasses.field(default_factory=dict)

@@ -18,6 +18,9 @@ def integer_proportions(weights: Sequence[float | int]) -> tuple[int, ...]:
 
     Exact if some common denominator up to MAX_PERIOD exists (1/7 and 2/7 give 1 and 2); else each
     share is rounded to 1/MAX_PERIOD, at least one draw each.
+
+    Raises:
+      UserError: a weight that is not positive and finite.
     """
     shares = np.asarray(weights, np.float64)
     if shares.size == 0 or not np.all(shares > 0) or not np.all(np.isfinite(shares)):

@@ -21,10 +21,10 @@ from unityvideo_jax.pretrained.text import load_text_encoder
 
 
 def group_size(rows: int, sets: int, limit: int = 16) -> int:
-    """Clips that have the same streams and are rendered at once: the largest divisor of `rows`.
+    """The number of clips with the same streams that are rendered at once: a divisor of `rows`.
 
-    Small enough that a batch holds at least two groups per set of streams, if it can, and at most
-    `limit`, which bounds the memory of rendering and encoding.
+    The largest one such that a batch holds at least two groups per set of streams, if it can, and
+    at most `limit`, which bounds the memory of rendering and encoding.
     """
     most = max(1, min(limit, rows // (2 * sets)))
     return max(n for n in range(1, most + 1) if rows % n == 0)
@@ -122,7 +122,7 @@ class OnlineWorlds:
         for name in modalities:
             if name != registry.RGB:
                 check_rendered(name, registry.chosen_codec(name, config.codecs))
-        # Seeds decide what is in a scene, not how it is drawn: one compilation serves them all.
+        # Seeds decide the contents of a scene, not how it is drawn: one compilation serves all.
         self._encode = SceneEncoder(
             dataclasses.replace(self._world, seed=0),
             tuple((name, registry.chosen_codec(name, config.codecs)) for name in self._names),
@@ -147,7 +147,7 @@ class OnlineWorlds:
         return {"next_index": self._next_index}
 
     def set_state(self, state: Mapping[str, int]) -> None:
-        """Continues exactly where `get_state` was asked, whatever the batch size was.
+        """Restores a state that `get_state` gave, whatever the batch size was.
 
         Raises:
           ValueError: not such a state.

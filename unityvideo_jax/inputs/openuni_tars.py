@@ -50,7 +50,12 @@ MAX_HEADER = 1 << 20
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Subset:
-    """One source's folder in one split."""
+    """One source's folder in one split.
+
+    Attributes:
+      path: of the folder.
+      split: its name.
+    """
 
     path: pathlib.Path
     split: str
@@ -129,7 +134,7 @@ def _member_fault(member: tarfile.TarInfo, files: Container[str], key: str) -> s
 def unpack(
     tar: pathlib.Path, modality: str, folder: pathlib.Path
 ) -> tuple[dict[str, pathlib.Path], list[Fault]]:
-    """The files of one tar, byte for byte, by clip; a tar that was unpacked before is not read.
+    """Extracts the files of one tar, byte for byte, by clip; an unpacked tar is not read again.
 
     Args:
       tar: plain or compressed.
@@ -227,7 +232,7 @@ def _named(value: object) -> str:
 def describe(
     tables: Sequence[pathlib.Path], keys: Sequence[str], caption_column: str = ""
 ) -> tuple[dict[str, Described], list[Fault]]:
-    """What the metadata says of these clips, and the rows that were set aside.
+    """Reads the metadata of these clips, and lists the rows that were set aside.
 
     Args:
       tables: CSV files with a header.
@@ -281,7 +286,7 @@ def join(
     files: Mapping[str, Mapping[str, pathlib.Path]],
     described: Mapping[str, Described],
 ) -> tuple[list[str], list[Fault]]:
-    """The clips that are whole, in order of name, and what is wrong with the others.
+    """The clips that are whole, in order of name, and the faults of the others.
 
     Args:
       files: modality -> clip -> file, 'rgb' among them.

@@ -23,7 +23,14 @@ SET_ASIDE = "set_aside.json"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Clips:
-    """One split: its clips in order, where their files lie, and what is said of them."""
+    """One split of a dataset.
+
+    Attributes:
+      keys: its clips in order.
+      files: paths by modality and clip.
+      described: captions and metadata by clip.
+      prompts: by clip and modality, where there is one.
+    """
 
     keys: Sequence[str]
     files: Mapping[str, Mapping[str, pathlib.Path]]
@@ -31,7 +38,11 @@ class Clips:
     prompts: Mapping[tuple[str, str], str] = dataclasses.field(default_factory=dict)
 
     def records(self, modality: str) -> Iterator[ClipFile]:
-        """One modality's records, read one at a time."""
+        """Yields one modality's records, read one at a time.
+
+        Raises:
+          UserError: a folder of images, which a record cannot hold.
+        """
         for key in self.keys:
             path = self.files[modality][key]
             if path.is_dir():
@@ -102,7 +113,7 @@ def pack_openuni(
     caption_column: str = "",
     allow_faults: bool = False,
 ) -> ClipCard:
-    """OpenUni's published tars of one subset as TFDS records, byte for byte.
+    """Packs OpenUni's published tars of one subset as TFDS records, byte for byte.
 
     A killed run resumes at the first tar that it had not finished. Clips that lack a modality,
     metadata or frames are set aside, each with its reason, in `<workdir>/openuni/set_aside.json`.
@@ -168,10 +179,10 @@ def pack_openuni(
 def pack_benchmark(
     benchmark: pathlib.Path, workdir: pathlib.Path, *, allow_faults: bool = False
 ) -> ClipCard:
-    """A benchmark's folder of clips, as `evaluate --benchmark` reads it, as TFDS records.
+    """Packs a benchmark's folder of clips as TFDS records.
 
     Args:
-      benchmark: what `python -m unityvideo_jax.unibench` wrote.
+      benchmark: folder that `python -m unityvideo_jax.unibench` wrote.
       workdir: the TFDS data_dir.
       allow_faults: leave out clips that are damaged or lack a stream that most clips have, and list
         them in `<workdir>/unibench/set_aside.json`.

@@ -26,7 +26,12 @@ from unityvideo_jax.metrics.depth_units import UNIT, in_metres
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Measure:
-    """How depth is stored: a value times `scale` is in `unit`."""
+    """The unit of stored depth.
+
+    Attributes:
+      unit: one of `unityvideo_jax.units.NAMES`.
+      scale: a stored value times this is in `unit`.
+    """
 
     unit: str
     scale: float = 1.0
@@ -37,7 +42,12 @@ class Measure:
         return "m" if self.unit in units.METRES else units.RELATIVE
 
     def depth(self, stored: Shaped[np.ndarray, "*s"], where: str) -> Float[np.ndarray, "*s"]:
-        """float32 metres, or the same up to a factor if the unit has no length; 0 becomes +inf."""
+        """Converts stored depth to float32 metres, or up to a factor if the unit has no length.
+
+        Args:
+          stored: values of a file; 0 becomes +inf.
+          where: the file, for messages.
+        """
         values = np.asarray(stored, np.float64) * self.scale
         has_surface = values != 0
         if self.unit == units.DISPARITY:
@@ -48,12 +58,12 @@ class Measure:
 
 
 def side_file(path: pathlib.Path) -> pathlib.Path:
-    """Where the unit of a file or of a folder of pictures is stated."""
+    """The file that states the unit of a file or of a folder of pictures."""
     return path.parent / f"{path.name if path.is_dir() else path.stem}.json"
 
 
 def stated(path: pathlib.Path, flag: str = "") -> Measure | None:
-    """The unit that the file beside `path`, or else the flag, states; None if neither does.
+    """Reads the unit that the file beside `path`, or else the flag, states; else None.
 
     Raises:
       UserError: a file that is no such JSON, no such unit, or a scale that is not positive.
@@ -114,7 +124,7 @@ def read_arrays(
     *,
     depth_unit: str = "",
 ) -> dict[str, Shaped[np.ndarray, "t h w"]]:
-    """The arrays of a modality whose pictures hold numbers: see `holds_numbers`.
+    """Reads the arrays of a modality whose pictures hold numbers: see `holds_numbers`.
 
     Args:
       modality: depth or segmentation.
@@ -149,9 +159,14 @@ def read_arrays(
 def scaled_depth(
     arrays: dict[str, Shaped[np.ndarray, "..."]], path: pathlib.Path, *, depth_unit: str = ""
 ) -> None:
-    """Brings depth that an .npz holds, if a unit is stated for it, to metres in place.
+    """Converts depth of an .npz to metres in place, if a unit is stated for it.
 
     The .npz may state it itself, as `unit` beside `depth`; see `depth_units.in_metres`.
+
+    Args:
+      arrays: of the .npz.
+      path: of the .npz, for the file beside it and for messages.
+      depth_unit: that the flag states; "" if it states nothing.
 
     Raises:
       UserError: as `stated` and `in_metres` do.

@@ -62,16 +62,20 @@ class StreamSource:
 class DropContext(grain.transforms.RandomMap):
     """Replaces caption and modality prompts by the null context.
 
-    Guidance needs a model that has also learned without text. The public release drops the caption
-    alone, so the two probabilities are separate. The prompts of a sample are dropped together, as
-    guidance drops them.
+    Guidance needs a model that has also learned without text (UnityVideo sec. 4.1). The public
+    release drops the caption alone, so the two probabilities are separate. The prompts of a sample
+    are dropped together, as guidance drops them.
+
+    Attributes:
+      caption: probability for the caption.
+      prompt: probability for the modality prompts.
     """
 
     caption: float
     prompt: float
 
     def random_map(self, element: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
-        """Draws twice always, so that one rate does not shift the other's."""
+        """Drops texts of a sample; always draws twice, so that the two rates are independent."""
         element = dict(element)
         drop = rng.random(2) < (self.caption, self.prompt)
         null = element.pop("null")
@@ -130,11 +134,13 @@ def check_codec(card: shards.Card, config: DataConfig, directory: str, modality:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Folder:
-    """Attributes:
-    null_context: embedding of no text, f32[L,D].
-    series: of RGB and of the drawn modalities that it has, by name.
-    offset: clips of the folders before it.
-    latent_shape: (t, h, w, C) of a record.
+    """A folder of shards.
+
+    Attributes:
+      null_context: embedding of no text, f32[L,D].
+      series: of RGB and of the drawn modalities that it has, by name.
+      offset: clips of the folders before it.
+      latent_shape: (t, h, w, C) of a record.
     """
 
     null_context: Float[np.ndarray, "l d"]
@@ -203,10 +209,12 @@ def open_folders(config: DataConfig, drawn: Mapping[str, float]) -> list[_Folder
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Samples:
-    """Attributes:
-    dataset: single samples, without end.
-    shares: of them that were asked for and are drawn.
-    latent_shape: (S, t, h, w, C) of each.
+    """An endless series of samples.
+
+    Attributes:
+      dataset: single samples, without end.
+      shares: of them that were asked for and are drawn.
+      latent_shape: (S, t, h, w, C) of each.
     """
 
     dataset: grain.MapDataset
@@ -223,11 +231,19 @@ def make_dataset(
     stage_weights: Mapping[str, float | int] | None = None,
     first_record: int = 0,
 ) -> Samples:
-    """The endless series of single samples, the same for any batch size and process count.
+    """Makes the endless series of single samples, the same for any batch size and process count.
 
     Each source, which is a folder and the streams that are read of its clips, is shuffled anew
     every epoch on its own and the mix is by weight, so in every epoch of a source each of its
     records appears once.
+
+    Args:
+      config: the data.
+      modalities: `config.model.modalities`; a modality's id is its place here.
+      streams: S, of every sample.
+      seed: of shuffling and text dropout.
+      stage_weights: modality weights of the curriculum stage; None takes the config's.
+      first_record: number of the first record, which `index` counts from.
     """
     drawn = stage_modality_weights(config, modalities, stage_weights)
     folders = open_folders(config, drawn)
@@ -267,7 +283,7 @@ def make_iterator(
     process_index: int = 0,
     process_count: int = 1,
 ) -> "ShardBatches":
-    """Batches for one process from latent shards.
+    """Makes batches for one process from latent shards.
 
     Args:
       data_config: a DataConfig or dict-like `config.data`.
@@ -396,7 +412,7 @@ class ShardBatches:
 
 
 def rows_per_process(batch_size: int, process_index: int, process_count: int) -> int:
-    """Rows of a global batch that each process yields.
+    """The rows of a global batch that each process yields.
 
     Raises:
       UserError: the batch does not divide, or the index is out of range.

@@ -22,7 +22,7 @@ from unityvideo_jax.models.text.encoder import CutTexts, TextEncoder
 from unityvideo_jax.runtime import capacity
 
 SET_ASIDE = "set_aside.json"
-# If so many clips have faults and none can be read, something is wrong with all of them.
+# If this many clips have faults and none can be read, something is wrong with all of them.
 HOPELESS = 32
 
 # A pixel of a video in [-1, 1]: three numbers in float32.

@@ -63,7 +63,7 @@ class SceneEncoder:
         self._params = jax.device_put(encoder.params, NamedSharding(self._mesh, _WHOLE))
 
     def __call__(self, scenes: Any, ids: Int[np.ndarray, "g s"]) -> Float[Array, "b s t h w c"]:
-        """Latents of a batch, not waited for.
+        """Encodes the scenes of a batch; does not wait for the latents.
 
         Args:
           scenes: of all groups, one after the other.

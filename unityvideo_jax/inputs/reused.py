@@ -82,12 +82,12 @@ class Reused:
         self._order = np.argsort(_draws(self._seed, self._drawn, index), axis=1)
 
     def get_state(self) -> dict[str, Any]:
-        """Where the oldest held batch begins, batches drawn so far, and how far the round is."""
+        """State of the oldest held batch, number of batches drawn, and place in the round."""
         before = self._before[0] if self._before else self._batches.get_state()
         return {"batches": before, "drawn": self._drawn, "used": self._used}
 
     def set_state(self, state: Mapping[str, Any]) -> None:
-        """Goes on exactly where `get_state` was asked; draws what was held once more.
+        """Restores a state that `get_state` gave; draws the held batches again.
 
         Raises:
           LookupError, TypeError, ValueError: not such a state.
@@ -133,5 +133,5 @@ def _hold(
 
 @jax.jit
 def _pick(held: Float[Array, "n b *x"], slots: Int[Array, "b"]) -> Float[Array, "b *x"]:
-    # A gather in every row by itself, which stays on the row's device.
+    # One gather per row, which stays on the row's device.
     return jax.vmap(lambda row, slot: row[slot], in_axes=(1, 0))(held, slots)

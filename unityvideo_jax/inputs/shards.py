@@ -33,15 +33,16 @@ FORMAT = 1
 VERSION = "1.0.0"
 CARD_NAME = "dataset.json"
 NULL_CONTEXT_NAME = "null_context.npy"
-# What TFDS calls the dataset, and its split; which worlds or clips it holds is the card's `split`.
+# TFDS's names of the dataset and its split; the card's settings say which clips it holds.
 DATASET, TFDS_SPLIT = "latents", "train"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Card:
-    """What `dataset.json` says of a folder of shards; it is written last, so it means complete.
+    """The content of `dataset.json`, which is written last: shards that have it are complete.
 
     Attributes:
+      format: version of the layout of the folder.
       count: clips, the same in every series.
       num_frames, height, width, fps: of the pixels that were encoded.
       latent_shape: (t, h, w, C) of one record.
@@ -271,7 +272,7 @@ class Series:
                 f"{self.path}: no series of modality {self.modality!r}; add it with `python -m "
                 f"unityvideo_jax.prepare --workdir={self.directory} --modalities=...`"
             )
-        self._mend = (
+        self._fix = (
             f"restore the file, or delete {self.path} and give the same prepare command again, "
             "which writes this series anew"
         )
@@ -280,7 +281,7 @@ class Series:
         features = latent_features(
             card.latent_shape, (card.text_length, card.text_dim), side_shapes(codec)
         )
-        self._records = Records(self.path, DATASET, TFDS_SPLIT, features, self._mend)
+        self._records = Records(self.path, DATASET, TFDS_SPLIT, features, self._fix)
 
     @property
     def path(self) -> pathlib.Path:
@@ -304,7 +305,7 @@ class Series:
             if fault := values.fault(record[name], largest):
                 raise UserError(
                     f"{self._records.file_of(index)}: record {index} (clip "
-                    f"{record['key'].decode()!r}): its {name} hold {fault}; {self._mend}"
+                    f"{record['key'].decode()!r}): its {name} hold {fault}; {self._fix}"
                 )
         return {
             "key": record["key"].decode(),
@@ -317,7 +318,7 @@ class Series:
 
 
 def read_null_context(directory: str | os.PathLike) -> Float[np.ndarray, "l d"]:
-    """The embedding of the empty text that the folder was prepared with.
+    """Reads the embedding of the empty text that the folder was prepared with.
 
     Raises:
       UserError: as `read_card`; or the file is missing or damaged.

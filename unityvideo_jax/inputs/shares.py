@@ -1,4 +1,4 @@
-"""Which streams are drawn from which folder, and how often: what is asked and what can be had.
+"""The draw of streams and folders by weight: the shares asked for, and those that are possible.
 
 A sample has S streams: RGB with S - 1 modalities, or for S = 1 RGB or a modality alone. The weights
 of modalities and of folders are bounds on the sums of one table, the probability of each (folder,
@@ -29,11 +29,13 @@ _NOTABLE = 0.005
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Share:
-    """Attributes:
-    streams: of the samples that it is a share of; 0 is all steps.
-    what: "depth", "2 streams", a folder.
-    bucket: of the samples, where there are several of that many streams.
-    asked, drawn: from 0 to 1; of a modality, its share of the streams that are not RGB.
+    """A share of the samples, as asked for and as drawn.
+
+    Attributes:
+      streams: of the samples that it is a share of; 0 is all steps.
+      what: "depth", "2 streams", a folder.
+      bucket: of the samples, where there are several of that many streams.
+      asked, drawn: from 0 to 1; of a modality, its share of the streams that are not RGB.
     """
 
     streams: int
@@ -45,7 +47,7 @@ class Share:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Mix:
-    """What samples of one number of streams are drawn from.
+    """The sources of samples of one number of streams.
 
     Attributes:
       sources: (folder, names of the streams in the model's order) of each.
@@ -66,7 +68,7 @@ def make_mix(
     rgb_alone: float,
     never_together: Sequence[tuple[str, str]] = (),
 ) -> Mix:
-    """Fits the table of (folder, set of streams).
+    """Fits the table of (folder, set of streams) to the weights.
 
     Args:
       held: modalities of each folder, RGB apart.
@@ -182,7 +184,7 @@ def _fit(
 
 
 def table_lines(shares: Sequence[Share]) -> list[str]:
-    """The shares as a table, and one line more if some that were asked for are not drawn."""
+    """Formats the shares as a table, and a line more if some asked for are not drawn."""
     if not shares:
         return []
     label = [

@@ -1,4 +1,4 @@
-"""Folders of shards of several sizes: which of them fills which bucket, and what none takes.
+"""Folders of shards of several sizes, and the buckets that they fill.
 
 `prepare --sizes` writes shards of each size into a folder of its own, `<workdir>/17x64x64/latents/`
 and so on. `config.data.dirs` names the workdir, which stands for all of them.
@@ -19,9 +19,10 @@ _SIZE = re.compile(r"[1-9]\d*x[1-9]\d*x[1-9]\d*")
 
 
 def folders_of(directory: str | os.PathLike) -> list[str]:
-    """The folders of shards that an entry of `config.data.dirs` stands for: itself, or its sizes.
+    """The folders of shards that an entry of `config.data.dirs` stands for.
 
-    Whatever else lies there is not looked at; if there is nothing, reading the card says so.
+    They are the entry itself, or its sizes. Other files there do not matter; if there is nothing,
+    reading the card says so.
     """
     path = pathlib.Path(directory)
     if shards.root_of(path).exists() or not path.is_dir():
@@ -74,7 +75,7 @@ def _key(config: DataConfig) -> str:
 
 
 def table(config: DataConfig, shapes: Sequence[Bucket], tokens: Sequence[int]) -> list[str]:
-    """What fills each bucket, as lines.
+    """A table of the folders that fill each bucket.
 
     Args:
       config: of the run.

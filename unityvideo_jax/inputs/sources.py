@@ -1,4 +1,4 @@
-"""Where clips to encode come from: a common form, and procedural worlds."""
+"""Sources of clips to encode: their common interface, and procedural worlds."""
 
 import dataclasses
 import types
@@ -38,9 +38,9 @@ class Source(Protocol):
 
     Attributes:
       keys: one unique name per clip, in the order of the records.
-      fps: frames per second of what `load` gives.
-      faults: what is not in `keys` because it cannot be read.
-      codecs: variant of the codec that draws a modality, for those that do not have the default's.
+      fps: frames per second of the clips that `load` gives.
+      faults: clips that are not in `keys` because they cannot be read.
+      codecs: variant of the codec by modality, for modalities that do not have the default's.
     """
 
     keys: Sequence[str]
@@ -49,11 +49,11 @@ class Source(Protocol):
     codecs: Mapping[str, str]
 
     def settings(self) -> dict[str, Any]:
-        """What decides the content of all clips, as plain JSON; the keys are names of flags."""
+        """Settings that decide the content of all clips, as plain JSON; keys are names of flags."""
         ...
 
     def identity(self, key: str, modality: str) -> str:
-        """What decides the content of one clip's modality beside the settings.
+        """Identity of the content of one clip's modality, beside the settings.
 
         Equal identities mean equal content, so that finished work is used again.
         """
@@ -64,7 +64,7 @@ class Source(Protocol):
         ...
 
     def load(self, indices: Sequence[int], modalities: Sequence[str]) -> ClipBatch:
-        """Clips by number. Any batch size, but each new one may compile anew.
+        """Loads clips by number. Any batch size, but each new one may compile anew.
 
         Raises:
           UserError: a clip cannot be read; names it.
@@ -149,10 +149,10 @@ def check_rendered(name: str, codec: Any) -> None:
 
 
 def asks_for_all(seed: int, index: Int[np.ndarray, " n"], rate: float) -> Bool[np.ndarray, " n"]:
-    """Which worlds ask with the registry's prompts, hence for everything, instead of their own.
+    """Draws the worlds that ask with the registry's prompts, hence for everything.
 
-    Users' clips come with the registry's prompts, which a scene's own never equal: a model that is
-    to understand them must have seen some.
+    Users' clips come with the registry's prompts, which a scene's own never equal: a model must
+    have seen some to understand them.
 
     Args:
       seed, index: of the worlds; each world's draw depends on these alone.
@@ -165,7 +165,7 @@ def asks_for_all(seed: int, index: Int[np.ndarray, " n"], rate: float) -> Bool[n
 def sample_worlds(
     config: Any, index: Int[np.ndarray, " n"], for_all: Bool[np.ndarray, " n"]
 ) -> Any:
-    """Scenes by number; those that ask with the registry's prompts have everything as truth."""
+    """Samples scenes by number; those that ask with the registry's prompts have all as truth."""
     from unityvideo_jax import worlds
 
     scenes = worlds.sample_scenes(config, index)
@@ -173,7 +173,7 @@ def sample_worlds(
 
 
 def text_of(description: Any, modality: str, for_all: bool = False) -> str:
-    """The caption for rgb; else what the scene asks of the modality, or the registry's prompt.
+    """The caption for rgb; else the scene's request for the modality, or the registry's prompt.
 
     Args:
       description: of a clip.

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from jaxtyping import Shaped
 
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.files import provenance, strict_json
@@ -137,8 +138,15 @@ class Staging:
     def __contains__(self, identity: str) -> bool:
         return identity in self._places
 
-    def write(self, arrays: Mapping[str, np.ndarray]) -> None:
-        """Stores a chunk: arrays whose first axis runs over its clips, "identity" among them."""
+    def write(self, arrays: Mapping[str, Shaped[np.ndarray, "n ..."]]) -> None:
+        """Stores a chunk.
+
+        Args:
+          arrays: their first axis runs over the clips; "identity" is among them.
+
+        Raises:
+          ValueError: arrays of different lengths.
+        """
         if len({len(array) for array in arrays.values()}) != 1:
             raise ValueError(f"{list(arrays)} do not have equally many rows")
         last = max((int(path.stem.partition("-")[2]) for path in self._chunks()), default=-1)
@@ -148,7 +156,7 @@ class Staging:
         self._add(path, arrays["identity"])
 
     def rows(self, identities: Sequence[str], names: Sequence[str]) -> Iterator[dict[str, Any]]:
-        """These arrays of these clips in order, one chunk in memory at a time."""
+        """Yields these arrays of these clips in order, one chunk in memory at a time."""
         loaded, arrays = None, {}
         for identity in identities:
             path, row = self._places[identity]

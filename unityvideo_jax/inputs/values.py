@@ -1,4 +1,4 @@
-"""Whether the numbers of a record can be what they should be, checked as they are read."""
+"""Ranges of the numbers of a record, checked as they are read."""
 
 import numpy as np
 from jaxtyping import Float16
@@ -10,10 +10,14 @@ LARGEST_EMBEDDING = 1e4
 
 
 def fault(values: Float16[np.ndarray, "..."], largest: float) -> str:
-    """What is wrong with numbers of which none should exceed `largest`; "" is nothing.
+    """The fault of numbers of which none should exceed `largest`; "" if there is none.
 
     Costs one pass over integers: without its sign, a float16's bits are in the order of its size,
     those of infinity and NaN above all others.
+
+    Args:
+      values: latents or embeddings.
+      largest: bound of their magnitude.
     """
     bits = np.ascontiguousarray(values).view(np.uint16) & 0x7FFF
     worst = bits.max(initial=0)

@@ -1,4 +1,4 @@
-"""Clips whose modalities are files, whoever lists them: how the files of one clip are read."""
+"""Clips whose modalities are files: reading the files of one clip, whoever lists them."""
 
 import abc
 import copy
@@ -26,9 +26,9 @@ from unityvideo_jax.metrics.depth_units import UNIT
 ALLOW = "fix it, or pass --allow_faults to continue without what is faulty"
 # Rates that differ by a larger share than this are reported.
 SAME_RATE = 0.01
-# What is true only between a frame and the one right after it.
+# Arrays that are true only between a frame and the one right after it.
 TO_NEXT_FRAME = ("flow", "occluded")
-# What the arrays of a modality take at most for each pixel of the video; numbers of people besides.
+# Bytes that the arrays of a modality take at most per pixel of the video; people's come on top.
 MAX_PIXEL_BYTES = 64
 
 
@@ -59,7 +59,7 @@ class VideoFiles(abc.ABC):
         depth_unit: str = "",
         codecs: Mapping[str, str] = types.MappingProxyType({}),
     ):
-        """Sets what the clips become.
+        """Sets the size, rate and units of the clips.
 
         Args:
           num_frames, height, width: of every clip; frames are taken from the start.
@@ -74,12 +74,12 @@ class VideoFiles(abc.ABC):
         self._encoders: dict[str, Any] = {}
 
     def _target(self) -> dict[str, Any]:
-        """What decides the content beside the files; part of `settings`."""
+        """Settings that decide the content beside the files; part of `settings`."""
         unit = {"depth_unit": self._depth_unit} if self._depth_unit else {}
         return {"fps": self._target_fps, **unit}
 
     def settings(self) -> dict[str, Any]:
-        """What decides the content of all clips, as `sources.Source` has it."""
+        """Settings that decide the content of all clips, as `sources.Source` has them."""
         return self._target()
 
     def identity(self, key: str, modality: str) -> str:

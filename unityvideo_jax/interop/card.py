@@ -36,7 +36,7 @@ def write_card(
       folder: of the weights; its name is the model's.
       config: of the model.
       layout, storage: of the files.
-      made_from: says of which run's weights, in words.
+      made_from: the run of the weights, in words.
       left_over: parameters by name that the layout cannot hold.
     """
     name = folder.name

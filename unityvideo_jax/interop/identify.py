@@ -1,4 +1,4 @@
-"""What a file of weights is, judged by the names and types of its tensors."""
+"""Recognition of files of weights by the names and types of their tensors."""
 
 import collections
 import re
@@ -7,7 +7,7 @@ from typing import Any
 
 T5, VAE = "a T5 or UMT5 text encoder", "an autoencoder (VAE)"
 WAN = "a Wan transformer"
-# Adapters: what to call them, and the name that only they have.
+# Adapters: their description, and the name that only they have.
 ADAPTERS = (
     ("a LoRA in PEFT's and diffusers' layout", r"\.lora_A\."),
     ("a LoRA in Kohya's and ComfyUI's layout", r"\.lora_down\."),
@@ -27,7 +27,7 @@ QUANTISED = (
     ("integers by quanto", r"\._data$"),
     ("by ComfyUI", r"\.comfy_quant$"),
 )
-# Other models: what to call them, and patterns that all must be found. The first that fits counts.
+# Other models: their description, and patterns that all must be found. The first that fits counts.
 MODELS = (
     ("a ControlNet", (r"(^|\.)(input_hint_block|controlnet_cond_embedding)\.",)),
     (
@@ -65,7 +65,7 @@ MODELS = (
 
 
 def describe(tensors: Mapping[str, Any]) -> str | None:
-    """What these weights are, for "is ..."; None if their names do not show it.
+    """Describes these weights, for "is ..."; None if their names do not show it.
 
     Args:
       tensors: with `shape` and `kind`, by name.
@@ -74,7 +74,7 @@ def describe(tensors: Mapping[str, Any]) -> str | None:
 
 
 def adapter(tensors: Mapping[str, Any], *, short: bool = False) -> str | None:
-    """Which adapter to a model's weights this is, with its rank; None for a model's own.
+    """Describes an adapter to a model's weights, with its rank; None for a model's own.
 
     Args:
       tensors: with `shape`, by name.
@@ -94,7 +94,7 @@ def adapter(tensors: Mapping[str, Any], *, short: bool = False) -> str | None:
 
 
 def quantised(tensors: Mapping[str, Any]) -> str | None:
-    """How a checkpoint is quantised; None if it is not."""
+    """Describes the quantisation of a checkpoint; None if there is none."""
     for how, pattern in QUANTISED:
         if any(re.search(pattern, name) for name in tensors):
             return f"quantised ({how})"
@@ -108,7 +108,7 @@ def quantised(tensors: Mapping[str, Any]) -> str | None:
 
 
 def model(names: Iterable[str]) -> str | None:
-    """Which model has such names; None for one that is not known."""
+    """The model with such names; None for one that is not known."""
     names = list(names)
     for what, patterns in MODELS:
         if all(any(re.search(pattern, name) for name in names) for pattern in patterns):

@@ -1,4 +1,4 @@
-"""What a conversion has finished, so that a killed one resumes where it was."""
+"""The journal of a conversion, so that a killed one resumes where it was."""
 
 import pathlib
 from typing import Any
@@ -8,7 +8,7 @@ from unityvideo_jax.files import provenance, strict_json
 
 
 class Journal:
-    """Names of finished files, stored on disk beside what was converted.
+    """Names of finished files, stored on disk beside the converted weights.
 
     Attributes:
       done: the names.
@@ -37,7 +37,7 @@ class Journal:
         self.save()
 
     def save(self) -> None:
-        """Writes what is known; needed once before the first `add`."""
+        """Writes the journal; needed once before the first `add`."""
         provenance.write_json(self._path, {"identity": self._identity, "done": self.done})
 
 

@@ -25,7 +25,7 @@ from unityvideo_jax.files import checksums, stores
 from unityvideo_jax.interop import identify, shards, wan_keys
 from unityvideo_jax.models.config import DiTConfig
 
-# What diffusers and PEFT call an adapter's file in a folder.
+# Names that diffusers and PEFT give an adapter's file in a folder.
 FILES = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors")
 CONFIG = "adapter_config.json"
 METADATA = "lora_adapter_metadata"  # of a safetensors file that diffusers wrote
@@ -44,7 +44,7 @@ _KOHYA = re.compile(r"^lora_(unet|transformer|te\d?)_+")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Change:
-    """What an adapter adds to one tensor of a checkpoint.
+    """The change of one tensor of a checkpoint by an adapter.
 
     Attributes:
       entry: the tensor, and its place in our transformer.
@@ -60,7 +60,7 @@ class Change:
     diff: np.ndarray | None = None
 
     def value(self) -> Float[np.ndarray, "..."]:
-        """What is added to the part of our weight that the tensor is, float32."""
+        """The addition to the part of our weight that the tensor is, float32."""
         if self.diff is not None:
             return self.entry.to_ours(self.diff.astype(np.float32).reshape(self.entry.shape))
         up, down = (x.astype(np.float32).reshape(len(x), -1) for x in (self.up, self.down))
@@ -74,7 +74,7 @@ class AdapterFile:
 
     Attributes:
       path: of its file.
-      what: it is, in words.
+      what: its kind, in words.
       changes: to the checkpoint's tensors.
     """
 
@@ -107,7 +107,7 @@ def open_adapter(path: str | os.PathLike, config: DiTConfig) -> AdapterFile:
     changes: list[Change] = []
     for module, found in parts.items():
         weight, bias = modules[module]
-        changes += _changes(file, what, module, found, weight, bias, alphas, config)
+        changes += _changes(file, what, module, found, weight, bias, alphas)
     return AdapterFile(path=file, what=what, changes=tuple(changes))
 
 
@@ -203,7 +203,6 @@ def _changes(
     weight: wan_keys.Entry,
     bias: wan_keys.Entry | None,
     alphas: "_Alphas",
-    config: DiTConfig,
 ) -> Iterable[Change]:
     """The changes of one module."""
     down, up = found.get("down"), found.get("up")
@@ -282,7 +281,7 @@ def write_adapter(
 ) -> int:
     """Writes adapters in diffusers' form (or the original Wan's, as ComfyUI reads it).
 
-    The factor alpha / rank is part of what is written, so that no reader needs to know it.
+    The factor alpha / rank is part of the written matrices, so that no reader needs to know it.
 
     Args:
       file: appears when it is whole.

@@ -19,7 +19,7 @@ from unityvideo_jax.models.lora import attach, linears
 
 
 def merge_into(params: nnx.State, adapters: Iterable[tuple[AdapterFile, float]]) -> nnx.State:
-    """Weights of a transformer with adapters merged into them, each times its weight.
+    """Merges adapters, each times its weight, into the weights of a transformer.
 
     Args:
       params: float32.
@@ -47,7 +47,7 @@ def _added(array: Any, changes: Iterable[tuple[Change, float]]) -> Any:
 
 
 def apply(model: DiT, adapters: Iterable[tuple[AdapterFile, float]]) -> DiT:
-    """A transformer with adapters beside its layers, applied at run time; its kernels stay.
+    """Puts adapters beside a transformer's layers, applied at run time; its kernels stay.
 
     Args:
       model: without adapters; it is not changed.
@@ -73,9 +73,9 @@ def apply(model: DiT, adapters: Iterable[tuple[AdapterFile, float]]) -> DiT:
 def low_rank(
     adapters: Iterable[tuple[AdapterFile, float]], config: DiTConfig
 ) -> tuple[dict[str, tuple[np.ndarray, np.ndarray]], list[Change]]:
-    """Several adapters as one beside each stacked layer, to be applied at run time.
+    """Joins several adapters to one beside each stacked layer, to be applied at run time.
 
-    Their ranks add up; where a layer has less than others, the rest is zero.
+    Their ranks add up; where a layer has a lower rank than others, the rest is zero.
 
     Returns:
       (down [*layers, in, r], up [*layers, r, out]) by path of our linear layer, with scales and

@@ -18,7 +18,13 @@ SUFFIXES = (".pth", ".pt")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PickledTensor:
-    """A tensor that PyTorch maps from its file; like `shards.StoredTensor`."""
+    """A tensor that PyTorch maps from its file; like `shards.StoredTensor`.
+
+    Attributes:
+      file: of the checkpoint.
+      name: in the file.
+      tensor: a torch tensor.
+    """
 
     file: pathlib.Path
     name: str
@@ -26,6 +32,7 @@ class PickledTensor:
 
     @property
     def shape(self) -> tuple[int, ...]:
+        """Sizes of the tensor."""
         return tuple(self.tensor.shape)
 
     @property
@@ -35,7 +42,7 @@ class PickledTensor:
         return shards.STORAGE.get(name, name)
 
     def read(self) -> Shaped[np.ndarray, "..."]:
-        """The tensor in its stored type.
+        """Reads the tensor in its stored type.
 
         Raises:
           UserError: it is no 16- or 32-bit float, or not finite.

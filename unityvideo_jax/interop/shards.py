@@ -41,7 +41,7 @@ SIZES = {
 }
 LONGEST_HEADER = 100_000_000  # bytes; the format's own limit
 FINITE_BLOCK = 2**22
-# How other files begin that are given as weights.
+# First bytes of other files that users give as weights.
 MARKS = {
     b"GGUF": "a GGUF file (quantised)",
     b"PK\x03\x04": "a zip archive such as PyTorch's .pth",
@@ -62,7 +62,9 @@ class StoredTensor:
     """A tensor's place in a file; `start` counts bytes from the file's beginning.
 
     Attributes:
+      file: that holds it.
       name: in the file.
+      shape: sizes of the tensor.
       kind: its type as the file names it, a key of `SIZES`.
     """
 
@@ -73,7 +75,7 @@ class StoredTensor:
     start: int
 
     def read(self) -> Shaped[np.ndarray, "..."]:
-        """The tensor in its stored type.
+        """Reads the tensor in its stored type.
 
         Raises:
           UserError: it is no 16- or 32-bit float, or not finite.
@@ -85,7 +87,7 @@ class StoredTensor:
         return values
 
     def read_int8(self) -> Int8[np.ndarray, "..."]:
-        """A tensor of kind "I8"."""
+        """Reads a tensor of kind "I8"."""
         return self._read(WRITTEN["I8"])
 
     def _read(self, dtype: np.dtype) -> Shaped[np.ndarray, "..."]:
@@ -103,6 +105,7 @@ class ScaledTensor:
     Attributes:
       codes: the stored tensor.
       scale: one number, or one per output (first axis); None is 1.
+      kind: of the values that `read` gives.
     """
 
     codes: StoredTensor
@@ -111,18 +114,21 @@ class ScaledTensor:
 
     @property
     def file(self) -> pathlib.Path:
+        """File that holds the codes."""
         return self.codes.file
 
     @property
     def name(self) -> str:
+        """Name of the codes in the file."""
         return self.codes.name
 
     @property
     def shape(self) -> tuple[int, ...]:
+        """Sizes of the weight."""
         return self.codes.shape
 
     def read(self) -> Shaped[np.ndarray, "..."]:
-        """The weight, float32.
+        """Reads the weight as float32: codes times scale.
 
         Raises:
           UserError: it is not finite, or the scale's shape does not fit.
@@ -145,7 +151,7 @@ class ScaledTensor:
 
 
 def not_float(tensor: Any) -> str:
-    """What is wrong with a tensor (of this module or of `pickles`) of another type."""
+    """Describes the fault of a tensor (of this module or of `pickles`) of another type."""
     return (
         f"{tensor.name} is of type {tensor.kind}, and {', '.join(TYPES)} are read: get the "
         "checkpoint that is not quantised"
@@ -153,7 +159,12 @@ def not_float(tensor: Any) -> str:
 
 
 def check_finite(file: pathlib.Path, name: str, values: Shaped[np.ndarray, "..."]) -> None:
-    """Raises UserError if a weight is NaN or infinite; takes little memory beside it."""
+    """Raises UserError if a weight is NaN or infinite; takes little memory beside it.
+
+    Args:
+      file, name: of the weight, for the message.
+      values: of any float type.
+    """
     flat = values.reshape(-1)
     for start in range(0, flat.size, FINITE_BLOCK):
         bad = ~np.isfinite(flat[start : start + FINITE_BLOCK])
@@ -339,7 +350,7 @@ def write_shard(
     """Writes one file, one tensor in memory at a time; it appears only when it is whole.
 
     Args:
-      folder: where to.
+      folder: of the file.
       shard: its name and tensors.
       storage: "float32", "float16" or "bfloat16".
       read: makes a tensor from its name.

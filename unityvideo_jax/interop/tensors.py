@@ -35,7 +35,7 @@ class TensorFiles(Mapping[str, np.ndarray]):
         return self._tensors[name].read()
 
     def read_int8(self, name: str) -> Int8[np.ndarray, "..."]:
-        """A tensor of kind "I8", which `[]` refuses: it is no weight without its scales."""
+        """Reads a tensor of kind "I8", which `[]` refuses: it is no weight without its scales."""
         return self._tensors[name].read_int8()
 
     def __contains__(self, name: object) -> bool:
@@ -65,7 +65,7 @@ class TensorFiles(Mapping[str, np.ndarray]):
 
         Args:
           expected: shapes by name.
-          what: these weights are, as `identify` calls them.
+          what: description of these weights, as `identify` has it.
           ignored: starts of names that may be there besides.
         """
         unknown = {name for name in set(self) - set(expected) if not name.startswith(ignored)}
@@ -90,7 +90,7 @@ class TensorFiles(Mapping[str, np.ndarray]):
         """Raises UserError, with what they are, if these are known to be other weights.
 
         Args:
-          what: they should be.
+          what: description of the weights that they should be.
         """
         found = identify.describe(self._tensors)
         if found not in (None, what):

@@ -28,7 +28,7 @@ from unityvideo_jax.interop.tensors import TensorFiles
 from unityvideo_jax.models import build
 from unityvideo_jax.models.text.umt5 import UMT5, UMT5Config
 
-# What to do about a UMT5 that is not there.
+# Advice for a UMT5 that is missing.
 FIX = (
     "set --config.data.text_encoder=umt5:FOLDER (train) or --text_encoder=umt5:FOLDER (prepare, "
     "sample, evaluate), FOLDER being a download of Wan with its tokenizer"
@@ -55,7 +55,7 @@ BLOCK = (
 TOKENIZER_FILES = ("tokenizer.json", "spiece.model")
 # Texts at a time, and the lengths that they are padded to.
 BATCH, SIZES = 8, (64, 128, 256)
-# In the original layout it lies beside the transformer's files.
+# Files of a repository of the hub; in the original layout they lie beside the transformer's.
 HUB_FILES = ("tokenizer/*", "text_encoder/*", "google/umt5-xxl/*", "models_t5*")
 ORIGINAL_FILES = ("models_t5*.safetensors", "models_t5*.pth")
 # Parts of a whole UMT5 that an encoder does not need, and a copy of the embedding.
@@ -169,7 +169,7 @@ def _read_config(path: pathlib.Path) -> UMT5Config | None:
 
 
 def clean(text: str) -> str:
-    """Wan's cleaning: broken Unicode fixed, HTML entities undone twice, white space collapsed.
+    """Cleans a text as Wan does: broken Unicode, HTML entities (twice), white space.
 
     Raises:
       UserError: ftfy is not installed; names the extra.
@@ -186,7 +186,7 @@ class UMT5TextEncoder:
     """UMT5 as a `models.text.TextEncoder`: zeros after a text's last token.
 
     Texts run in batches of `BATCH` of about one length, filled up with empty ones: few sizes are
-    compiled, short texts are not padded to the full length, and a text's numbers do not hang on
+    compiled, short texts are not padded to the full length, and a text's numbers do not depend on
     the texts beside it.
 
     Attributes:
@@ -203,11 +203,12 @@ class UMT5TextEncoder:
 
     @property
     def dim(self) -> int:
+        """Numbers per token."""
         return self.model.config.dim
 
     @functools.cached_property
     def embed(self) -> Callable[[Array, Array], Array]:
-        """(ids i32[B,n], mask bool[B,n]) -> f32[B,n,dim] on the device, compiled once a shape."""
+        """(ids i32[B,n], mask bool[B,n]) -> f32[B,n,dim] on the device, compiled once per shape."""
         graph, state = nnx.split(self.model)
         run = jax.jit(lambda state, ids, mask: nnx.merge(graph, state)(ids, mask))
         return functools.partial(run, state)
@@ -245,7 +246,7 @@ class UMT5TextEncoder:
 
 
 def load_text_encoder(directory: str | os.PathLike, length: int = 512) -> UMT5TextEncoder:
-    """The encoder and its tokenizer from a folder of Wan.
+    """Loads the encoder and its tokenizer from a folder of Wan.
 
     Args:
       directory: see the top of this module.
@@ -265,7 +266,7 @@ def load_text_encoder(directory: str | os.PathLike, length: int = 512) -> UMT5Te
 
 
 def find_umt5(directory: str | os.PathLike) -> tuple[pathlib.Path, pathlib.Path]:
-    """The tokenizer's folder, and the folder or file of the weights, of a folder of Wan.
+    """Finds the tokenizer's folder, and the folder or file of the weights, of a folder of Wan.
 
     Raises:
       UserError: one of them is missing.
@@ -281,7 +282,7 @@ def find_umt5(directory: str | os.PathLike) -> tuple[pathlib.Path, pathlib.Path]
 
 
 def load_tokenizer(directory: pathlib.Path) -> Any:
-    """transformers' tokenizer of a local folder; nothing is downloaded.
+    """Loads transformers' tokenizer of a local folder; nothing is downloaded.
 
     Raises:
       UserError: transformers is not installed, or cannot read the folder.

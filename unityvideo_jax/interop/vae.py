@@ -94,7 +94,15 @@ def _group_levels(path: str, config: VAEConfig) -> str:
 
 
 def to_torch(path: str, tensor: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
-    """Our parameter as PyTorch stores it: channels first, norm scales with axes to broadcast."""
+    """Returns our parameter as PyTorch stores it.
+
+    Args:
+      path: dotted path of the parameter.
+      tensor: ours, channels last.
+
+    Returns:
+      Channels first; norm scales with axes to broadcast.
+    """
     if tensor.ndim >= 4:
         return np.moveaxis(tensor, (-1, -2), (0, 1))
     if path.endswith("gamma"):
@@ -192,7 +200,7 @@ def save_wan_vae(vae: WanVAE, directory: str | os.PathLike, *, names: str = DIFF
 
 
 def find_config(source: str | os.PathLike) -> VAEConfig:
-    """The configuration of a folder or file of Wan's autoencoder.
+    """Finds the configuration of a folder or file of Wan's autoencoder.
 
     Raises:
       UserError: a faulty config.json, or none and the weights are not Wan's own.
@@ -206,7 +214,7 @@ def find_config(source: str | os.PathLike) -> VAEConfig:
 
 
 def read_config(path: pathlib.Path) -> VAEConfig:
-    """The configuration of diffusers' config.json.
+    """Reads the configuration of diffusers' config.json.
 
     Raises:
       UserError: not the configuration of a Wan autoencoder, or one with parts that ours lacks.

@@ -23,11 +23,11 @@ from unityvideo_jax.models.dit import DiT, DiTConfig
 
 Arrays = Mapping[str, Any]
 STEM = "diffusion_pytorch_model"
-# Ends of names beside the 8-bit weights of a checkpoint: what multiplies them, and no weights.
+# Ends of names beside the 8-bit weights of a checkpoint: their factors, and other tensors.
 SCALES = ("scale_weight", "weight_scale")
 NO_WEIGHTS = ("scale_input", "input_scale", "scaled_fp8")
 MAX_SHARD_BYTES = 5 * 10**9
-# Of a repository of the hub: these, less those of the other parts of a pipeline.
+# Files of a repository of the hub, and those of a pipeline's other parts, which are left out.
 HUB_FILES = ("*.safetensors", "*.json")
 HUB_OTHERS = ("text_encoder*/*", "tokenizer*/*", "image_*/*", "vae/*", "scheduler/*", "google/*")
 
@@ -40,7 +40,7 @@ class Checkpoint:
       layout: one of `wan_keys.LAYOUTS`.
       prefix: what the file puts before every name of the layout.
       tensors: where each tensor lies, by its name without the prefix.
-      entries: which part of our weights each is.
+      entries: part of our weights that each tensor is.
       new: our weights that it lacks, with the leading indices that it leaves empty.
     """
 
@@ -111,7 +111,7 @@ def open_checkpoint(path: str | os.PathLike, config: DiTConfig) -> Checkpoint:
 def _scaled(stored: Mapping[str, shards.StoredTensor]) -> dict[str, Any]:
     """Tensors of 8-bit floats with the scales that ComfyUI stores beside them; others as they are.
 
-    A weight is its codes times `scale_weight`. What scales activations is left out, and so is the
+    A weight is its codes times `scale_weight`. Scales of activations are left out, and so is the
     mark `scaled_fp8`: neither is a weight.
     """
     scales, found = {}, {}
@@ -179,10 +179,10 @@ def fill(
 
 
 def load_dit(path: str | os.PathLike, config: DiTConfig) -> DiT:
-    """Our transformer with a checkpoint's weights, float32, on the default device.
+    """Loads a checkpoint's weights into our transformer, float32, on the default device.
 
-    What the checkpoint lacks (a Wan has one modality) starts so that the RGB stream's output is
-    the checkpoint's own: tables, patch embeddings and heads as copies, the rest as nothing.
+    Weights that the checkpoint lacks (a Wan has one modality) start so that the RGB stream's output
+    is the checkpoint's own: tables, patch embeddings and heads as copies, the rest as zero.
 
     Args:
       path, config: as `open_checkpoint` takes them.
@@ -252,7 +252,21 @@ def write(
     done: Collection[str] = (),
     finished: Callable[[pathlib.Path], None] = lambda file: None,
 ) -> list[str]:
-    """`save_dit` from arrays in memory or on disk; `done` and `finished` as `fill` has them."""
+    """Writes arrays in memory or on disk as `save_dit` does.
+
+    Args:
+      arrays: our weights by dotted path.
+      config: of the model.
+      folder: made if missing.
+      layout, storage, max_shard_bytes: as `save_dit` takes them.
+      done, finished: as `fill` takes them.
+
+    Returns:
+      Our weights that the layout cannot hold, wholly or in part.
+
+    Raises:
+      UserError: an unknown storage, or as `save_dit`.
+    """
     if storage not in shards.STORAGE:
         raise UserError(f"storage {storage!r} is unknown: choose one of {list(shards.STORAGE)}")
     mapped = {entry.key: entry for entry in wan_keys.entries(config, layout)}
@@ -280,7 +294,7 @@ def _give(arrays: Arrays, entry: wan_keys.Entry) -> np.ndarray:
 
 
 def left_over(config: DiTConfig, layout: str) -> dict[str, int]:
-    """Parameters that a layout cannot hold, by our weight; what is folded into others is held."""
+    """Counts the parameters that a layout cannot hold, by our weight; folded ones are held."""
     given: dict[str, set[tuple[int, ...]]] = {}
     for entry in wan_keys.entries(config, layout):
         given.setdefault(entry.ours, set()).add(entry.places[0])

@@ -1,4 +1,4 @@
-"""Where each tensor of a Wan or UnityVideo checkpoint lies in our transformer: the one key map.
+"""The one key map: places of a Wan or UnityVideo checkpoint's tensors in our transformer.
 
 Three layouts, distinguished by their names:
   diffusers   Wan 2.1 and 2.2 as diffusers' WanTransformer3DModel has them.
@@ -82,7 +82,7 @@ RELEASE_MODALITIES = {
     "skeleton": "skeleton",
     "densepose": "densepose",
 }
-# What the modalities' own weights start as if a checkpoint lacks them: RGB then stays as it was.
+# First values of the modalities' own weights if a checkpoint lacks them: RGB's output is unchanged.
 IDENTITY = "additive_switch.projection.kernel"  # all others are zero
 # The RGB row of a weight that only we have, and the bias that takes it in without any change.
 FOLDS = {
@@ -101,7 +101,12 @@ BEGINNINGS = frozenset(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Weight:
-    """Shape and logical axes of one of our weights."""
+    """One of our weights.
+
+    Attributes:
+      shape: sizes of its axes.
+      axes: their logical names.
+    """
 
     shape: tuple[int, ...]
     axes: tuple[str | None, ...]
@@ -143,7 +148,7 @@ class Entry:
     patch: tuple[int, int, int, int]
 
     def to_ours(self, tensor: Shaped[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
-        """A checkpoint's tensor as a part of our weight, float32."""
+        """Converts a checkpoint's tensor to a part of our weight, float32."""
         if self.turn == "patches":
             tensor = tensor.transpose(2, 3, 4, 1, 0).reshape(-1, tensor.shape[0])
         elif self.turn == "turned":
@@ -166,7 +171,7 @@ def _to_theirs(part: np.ndarray, turn: str, patch: tuple[int, int, int, int]) ->
 
 
 def detect(names: Iterable[str]) -> str:
-    """Which layout's names these are.
+    """Detects the layout of these names.
 
     Raises:
       UserError: none's.
@@ -182,7 +187,9 @@ def detect(names: Iterable[str]) -> str:
 
 
 def common_prefix(names: Iterable[str]) -> str:
-    """What a repackaged checkpoint puts before all of its names, such as "model.diffusion_model.".
+    """Finds the prefix that a repackaged checkpoint puts before all of its names.
+
+    An example is "model.diffusion_model.".
 
     Raises:
       UserError: several prefixes, as in a file that holds more than the transformer.
@@ -198,7 +205,7 @@ def common_prefix(names: Iterable[str]) -> str:
 
 
 def prefix_of(name: str) -> str:
-    """All that stands before the first part of a name that the layouts' names begin with."""
+    """The text before the first part of a name that the layouts' names begin with."""
     parts = name.split(".")
     begin = next((n for n, part in enumerate(parts) if part in BEGINNINGS), 0)
     return "".join(f"{part}." for part in parts[:begin])
@@ -283,5 +290,5 @@ def new_weights(config: DiTConfig, mapped: Iterable[Entry]) -> dict[str, list[tu
 
 
 def new_value(ours: str, shape: tuple[int, ...]) -> Float[np.ndarray, "..."]:
-    """What a weight that no checkpoint has starts as."""
+    """The first value of a weight that no checkpoint has."""
     return np.eye(*shape, dtype=np.float32) if ours == IDENTITY else np.zeros(shape, np.float32)

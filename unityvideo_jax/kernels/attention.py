@@ -7,11 +7,11 @@ from jaxtyping import Array, Float
 
 from unityvideo_jax.kernels import flash, splash
 
-# The names under which rematerialisation finds an attention's output and its log-sum-exp.
+# Names by which rematerialisation policies find an attention's output and its log-sum-exp.
 SELF_ATTENTION = "self_attention_output"
 CROSS_ATTENTION = "cross_attention_output"
 
-# In the names of the devices that FlashAttention's kernels here are made for.
+# Parts of the names of devices that FlashAttention's kernels here are made for.
 HOPPER = ("H100", "H20", "H800")  # H20, H200 and GH200
 
 Output = Float[Array, "b n h d"]
@@ -19,7 +19,7 @@ LogSumExp = Float[Array, "b h n"]
 
 
 def target_device() -> tuple[str, str]:
-    """Platform and kind of the device that is compiled for: the ambient mesh's, else the first."""
+    """Platform and kind of the device to compile for: the ambient mesh's, else the first."""
     device = jax.sharding.get_abstract_mesh().abstract_device
     if device is not None:
         return device.platform, device.device_kind
@@ -27,10 +27,10 @@ def target_device() -> tuple[str, str]:
 
 
 def pick_implementation(dtype: jnp.dtype, head_dim: int) -> str:
-    """The fastest kernel for 16-bit types: "splash" on TPU, "cudnn" on NVIDIA or, on Hopper and if
-    installed, "flash"; "xla" for the rest.
+    """Returns the fastest kernel for this type and head size on the target device.
 
-    Float32 stays with XLA, the one that keeps all its bits.
+    For 16-bit types: "splash" on TPU, "cudnn" on NVIDIA or, on Hopper and if installed, "flash";
+    "xla" elsewhere, and for float32, whose precision the others do not preserve.
     """
     platform, kind = target_device()
     if jnp.dtype(dtype) not in (jnp.dtype(jnp.bfloat16), jnp.dtype(jnp.float16)):
@@ -46,10 +46,10 @@ def pick_implementation(dtype: jnp.dtype, head_dim: int) -> str:
 
 
 def output_name(num_queries: int, num_keys: int) -> str:
-    """Name of the output for rematerialisation: two policies differ in whether they save it.
+    """Returns the output's name for rematerialisation: two policies differ in whether they save it.
 
-    Keys that are not as many as the queries are those of a text. They are few, so that attending to
-    them twice costs little beside the memory that their output takes.
+    If the numbers of keys and queries differ, the keys are those of a text. They are few, so that
+    attending to them twice costs little beside the memory that the output takes.
     """
     return SELF_ATTENTION if num_queries == num_keys else CROSS_ATTENTION
 
@@ -60,7 +60,15 @@ def local_attention(
     v: Float[Array, "b m h d"],
     implementation: str,
 ) -> Output:
-    """Softmax attention over all keys, scaled by 1/sqrt(d), in one kernel on one device."""
+    """Computes softmax attention over all keys, scaled by 1/sqrt(d), in one kernel on one device.
+
+    Args:
+      q, k, v: of one type; "cudnn" and "flash" take 16-bit types.
+      implementation: "xla", "cudnn", "flash" or "splash".
+
+    Returns:
+      Attended values, in the type of `q`.
+    """
     name = output_name(q.shape[1], k.shape[1])
     if implementation == "splash":
         return splash.attention(q, k, v, saved_name=name, interpret=_interpreted())
@@ -81,6 +89,13 @@ def block_forward(
     """Computes attention to one block of the keys, and the log-sum-exp (float32) that weighs it.
 
     Not to be differentiated: `block_backward` is its other half.
+
+    Args:
+      q, k, v: of one type; `k` and `v` are one block of the keys.
+      implementation: as `local_attention` takes it.
+
+    Returns:
+      The output in the type of `q`, and the log-sum-exp in float32.
     """
     if implementation == "splash":
         return splash.block_forward(q, k, v, interpret=_interpreted())
@@ -101,7 +116,7 @@ def block_backward(
     out_gradient: Output,
     implementation: str,
 ) -> tuple[Output, Float[Array, "b m h d"], Float[Array, "b m h d"]]:
-    """Gradients of q, k and v through one block of the keys.
+    """Computes the gradients of q, k and v through one block of the keys.
 
     Args:
       q, k, v: as in `block_forward`.

@@ -23,7 +23,7 @@ LogSumExp = Float[Array, "b h n"]
 
 @functools.cache
 def is_installed() -> bool:
-    """Whether the packages of the extra `flash` are there; imports none of them."""
+    """Returns whether the packages of the extra `flash` are installed; imports none of them."""
     try:
         return all(map(importlib.metadata.version, ("flash-attn-4", "nvidia-cutlass-dsl")))
     except importlib.metadata.PackageNotFoundError:
@@ -37,7 +37,7 @@ def attention(
     v: Float[Array, "b m h d"],
     saved_name: str,
 ) -> Output:
-    """Softmax attention scaled by 1/sqrt(d), of 16-bit types.
+    """Computes softmax attention scaled by 1/sqrt(d), of 16-bit types (arXiv 2407.08608).
 
     `saved_name` is given to the output and the log-sum-exp, for rematerialisation policies.
     """
@@ -75,7 +75,10 @@ def block_backward(
     lse: LogSumExp,
     out_gradient: Output,
 ) -> tuple[Output, Float[Array, "b m h d"], Float[Array, "b m h d"]]:
-    """Gradients through one block of keys, see `kernels.block_backward`."""
+    """Computes the gradients through one block of keys.
+
+    Arguments and results are those of `attention.block_backward`.
+    """
     b, n, h, d = q.shape
     kernel, tile = _backward_kernel(q.dtype.name, d)
     padded = n + -n % tile

@@ -1,6 +1,6 @@
-"""What a block computes beside its matrix products: biases, norms, rotations, gates, GELU.
+"""Operations of a block between its matrix products: biases, norms, rotations, gates, GELU.
 
-Moving memory takes all of their time. Plain autodiff would save float32 arrays as wide as the
+Memory traffic takes all of their time. Plain autodiff would save float32 arrays as wide as the
 activations (GELU's slope). So the gradients here are written by hand: they save the inputs in
 their own type and recompute the rest. Each is a formula over rows (`kernels.rows`).
 `docs/kernels.md` explains why these functions add the biases of the products before them.
@@ -24,7 +24,7 @@ _GELU_FACTOR = math.sqrt(8.0 / math.pi)
 
 @jax.custom_vjp
 def add_bias(x: Float[Array, "*n d"], bias: Float[Array, " d"]) -> Float[Array, "*n d"]:
-    """`x + bias` in the type of `x`, as the end of a matrix product; the gradient sums in float32.
+    """`x + bias` in the type of `x`, as the end of a matrix product; its gradient sums in float32.
 
     Args:
       x: a product with a kernel.
@@ -44,7 +44,7 @@ add_bias.defvjp(lambda x, bias: (add_bias(x, bias), None), _add_bias_backward)
 
 @jax.custom_vjp
 def gelu(x: Float[Array, "*n d"], bias: Float[Array, " d"]) -> Float[Array, "*n d"]:
-    """GELU of `x + bias` by the tanh formula, as Wan 2.1 uses it; float32 inside.
+    """Returns GELU of `x + bias` by the tanh formula, as Wan 2.1 uses it; float32 inside.
 
     Args:
       x: a product with a kernel; the type that is returned.
@@ -195,7 +195,7 @@ def rms_norm(
     rope: RopeTable | None,
     eps: float,
 ) -> Float[Array, "*n d"]:
-    """Root-mean-square normalisation of `x + bias`, times `scale`, then rotated by `rope`.
+    """Returns the root-mean-square norm of `x + bias`, times `scale`, then rotated by `rope`.
 
     float32 inside.
 
@@ -258,7 +258,7 @@ def gated_sum(
     bias: Float[Array, " d"],
     gate: Float[Array, "..."],
 ) -> Float[Array, "*n d"]:
-    """`x + (y + bias) * gate`, float32 inside, in the type of `x` outside.
+    """Returns `x + (y + bias) * gate`, float32 inside, in the type of `x` outside.
 
     Args:
       x: activations.

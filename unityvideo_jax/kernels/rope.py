@@ -10,7 +10,7 @@ ColumnTable = tuple[Float[Array, "*columns half"], Float[Array, "*columns half"]
 
 
 def axis_sizes(head_dim: int) -> tuple[int, int, int]:
-    """Share of a head's features that rotate with time, height and width.
+    """Returns the numbers of a head's features that rotate with time, height and width.
 
     Wan 2.1: 44, 42, 42 of 128. Each is even because pairs rotate.
     """
@@ -57,7 +57,7 @@ def rope_table(
 
 
 def column_table(head_dim: int, columns: Int[np.ndarray, " n"], theta: float = 1e4) -> ColumnTable:
-    """Cosine and sine of the angles that lie `columns` to the right: they turn with width alone.
+    """Returns cosine and sine of the angles of `columns` to the right: they turn with width alone.
 
     Args:
       head_dim: features of a head.
@@ -75,7 +75,7 @@ def column_table(head_dim: int, columns: Int[np.ndarray, " n"], theta: float = 1
 
 
 def apply_rope(x: Float[Array, "b *n d"], table: RopeTable) -> Float[Array, "b *n d"]:
-    """The feature pairs (2i, 2i+1) of every head rotated by the table's angles.
+    """Returns the feature pairs (2i, 2i+1) of every head rotated by the table's angles.
 
     Args:
       x: features of one head, or of several one after another, of any type.

@@ -44,11 +44,11 @@ class Row:
     rope: RopeTable | None
 
     def mean(self, x: Float[Array, "*n d"]) -> Float[Array, "*n 1"]:
-        """The mean of a row's features."""
+        """Returns the mean of a row's features."""
         return jnp.sum(x, axis=-1, keepdims=True) / self.size
 
     def centre(self, x: Float[Array, "*n d"]) -> Float[Array, "*n d"]:
-        """The features less their mean."""
+        """Returns the features minus their mean."""
         return x - self.mean(x)
 
     def turn(self, x: Float[Array, "*n d"], direction: int = 1) -> Float[Array, "*n d"]:
@@ -151,7 +151,7 @@ def _layout(x, vectors, whole, features):
 
 
 def is_supported(platform: str, kind: str) -> bool:
-    """Whether the kernel is made for a device of this platform and kind."""
+    """Returns whether the kernel is made for a device of this platform and kind."""
     return platform == "gpu" and "NVIDIA" in kind
 
 

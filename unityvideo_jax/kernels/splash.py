@@ -65,7 +65,13 @@ def attention(
     saved_name: str,
     interpret: bool,
 ) -> Float[Array, "b n h d"]:
-    """Softmax attention scaled by 1/sqrt(d); output and log-sum-exp are named for checkpointing."""
+    """Computes softmax attention scaled by 1/sqrt(d).
+
+    Args:
+      q, k, v: of one type.
+      saved_name: given to the output and the log-sum-exp, for rematerialisation policies.
+      interpret: emulate the kernel, where there is no TPU.
+    """
     kernel, segments, (block_q, block_kv) = _make(
         q, k, saved_name=saved_name, save_residuals=False, interpret=interpret
     )
@@ -81,7 +87,10 @@ def block_forward(
     *,
     interpret: bool,
 ) -> tuple[Float[Array, "b n h d"], Float[Array, "b h n"]]:
-    """Computes attention and its log-sum-exp: see `attention.block_forward`."""
+    """Computes attention and its log-sum-exp.
+
+    Arguments and results are those of `attention.block_forward`.
+    """
     kernel, segments, (block_q, block_kv) = _make(
         q, k, saved_name=None, save_residuals=True, interpret=interpret
     )
@@ -100,7 +109,10 @@ def block_backward(
     *,
     interpret: bool,
 ) -> tuple[Float[Array, "b n h d"], Float[Array, "b m h d"], Float[Array, "b m h d"]]:
-    """Gradients through one block of keys, see `kernels.block_backward`."""
+    """Computes the gradients through one block of keys.
+
+    Arguments and results are those of `attention.block_backward`.
+    """
     kernel, segments, (block_q, block_kv) = _make(
         q, k, saved_name=None, save_residuals=False, interpret=interpret
     )

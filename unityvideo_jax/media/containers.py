@@ -48,6 +48,9 @@ class Container:
     and converted by the matrix and range that they are tagged with; without tags by BT.601 and
     limited range, FFmpeg's defaults. Transparent pixels are shown on black.
 
+    Attributes:
+      path: of the file.
+
     Raises (all methods):
       UserError: no such file, no video in it, damage, high dynamic range, or too many pixels.
     """
@@ -85,7 +88,7 @@ class Container:
         )
 
     def frames(self, start: float = 0.0) -> Iterator[Shown]:
-        """Frames in order; `start` > 0 seeks."""
+        """Yields frames in order; `start` > 0 seeks to that time in seconds."""
         with _opened(self.path) as (container, stream):
             decoded = container.decode(stream)
             first = self._first(decoded)
@@ -105,7 +108,7 @@ class Container:
                 container.seek(target, stream=stream, backward=True)
                 decoded = container.decode(stream)
                 first = next(decoded, None)
-                # A broken index leads astray; then the way is from the beginning.
+                # With a broken index seeking fails: decode from the beginning.
                 if first is None or _seconds(first) is None or _seconds(first) - origin > start:
                     yield from self.frames()
                     return

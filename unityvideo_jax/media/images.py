@@ -29,13 +29,13 @@ SUFFIXES = (
     *(".png", ".apng", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"),
     *(".ppm", ".pgm"),
 )
-# Of these, what people also use for videos.
+# Suffixes of these that people also use for videos.
 ANIMATED = (".gif", ".webp", ".apng")
 # Browsers and FFmpeg show frames of animations that state less than this for a tenth of a second.
 LEAST_DELAY, USUAL_DELAY = 0.011, 0.1
-# What Pillow raises for files that are no images, or damaged ones.
+# Errors of Pillow for files that are no images, or damaged ones.
 FAULTS = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
-# Single-channel modes, and what Pillow multiplies grey of 2 and 4 bits by.
+# Single-channel modes, and the factors by which Pillow multiplies grey of 2 and 4 bits.
 NUMBERS = ("1", "L", "P", "I;16", "I;16B", "I;16L", "I", "F")
 STRETCHED = {"L;2": 85, "L;4": 17}
 # Our own limit is lower.
@@ -89,6 +89,9 @@ def _rgb(path: pathlib.Path, image: Image.Image) -> UInt8[np.ndarray, "h w 3"]:
 class Animation:
     """An image file: one frame if it is still, else all frames of its first loop.
 
+    Attributes:
+      path: of the file.
+
     Raises (all methods):
       UserError: no such file, damage, or too many pixels.
     """
@@ -125,7 +128,7 @@ class Animation:
         )
 
     def frames(self, start: float = 0.0) -> Iterator[Shown]:
-        """Every frame: each is drawn over the one before it."""
+        """Yields every frame: each is drawn over the one before it."""
         del start
         for image, time, seconds in self._pages():
             # Converted now, since the next frame takes its place.
@@ -152,6 +155,9 @@ class Animation:
 class ImageFolder:
     """A folder of still images of one size, one frame each, in the order of their numbers.
 
+    Attributes:
+      path: of the folder.
+
     Raises (all methods):
       UserError: no images, an order that names leave open, animations, or damage.
     """
@@ -161,7 +167,11 @@ class ImageFolder:
 
     @functools.cached_property
     def files(self) -> list[pathlib.Path]:
-        """Paths of the images in order; other files are counted in a printed note."""
+        """Paths of the images in order; other files are counted in a printed note.
+
+        Raises:
+          UserError: no images, or an order that their names leave open.
+        """
         found = sorted(p for p in self.path.iterdir() if not p.name.startswith("."))
         images = [p for p in found if p.suffix.lower() in SUFFIXES and p.is_file()]
         if not images:
@@ -216,7 +226,7 @@ def _check_still(path: pathlib.Path, image: Image.Image) -> None:
 
 
 def in_order(files: Sequence[pathlib.Path]) -> list[pathlib.Path]:
-    """Files in the order of the numbers in their names: 2 before 10.
+    """Sorts files by the numbers in their names: 2 before 10.
 
     Raises:
       UserError: two files of one number, or numbers of unequal width whose order is not clear: in
@@ -248,7 +258,7 @@ def in_order(files: Sequence[pathlib.Path]) -> list[pathlib.Path]:
 
 
 def stored(path: pathlib.Path) -> tuple[str, int]:
-    """Pillow's mode and the bits per channel of an image file.
+    """Reads Pillow's mode and the bits per channel of an image file.
 
     Raises:
       UserError: not a readable image.
@@ -258,7 +268,9 @@ def stored(path: pathlib.Path) -> tuple[str, int]:
 
 
 def read_numbers(path: pathlib.Path, page: int = 0) -> Shaped[np.ndarray, "h w"]:
-    """What a page of a single-channel image stores, upright: palette indices, integers or floats.
+    """Reads the numbers of a page of a single-channel image, upright.
+
+    They are palette indices, integers or floats.
 
     Raises:
       UserError: it is coloured, compressed with loss, or damaged.

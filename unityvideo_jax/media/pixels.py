@@ -8,7 +8,12 @@ from PIL import Image
 def fit(
     frames: UInt8[np.ndarray, "t h w 3"], *, height: int, width: int
 ) -> UInt8[np.ndarray, "t {height} {width} 3"]:
-    """Scales the video to cover (height, width) and crops the centre, keeping the aspect ratio."""
+    """Scales the video to cover (height, width) and crops the centre.
+
+    Args:
+      frames: RGB in 0..255; their aspect ratio stays.
+      height, width: of the result, in pixels.
+    """
     scale = max(height / frames.shape[1], width / frames.shape[2])
     size = (max(width, round(frames.shape[2] * scale)), max(height, round(frames.shape[1] * scale)))
     left, top = (size[0] - width) // 2, (size[1] - height) // 2

@@ -103,7 +103,7 @@ def read(
 def stream(
     path: str | os.PathLike, *, fps: float | int, size: tuple[int, int]
 ) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
-    """The frames of `read` one by one, so that a video of any length takes the memory of one.
+    """Yields the frames of `read` one by one, so that a long video takes the memory of one.
 
     Args:
       path, fps, size: as `read` takes them.
@@ -129,7 +129,7 @@ def stream(
 def read_video(
     path: str | os.PathLike, max_frames: int | None = None
 ) -> tuple[UInt8[np.ndarray, "t h w 3"], float]:
-    """Frames and frames per second of what `read` reads at its own rate.
+    """Reads frames and frames per second of `read` at the video's own rate.
 
     Raises:
       UserError: as `read` does.
@@ -141,7 +141,7 @@ def read_video(
 def read_at(
     path: str | os.PathLike, times: Float[np.ndarray, " n"]
 ) -> UInt8[np.ndarray, "n h w 3"]:
-    """The frame on display at each time.
+    """Reads the frame on display at each time.
 
     Args:
       path: a video or an animation.
@@ -164,7 +164,7 @@ def read_at(
 
 
 def video_info(path: str | os.PathLike) -> VideoInfo:
-    """What a video, an animation, an image or a folder of images says of itself.
+    """Reads the facts of a video, an animation, an image or a folder of images.
 
     Raises:
       UserError: nothing there, or nothing that can be read.
@@ -212,7 +212,9 @@ def stored_kind(path: str | os.PathLike) -> tuple[str, int]:
 def read_numbers(
     path: str | os.PathLike, numbers: Sequence[int] | Int[np.ndarray, " t"] | None = None
 ) -> Shaped[np.ndarray, "t h w"]:
-    """What single-channel images store: palette indices, integers or floats, never stretched.
+    """Reads the numbers of single-channel images, never stretched.
+
+    They are palette indices, integers or floats.
 
     Args:
       path: an image, a TIFF of several pages, or a folder of images of one size.
@@ -240,7 +242,7 @@ def read_numbers(
 
 
 def on_display(frames: Iterator[Shown], times: Iterable[float]) -> Iterator[tuple[int, Shown]]:
-    """The frame on display at each time, with its number, until the last frame's end."""
+    """Yields the frame on display at each time, with its number, until the last frame's end."""
     wanted = iter(times)
     time = next(wanted, None)
     last: tuple[int, Shown] | None = None

@@ -1,4 +1,4 @@
-"""What every kind of video source gives: facts, and upright frames in the order of time."""
+"""The interface of every kind of video source: facts, and upright frames in order of time."""
 
 import collections
 import dataclasses
@@ -37,7 +37,7 @@ class Shown:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class VideoInfo:
-    """What a source says of itself and what its packets say.
+    """The facts of a source, by its header and its packets.
 
     Attributes:
       fps: frames per second; one over the median interval if the rate varies.
@@ -101,7 +101,7 @@ def on_black(path: pathlib.Path, pixels: UInt8[np.ndarray, "h w 4"]) -> UInt8[np
 
 
 def note(kind: str, line: str) -> None:
-    """Prints what was changed of an input, once; after a few of a kind, that there are more."""
+    """Prints a change of an input, once; after a few of a kind, that there are more."""
     seen = _notes[kind]
     if line in seen or len(seen) > MOST_NOTES:
         return

@@ -36,11 +36,11 @@ VISIBLE = 2  # of a keypoint; 1 is hidden, perhaps by another mask
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Agreement:
-    """How far two streams of one clip agree.
+    """A measure of how far two streams of one clip agree.
 
     Attributes:
       name: of the protocol, part of the keys "agreement/<name>/...".
-      text: what it stands for.
+      text: the protocol's definition, for reports.
       keys: arrays that `score` reads.
       score: arrays of both streams -> value in [0, 1], or None if neither shows anything.
       unaided: a number to beat that reads only one of the streams; None where there is none.
@@ -67,7 +67,7 @@ def keypoints_in_masks(
     visibility: Int[np.ndarray, "t p 17"],
     segments: Int[np.ndarray, "t h w"],
 ) -> float | None:
-    """Share of visible joints inside the mask of their person.
+    """Returns the share of visible joints inside the mask of their person.
 
     Args:
       keypoints: pixels, centres at integers + 0.5.
@@ -96,7 +96,7 @@ def keypoints_in_masks(
 def body_mask_iou(
     part: Int[np.ndarray, "t h w"], segments: Int[np.ndarray, "t h w"]
 ) -> float | None:
-    """IoU of bodies with the masks, of those masks that give the largest one.
+    """Returns the IoU of bodies with the masks, of those masks that give the largest one.
 
     Args:
       part: body part, 0 for background.
@@ -120,7 +120,7 @@ def body_mask_iou(
 def depth_edge_auc(
     depth: Float[np.ndarray, "t h w"], segments: Int[np.ndarray, "t h w"]
 ) -> float | None:
-    """Probability that disparity changes more on masks' borders than elsewhere.
+    """Returns the probability that disparity changes more on masks' borders than elsewhere.
 
     Args:
       depth: > 0 in any unit, +inf for sky.
@@ -149,7 +149,7 @@ def depth_edge_auc(
 def moved_mask_iou(
     flow: Float[np.ndarray, "t h w 2"], segments: Int[np.ndarray, "t h w"]
 ) -> float | None:
-    """IoU of masks moved by flow with those of the next frame, averaged over masks and frames.
+    """The IoU of masks moved by flow with those of the next frame, over masks and frames.
 
     A mask's pixels are spread over the four pixels around their targets; those of which half or
     more is covered are in the moved mask. Pairs of frames count where the mask is in the second

@@ -14,7 +14,7 @@ from jaxtyping import Float
 
 THRESHOLDS = np.linspace(0.5, 0.95, 10)
 RECALLS = np.linspace(0.0, 1.0, 101)
-# What is reported, as places in THRESHOLDS.
+# The reported numbers, as indices in THRESHOLDS.
 REPORTED = {"ap": list(range(10)), "ap50": [0], "ap75": [5]}
 
 
@@ -43,12 +43,12 @@ class Detections:
 def match_image(
     similarity: Float[np.ndarray, "m n"], scores: Float[np.ndarray, " m"], max_detections: int
 ) -> Detections:
-    """Greedy matching in one image at every threshold.
+    """Matches the detections of one image to its truths greedily, at every threshold.
 
     Args:
       similarity: of each detection with each truth, in [0, 1].
-      scores: of the detections; equal scores keep their order.
-      max_detections: those with lower scores are left out.
+      scores: confidences of the detections; equal scores stay in order.
+      max_detections: this many of the highest scores count.
     """
     order = np.argsort(-scores, kind="stable")[:max_detections]
     matched = np.zeros(len(order), int)
@@ -69,7 +69,7 @@ def match_image(
 def average_precision(
     clips: Sequence[Detections], weights: Float[np.ndarray, "s c"] | np.ndarray
 ) -> dict[str, Float[np.ndarray, " s"]]:
-    """AP, AP50 and AP75 of several weightings of the clips at once.
+    """Returns AP, AP50 and AP75 of several weightings of the clips at once.
 
     Args:
       clips: in the order that breaks ties of score.

@@ -1,4 +1,4 @@
-"""What every metric has in common: clips go in one by one, named numbers come out."""
+"""The interface of every metric: clips go in one by one, named numbers come out."""
 
 import abc
 import math
@@ -19,10 +19,10 @@ class Metric(abc.ABC):
     """Scores predictions of one modality against the truth.
 
     Attributes:
-      modality: registry name of what it scores; results are keyed "<modality>/<protocol>/<number>".
+      modality: its registry name; results are keyed "<modality>/<protocol>/<number>".
       keys: arrays that it reads from prediction and truth.
       extra: arrays of the truth that it reads if they are there.
-      protocols: what each protocol's name in its keys stands for.
+      protocols: definition of each protocol, by its name in the keys.
       headline: the key that a summary shows; `lower_is_better` says how to read it.
     """
 
@@ -46,15 +46,15 @@ class Metric(abc.ABC):
 
     @property
     def scored(self) -> int:
-        """How many clips had something to score so far."""
+        """The number of clips so far that had something to score."""
         return sum(row.scored for row in self.rows)
 
     def update(self, prediction: Arrays, truth: Arrays, name: str) -> None:
-        """Adds one clip; UserError as `score`."""
+        """Adds one clip; raises UserError as `score` does."""
         self.rows.append(self.score(prediction, truth, name))
 
     def compute(self) -> dict[str, float | int]:
-        """All numbers over the clips seen so far, counts as int; UserError if there are none."""
+        """Returns all numbers over the clips so far, counts as int; UserError if there are none."""
         if not self.scored:
             raise UserError(f"{self.modality}: no clip has anything to score; add clips")
         return {key: value for key, value in aggregate(self.rows).items() if value is not None}
@@ -63,7 +63,14 @@ class Metric(abc.ABC):
 def check_pair(
     prediction: np.ndarray, truth: np.ndarray, what: str, name: str, *, allow_inf: bool = False
 ) -> None:
-    """Raises UserError unless the two have one shape and hold no NaN (nor, mostly, infinities)."""
+    """Raises UserError unless the two have one shape and hold no NaN.
+
+    Args:
+      prediction, truth: floats of any shape.
+      what: name of the arrays, for messages.
+      name: of the clip, for messages.
+      allow_inf: whether infinities may stand for a value, as they do for sky.
+    """
     if prediction.shape != truth.shape:
         raise UserError(
             f"{name}: {what} is predicted as {prediction.shape} but the truth is {truth.shape}; "
@@ -74,7 +81,7 @@ def check_pair(
 
 
 def check_finite(array: np.ndarray, what: str, name: str, *, allow_inf: bool = False) -> None:
-    """Raises UserError that says where the first NaN (or infinity) is."""
+    """Raises UserError that says where the first NaN (or infinity) of an array is."""
     if not np.issubdtype(array.dtype, np.floating):
         return
     bad = np.isnan(array) if allow_inf else ~np.isfinite(array)
@@ -93,7 +100,7 @@ def labels(array: np.ndarray, what: str, name: str) -> Shaped[np.ndarray, "..."]
 
 
 def mean(values: Float[np.ndarray, " n"] | list[float], what: str) -> float:
-    """The average; UserError rather than NaN if there are none, or one is not finite."""
+    """Returns the average of values; UserError if there are none, or one is not finite."""
     if len(values) == 0:
         raise UserError(f"{what}: no clip has anything to score; add clips")
     result = float(np.mean(np.asarray(values, np.float64)))

@@ -1,4 +1,4 @@
-"""Boundary F of masks (DAVIS): how well outlines agree, up to a small distance."""
+"""Boundary F of masks (DAVIS, Perazzi et al. 2016): agreement of outlines within a distance."""
 
 import math
 
@@ -11,14 +11,14 @@ TOLERANCE = 0.008
 
 
 def outline(mask: Bool[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
-    """Pixels that differ from their neighbour to the right, below, or to the lower right."""
+    """The pixels that differ from their neighbour to the right, below, or to the lower right."""
     padded = np.pad(mask, ((0, 1), (0, 1)), mode="edge")
     right, below, corner = padded[:-1, 1:], padded[1:, :-1], padded[1:, 1:]
     return (mask != right) | (mask != below) | (mask != corner)
 
 
 def boundary_f(prediction: Bool[np.ndarray, "h w"], truth: Bool[np.ndarray, "h w"]) -> float:
-    """Harmonic mean of the outlines' precision and recall, in [0, 1].
+    """Returns the harmonic mean of the outlines' precision and recall, in [0, 1].
 
     A point of one outline is found if the other passes within ceil(0.008 diagonal) pixels. 1 if
     neither mask has an outline, 0 if one of them alone has.

@@ -1,4 +1,4 @@
-"""DensePose scores over the pixels of a clip.
+"""DensePose scores over the pixels of a clip; GPS is that of Güler et al. (arXiv 1802.00434).
 
 Protocol `clip_mean`: each clip's number, averaged over clips.
   part_miou  IoU of each of the 24 parts over the clip's pixels, averaged over the parts that the
@@ -30,7 +30,11 @@ METRES_A_CHART = 0.6
 def part_ious(
     prediction: Shaped[np.ndarray, "t h w"], truth: Shaped[np.ndarray, "t h w"]
 ) -> Float[np.ndarray, "24"]:
-    """IoU of parts 1..24 over the clip, NaN for parts that neither has."""
+    """Returns the IoU of parts 1..24 over the clip, NaN for parts that neither has.
+
+    Args:
+      prediction, truth: part numbers, 0 for background.
+    """
     classes = NUM_PARTS + 1
     confusion = np.zeros(classes**2, np.int64)
     for p, t in zip(prediction, truth, strict=True):
@@ -43,7 +47,7 @@ def part_ious(
 
 
 def geodesic_point_similarity(distance: Float[np.ndarray, "*s"]) -> Float[np.ndarray, "*s"]:
-    """exp(-g^2 / (2 kappa^2)) of distances in metres; 0 at infinity."""
+    """Returns exp(-g^2 / (2 kappa^2)) of distances g in metres; 0 at infinity."""
     return np.exp(-np.square(distance) / (2.0 * KAPPA**2))
 
 

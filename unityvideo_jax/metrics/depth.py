@@ -40,17 +40,17 @@ MIN_DEPTH, MAX_DEPTH = 1e-3, 70.0
 MIN_DISPARITY = 1e-3
 WEISZFELD_STEPS = 10
 NUMBERS = ("abs_rel", "delta_1", "delta_2", "delta_3", "rmse")  # the RMSE last
-# Values at once: few enough to stay in a core's cache, and for BLAS to add them up on one core, so
+# Values per sum: few enough to stay in a core's cache, and for BLAS to add them on one core, so
 # that processes do not wait for each other's threads and the order of the sum is always the same.
 CHUNK = 8192
 
 Values = Float[np.ndarray, "..."]
-# The values of each frame that count: a video's need not lie in memory in float64 at once.
+# The values of each frame that count: those of a video need not be in memory in float64 at once.
 Frames = Sequence[Float[np.ndarray, " _"]]
 
 
 def valid_pixels(truth: Float[np.ndarray, "*s"]) -> Bool[np.ndarray, "*s"]:
-    """Pixels that count: a surface between 1 mm and 70 m (sky is +inf)."""
+    """Returns the pixels that count: a surface between 1 mm and 70 m (sky is +inf)."""
     return (truth > MIN_DEPTH) & (truth < MAX_DEPTH)
 
 
@@ -61,7 +61,7 @@ def _total(frames: Frames, *others: Frames, of: Callable[..., Values]) -> float:
 
 
 def fit_scale_shift(x: Frames, y: Frames) -> tuple[float, float]:
-    """(a, b) that minimise |a x + b - y|^2; a = 0 and b = mean y where x is constant."""
+    """Returns (a, b) that minimise |a x + b - y|^2; a = 0 and b = mean y where x is constant."""
     count = sum(len(values) for values in x)
     x_mean, y_mean = (_total(values, of=lambda v: v) / count for values in (x, y))
     spread = _total(x, of=lambda v: np.square(v - x_mean)) / count
@@ -79,7 +79,7 @@ def _chunks(x: Frames, y: Frames) -> Iterator[tuple[Values, Values]]:
 
 
 def fit_scale_l1(x: Frames, y: Frames, steps: int = WEISZFELD_STEPS) -> float:
-    """s that minimises sum |s x - y|, by `steps` reweighted least squares from mean y / mean x."""
+    """S that minimises sum |s x - y|, by `steps` reweighted least squares from mean y / mean x."""
     scale = _total(y, of=lambda v: v) / _total(x, of=lambda v: v)
     room = np.empty((3, CHUNK))
     for _ in range(steps):
@@ -87,7 +87,7 @@ def fit_scale_l1(x: Frames, y: Frames, steps: int = WEISZFELD_STEPS) -> float:
         for v, w in _chunks(x, y):
             values, targets, weighted = room[:, : len(v)]
             values[:], targets[:] = v, w
-            # values / (|scale values - targets| + 1e-8), without a new array an operation.
+            # values / (|scale values - targets| + 1e-8), without a new array per operation.
             np.multiply(values, scale, out=weighted)
             weighted -= targets
             np.abs(weighted, out=weighted)
@@ -110,6 +110,9 @@ def aligner(
         alignment the farthest depth that counts.
       truth: metres, with a valid pixel.
       alignment: one of `ALIGNMENTS`, or `METRIC`.
+
+    Raises:
+      ValueError: an unknown alignment.
     """
     masks = [valid_pixels(frame) for frame in truth]
     if alignment == "disparity_scale_shift_video":
@@ -143,7 +146,7 @@ def aligner(
 
 
 def pixel_scores(aligned: Values, truth: Values) -> dict[str, Values]:
-    """The numbers of every pixel before any averaging; the square stands for the RMSE."""
+    """Returns the numbers of every pixel before any averaging; the square stands for the RMSE."""
     ratio = np.maximum(aligned / truth, truth / aligned)
     return (
         {"abs_rel": np.abs(aligned - truth) / truth}
@@ -155,16 +158,17 @@ def pixel_scores(aligned: Values, truth: Values) -> dict[str, Values]:
 def relative_error(
     aligned: Float[np.ndarray, "h w"], truth: Float[np.ndarray, "h w"]
 ) -> Float[np.ndarray, "h w"]:
-    """(d - d*) / d* in float64, NaN where the truth does not count."""
+    """Returns (d - d*) / d* in float64, NaN where the truth does not count."""
     valid = valid_pixels(truth)
     true = np.where(valid, truth, 1.0).astype(np.float64)
     return np.where(valid, (aligned - true) / true, np.nan)
 
 
 def temporal_error(errors: Iterable[Float[np.ndarray, "h w"]]) -> tuple[float, int]:
-    """Mean change of the signed relative error from frame to frame, and over how many pixels.
+    """The mean change of the signed relative error between frames, and the pixels counted.
 
-    NaN marks pixels that do not count.
+    Args:
+      errors: of each frame; NaN marks pixels that do not count.
     """
     total, pixels = 0.0, 0
     for before, after in itertools.pairwise(errors):
@@ -177,10 +181,16 @@ def temporal_error(errors: Iterable[Float[np.ndarray, "h w"]]) -> tuple[float, i
 def score_video(
     prediction: Float[np.ndarray, "t h w"], truth: Float[np.ndarray, "t h w"], alignment: str
 ) -> dict[str, tuple[float, float]]:
-    """Each number of one video and its weight among videos under the alignment's averaging rule.
+    """Returns each number of one video, and its weight among videos.
 
-    The weight is 1 for the headline and `METRIC`, and the count of valid pixels (or pairs of
-    pixels) for the others; 0 where no pixel counts, and for `temporal_error` of a single frame.
+    The weight follows the alignment's averaging rule: 1 for the headline and `METRIC`, and the
+    count of valid pixels (or pairs of pixels) for the others; 0 where no pixel counts, and for
+    `temporal_error` of a single frame.
+
+    Args:
+      prediction: depth > 0; +inf for sky.
+      truth: depth in metres (or the protocol's units), 0 or +inf where nothing counts.
+      alignment: one of `ALIGNMENTS`, or `METRIC`.
     """
     counts = np.array([valid_pixels(frame).sum() for frame in truth])
     if not counts.any():

@@ -15,7 +15,7 @@ UNIT = "unit"
 def in_metres(
     arrays: Mapping[str, Shaped[np.ndarray, "..."]], where: str, unit: str = ""
 ) -> dict[str, Shaped[np.ndarray, "..."]]:
-    """The arrays with `depth` in metres where its unit is known.
+    """Returns the arrays with `depth` in metres where its unit is known.
 
     Args:
       arrays: `depth` of any shape, floats or integers, and optionally `unit`, as a file holds them.
@@ -53,5 +53,5 @@ def in_metres(
 
 
 def unit_of(arrays: Mapping[str, Shaped[np.ndarray, "..."]]) -> str:
-    """What `in_metres` found: "m", "relative", or "" where nothing says it."""
+    """Returns the unit that `in_metres` found: "m", "relative", or "" where nothing says it."""
     return str(arrays.get(UNIT, ""))

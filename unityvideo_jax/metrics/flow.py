@@ -30,14 +30,19 @@ def _length(vectors: Float[np.ndarray, "*s 2"]) -> Float[np.ndarray, "*s"]:
 def end_point_error(
     prediction: Float[np.ndarray, "*s 2"], truth: Float[np.ndarray, "*s 2"]
 ) -> Float[np.ndarray, "*s"]:
-    """Length of the error vector, float64, in pixels."""
+    """Returns the length of the error vector, float64, in pixels."""
     return _length(prediction.astype(np.float64) - truth.astype(np.float64))
 
 
 def is_outlier(
     error: Float[np.ndarray, "*s"], truth: Float[np.ndarray, "*s 2"]
 ) -> Bool[np.ndarray, "*s"]:
-    """Wrong by more than 3 pixels and by more than 5 % of the true motion."""
+    """Returns a mask of flow that is wrong by more than 3 pixels and 5 % of the true motion.
+
+    Args:
+      error: end-point error in pixels.
+      truth: (dx, dy) in pixels.
+    """
     speed = _length(truth.astype(np.float64))
     return (error > OUTLIER_PIXELS) & (error > OUTLIER_SHARE * speed)
 

@@ -13,6 +13,6 @@ Numbers = Float[Array, "*n"] | Float[np.ndarray, "*n"] | float
 
 
 def psnr(mse: Numbers) -> Numbers:
-    """The ratio in dB from the mean squared error; of NumPy's numbers without a device."""
+    """Returns the ratio in dB from the mean squared error; of NumPy's numbers without a device."""
     numpy = jnp if isinstance(mse, jax.Array) else np
     return 10.0 * numpy.log10(PEAK**2 / numpy.maximum(mse, LEAST))

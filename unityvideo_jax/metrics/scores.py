@@ -1,8 +1,8 @@
-"""What one clip adds to the scores, and how clips are put together.
+"""The contribution of one clip to the scores, and the combination of clips.
 
 Every metric turns a clip into a `ClipScore`: small, plain, and enough to form the average over any
-set of clips. So clips are scored one by one with bounded memory, stored as JSON, put together in
-any order, and resampled for confidence intervals without being scored again.
+set of clips. So clips are scored one by one with bounded memory, stored as JSON, combined in any
+order, and resampled for confidence intervals without being scored again.
 """
 
 import dataclasses
@@ -45,7 +45,7 @@ class ClipScore:
         )
 
     def renamed(self, prefix: str) -> "ClipScore":
-        """The same under keys that start with `prefix`."""
+        """Returns the same numbers under keys that start with `prefix`."""
         parts = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         return ClipScore(**{n: {prefix + k: v for k, v in p.items()} for n, p in parts.items()})
 
@@ -55,7 +55,7 @@ class ClipScore:
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> "ClipScore":
-        """The inverse of `to_json`, also after a trip through a file."""
+        """Reads what `to_json` gives, also after a trip through a file."""
         return cls(
             means={k: (float(v), float(w)) for k, (v, w) in record["means"].items()},
             counts=dict(record["counts"]),
@@ -65,7 +65,11 @@ class ClipScore:
 
 
 def merge(parts: Sequence[ClipScore]) -> ClipScore:
-    """Scores of one clip under different keys as one; a key may not repeat."""
+    """Joins scores of one clip under different keys.
+
+    Raises:
+      ValueError: a key that repeats.
+    """
     whole = ClipScore()
     for part in parts:
         for field in dataclasses.fields(ClipScore):
@@ -81,7 +85,7 @@ def _keys(clips: Sequence[ClipScore], field: str) -> list[str]:
 
 
 def aggregate(clips: Sequence[ClipScore]) -> dict[str, Value]:
-    """All numbers over the clips; None where the clips that have the key have nothing to score."""
+    """All numbers over the clips; None where no clip that has the key has anything to score."""
     results: dict[str, Value] = {}
     for key in _keys(clips, "means"):
         pairs = np.array([clip.means[key] for clip in clips if key in clip.means])
@@ -97,7 +101,7 @@ def aggregate(clips: Sequence[ClipScore]) -> dict[str, Value]:
         results[f"{key}/videos"] = len(pairs)
     for key in _keys(clips, "counts"):
         results[key] = sum(clip.counts.get(key, 0) for clip in clips)
-    # What belongs together stands together: by modality, else as they came.
+    # Keys of one modality stand together; the order is otherwise that of the clips.
     families = list(dict.fromkeys(key.split("/")[0] for key in results))
     return dict(sorted(results.items(), key=lambda item: families.index(item[0].split("/")[0])))
 
@@ -105,7 +109,7 @@ def aggregate(clips: Sequence[ClipScore]) -> dict[str, Value]:
 def bootstrap(
     clips: Sequence[ClipScore], *, samples: int = 1000, seed: int = 0, level: float = 0.95
 ) -> dict[str, tuple[float, float]]:
-    """Percentile bootstrap intervals over clips.
+    """Returns percentile bootstrap intervals over clips.
 
     Whole clips are drawn with replacement, since pixels and objects of one clip are not
     independent. Fréchet distances get none: they depend on how many different clips there are.

@@ -33,7 +33,7 @@ MAX_DETECTIONS = 100
 
 
 def identities(labels: Shaped[np.ndarray, "t h w"]) -> Shaped[np.ndarray, " n"]:
-    """The different numbers, background included, in order."""
+    """Returns the different numbers, background included, in order."""
     flat = labels.ravel()
     # Labels come in runs: sorting the first of each run is much less than sorting all pixels.
     return np.unique(np.append(flat[:1], flat[1:][flat[1:] != flat[:-1]]))
@@ -42,7 +42,7 @@ def identities(labels: Shaped[np.ndarray, "t h w"]) -> Shaped[np.ndarray, " n"]:
 def overlaps(
     prediction: Shaped[np.ndarray, "t h w"], truth: Shaped[np.ndarray, "t h w"]
 ) -> tuple[Int[np.ndarray, "t m n"], Int[np.ndarray, "t m"], Int[np.ndarray, "t n"]]:
-    """Pixel counts per frame of every pair of instances, and of every instance alone.
+    """Counts the pixels per frame of every pair of instances, and of every instance alone.
 
     Args:
       prediction, truth: instance numbers, 0 for background.
@@ -69,9 +69,12 @@ def match(
     predicted_area: Int[np.ndarray, "t m"],
     true_area: Int[np.ndarray, "t n"],
 ) -> dict[int, int]:
-    """Hungarian assignment over the clip: index of the true instance -> of the predicted one.
+    """The Hungarian assignment over the clip: index of true instance -> of predicted one.
 
     Pairs that never overlap are no match.
+
+    Args:
+      intersection, predicted_area, true_area: pixel counts, as `overlaps` gives them.
     """
     both = intersection.sum(0)
     iou = both / (predicted_area.sum(0)[:, None] + true_area.sum(0)[None] - both)
@@ -82,7 +85,7 @@ def match(
 def frame_j(
     intersection: Int[np.ndarray, "*s"], union: Int[np.ndarray, "*s"]
 ) -> Float[np.ndarray, "*s"]:
-    """Intersection over union, 1 where both masks are empty."""
+    """Returns intersection over union, 1 where both masks are empty."""
     return np.where(union > 0, intersection / np.maximum(union, 1), 1.0)
 
 
@@ -93,7 +96,11 @@ def object_scores(
     predicted_area: Int[np.ndarray, "t m"],
     true_area: Int[np.ndarray, "t n"],
 ) -> tuple[dict[str, list[float]], int]:
-    """Scores of every true instance of a clip, whose `overlaps` are given too.
+    """Scores every true instance of a clip.
+
+    Args:
+      prediction, truth: instance numbers, 0 for background.
+      intersection, predicted_area, true_area: their pixel counts, as `overlaps` gives them.
 
     Returns:
       IoU over the clip ("iou"), mean J ("j") and mean F ("f") over frames of each true instance,
@@ -122,7 +129,11 @@ def detections(
     predicted_area: Int[np.ndarray, "t m"],
     true_area: Int[np.ndarray, "t n"],
 ) -> Detections:
-    """Masks of every frame matched by IoU; an instance is there in the frames where it has area."""
+    """Matches the masks of every frame by IoU; an instance is there in frames where it has area.
+
+    Args:
+      intersection, predicted_area, true_area: pixel counts, as `overlaps` gives them.
+    """
     found = Detections(scores=[], matched=[], truths=0)
     for both, p, t in zip(intersection, predicted_area, true_area, strict=True):
         both, p, t = both[p > 0][:, t > 0], p[p > 0], t[t > 0]

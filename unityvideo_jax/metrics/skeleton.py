@@ -49,7 +49,18 @@ def object_keypoint_similarity(
     seen: Bool[np.ndarray, "t n 17"],
     area: Float[np.ndarray, "t n"],
 ) -> Float[np.ndarray, "t m n"]:
-    """OKS of every pair of people in every frame; 0 where the true person has no joint."""
+    """Returns COCO's OKS of every pair of people in every frame.
+
+    Args:
+      predicted: keypoints in pixels.
+      found: whether a keypoint was predicted.
+      true: keypoints in pixels.
+      seen: whether a true joint is there.
+      area: of the true people, in square pixels.
+
+    Returns:
+      Similarities in [0, 1]; 0 where the true person has no joint.
+    """
     squared = np.square(predicted[:, :, None] - true[:, None]).sum(axis=-1)
     scale = 2.0 * (area[..., None] + np.spacing(1.0)) * np.square(2.0 * SIGMAS)
     likeness = np.where(found[:, :, None], np.exp(-squared / scale[:, None]), 0.0)
@@ -61,7 +72,12 @@ def object_keypoint_similarity(
 def torso(
     keypoints: Float[np.ndarray, "t n 17 2"], seen: Bool[np.ndarray, "t n 17"]
 ) -> Float[np.ndarray, "t n"]:
-    """The longer diagonal of the torso in pixels, NaN where neither can be measured."""
+    """Returns the longer diagonal of the torso in pixels, NaN where neither can be measured.
+
+    Args:
+      keypoints: pixels.
+      seen: whether a joint is there.
+    """
     lengths = []
     for shoulder, hip in ((LEFT_SHOULDER, RIGHT_HIP), (RIGHT_SHOULDER, LEFT_HIP)):
         length = np.linalg.norm(keypoints[:, :, shoulder] - keypoints[:, :, hip], axis=-1)

@@ -1,4 +1,4 @@
-"""What a modality is, and the table that knows them all by name."""
+"""The interface of a modality, and the registry of all modalities by name."""
 
 import dataclasses
 import re
@@ -17,7 +17,7 @@ from unityvideo_jax.metrics.depth_units import UNIT
 Clip = Mapping[str, Shaped[Array, "..."] | Shaped[ndarray, "..."]]
 # Videos by what they show, such as "truth" and "prediction": the rows of a picture of a report.
 Rows = dict[str, UInt8[ndarray, "t h w 3"]]
-# The stream that every model has, first.
+# The first stream of every model.
 RGB = "rgb"
 # A side record holds what the pixels cannot: a few numbers of fixed shape, such as depth bounds.
 Side = Mapping[str, Float[Array, "..."] | Float[ndarray, "..."]]
@@ -42,11 +42,11 @@ class Codec(Protocol):
 
     @property
     def default_side(self) -> Side:
-        """The side record to decode with when none was made, as for generated video."""
+        """The side record to decode with when there is no other, as for generated video."""
         ...
 
     def check(self, clip: Clip, source: str) -> None:
-        """Host-side validation of shapes and values; raises UserError that starts with `source`."""
+        """Raises UserError that starts with `source` for bad shapes or values; runs on the host."""
         ...
 
     def encode(self, clip: Clip) -> tuple[Float[Array, "t h w 3"], dict[str, Float[Array, "..."]]]:
@@ -65,15 +65,15 @@ class Codec(Protocol):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Modality:
-    """One registry entry.
+    """An entry of the registry.
 
     Attributes:
-      name: what configs, shards and flags call it: lower-case letters, digits and underscores.
+      name: its name in configs, shards and flags: lower-case letters, digits and underscores.
       prompt: the in-context prompt C_m in plain English (UnityVideo sec. 3.3); a clip or a user may
         replace it ("segment the two people").
       pixel_aligned: every pixel corresponds to an RGB pixel (UnityVideo sec. 3.4, stage 1).
       sampling_weight: relative draw frequency (public release); the data config may override it.
-      codec: how its arrays become video and back.
+      codec: turns its arrays into video and back.
       variants: the codecs that a dataset may choose from by name, `codec` among them; empty where
         there is only that one.
       metric: scores predicted arrays; None for a modality that is not scored, as RGB, whose metrics
@@ -84,8 +84,8 @@ class Modality:
         `height` pixel rows; None draws both by `codec`.
       joiner: a subclass of `joining.Joiner`, which joins the windows of a long video; None is that
         class itself, which blends.
-      agreements: by the name of another modality, how far this one's stream agrees with that one's
-        where both show one clip. A pair is declared by one of the two.
+      agreements: by the name of another modality, a measure of how far its stream agrees with this
+        one's where both show one clip. One of the two modalities declares a pair.
     """
 
     name: str
@@ -101,7 +101,7 @@ class Modality:
     agreements: Mapping[str, Agreement] = dataclasses.field(default_factory=dict)
 
     def codec_of(self, version: str | None, source: str) -> Codec:
-        """The codec that reads what one of this version drew; None is the default's.
+        """Returns the codec that reads pictures of this version; None means the default codec's.
 
         Raises:
           UserError: none of the modality's codecs does; starts with `source`.
@@ -157,7 +157,7 @@ def register(modality: Modality) -> Modality:
 
 
 def get(name: str) -> Modality:
-    """The modality of this name.
+    """Returns the modality of this name.
 
     Raises:
       UserError: no such modality; lists the known ones.
@@ -171,7 +171,7 @@ def get(name: str) -> Modality:
 
 
 def reads(codec: Codec, version: str) -> bool:
-    """Whether `decode` reads what the codec of this version drew."""
+    """Returns whether `decode` reads pictures that the codec of this version drew."""
     return version in (codec.version, *getattr(codec, "earlier", ()))
 
 
@@ -184,7 +184,7 @@ def decode_alone(
 
 
 def chosen_codec(name: str, choices: Mapping[str, str], where: str = "codec") -> Codec:
-    """The codec of a modality: the variant that `choices` names for it, or its default.
+    """Returns the codec of a modality: the variant that `choices` names for it, or its default.
 
     Args:
       name: of the modality.
@@ -204,16 +204,16 @@ def chosen_codec(name: str, choices: Mapping[str, str], where: str = "codec") ->
 
 
 def names() -> tuple[str, ...]:
-    """The known modalities in the order of registration, the built-in six first."""
+    """Returns the known modalities in the order of registration, the built-in six first."""
     return tuple(_REGISTRY)
 
 
 def metrics() -> dict[str, type[Metric]]:
-    """The metric of every modality that is scored, by name, in the order of `names`."""
+    """Returns the metric of every modality that is scored, by name, in the order of `names`."""
     return {name: m.metric for name, m in _REGISTRY.items() if m.metric is not None}
 
 
 def agreements() -> dict[tuple[str, str], Agreement]:
-    """How far two modalities agree, by their names, of all pairs that one of the two declares."""
+    """Returns the measures of agreement of all pairs of modalities that one of the two declares."""
     pairs = ((name, m.agreements) for name, m in _REGISTRY.items())
     return {(name, other): how for name, found in pairs for other, how in found.items()}

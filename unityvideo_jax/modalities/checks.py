@@ -30,7 +30,11 @@ def check_clip(codec: Codec, clip: Clip, source: str = "clip") -> None:
 def array(
     clip: Clip, key: str, source: str, tail: Sequence[int] = (), *, integers: bool = False
 ) -> np.ndarray:
-    """`clip[key]` on the host as [T, H, W, *tail], of the right kind and not empty."""
+    """Returns `clip[key]` on the host as [T, H, W, *tail], of the right kind and not empty.
+
+    Raises:
+      UserError: another shape or type, or no element; starts with `source`.
+    """
     value = np.asarray(clip[key])
     where = f"{source}: {key}"
     if value.ndim != 3 + len(tail) or value.shape[3:] != tuple(tail):

@@ -1,4 +1,4 @@
-"""DensePose: body part and surface coordinates (U, V) in one colour."""
+"""DensePose (Güler et al., arXiv 1802.00434): body part, U and V of every pixel in one colour."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -42,7 +42,7 @@ def _layout() -> Float[np.ndarray, "25 3"]:
 
 LAYOUT = _layout()
 BAND_WIDTH = BANDS[0][1] - BANDS[0][0]
-# Red and green vary by up to BAND_WIDTH inside a part; background does not.
+# Red and green vary by up to BAND_WIDTH inside a part; the background's do not vary.
 EXTENT = np.where(np.arange(NUM_PARTS + 1)[:, None] > 0, (BAND_WIDTH, BAND_WIDTH, 0.0), 0.0).astype(
     np.float32
 )
@@ -72,9 +72,11 @@ class DensePoseCodec:
 
     @property
     def default_side(self) -> Side:
+        """An empty record: the picture holds everything."""
         return {}
 
     def check(self, clip: Clip, source: str) -> None:
+        """Raises UserError for parts outside 0..24, U or V outside [0, 1], or sizes that differ."""
         part = checks.array(clip, "part", source, integers=True)
         uv = checks.array(clip, "uv", source, (2,))
         checks.same_size(clip, ("part", "uv"), source)
@@ -87,6 +89,7 @@ class DensePoseCodec:
         checks.within(uv, 0.0, 1.0, f"{source}: uv")
 
     def encode(self, clip: Clip) -> tuple[Float[Array, "t h w 3"], dict[str, Array]]:
+        """Draws parts and coordinates as video in [-1, 1]; the side record is empty."""
         part = jnp.clip(jnp.asarray(clip["part"], jnp.int32), 0, NUM_PARTS)
         uv = jnp.clip(jnp.asarray(clip["uv"], jnp.float32), 0.0, 1.0)
         base, extent = jnp.asarray(LAYOUT)[part], jnp.asarray(EXTENT)[part]
@@ -96,7 +99,12 @@ class DensePoseCodec:
     def decode(
         self, video: Float[Array, "t h w 3"] | Float[np.ndarray, "t h w 3"], side: Side, **_: Any
     ) -> dict[str, np.ndarray]:
-        """Returns part i32[T, H, W] and uv f32[T, H, W, 2] (zero on background)."""
+        """Reads part i32[T, H, W] and uv f32[T, H, W, 2] (zero on background).
+
+        Args:
+          video: in [-1, 1].
+          side: not used.
+        """
         video = np.clip(np.asarray(video, np.float32), -1.0, 1.0)
         part = np.zeros(video.shape[:3], np.int32)
         best = np.full(video.shape[:3], np.inf, np.float32)
@@ -135,6 +143,7 @@ class DensePoseJoiner(joining.Joiner):
     """Coordinates are blended where both windows see the same part; elsewhere the nearer counts."""
 
     def blend(self, tail: Arrays, head: Arrays) -> dict[str, np.ndarray]:
+        """Blends coordinates of equal parts; all else is the nearer window's."""
         same = (tail["part"] == head["part"])[..., None]
         mixed = joining.blended(tail["uv"], head["uv"])
         near = {key: joining.nearer(tail[key], head[key]) for key in head}

@@ -1,4 +1,4 @@
-"""Depth as grey, near is white: of unknown scale, or in metres."""
+"""Depth as grey, near is white, of unknown scale (UnityVideo's depth maps) or in metres."""
 
 import dataclasses
 import math
@@ -22,15 +22,15 @@ from unityvideo_jax.units import RELATIVE
 # Share of the grey range between the sky (black) and the farthest surface, so that a VAE's error
 # does not turn a far wall into sky.
 SKY_GAP = 0.08
-# Bounds in 1/m to read relative depth with that has no record: what was sampled. They only have to
-# be finite and ordered, for the numbers then have no scale.
+# Bounds in 1/m to read relative depth that has no record, such as sampled depth. They only have to
+# be finite and ordered, since such numbers have no scale.
 DEFAULT_BOUNDS = (1.0 / 50.0, 1.0)
-# One of so many surface pixels at either end (and one more per frame) may be a stray, if it
-# lengthens the range by this share: one too near pixel must not darken all others.
+# One of STRAYS surface pixels at either end (and one more per frame) may be a stray, if it
+# lengthens the range by the share MARGIN: one pixel that is too near must not darken all others.
 STRAYS, MARGIN = 1000, 1 / 4
 # Nearest and farthest depth in metres that the metric codec distinguishes.
 METRIC_RANGE = (0.1, 100.0)
-# What no joined surface falls below, in the unit of `DEFAULT_BOUNDS`.
+# Least disparity of a joined surface, in the unit of `DEFAULT_BOUNDS`.
 LEAST_DISPARITY = 1e-6
 # Relative error of the brightest colour of an error map.
 WORST_ABS_REL = 0.5
@@ -117,12 +117,15 @@ class DepthCodec:
 
     @property
     def default_side(self) -> Side:
+        """Bounds for depth without a record, whose scale is unknown."""
         return {"bounds": np.asarray(DEFAULT_BOUNDS, np.float32)}
 
     def check(self, clip: Clip, source: str) -> None:
+        """Raises UserError for depth that is not [T, H, W], not above 0, or NaN."""
         _check(clip, source)
 
     def encode(self, clip: Clip) -> tuple[Float[Array, "t h w 3"], dict[str, Float[Array, "..."]]]:
+        """Draws depth as video in [-1, 1], with its bounds as side record."""
         depth = jnp.asarray(clip["depth"], jnp.float32)
         surface = jnp.isfinite(depth)
         # Not nearer than 1e-30, whose inverse is still finite in float32.
@@ -133,7 +136,7 @@ class DepthCodec:
         return _draw(jnp.clip(share, 0.0, 1.0), surface), {"bounds": jnp.stack([low, high])}
 
     def decode(self, video: Video, side: Side, **_: Any) -> dict[str, np.ndarray]:
-        """Returns depth f32[T, H, W], +inf for grey below half of `SKY_GAP`.
+        """Reads depth f32[T, H, W], +inf for grey below half of `SKY_GAP`.
 
         In the unit of the clip whose side record it is; of no known scale with the default.
         """
@@ -169,10 +172,12 @@ class MetricDepthCodec:
 
     @property
     def default_side(self) -> Side:
+        """The bounds of every clip: 1 / `METRIC_RANGE`."""
         near, far = METRIC_RANGE
         return {"bounds": np.asarray([1.0 / far, 1.0 / near], np.float32)}
 
     def check(self, clip: Clip, source: str) -> None:
+        """Raises UserError for depth that is not in metres, or lies wholly outside the range."""
         depth = _check(clip, source)
         near, far = METRIC_RANGE
         surfaces = depth[np.isfinite(depth)]
@@ -189,6 +194,7 @@ class MetricDepthCodec:
             )
 
     def encode(self, clip: Clip) -> tuple[Float[Array, "t h w 3"], dict[str, Float[Array, "..."]]]:
+        """Draws depth as video in [-1, 1], with the fixed bounds as side record."""
         near, far = METRIC_RANGE
         depth = jnp.asarray(clip["depth"], jnp.float32)
         surface = jnp.isfinite(depth)
@@ -198,7 +204,7 @@ class MetricDepthCodec:
         return _draw(share, surface), side
 
     def decode(self, video: Video, side: Side, **_: Any) -> dict[str, np.ndarray]:
-        """Returns depth f32[T, H, W] in metres, +inf for grey below half of `SKY_GAP`."""
+        """Reads depth f32[T, H, W] in metres, +inf for grey below half of `SKY_GAP`."""
         low, high = np.asarray(side["bounds"], np.float64)
         share, sky = _read(video)
         return {"depth": np.where(sky, np.inf, (low / high) ** share / low).astype(np.float32)}
@@ -235,6 +241,7 @@ class DepthJoiner(joining.Joiner):
     """
 
     def align(self, tail: Arrays, window: Arrays) -> tuple[Arrays, Arrays]:
+        """Scales and shifts the window's relative disparity to the tail's; metres are unchanged."""
         if unit_of(window) != RELATIVE:
             return tail, window
         disparity = 1.0 / np.asarray(window["depth"], np.float64)
@@ -251,6 +258,7 @@ class DepthJoiner(joining.Joiner):
         return tail, {**window, "depth": depth.astype(np.float32)}
 
     def blend(self, tail: Arrays, head: Arrays) -> dict[str, np.ndarray]:
+        """Blends disparity; where one of the two has sky, the nearer window counts."""
         near = joining.nearer(tail["depth"], head["depth"])
         before, after = (1.0 / np.asarray(a["depth"]) for a in (tail, head))
         # Where one of them has sky, the nearer one decides.
@@ -260,9 +268,9 @@ class DepthJoiner(joining.Joiner):
         return {**head, "depth": np.where(one, near, mixed).astype(np.float32)}
 
     def draw(self, arrays: Arrays, size: tuple[int, int]) -> UInt8[np.ndarray, "t h w 3"]:
-        """Relative depth with the bounds of a sampled window, since later ones are not known yet.
+        """Draws relative depth with a sampled window's bounds: later ones are not known yet.
 
-        What lies beyond them has the grey of the bound.
+        Depth beyond them has the grey of the bound.
         """
         if unit_of(arrays) != RELATIVE:
             return super().draw(arrays, size)

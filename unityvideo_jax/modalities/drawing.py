@@ -1,4 +1,4 @@
-"""What pictures of truth beside prediction share: thinning, the codec's colours, maps of errors."""
+"""Parts of all pictures of truth beside prediction: thinning, the codec's colours, error maps."""
 
 import math
 
@@ -15,17 +15,17 @@ MISSED, INVENTED, CONFUSED = (80, 140, 255), (255, 90, 70), (255, 220, 60)
 
 
 def stride(height: int, most: int) -> int:
-    """Step between the rows to draw, so that of `height` at most `most` are left."""
+    """Returns the step between the rows to draw, so that of `height` at most `most` are left."""
     return max(1, math.ceil(height / most))
 
 
 def every(array: Shaped[np.ndarray, "t h w *c"], step: int) -> Shaped[np.ndarray, "t _ _ *c"]:
-    """Every `step`-th row and column of the arrays."""
+    """Returns every `step`-th row and column of the array."""
     return np.asarray(array)[:, ::step, ::step]
 
 
 def draw(codec: Codec, arrays: Arrays) -> UInt8[np.ndarray, "t h w 3"]:
-    """The arrays in their codec's colours."""
+    """Draws the arrays in their codec's colours."""
     video, _ = codec.encode({key: jnp.asarray(arrays[key]) for key in codec.keys})
     return media.to_uint8(np.asarray(video))
 
@@ -38,7 +38,12 @@ def compare_drawn(codec: Codec, prediction: Arrays, truth: Arrays, height: int) 
 
 
 def heat(error: Float[np.ndarray, "t h w"], worst: float) -> UInt8[np.ndarray, "t h w 3"]:
-    """Errors from 0 (black) to `worst` or more (bright yellow); NaN, where nothing counts, grey."""
+    """Draws errors from 0 (black) to `worst` or more (bright yellow).
+
+    Args:
+      error: >= 0; NaN where nothing counts, which is grey.
+      worst: above 0, in the unit of `error`.
+    """
     import matplotlib  # here, since only reports draw errors
 
     share = np.clip(np.nan_to_num(error / worst, nan=0.0), 0.0, 1.0)
@@ -50,7 +55,11 @@ def heat(error: Float[np.ndarray, "t h w"], worst: float) -> UInt8[np.ndarray, "
 def label_errors(
     prediction: Int[np.ndarray, "t h w"], truth: Int[np.ndarray, "t h w"]
 ) -> UInt8[np.ndarray, "t h w 3"]:
-    """Blue where a label is missed, red where invented, yellow where it is another one."""
+    """Draws missed labels blue, invented ones red, and labels taken for another one yellow.
+
+    Args:
+      prediction, truth: ids, 0 is background.
+    """
     image = np.zeros((*truth.shape, 3), np.uint8)
     image[(truth > 0) & (prediction == truth)] = 60
     image[(truth > 0) & (prediction == 0)] = MISSED

@@ -15,7 +15,7 @@ from unityvideo_jax.metrics.base import Arrays
 from unityvideo_jax.modalities import checks, drawing
 from unityvideo_jax.modalities.base import Clip, Modality, Rows, Side, register
 
-# The fastest motion that is encoded, as a share of the frame diagonal per frame.
+# The fastest motion that is encoded: this share of the frame's diagonal per frame.
 LIMIT = 0.2
 # Companding: speed s in [0, 1] becomes log(1 + MU s) / log(1 + MU).
 MU = 31.0
@@ -55,12 +55,15 @@ class FlowCodec:
 
     @property
     def default_side(self) -> Side:
+        """The limit of every clip, and no shortened pixels."""
         return {"limit": np.asarray(LIMIT, np.float32), "clipped": np.zeros((), np.float32)}
 
     def check(self, clip: Clip, source: str) -> None:
+        """Raises UserError for flow that is not [T, H, W, 2] or not finite."""
         checks.finite(checks.array(clip, "flow", source, (2,)), f"{source}: flow")
 
     def encode(self, clip: Clip) -> tuple[Float[Array, "t h w 3"], dict[str, Float[Array, "..."]]]:
+        """Draws flow as video in [-1, 1]; the side record counts the shortened pixels."""
         flow = jnp.asarray(clip["flow"], jnp.float32)
         speed = jnp.linalg.norm(flow, axis=-1, keepdims=True)
         share = speed / (LIMIT * math.hypot(*flow.shape[1:3]))
@@ -72,7 +75,7 @@ class FlowCodec:
     def decode(
         self, video: Float[Array, "t h w 3"] | Float[np.ndarray, "t h w 3"], side: Side, **_: Any
     ) -> dict[str, np.ndarray]:
-        """Returns flow f32[T, H, W, 2] in pixels of this video's size."""
+        """Reads flow f32[T, H, W, 2] in pixels of this video's size."""
         video = np.clip(np.asarray(video, np.float32), -1.0, 1.0)
         vector = video @ AXES * np.float32(2 / 3)
         length = np.linalg.norm(vector, axis=-1, keepdims=True)

@@ -2,8 +2,8 @@
 
 Estimates of two windows differ by what the modality leaves open: the scale of depth, the numbers of
 instances, the order of people. A modality's joiner brings a window into the terms of the frames
-before it (`align`) and then goes over from one to the other (`blend`). The default does the second
-alone, which serves flow and whatever else has the same meaning in every window.
+before it (`align`) and then goes over from one to the other (`blend`). The default only blends,
+which serves flow and all else that has the same meaning in every window.
 """
 
 from collections.abc import Sequence
@@ -17,9 +17,9 @@ from unityvideo_jax.modalities.drawing import draw
 
 
 class Joiner:
-    """Joins decoded arrays window by window, and keeps no more than one overlap of them.
+    """Joins decoded arrays window by window, and holds no more than one overlap of them.
 
-    Arrays without axes, such as `unit`, go along unchanged; the others have time as first axis.
+    Arrays without axes, such as `unit`, stay unchanged; the others have time as first axis.
     """
 
     def __init__(self, codec: Codec, overlap: int) -> None:
@@ -48,7 +48,7 @@ class Joiner:
         return frames(window, slice(-self.overlap)), seam
 
     def end(self) -> dict[str, np.ndarray]:
-        """The last frames, once there are no more windows."""
+        """Returns the last frames, once there are no more windows."""
         return dict(self._tail or {})
 
     def align(self, tail: Arrays, window: Arrays) -> tuple[Arrays, Arrays]:
@@ -65,13 +65,17 @@ class Joiner:
         return {key: blended(tail[key], head[key]) for key in head}
 
     def draw(self, arrays: Arrays, size: tuple[int, int]) -> UInt8[np.ndarray, "t h w 3"]:
-        """Joined arrays as their codec draws them; of height and width `size`."""
+        """Draws joined arrays as their codec does, with height and width `size`."""
         count = len(next(a for a in arrays.values() if np.ndim(a)))
         return draw(self.codec, {"rgb": np.zeros((count, *size, 3), np.float32), **arrays})
 
 
 def blended(tail: np.ndarray, head: np.ndarray) -> np.ndarray:
-    """From one array to the other over their frames: floats linearly, labels in the middle."""
+    """Goes over from one array to the other: floats linearly, labels in the middle.
+
+    Args:
+      tail, head: of one shape, time first; arrays without axes give `head`.
+    """
     if np.ndim(head) == 0:
         return head
     if not np.issubdtype(head.dtype, np.floating):
@@ -81,22 +85,22 @@ def blended(tail: np.ndarray, head: np.ndarray) -> np.ndarray:
 
 
 def ramp(count: int) -> Float[np.ndarray, " t"]:
-    """How much the later window counts in each frame of an overlap; neither 0 nor 1."""
+    """Returns the later window's weight in each frame of an overlap; neither 0 nor 1."""
     return (np.arange(count) + 1.0) / (count + 1.0)
 
 
 def nearer(tail: Shaped[np.ndarray, "t *s"], head: Shaped[np.ndarray, "t *s"]) -> np.ndarray:
-    """The earlier window in the first half of the overlap, the later one in the second."""
+    """Returns the earlier window in the first half of the overlap, the later one in the second."""
     return np.concatenate([tail[: len(tail) // 2], head[len(tail) // 2 :]])
 
 
 def frames(arrays: Arrays, chosen: slice) -> dict[str, np.ndarray]:
-    """These frames of every array."""
+    """Returns these frames of every array."""
     return {k: np.asarray(a)[chosen] if np.ndim(a) else np.asarray(a) for k, a in arrays.items()}
 
 
 def concatenated(parts: Sequence[Arrays]) -> dict[str, np.ndarray]:
-    """Frames of several parts in a row."""
+    """Returns the frames of several parts in a row."""
     return {
         key: np.concatenate([p[key] for p in parts]) if np.ndim(a) else a
         for key, a in parts[0].items()

@@ -14,7 +14,7 @@ from unityvideo_jax.modalities.base import RGB, Clip, Modality, Side, register
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RGBCodec:
-    """Colour in [0, 1] to [-1, 1] and back; exact up to float32 rounding."""
+    """Maps colour in [0, 1] to [-1, 1] and back; exact up to float32 rounding."""
 
     keys: ClassVar[tuple[str, ...]] = ("rgb",)
     version: ClassVar[str] = "rgb-1"
@@ -22,19 +22,23 @@ class RGBCodec:
 
     @property
     def default_side(self) -> Side:
+        """An empty record: the video holds everything."""
         return {}
 
     def check(self, clip: Clip, source: str) -> None:
+        """Raises UserError for rgb that is not [T, H, W, 3] in [0, 1]."""
         rgb = checks.array(clip, "rgb", source, (3,))
         checks.finite(rgb, f"{source}: rgb")
         checks.within(rgb, 0.0, 1.0, f"{source}: rgb")
 
     def encode(self, clip: Clip) -> tuple[Float[Array, "t h w 3"], dict[str, Array]]:
+        """Scales rgb f32[T, H, W, 3] to [-1, 1]; the side record is empty."""
         return 2.0 * jnp.asarray(clip["rgb"], jnp.float32) - 1.0, {}
 
     def decode(
         self, video: Float[Array, "t h w 3"] | Float[np.ndarray, "t h w 3"], side: Side, **_: Any
     ) -> dict[str, np.ndarray]:
+        """Returns rgb f32[T, H, W, 3] in [0, 1]."""
         return {"rgb": np.clip((np.asarray(video, np.float32) + 1.0) / 2.0, 0.0, 1.0)}
 
 

@@ -21,7 +21,7 @@ from unityvideo_jax.modalities.base import Clip, Codec, Modality, Rows, Side, re
 from unityvideo_jax.modalities.palette import instance_palette, nearest_colour
 
 CAPACITY = len(instance_palette()) - 1
-# Farther than this from every colour is nothing: half of the least distance between colours.
+# Pixels farther than this from every colour are background: half the least distance of two colours.
 REJECT = 0.5
 # A colour counts as an instance if a square of this share of the diagonal lies inside it somewhere.
 CORE = 0.012
@@ -29,11 +29,11 @@ CORE = 0.012
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SegmentationCodec:
-    """The k-th instance in the order of the picture takes the k-th colour of a fixed palette.
+    """Gives the k-th instance in the order of the picture the k-th colour of a fixed palette.
 
-    The order is that of `picture_order`: numbers that say nothing which can be seen, such as the
+    The order is that of `picture_order`: numbers that nothing in the picture shows, such as the
     slots of a renderer or the order of a detector, could not be predicted from the video. An
-    instance keeps its colour in every frame.
+    instance has one colour in all frames.
 
     Clip: segments i32[T, H, W], 0 background, 1..26 instances in any order. In `encode`, ids
     beyond the palette are drawn as background; `check` refuses them.
@@ -47,9 +47,11 @@ class SegmentationCodec:
 
     @property
     def default_side(self) -> Side:
+        """Count 0: the number of instances is not known."""
         return {"count": np.zeros((), np.float32)}
 
     def check(self, clip: Clip, source: str) -> None:
+        """Raises UserError for ids outside 0..26 or arrays that are not integers [T, H, W]."""
         segments = checks.array(clip, "segments", source, integers=True)
         if segments.min() < 0 or segments.max() > CAPACITY:
             raise UserError(
@@ -58,6 +60,7 @@ class SegmentationCodec:
             )
 
     def encode(self, clip: Clip) -> tuple[Float[Array, "t h w 3"], dict[str, Float[Array, "..."]]]:
+        """Draws the instances as video in [-1, 1]; the side record holds their count."""
         segments = jnp.asarray(clip["segments"], jnp.int32)
         known = (segments >= 0) & (segments <= CAPACITY)
         rank = picture_order(jnp.where(known, segments, 0))
@@ -73,7 +76,7 @@ class SegmentationCodec:
         core: float = CORE,
         **_: Any,
     ) -> dict[str, np.ndarray]:
-        """Returns segments i32[T, H, W]: the nearest colour, or background if none is near.
+        """Reads segments i32[T, H, W]: the nearest colour, or background if none is near.
 
         Instances are numbered in the order of their colours, that of the picture.
 
@@ -175,7 +178,14 @@ def match_labels(
     prediction: Shaped[np.ndarray, "t h w"],
     truth: Shaped[np.ndarray, "t h w"],
 ) -> tuple[Int[np.ndarray, "t h w"], Int[np.ndarray, "t h w"]]:
-    """Renumbers both so that matched instances share a number that the palette has."""
+    """Renumbers both so that matched instances share a number of the palette.
+
+    Args:
+      prediction, truth: instance numbers, 0 for background.
+
+    Returns:
+      Both in numbers 0 to `CAPACITY`.
+    """
     partner = scoring.match(*scoring.overlaps(prediction, truth))
     predicted_ids, true_ids = (scoring.identities(a) for a in (prediction, truth))
     known, found = np.count_nonzero(true_ids), np.count_nonzero(predicted_ids)
@@ -194,7 +204,7 @@ def match_labels(
 def compare(prediction: Arrays, truth: Arrays, height: int) -> Rows:
     """Draws both with matched instances in one colour, and where they differ.
 
-    Not drawn by the codec, which orders the instances of each picture by themselves.
+    The codec does not draw them: it orders the instances of each picture separately.
     """
     step = drawing.stride(np.shape(truth["segments"])[1], height)
     thin = (drawing.every(a["segments"], step) for a in (prediction, truth))
@@ -219,12 +229,14 @@ class SegmentationJoiner(joining.Joiner):
         self._used = 0
 
     def add(self, window: Arrays) -> tuple[dict[str, np.ndarray], tuple[Arrays, Arrays] | None]:
+        """Takes the next window as `Joiner.add` does, and records the numbers that are taken."""
         done = super().add(window)
         parts = [done[0]["segments"], self.end()["segments"]]
         self._used = max(self._used, *(int(part.max(initial=0)) for part in parts))
         return done
 
     def align(self, tail: Arrays, window: Arrays) -> tuple[Arrays, Arrays]:
+        """Renumbers the window's instances by their masks in the shared frames."""
         found, before = np.asarray(window["segments"]), np.asarray(tail["segments"])
         head = found[: self.overlap]
         known, seen = ([i for i in scoring.identities(a) if i] for a in (before, head))
@@ -237,7 +249,7 @@ class SegmentationJoiner(joining.Joiner):
         return tail, {**window, "segments": renamed}
 
     def draw(self, arrays: Arrays, size: tuple[int, int]) -> UInt8[np.ndarray, "t h w 3"]:
-        """In the colours of the numbers, not of the order in each part; they repeat at the end."""
+        """Draws by the colours of the numbers, which repeat after the last one."""
         segments = np.asarray(arrays["segments"])
         colour = np.where(segments > 0, (segments - 1) % CAPACITY + 1, 0)
         return media.to_uint8(instance_palette()[colour])

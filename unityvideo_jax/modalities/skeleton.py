@@ -19,15 +19,15 @@ from unityvideo_jax.modalities.base import Clip, Modality, Side, register
 from unityvideo_jax.modalities.skeleton_drawing import NUM_JOINTS, draw_codec, draw_openpose
 from unityvideo_jax.modalities.skeleton_reading import read_people
 
-# People of two windows whose joints lie farther apart than this share of their size are two.
+# People of two windows whose joints lie farther apart than this share of their size are different.
 STRANGER = 0.5
-# Pixels that a person measures at least.
+# Least size of a person in pixels.
 SMALL = 12.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SkeletonCodec:
-    """Joints as discs with one colour per joint, limbs dimmed, sizes in proportion to the frame.
+    """Draws joints as discs of one colour per joint, and dimmed limbs, in proportion to people.
 
     Hue says which joint, brightness says visible or occluded (limbs are dimmer still), limbs say
     which joints belong to one person. The frame's size is not among the keypoints, so `encode`
@@ -58,13 +58,16 @@ class SkeletonCodec:
 
     @property
     def version(self) -> str:
+        """The version of the style's drawing."""
         return f"skeleton-{self.style}-1"
 
     @property
     def default_side(self) -> Side:
+        """People 0: their number is not known."""
         return {"people": np.zeros((), np.float32)}
 
     def check(self, clip: Clip, source: str) -> None:
+        """Raises UserError for wrong shapes, visibility outside 0..2, or a present NaN."""
         keypoints, visibility = np.asarray(clip["keypoints"]), np.asarray(clip["visibility"])
         if keypoints.ndim != 4 or keypoints.shape[2:] != (NUM_JOINTS, 2):
             raise UserError(
@@ -92,6 +95,7 @@ class SkeletonCodec:
         checks.finite(np.where(visibility[..., None] > 0, keypoints, 0.0), f"{source}: keypoints")
 
     def encode(self, clip: Clip) -> tuple[Float[Array, "t h w 3"], dict[str, Float[Array, "..."]]]:
+        """Draws the people as video in [-1, 1]; the side record holds their number."""
         height, width = np.shape(clip["rgb"])[1:3]
         keypoints = jnp.asarray(clip["keypoints"], jnp.float32)
         visibility = jnp.asarray(clip["visibility"], jnp.int32)
@@ -111,7 +115,7 @@ class SkeletonCodec:
         max_people: int | None = None,
         **_: Any,
     ) -> dict[str, np.ndarray]:
-        """Returns keypoints f32[T, P, 17, 2] and visibility i32[T, P, 17], P as many as found.
+        """Reads keypoints f32[T, P, 17, 2] and visibility i32[T, P, 17], P as many as are found.
 
         A person keeps its place over the clip; the order is left to right at first sight, since the
         picture does not hold the order that was encoded. Keypoints not found are 0 with visibility
@@ -138,6 +142,7 @@ class SkeletonJoiner(joining.Joiner):
     """
 
     def align(self, tail: Arrays, window: Arrays) -> tuple[Arrays, Arrays]:
+        """Moves the window's people to the places of the same people in the tail."""
         before, found = tail["keypoints"].shape[1], window["keypoints"].shape[1]
         place = {}
         if before and found:
@@ -167,6 +172,7 @@ class SkeletonJoiner(joining.Joiner):
         return apart
 
     def blend(self, tail: Arrays, head: Arrays) -> dict[str, np.ndarray]:
+        """Blends joints that both windows see; elsewhere the nearer window counts."""
         both = ((tail["visibility"] > 0) & (head["visibility"] > 0))[..., None]
         near = {key: joining.nearer(tail[key], head[key]) for key in head}
         mixed = joining.blended(tail["keypoints"], head["keypoints"])

@@ -37,7 +37,7 @@ FACE = 5  # the first five joints are on the head and drawn smaller
 
 
 def joint_radius(extent: ArrayLike, height: int, width: int) -> Float[Array, "*people 17"]:
-    """Disc radius in pixels of each joint of a person.
+    """Returns the disc radius in pixels of each joint of a person.
 
     A share of the person's extent, so that the joints of small people do not hide each other, but
     no more than a share of the frame's diagonal and no less than survives: a radius of 1.25 covers
@@ -45,6 +45,7 @@ def joint_radius(extent: ArrayLike, height: int, width: int) -> Float[Array, "*p
 
     Args:
       extent: the diagonal of the box around the person's keypoints, in pixels, the clip's greatest.
+      height, width: of the frame, in pixels.
     """
     most = max(1.75, 0.012 * math.hypot(height, width))
     body = jnp.clip(0.045 * jnp.asarray(extent, jnp.float32)[..., None], 1.75, most)
@@ -54,7 +55,12 @@ def joint_radius(extent: ArrayLike, height: int, width: int) -> Float[Array, "*p
 def person_extent(
     keypoints: Float[Array, "t p 17 2"], visibility: Int[Array, "t p 17"]
 ) -> Float[Array, " p"]:
-    """The greatest diagonal over the clip of the box around each person's keypoints, in pixels."""
+    """The greatest diagonal over the clip of the box around each person's keypoints, in pixels.
+
+    Args:
+      keypoints: pixels, centres at integers + 0.5.
+      visibility: 0 for joints that are absent, which do not count.
+    """
     present = (visibility > 0)[..., None]
     low = jnp.min(keypoints, axis=2, where=present, initial=jnp.inf)
     high = jnp.max(keypoints, axis=2, where=present, initial=-jnp.inf)
@@ -63,7 +69,7 @@ def person_extent(
 
 
 def pixel_centres(height: int, width: int) -> Float[Array, "h w 2"]:
-    """(x, y) of each pixel's centre, at integers + 0.5."""
+    """Returns (x, y) of each pixel's centre, at integers + 0.5."""
     y, x = jnp.meshgrid(jnp.arange(height) + 0.5, jnp.arange(width) + 0.5, indexing="ij")
     return jnp.stack([x, y], axis=-1)
 
@@ -83,12 +89,17 @@ def _segment_distance(
 def draw_codec(
     keypoints: Float[Array, "t p 17 2"], visibility: Int[Array, "t p 17"], height: int, width: int
 ) -> Float[Array, "t h w 3"]:
-    """The decodable style, in [0, 1] on black.
+    """Draws the decodable style, in [0, 1] on black.
 
     Each half of a limb has its joint's colour, dimmed; joints are discs over it, full for visible
     and dimmer for occluded ones. Where joints or limbs overlap, a pixel goes to the nearest, so
     that no joint hides another unless they share a pixel. Edges are anti-aliased, so that centroids
     are exact to a fraction of a pixel.
+
+    Args:
+      keypoints: pixels, centres at integers + 0.5.
+      visibility: 0 absent, 1 occluded, 2 visible.
+      height, width: of the frame, in pixels.
     """
     frames, people = keypoints.shape[:2]
     pixels = pixel_centres(height, width)
@@ -163,11 +174,16 @@ _RAINBOW = np.asarray(
 def draw_openpose(
     keypoints: Float[Array, "t p 17 2"], visibility: Int[Array, "t p 17"], height: int, width: int
 ) -> Float[Array, "t h w 3"]:
-    """The OpenPose drawing that control models of others expect, in [0, 1] on black.
+    """Draws the OpenPose style that other control models expect, in [0, 1] on black.
 
     18 keypoints (the neck between the shoulders), rainbow limbs as ellipses of half-width 4 pixels
     at 512 x 512 and in proportion elsewhere, at 0.6 brightness under full-brightness discs; later
     people and later limbs on top. Occluded joints look like visible ones. It has no decoder.
+
+    Args:
+      keypoints: pixels, centres at integers + 0.5.
+      visibility: 0 for joints that are absent.
+      height, width: of the frame, in pixels.
     """
     unit = max(1.0, 4.0 * math.hypot(height, width) / math.hypot(512, 512))
     pixels = pixel_centres(height, width)

@@ -26,8 +26,8 @@ HUE_LEVEL = 0.1
 # A blob dimmer, or smaller than this share of its disc, is a blend of two colours, not a joint.
 MIN_PEAK = 0.45
 MIN_COVER = 0.15
-# Dimmer or smaller ones may be blends still: those dimmer count only where the frames around expect
-# a joint, those smaller join people, but do not hold them together.
+# Blobs below these may be blends still: dimmer ones count only where the frames around expect a
+# joint, smaller ones join people, but do not hold them together.
 SURE_PEAK = 0.5
 SURE_COVER = 0.35
 # Share of a limb's pixels that must have the colour of its joints, or, as weaker evidence, any.
@@ -61,7 +61,7 @@ class Candidate:
 def hues(
     frame: Float[np.ndarray, "h w 3"],
 ) -> tuple[Int[np.ndarray, "h w"], Float[np.ndarray, "h w"]]:
-    """Per pixel: the joint whose hue is nearest (-1 where too dark), and the brightness."""
+    """Returns each pixel's joint of nearest hue (-1 where it is too dark), and its brightness."""
     light = frame.max(axis=-1)
     hue = frame / np.maximum(light, 1e-6)[..., None]
     joint, _ = nearest_colour(hue, JOINT_COLOURS)
@@ -71,9 +71,12 @@ def hues(
 def find_joints(
     joint_map: Int[np.ndarray, "h w"], light: Float[np.ndarray, "h w"]
 ) -> list[Candidate]:
-    """The bright blobs of each joint's colour, with centroids weighted by coverage.
+    """Finds the bright blobs of each joint's colour, with centroids weighted by coverage.
 
     At most the `MOST_BLOBS` largest per joint, which bounds the time that noise takes.
+
+    Args:
+      joint_map, light: as `hues` gives them.
     """
     smallest = np.asarray(joint_radius(0.0, *light.shape))
     found = []
@@ -117,6 +120,14 @@ def fit_disc(
     The centroid of a disc that another joint or the frame's edge cuts is off by up to a radius.
     Least squares on the coverage, by Gauss-Newton, ignores pixels that other joints have taken; the
     radius is known.
+
+    Args:
+      joint_map, light: as `hues` gives them.
+      candidate: the blob.
+      radius: of the joint's disc, in pixels.
+
+    Returns:
+      (x, y) in pixels.
     """
     joint, peak = candidate.joint, candidate.peak
     centre = candidate.point.astype(np.float64)
@@ -175,6 +186,14 @@ def group_people(
     Parts that no limb connects (a joint between them is missing), and blobs that are hardly seen,
     are then given to the nearest person that lacks most of those joints; of a joint seen twice, the
     larger blob counts. What remains with fewer than `min_joints` is dropped.
+
+    Args:
+      joint_map: as `hues` gives it.
+      found: all blobs of the frame.
+      min_joints: fewer joints than this are not a person.
+
+    Returns:
+      Per person, the blob of each joint.
     """
     faint = [c for c in found if c.cover < SURE_COVER]
     found = [c for c in found if c.cover >= SURE_COVER]

@@ -10,7 +10,7 @@ from unityvideo_jax.metrics.base import Arrays
 from unityvideo_jax.modalities import skeleton_drawing
 from unityvideo_jax.modalities.base import Rows
 
-SMOOTH = 2  # people are drawn so much larger and averaged, which smooths their edges
+SMOOTH = 2  # people are drawn larger by this factor and averaged, which smooths their edges
 SMALL = 96  # lines stay thin where the people span fewer rows than this
 
 
@@ -20,7 +20,13 @@ def people(
     height: int,
     width: int,
 ) -> UInt8[np.ndarray, "t {height} {width} 3"]:
-    """Joints over limbs in the codec's colours; its exact drawing is much work to look at once."""
+    """Draws joints over limbs in the codec's colours; the codec is too slow for a report.
+
+    Args:
+      keypoints: pixels, centres at integers + 0.5.
+      visibility: 0 for joints that are absent.
+      height, width: of the picture, in pixels.
+    """
     colours = np.round(255 * skeleton_drawing.JOINT_COLOURS)
     largest = SMOOTH * max(1.25, 0.012 * math.hypot(height, width))
     frames = []

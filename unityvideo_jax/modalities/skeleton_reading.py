@@ -21,18 +21,21 @@ from unityvideo_jax.modalities.skeleton_tracking import (
     stitch,
 )
 
-LOOKS = 2  # each knows the frames around better
+LOOKS = 2  # each uses the tracks of the one before
 
 
 def read_people(
     image: Float[np.ndarray, "t h w 3"], max_people: int | None = None, min_joints: int = 2
 ) -> tuple[Float[np.ndarray, "t p 17 2"], Int[np.ndarray, "t p 17"]]:
-    """All people of a clip, each in one place P from frame to frame.
+    """Reads all people of a clip, each in one place P from frame to frame.
 
     Args:
       image: the drawing, in [0, 1].
-      max_people: keep at most so many, those with most keypoints over the clip.
+      max_people: return at most so many, those with most keypoints over the clip.
       min_joints: fewer connected joints than this are not a person.
+
+    Returns:
+      Keypoints in pixels and visibility (0 absent, 1 occluded, 2 visible).
     """
     frames, height, width = image.shape[:3]
     points = np.zeros((frames, 0, NUM_JOINTS, 2), np.float32)
@@ -60,7 +63,7 @@ def read_people(
     taken = {(t, home[track], joint): c for (t, track, joint), c in taken.items()}
     for _ in range(LOOKS):
         taken = look_again(points, visibility, blobs, taken)
-    # Disc sizes follow from the people's, which only the whole clip tells.
+    # Disc sizes follow from the people's sizes, which are known from the whole clip only.
     if taken:
         extent = person_extent(jnp.asarray(points), jnp.asarray(visibility))
         radius = np.asarray(joint_radius(extent, height, width))

@@ -21,7 +21,7 @@ PERSON_STEP = 0.6
 PART_STEP = 0.4
 JOINT_STEP = 0.2
 MIN_SIZE = 12.0
-# In the second look, what counts for the joint that a track has, and against a blob hardly seen.
+# In the second look, the bonus of the joint that a track has, and the penalty of a faint blob.
 KEEP = 0.1
 FAINT = 0.1
 # Brightness at which something is drawn.
@@ -60,11 +60,16 @@ def find_homes(
     t: int,
     groups: list[dict[int, Candidate]],
 ) -> list[int]:
-    """The track of each group of frame t: one of the P, or the next free number.
+    """Returns the track of each group of frame t: one of the P, or the next free number.
 
     The groups that fit best continue the tracks, one each. Another group joins the nearest track
     that lacks half of its joints (a small one, of which most may be blends, any); else it begins a
     track.
+
+    Args:
+      points, visibility: of the tracks up to frame t.
+      t: the frame.
+      groups: per group, the blob of each joint.
     """
     seen, tracks = visibility > 0, points.shape[1]
     cost = np.zeros((len(groups), tracks))
@@ -122,6 +127,10 @@ def stitch(
 
     Two tracks are one person if they never show the same joint in a frame and are half a person
     apart or less where they are closest in time. Returns where each track went.
+
+    Args:
+      points: changed in place, like `visibility`.
+      visibility: of the tracks.
     """
     seen = visibility > 0
     home = list(range(seen.shape[1]))
@@ -138,7 +147,7 @@ def stitch(
                 distance = _distance(
                     points[a, small], seen[a, small], points[b, large], seen[b, large]
                 )
-            else:  # parts of one body in one frame: the nearest two joints tell
+            else:  # parts of one body in one frame: the nearest two joints decide
                 parts = points[a, small][seen[a, small]], points[b, large][seen[b, large]]
                 distance = np.linalg.norm(parts[0][:, None] - parts[1][None], axis=-1).min()
             size = np.linalg.norm(np.ptp(points[b, large][seen[b, large]], axis=0))
@@ -236,6 +245,11 @@ def fill_gaps(
 
     Their colour is lost in a blend of others; they count as occluded. Nothing is added where
     nothing is drawn.
+
+    Args:
+      points: changed in place, like `visibility`.
+      visibility: of the tracks.
+      lights: brightness of each frame, as `skeleton_joints.hues` gives it.
     """
     seen = visibility > 0
     for t, light in enumerate(lights):
@@ -252,7 +266,7 @@ def fill_gaps(
 
 
 def real_people(visibility: Int[np.ndarray, "t p 17"]) -> Int[np.ndarray, " real"]:
-    """Tracks that are more than the odd fragment of somebody else."""
+    """Returns the tracks that are more than the odd fragment of somebody else."""
     joints = (visibility > 0).sum(axis=-1)
     total = joints.sum(axis=0)
     most = total.max(initial=0)

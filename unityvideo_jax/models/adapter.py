@@ -21,7 +21,7 @@ from unityvideo_jax.models.switcher import choose, select
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Use:
-    """How a call uses adapters.
+    """One call's choice of adapters and its dropout key.
 
     Attributes:
       choice: of each (sample, stream), one-hot among adapters per modality, or zeros for none; not
@@ -40,7 +40,14 @@ class Use:
         count: int,
         key: Key[Array, ""] | None,
     ) -> "Use":
-        """Each stream's own adapter where it is a target: noised to any degree, not clean."""
+        """Selects each stream's own adapter where the stream is a target, that is, not clean.
+
+        Args:
+          modality: id of each stream.
+          timestep: of each stream, in [0, 1]; 0 is clean.
+          count: adapters per modality; 0 is one that all streams share.
+          key: of this call's dropout; None drops nothing.
+        """
         is_target: Bool[Array, "b s 1"] = (timestep > 0)[..., None]
         return cls(choose(modality, max(1, count), grouped=False) * is_target, key)
 
@@ -93,7 +100,14 @@ class Adapter(nnx.Module):
         use: Use | None = None,
         offset: Float[Array, " i"] | None = None,
     ) -> Float[Array, "... o"]:
-        """What the adapter adds to the layer's product of `x + offset`, computed in `dtype`."""
+        """Returns the term that the adapter adds to the layer's product of `x + offset`.
+
+        Args:
+          x: inputs of the layer.
+          dtype: to compute in, and of the result.
+          use: choice of adapters per stream and dropout key; None is without dropout.
+          offset: float32, still to be added to the inputs.
+        """
         precision = matmul_precision(dtype)
         down, up = self.down[...], self.up[...] * self.scale
         if self.per_modality:

@@ -42,6 +42,9 @@ def dot_product_attention(
 
     Raises:
       UserError: heads or tokens that the mesh does not divide.
+
+    Returns:
+      Attended values, in the type of `q`.
     """
     if implementation == "auto":
         implementation = attention.pick_implementation(q.dtype, q.shape[-1])

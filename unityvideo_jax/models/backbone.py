@@ -12,9 +12,9 @@ from unityvideo_jax.models import build
 from unityvideo_jax.models.config import DiTConfig
 from unityvideo_jax.models.dit import DiT
 
-# What the switchers add to the backbone. Fresh, it changes nothing: zeros, and an identity.
+# Modules that the switchers add to the backbone. Fresh ones change nothing: zeros and an identity.
 _SWITCHES = ("modality_embedding", "additive_switch")
-# What a change of would go unseen, for no weight has another shape.
+# Fields whose change would go unseen, because no weight changes its shape.
 _NOT_IN_SHAPES = ("num_heads", "patch_size")
 
 Path = tuple[str, ...]
@@ -22,11 +22,11 @@ Path = tuple[str, ...]
 
 @dataclasses.dataclass(frozen=True)
 class Rows:
-    """Where a weight with a modality axis comes from.
+    """The source of a weight with a modality axis.
 
     Attributes:
-      axis: of the modalities.
-      rows: of the source, one for each row of the target.
+      axis: the weight's axis of modalities.
+      rows: indices in the source, one for each row of the target.
     """
 
     axis: int
@@ -34,7 +34,7 @@ class Rows:
 
 
 def map_weights(target: DiTConfig, source: DiTConfig) -> dict[Path, Rows | None]:
-    """How the weights of a model come from those of another, by the names of the modalities.
+    """Maps the weights of a model to those of another, by the names of the modalities.
 
     Tables, heads and input layers go row by row to the modality of the same name; a row that stands
     for several modalities (shared by all but RGB, or by all) gives each of them what it has. A
@@ -42,7 +42,7 @@ def map_weights(target: DiTConfig, source: DiTConfig) -> dict[Path, Rows | None]
     are; where all but RGB share a row, it takes that.
 
     Args:
-      target, source: of the two models.
+      target, source: configurations of the two models.
 
     Returns:
       By path of the target's weights: None takes the source's as it is. Paths that are left out
@@ -125,7 +125,7 @@ def _names(modalities: Sequence[str], count: int, grouped: bool) -> list[tuple[s
 
 
 def take_rows(weight: jax.Array, rows: Rows | None) -> jax.Array:
-    """A weight of the source as the target's."""
+    """Returns a weight of the source as the target's; `rows` None takes it as it is."""
     if rows is None:
         return weight
     return jnp.take(weight, jnp.asarray(rows.rows), axis=rows.axis)

@@ -17,7 +17,7 @@ from unityvideo_jax.models.lora import WHOLE, LoraConfig, make, make_for_samplin
 def abstract(
     network: Callable[..., nnx.Module], config: Any, **options: Any
 ) -> tuple[nnx.GraphDef, nnx.State]:
-    """The graph of a network and its weights as shapes; no weight is drawn.
+    """Returns the graph of a network and its weights as shapes; no weight is drawn.
 
     Args:
       network: a class, or a function that makes a module, of a config, `rngs` and options.
@@ -33,7 +33,7 @@ def abstract(
 def abstract_transformer(
     config: DiTConfig, lora: LoraConfig = WHOLE
 ) -> tuple[nnx.GraphDef, nnx.State]:
-    """The graph of the diffusion transformer that trains, and its weights as shapes.
+    """Returns the graph of the diffusion transformer that trains, and its weights as shapes.
 
     Raises:
       UserError: a pattern of `lora` that nothing matches.
@@ -42,12 +42,12 @@ def abstract_transformer(
 
 
 def abstract_sampler(config: DiTConfig, lora: LoraConfig) -> tuple[nnx.GraphDef, nnx.State]:
-    """The same of the transformer that samples what a run with `lora` trained."""
+    """Returns the graph and shapes of the transformer that samples after a run with `lora`."""
     return abstract(make_for_sampling, config, lora=lora)
 
 
 def on_one_device(state: nnx.State) -> nnx.State:
-    """Weights as shapes, laid out on the first device."""
+    """Returns weights as shapes, laid out on the first device."""
     device = SingleDeviceSharding(jax.local_devices()[0])
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), state)
 
@@ -55,5 +55,5 @@ def on_one_device(state: nnx.State) -> nnx.State:
 def new_transformer(
     config: DiTConfig, lora: LoraConfig, seed: int
 ) -> tuple[nnx.GraphDef, nnx.State]:
-    """The graph of the transformer that trains, and its first weights; may be jitted."""
+    """Returns the graph of the transformer that trains, and its first weights; may be jitted."""
     return nnx.split(make(config, lora=lora, rngs=nnx.Rngs(seed)))

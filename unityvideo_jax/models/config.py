@@ -41,9 +41,10 @@ class DiTConfig:
       inputs: patch embeddings. "one" for all modalities (the paper's appendix); "shared" by all
         modalities but rgb, which has its own (public release); "per_modality" (the paper's expert
         input layers). "auto" is "shared" with the additive switcher and "one" with the others.
-      in_context: each stream attends to its own context (in-context learner); otherwise every
-        stream attends to the first stream's.
-      heads: "per_modality", or "shared" by all modalities but rgb, which keeps its own.
+      in_context: each stream attends to its own context (in-context learner, UnityVideo sec. 3.3);
+        otherwise every stream attends to the first stream's.
+      heads: output projections. "per_modality" (the paper's appendix), or "shared" by all
+        modalities but rgb, which has its own (public release).
       shared_timestep: every stream gets the largest timestep among them, so that a clean one
         gets the noisy one's (public release); otherwise its own (UnityVideo sec. 3.2).
       rope_theta: base of the rotary frequencies.
@@ -174,7 +175,7 @@ class DiTConfig:
 
     @property
     def num_tables(self) -> int:
-        """Modulation tables in a block: one a modality if the switcher modulates, else one."""
+        """Modulation tables in a block: one per modality if the switcher modulates, else one."""
         return len(self.modalities) if self.switcher == "adaln" else 1
 
     @property
@@ -210,10 +211,10 @@ class DiTConfig:
 
 
 def model_flops(config: DiTConfig, latent_shape: tuple[int, int, int], streams: int = 2) -> int:
-    """Floating-point operations of one forward pass of one sample; training costs three times it.
+    """Floating-point operations of a forward pass of one sample; training takes thrice as many.
 
-    Counts matrix products and attention (a multiply-add is two), nothing recomputed, no
-    element-wise work.
+    Matrix products and attention count (a multiply-add is two); recomputation and element-wise
+    work do not.
 
     Args:
       config: the model.
@@ -236,7 +237,7 @@ def model_flops(config: DiTConfig, latent_shape: tuple[int, int, int], streams: 
 
 
 def parameter_count(config: DiTConfig) -> int:
-    """Numbers in the model's weights, without making any: the sizes may be absurd."""
+    """Counts the numbers in the model's weights without making any: the sizes may be absurd."""
     d, f, p, m = config.dim, config.ffn_dim, config.patch_dim, len(config.modalities)
     linear = d * d + d
     attention = 4 * linear + 2 * d  # queries, keys, values, output, and two norms

@@ -54,7 +54,7 @@ Constrain = Callable[[Array, LogicalAxes], Array]
 
 
 class Block(nnx.Module):
-    """Self-attention over all streams, cross-attention to text, feed-forward (Wan 2.1)."""
+    """A block of Wan 2.1: joint self-attention, cross-attention to text, feed-forward."""
 
     def __init__(self, config: DiTConfig, *, rngs: nnx.Rngs) -> None:
         self.config = config
@@ -88,7 +88,7 @@ class Block(nnx.Module):
         columns: ColumnTable | None = None,
         use: Use | None = None,
     ) -> Float[Array, "b s n d"]:
-        """One block: three residual branches, the first and the last modulated by the timestep.
+        """Runs one block: three residual branches, the first and last modulated by the timestep.
 
         A branch gives its last matrix product and the bias apart; the step that reads them adds
         them, in one kernel (`docs/kernels.md`).
@@ -101,7 +101,10 @@ class Block(nnx.Module):
           rope: angles of all streams' tokens, [s, n, half].
           clean: tokens at t = 0, whatever their stream's timestep.
           columns: further angles of each (sample, stream), [b, s, 1, half].
-          use: how adapters are used; None is without dropout.
+          use: choice and dropout of adapters; None is without dropout.
+
+        Returns:
+          The tokens after the block, in the type of `x`.
         """
         dtype, eps = x.dtype, self.config.eps
         shift, scale, gate, ffn_shift, ffn_scale, ffn_gate = self.modulation(vectors, choice, clean)
@@ -121,7 +124,7 @@ class Block(nnx.Module):
 
 
 class DiT(nnx.Module):
-    """Velocity of every stream's latents, given all streams (UnityVideo sec. 3; Wan 2.1).
+    """Velocity network of every stream's latents, given all streams (UnityVideo sec. 3; Wan 2.1).
 
     `blocks` holds all blocks in one module whose parameters have the layer as first axis.
     Each parameter's `logical_axes` metadata names its dimensions.
@@ -180,7 +183,7 @@ class DiT(nnx.Module):
         dropout_key: Key[Array, ""] | None = None,
         constrain: Constrain = rules.constrain,
     ) -> Float[Array, "b s t h w c"]:
-        """Velocity dx/dt of each stream.
+        """Returns the velocity dx/dt of each stream.
 
         Args:
           latents: noised or clean latents of one or more streams, RGB first if present.

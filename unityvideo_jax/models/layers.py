@@ -19,7 +19,7 @@ from unityvideo_jax.kernels.rope import RopeTable
 Initializer = Callable[..., Array]
 LogicalAxes = tuple[str | None, ...]
 
-# The name under which rematerialisation finds the product of a linear layer.
+# Name by which rematerialisation policies find the product of a linear layer.
 LINEAR = "linear_output"
 
 xavier: Initializer = jax.nn.initializers.xavier_uniform()
@@ -33,7 +33,7 @@ def identity(key: Array, shape: tuple[int, int], dtype: type) -> Float[Array, "i
 
 
 def matmul_precision(dtype: jnp.dtype) -> jax.lax.Precision:
-    """Full precision for float32, whose products accelerators would otherwise round."""
+    """Returns full precision for float32, whose products accelerators would otherwise round."""
     is_full = jnp.dtype(dtype) == jnp.float32
     return jax.lax.Precision.HIGHEST if is_full else jax.lax.Precision.DEFAULT
 
@@ -66,6 +66,7 @@ class Linear(nnx.Module):
         self.bias = nnx.Param(jnp.zeros((out_features,), jnp.float32), logical_axes=axes[1:])
 
     def __call__(self, x: Float[Array, "... i"], dtype: jnp.dtype) -> Float[Array, "... o"]:
+        """Returns `x @ kernel + bias` in `dtype`, with the adapter if there is one."""
         return add_bias(*self.product_and_bias(x, dtype))
 
     def product_and_bias(
@@ -75,13 +76,13 @@ class Linear(nnx.Module):
         use: Any = None,
         offset: Float[Array, " i"] | None = None,
     ) -> tuple[Float[Array, "... o"], Float[Array, " o"]]:
-        """The last matrix product and its bias, which the caller adds (`docs/kernels.md`).
+        """Returns the matrix product, and the bias that the caller adds (`docs/kernels.md`).
 
         Args:
           x: inputs.
           dtype: to compute in.
-          use: how the adapter is used, a `models.lora.Use`.
-          offset: what is still to be added to the inputs; the adapter sees it, the kernel does not.
+          use: choice and dropout of the adapter, a `models.adapter.Use`.
+          offset: still to be added to the inputs; the adapter sees it, the kernel does not.
         """
         precision = matmul_precision(dtype)
         if self.quantised is None:
@@ -93,7 +94,7 @@ class Linear(nnx.Module):
         return checkpoint_name(y, LINEAR), self.bias[...]
 
     def matrix(self, dtype: jnp.dtype) -> Float[Array, "i o"]:
-        """The kernel in `dtype`, without the adapter."""
+        """Returns the kernel in `dtype`, without the adapter."""
         return self.kernel[...].astype(dtype) if self.quantised is None else self.quantised(dtype)
 
 
@@ -130,6 +131,7 @@ class RMSNorm(nnx.Module):
         bias: Float[Array, " d"] | None = None,
         rope: RopeTable | None = None,
     ) -> Float[Array, "... d"]:
+        """Normalises `x + bias` and rotates it by `rope`; see `pointwise.rms_norm`."""
         scale = self.scale[...]
         return rms_norm(x, jnp.zeros_like(scale) if bias is None else bias, scale, rope, self.eps)
 
@@ -159,12 +161,13 @@ class MLP(nnx.Module):
         self.down = Linear(sizes[1], sizes[2], axes[1:], rngs=rngs, init=init)
 
     def __call__(self, x: Float[Array, "... i"], dtype: jnp.dtype) -> Float[Array, "... o"]:
+        """Returns the output features in `dtype`."""
         return add_bias(*self.product_and_bias(x, dtype))
 
     def product_and_bias(
         self, x: Float[Array, "... i"], dtype: jnp.dtype, use: Any = None
     ) -> tuple[Float[Array, "... o"], Float[Array, " o"]]:
-        """The last matrix product and its bias, which the caller adds (`docs/kernels.md`).
+        """The last matrix product, and the bias that the caller adds (`docs/kernels.md`).
 
         `use` is as `Linear` takes it.
         """
@@ -186,7 +189,12 @@ def timestep_features(timestep: Float[Array, "..."], dim: int) -> Float[Array, "
 def patchify(
     latents: Float[Array, "b s t h w c"], patch: tuple[int, int, int]
 ) -> Float[Array, "b s n p"]:
-    """Cut latent videos into patches; features ordered (time, height, width, channel)."""
+    """Cuts latent videos into patches; features are ordered (time, height, width, channel).
+
+    Args:
+      latents: streams of any float type.
+      patch: cells (time, height, width) of a patch; they divide the latents' sizes.
+    """
     b, s, t, h, w, c = latents.shape
     pt, ph, pw = patch
     x = latents.reshape(b, s, t // pt, pt, h // ph, ph, w // pw, pw, c)
@@ -197,7 +205,13 @@ def patchify(
 def unpatchify(
     patches: Float[Array, "b s n p"], patch: tuple[int, int, int], grid: tuple[int, int, int]
 ) -> Float[Array, "b s t h w c"]:
-    """The inverse of `patchify` for tokens on `grid` (time, height, width)."""
+    """Joins patches to latent videos: the inverse of `patchify` for tokens on `grid`.
+
+    Args:
+      patches: features of each token.
+      patch: cells (time, height, width) of a patch.
+      grid: tokens of one stream along (time, height, width).
+    """
     b, s, _, features = patches.shape
     (pt, ph, pw), (t, h, w) = patch, grid
     c = features // (pt * ph * pw)

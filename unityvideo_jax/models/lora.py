@@ -1,4 +1,4 @@
-"""LoRA: which layers of the transformer have adapters, and what is frozen and how it is held."""
+"""LoRA (Hu et al., arXiv 2106.09685): layers with adapters, and the frozen weights beside them."""
 
 import dataclasses
 import fnmatch
@@ -79,7 +79,7 @@ class LoraConfig:
 
     @classmethod
     def of(cls, config: Any) -> "LoraConfig":
-        """The section of an experiment; runs from before adapters have none."""
+        """Reads the section of an experiment; without one there are no adapters."""
         return section(cls, config, "lora") if "lora" in config else cls()
 
     @property
@@ -98,7 +98,7 @@ WHOLE = LoraConfig()  # no adapters: all weights are trained
 
 
 def linears(model: DiT) -> dict[str, Linear]:
-    """All linear layers that can have an adapter, by path; those of the blocks are stacked."""
+    """Returns all linear layers that can have an adapter, by path; those of blocks are stacked."""
     return {
         ".".join(map(str, path)): node
         for path, node in nnx.iter_graph(model)
@@ -127,7 +127,7 @@ def attach(
 
 
 def target_paths(model: DiT, config: LoraConfig) -> list[str]:
-    """Paths of the layers that `config.targets` means.
+    """Returns the paths of the layers that `config.targets` means.
 
     Raises:
       UserError: a pattern that no layer matches.
@@ -146,7 +146,7 @@ def _matching(paths: Sequence[str], patterns: Sequence[str], key: str) -> list[s
 
 
 def make(config: DiTConfig, lora: LoraConfig, *, rngs: nnx.Rngs) -> DiT:
-    """A new transformer with the adapters of `lora`, its frozen matrices held as `lora.base`.
+    """Makes a new transformer with the adapters of `lora`, its frozen matrices held as `lora.base`.
 
     Raises:
       UserError: a pattern of `lora` that nothing matches.
@@ -162,7 +162,7 @@ def make(config: DiTConfig, lora: LoraConfig, *, rngs: nnx.Rngs) -> DiT:
 
 
 def make_for_sampling(config: DiTConfig, lora: LoraConfig, *, rngs: nnx.Rngs) -> DiT:
-    """The transformer that samples: shared adapters are merged, those per modality stay beside."""
+    """Makes the transformer that samples: shared adapters are merged, others stay beside."""
     model = DiT(config, rngs=rngs)
     if lora.rank and lora.adapters == "per_modality":
         add_adapters(model, lora, rngs=rngs)
@@ -170,7 +170,7 @@ def make_for_sampling(config: DiTConfig, lora: LoraConfig, *, rngs: nnx.Rngs) ->
 
 
 def add_adapters(model: DiT, lora: LoraConfig, *, rngs: nnx.Rngs) -> None:
-    """The adapters of `lora` on a model, which is changed in place."""
+    """Puts the adapters of `lora` on a model, which is changed in place."""
     attach(
         model,
         dict.fromkeys(target_paths(model, lora), lora.rank),
@@ -182,14 +182,14 @@ def add_adapters(model: DiT, lora: LoraConfig, *, rngs: nnx.Rngs) -> None:
 
 
 def hold_frozen(model: DiT, lora: LoraConfig) -> None:
-    """Replaces the frozen matrices of a model by what `lora.base` holds of them, in place."""
+    """Replaces the frozen matrices of a model, in place, by the form that `lora.base` names."""
     hold(model, lora.base, lambda path: not lora.trains((*path, "kernel")))
 
 
 def hold(
     model: DiT, base: str, chosen: Callable[[Sequence[Any]], bool] = lambda path: True
 ) -> None:
-    """Replaces matrices of a model, one after the other, by what is held of them, in place.
+    """Replaces matrices of a model, one after the other and in place, by their form in `base`.
 
     Only layers in the blocks are quantised; other matrices, which together are small, are bfloat16.
 
@@ -214,9 +214,9 @@ def hold(
 
 
 def is_used_in_compute_type(path: Sequence[Any]) -> bool:
-    """Whether the kernel of the module at a path is only ever used in the compute type.
+    """Returns whether the kernel of the module at a path is only ever used in the compute type.
 
-    What makes the modulation is float32 to the end.
+    Layers that make the modulation are float32 throughout.
     """
     return path[:1] in (
         ("blocks",),
@@ -232,13 +232,13 @@ def merged_kernel(
     up: Float[Array, "*l r o"],
     scale: float | Float[Array, ""],
 ) -> Float[Array, "*l i o"]:
-    """The kernel that does what kernel and adapter do, float32."""
+    """Returns `kernel + scale * down @ up`, float32: one kernel in place of kernel and adapter."""
     change = jnp.matmul(down, up, precision=jax.lax.Precision.HIGHEST)
     return kernel.astype(jnp.float32) + scale * change
 
 
 def merge(params: nnx.State, adapters: nnx.State, scale: float) -> nnx.State:
-    """The weights of a plain transformer with shared adapters merged into them.
+    """Returns the weights of a plain transformer with shared adapters merged into them.
 
     Args:
       params: weights of a transformer without adapters.

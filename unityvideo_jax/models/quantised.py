@@ -1,6 +1,6 @@
-"""Frozen matrices in 8 or 4 bits, turned back where they are used.
+"""Frozen matrices in 8 bits, or in QLoRA's 4 bits (arXiv 2305.14314), restored where used.
 
-A layer of the scan turns only its own matrix back, in the forward pass and again in the backward
+A layer of the scan restores only its own matrix, in the forward pass and again in the backward
 pass, so that at most one layer's is held in the compute type.
 """
 
@@ -30,7 +30,7 @@ NF4 = np.array(
 def quantise(
     kernel: Float[Array, "*l i o"], kind: str
 ) -> tuple[Shaped[Array, "*l j o"], Float[Array, "*l k o"]]:
-    """Codes and float32 scales of matrices.
+    """Returns codes and float32 scales of matrices.
 
     Args:
       kernel: any floats.
@@ -64,7 +64,13 @@ def quantise(
 def restore(
     codes: Shaped[Array, "*l j o"], scales: Float[Array, "*l k o"], dtype: jnp.dtype
 ) -> Float[Array, "*l i o"]:
-    """The matrices that `quantise` took, rounded; which kind it was, the codes' type says."""
+    """Returns the matrices that `quantise` took, rounded.
+
+    Args:
+      codes: their type says which kind they are: int8, or uint8 for nf4.
+      scales: float32, one per output, or one per `BLOCK` inputs and output.
+      dtype: of the result.
+    """
     if codes.dtype == jnp.int8:
         return (codes.astype(jnp.float32) * scales).astype(dtype)
     *layers, half, outputs = codes.shape
@@ -95,7 +101,7 @@ class Quantised(nnx.Module):
     def product(
         self, x: Float[Array, "... i"], dtype: jnp.dtype, precision: jax.lax.Precision
     ) -> Float[Array, "... o"]:
-        """`x` times the matrix; the backward pass turns the matrix back again, and keeps none."""
+        """Returns `x` times the matrix; the backward pass restores the matrix again."""
 
         def times(x: Array, codes: Array, scales: Array) -> Array:
             return jnp.matmul(x, restore(codes, scales, dtype), precision=precision)

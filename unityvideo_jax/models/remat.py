@@ -1,4 +1,4 @@
-"""Rematerialisation: what a block keeps for the backward pass, and so what it computes twice."""
+"""Rematerialisation: activations of a block that the backward pass recomputes."""
 
 from collections.abc import Callable
 
@@ -7,7 +7,7 @@ import jax
 from unityvideo_jax.kernels import attention
 from unityvideo_jax.models.layers import LINEAR
 
-# The name of a block's feed-forward output. Only the gradient of its gate needs it, so keeping
+# The name of a block's feed-forward output. Only the gradient of its gate needs it, so saving
 # this one narrow array saves the widest matrix product of the recomputation.
 FFN_OUTPUT = "ffn_output"
 

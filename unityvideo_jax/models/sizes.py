@@ -1,4 +1,4 @@
-"""Which videos the autoencoders and the transformer's patches take."""
+"""Sizes of videos that Wan's autoencoders and the transformer's patches take."""
 
 from unityvideo_jax.errors import UserError
 

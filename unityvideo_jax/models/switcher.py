@@ -1,4 +1,4 @@
-"""What changes with a stream's modality: modulation, input embedding, output head.
+"""Modality switcher (UnityVideo sec. 3.3): modulation, input and output layers per modality.
 
 Every one of them is a stack of weights with the modality first, and a (sample, stream) picks its
 row by a one-hot `choice`. The product with a one-hot is exact, gives the other rows a gradient of
@@ -17,7 +17,7 @@ from unityvideo_jax.models.layers import Linear, identity, matmul_precision, xav
 
 
 def choose(modality: Int[Array, "b s"], count: int, *, grouped: bool) -> Float[Array, "b s count"]:
-    """One-hot rows that pick from `count` weights for each (sample, stream).
+    """Returns one-hot rows that pick from `count` weights for each (sample, stream).
 
     Args:
       modality: modality ids, 0 = RGB.
@@ -33,7 +33,7 @@ def choose(modality: Int[Array, "b s"], count: int, *, grouped: bool) -> Float[A
 def select(
     weights: Float[Array, "k ..."], choice: Float[Array, "b s k"]
 ) -> Float[Array, "b s ..."]:
-    """The chosen row of `weights` for each (sample, stream), exactly."""
+    """Returns the chosen row of `weights` for each (sample, stream), exactly."""
     return jnp.tensordot(choice, weights, axes=1, precision=jax.lax.Precision.HIGHEST)
 
 
@@ -58,7 +58,7 @@ class Modulation(nnx.Module):
         choice: Float[Array, "b s k"],
         clean: Bool[Array, "b s n 1"] | None = None,
     ) -> list[Float[Array, "b s #n d"]]:
-        """The float32 vectors of each (sample, stream), ready to broadcast over its tokens.
+        """Returns the float32 vectors of each (sample, stream), ready to broadcast over its tokens.
 
         Args:
           embedding: of the stream's timestep (u = 1), or of it and of t = 0 (u = 2).
@@ -78,9 +78,9 @@ class PatchEmbedding(nnx.Module):
     """Linear maps of patches to tokens, which start as copies of one.
 
     Args:
-      count: of the maps.
+      count: number of maps.
       patch_dim, dim: features of a patch and of a token.
-      grouped: with two of them, RGB takes the first and all others the second; otherwise each
+      grouped: with two maps, RGB takes the first and all others the second; otherwise each
         modality its own.
       rngs: source of the initial kernel.
     """
@@ -99,6 +99,12 @@ class PatchEmbedding(nnx.Module):
     def __call__(
         self, patches: Float[Array, "b s n p"], modality: Int[Array, "b s"], dtype: jnp.dtype
     ) -> Float[Array, "b s n d"]:
+        """Maps each patch to a token in `dtype`.
+
+        Args:
+          patches: values of each patch, flattened.
+          modality: id of each stream, 0 = RGB.
+        """
         patches, precision = patches.astype(dtype), matmul_precision(dtype)
         if self.count == 1:
             kernel, bias = self.kernel[0].astype(dtype), self.bias[0].astype(dtype)
@@ -110,7 +116,7 @@ class PatchEmbedding(nnx.Module):
 
 
 class AdditiveSwitch(nnx.Module):
-    """The public release's switch: a linear map of tokens other than RGB, a vector per modality.
+    """The public release's switch: a linear map of tokens other than RGB, one vector per modality.
 
     The map starts as the identity and the vectors at zero, so that the tokens start as the base
     model's.
@@ -125,6 +131,7 @@ class AdditiveSwitch(nnx.Module):
     def __call__(
         self, tokens: Float[Array, "b s n d"], modality: Int[Array, "b s"], dtype: jnp.dtype
     ) -> Float[Array, "b s n d"]:
+        """Returns the tokens, mapped unless they are RGB's, plus the vector of their modality."""
         is_rgb = (modality == 0)[:, :, None, None]
         tokens = jnp.where(is_rgb, tokens, self.projection(tokens, dtype))
         choice = choose(modality, self.vectors.shape[0], grouped=False)
@@ -140,11 +147,14 @@ class ModalityEmbedding(nnx.Module):
         )
 
     def __call__(self, modality: Int[Array, "b s"]) -> Float[Array, "b s d"]:
+        """Returns L_m of each stream, float32; `modality` holds ids, 0 = RGB."""
         return select(self.table[...], choose(modality, self.table.shape[0], grouped=False))
 
 
 class Heads(nnx.Module):
     """Final norm, modulation and projection to patches, one set of weights per head.
+
+    The paper's appendix has one head per modality, the public release two.
 
     The projection starts at zero, so that an untrained model predicts zero velocity.
     """
@@ -177,7 +187,15 @@ class Heads(nnx.Module):
         dtype: jnp.dtype,
         clean: Bool[Array, "b s n 1"] | None = None,
     ) -> Float[Array, "b s n p"]:
-        """Predicts the velocity of every patch in float32; `clean` is that of `Modulation`."""
+        """Predicts the velocity of every patch in float32.
+
+        Args:
+          x: tokens of the last block.
+          time_embedding: float32, of the stream's timestep (u = 1), or of it and of t = 0 (u = 2).
+          modality: ids, 0 = RGB.
+          dtype: of the matrix product.
+          clean: with u = 2, the tokens at t = 0.
+        """
         choice = choose(modality, self.count, grouped=self.grouped)
         shift, scale = self.modulation(time_embedding[:, :, :, None], choice, clean)
         _, x = input_and_norm(x, 1.0 + scale, shift, self.eps)

@@ -1,4 +1,4 @@
-"""What one device can do by its vendor's figures, which no program reaches.
+"""Peak figures of devices by their vendors, which no program reaches.
 
 The one table of peaks: rooflines (`planner`) and the share of the peak (`training.metrics`).
 """
@@ -123,7 +123,7 @@ _ALIASES = {"TPU v5e": "TPU v5 lite", "TPU v6e": "TPU v6 lite"}
 
 
 def chip_of(device_kind: str) -> Chip | None:
-    """The figures of a device, by JAX's `device_kind`; None if unknown, as for CPUs."""
+    """Returns the figures of a device, by JAX's `device_kind`; None if unknown, as for CPUs."""
     names = {kind: kind for kind in CHIPS} | _ALIASES
     matches = [name for name in names if device_kind.startswith(name)]
     return CHIPS[names[max(matches, key=len)]] if matches else None

@@ -8,7 +8,7 @@ from unityvideo_jax.runtime import capacity
 
 
 def device_bytes(device: jax.Device) -> int:
-    """Memory of a device; of a CPU device its share of the host's."""
+    """Returns the bytes of memory of a device; of a CPU device its share of the host's."""
     stats = device.memory_stats() or {}
     if limit := stats.get("bytes_limit"):
         return limit

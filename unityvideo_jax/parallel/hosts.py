@@ -109,7 +109,7 @@ def initialize() -> None:
 
 
 def feed_share(mesh: Mesh) -> tuple[int, int]:
-    """Which share of each global batch this process feeds, and how many shares there are.
+    """Returns the share of each global batch that this process feeds, and the number of shares.
 
     Processes whose devices hold the same samples, since they split tokens or heads among them, feed
     the same share.
@@ -161,7 +161,7 @@ class StopVote:
 
 @contextlib.contextmanager
 def stops_without_peers() -> Iterator[None]:
-    """Leaves at once, with one line, when a collective breaks because another process is gone.
+    """Ends the process at once, with one line, when a collective breaks because a peer is gone.
 
     What waits for the others on the way out would wait for ever. A process that waits for something
     else ends by JAX's own heartbeat, with a message of its own.
@@ -183,7 +183,7 @@ def stops_without_peers() -> Iterator[None]:
 
 @contextlib.contextmanager
 def leaves_at_once() -> Iterator[None]:
-    """Makes a process that meets a user's error leave, though the others still wait for it."""
+    """Ends a process that meets a user's error, though the others still wait for it."""
     try:
         yield
     except UserError as error:
@@ -195,7 +195,7 @@ def leaves_at_once() -> Iterator[None]:
 
 @contextlib.contextmanager
 def first_only(context: contextlib.AbstractContextManager) -> Iterator[None]:
-    """Enters `context` in the first process; the others go on when it has."""
+    """Enters `context` in the first process; the others continue once it has been entered."""
     with context if is_first() else contextlib.nullcontext():
         if jax.process_count() > 1:
             multihost_utils.sync_global_devices("first process is ready")

@@ -55,7 +55,7 @@ class MeshConfig:
 
 
 def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
-    """The mesh over all devices (or those given), laid out for the fastest links.
+    """Makes the mesh over all devices (or those given), laid out for the fastest links.
 
     With `slice` > 1 only that axis crosses from a TPU slice to another, or, where devices have no
     slices, from a group of whole processes to another.

@@ -41,7 +41,7 @@ class AxisRules:
     modality: MeshAxes = None
 
     def spec(self, logical_axes: tuple[str | None, ...]) -> PartitionSpec:
-        """Mesh axes of an array with these logical axes.
+        """Returns the mesh axes of an array with these logical axes.
 
         Raises:
           UserError: an unknown logical axis, or two dimensions split over one mesh axis.
@@ -73,14 +73,14 @@ def split_axes(axes: MeshAxes, mesh: Mesh | AbstractMesh) -> tuple[str, ...]:
 
 
 def num_parts(axes: tuple[str, ...], mesh: Mesh | AbstractMesh) -> int:
-    """Parts that a dimension is cut into by these mesh axes."""
+    """Returns the number of parts that a dimension is cut into by these mesh axes."""
     return math.prod(mesh.shape[axis] for axis in axes)
 
 
 def divisible_spec(
     shape: tuple[int, ...], logical_axes: tuple[str | None, ...], mesh: Mesh | AbstractMesh
 ) -> PartitionSpec:
-    """Mesh axes of an activation.
+    """Returns the mesh axes of an activation.
 
     A dimension that its mesh axes do not divide, such as a small batch of samples, is not split.
     """
@@ -92,7 +92,7 @@ def divisible_spec(
 
 
 def ambient_mesh() -> AbstractMesh | None:
-    """The mesh of `jax.set_mesh`, if there is one and it has more than one device."""
+    """Returns the mesh of `jax.set_mesh`, if there is one and it has more than one device."""
     mesh = jax.sharding.get_abstract_mesh()
     return None if mesh.empty or mesh.size == 1 else mesh
 
@@ -112,7 +112,7 @@ def sharding(
     mesh: Mesh,
     name: str = "array",
 ) -> NamedSharding:
-    """Sharding of one array.
+    """Returns the sharding of one array.
 
     Raises:
       UserError: a dimension that its mesh axes do not divide, or a wrong number of axes.
@@ -132,7 +132,7 @@ def sharding(
 
 
 def shardings(state: Any, rules: AxisRules, mesh: Mesh) -> Any:
-    """Shardings of a model's state, from the `logical_axes` metadata of its parameters."""
+    """The shardings of a model's state, by the `logical_axes` metadata of its parameters."""
 
     def of(path, variable):
         name = "/".join(str(getattr(p, "key", p)) for p in path)
@@ -145,10 +145,10 @@ def shardings(state: Any, rules: AxisRules, mesh: Mesh) -> Any:
 
 
 def like_parameters(tree: Any, params: Any, param_shardings: Any, mesh: Mesh) -> Any:
-    """Shardings of an optimiser state: whatever mirrors a parameter is laid out as it is.
+    """Returns the shardings of an optimiser state: what mirrors a parameter is laid out like it.
 
     An array mirrors a parameter if its path ends with that of the parameter and the shapes agree,
-    so that states of some of the parameters are found too.
+    so that states of only some of the parameters are found too.
     """
     layouts = {
         path: (x.shape, layout)

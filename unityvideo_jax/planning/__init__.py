@@ -1,1 +1,1 @@
-"""What a run needs on which devices, and the best mesh."""
+"""The needs of a run on given devices, and the best mesh."""

@@ -24,7 +24,7 @@ MAX_TENSOR = 8
 
 
 def one_a_shard(mesh: MeshConfig) -> int:
-    """The smallest batch of a mesh: a sample for each of its slice x data x fsdp parts."""
+    """The smallest batch of a mesh: one sample for each of its slice x data x fsdp parts."""
     return mesh.slice * mesh.data * mesh.fsdp
 
 
@@ -35,7 +35,7 @@ def estimate(
     devices: int,
     bucket: Bucket | None = None,
 ) -> Estimate:
-    """The training step on one mesh of devices of a known kind.
+    """Estimates the training step on one mesh of devices of a known kind.
 
     Args:
       config: the run's.
@@ -74,12 +74,12 @@ def estimate(
 def estimate_sampling(
     config: ml_collections.ConfigDict, kind: str, devices: int, samples: int | None = None
 ) -> Estimate:
-    """The sampler for joint generation, its samples shared among the devices.
+    """Estimates the sampler for joint generation, its samples shared among the devices.
 
     Args:
       config: the run's.
       kind, devices: what to run on.
-      samples: videos of a call; None is one a device.
+      samples: videos of a call; None is one per device.
 
     Raises:
       UserError: samples that the devices do not divide.
@@ -106,7 +106,7 @@ def estimate_sampling(
 def meshes(
     model: DiTConfig, stream_tokens: int, devices: int, slices: int = 1
 ) -> Iterator[tuple[MeshConfig, str]]:
-    """Meshes that divide the model, each with its way of attending over split tokens.
+    """Yields meshes that divide the model, each with its way of attending over split tokens.
 
     Heads and the feed-forward width divide by `tensor`, the tokens of a stream by `context`, the
     model's width by `fsdp`. Ulysses where the heads allow it, the ring elsewhere.
@@ -140,7 +140,7 @@ def rank(
     slices: int = 1,
     remats: Sequence[str] = REMAT_POLICIES,
 ) -> list[Estimate]:
-    """Estimates of all meshes and remat policies, the best first.
+    """Estimates all meshes and remat policies, the best first.
 
     Those that fit come first, by samples per second to about 1 % and then by memory; the others
     follow by their memory.
@@ -183,7 +183,7 @@ def rank(
 
 
 def distinct(ranked: Sequence[Estimate]) -> list[Estimate]:
-    """One estimate of each context, tensor and policy, which make the difference for a device.
+    """Selects one estimate of each context, tensor and policy, which matter most to a device.
 
     How `data` and `fsdp` share the rest of the devices changes little beside them.
     """

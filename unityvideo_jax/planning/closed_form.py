@@ -1,6 +1,6 @@
 """Memory and time of training and sampling in closed form, where compiling is not possible or slow.
 
-Counts what `models.dit.Block` computes, keeps and sends, a layer at a time, and divides by the
+Counts the work, memory and traffic of `models.dit.Block`, a layer at a time, and divides by the
 rates of `rates`. Good to some percent where those were measured (tests/parallel/
 test_closed_form.py), and for choosing among meshes elsewhere.
 """
@@ -41,7 +41,7 @@ class Step:
       streams: of a sample.
       batch: samples of all devices together.
       mesh: sizes by axis.
-      moment_bytes: of one of the optimiser's two moments, a weight.
+      moment_bytes: of one of the optimiser's two moments, per weight.
       keep_ema: whether training keeps an average of the weights.
       accumulation: micro-batches, one after the other.
       lora: what trains; adapters' own products are not counted, they are few.
@@ -67,6 +67,7 @@ class Step:
 
     @property
     def devices(self) -> int:
+        """Devices of the mesh."""
         return math.prod(self.mesh.values())
 
     @property
@@ -76,6 +77,7 @@ class Step:
 
     @property
     def sample_tokens(self) -> int:
+        """Tokens of all streams of one sample."""
         return self.streams * math.prod(self.model.token_grid(self.latent_shape))
 
     @property
@@ -105,8 +107,8 @@ class Estimate:
       parameters: float32 weights, and in training their moving average; frozen ones as held.
       optimizer: its moments.
       copies: of the weights in the compute type, and gradients.
-      saved: what the forward pass saves for the backward pass.
-      working: what a layer needs while it runs.
+      saved: activations that the forward pass saves for the backward pass.
+      working: memory of a layer while it runs.
       model_flops: of the model, nothing recomputed.
       seconds: by kind of work.
       sent: bytes by mesh axis.
@@ -146,12 +148,12 @@ class Estimate:
 
     @property
     def fits(self) -> bool:
-        """Whether the device holds it, with room for what the closed form may miss."""
+        """Whether the device holds it, with room for errors of the closed form."""
         return self.rates.slack * self.memory <= self.chip.memory
 
     @property
     def step_seconds(self) -> float:
-        """Work and what it waits for, or the traffic of weights and gradients if that is longer.
+        """Time of work and its waits, or of traffic of weights and gradients if that is longer.
 
         What `context` and `tensor` send is needed at once; weights can be fetched, and gradients
         sent, while other layers compute, where the device does so (`Rates.overlap`).
@@ -164,7 +166,7 @@ class Estimate:
 
 
 def estimate(step: Step, chip: Chip, rates: Rates) -> Estimate:
-    """A training step whose mesh divides the model and the batch."""
+    """Estimates a training step whose mesh divides the model and the batch."""
     held = weights_of(step.model, step.lora, step.mesh)
     blocks, rest = held.kernels, held.rest
     weights, sent = blocks + rest, _sent(step, held)
@@ -195,7 +197,7 @@ def estimate(step: Step, chip: Chip, rates: Rates) -> Estimate:
 def estimate_sampling(
     step: Step, evaluations: int, passes: int, chip: Chip, rates: Rates
 ) -> Estimate:
-    """Sampling `step.batch` samples, shared among devices that each hold all weights.
+    """Estimates sampling `step.batch` samples, shared among devices that each hold all weights.
 
     Args:
       step: its mesh splits nothing but samples.
@@ -233,7 +235,7 @@ def estimate_sampling(
 
 
 def saved_bytes(step: Step) -> int:
-    """What one layer keeps between the passes, by the remat policy.
+    """Bytes that one layer saves between the passes, by the remat policy.
 
     Widths of arrays in the compute type: of the residual stream, of all heads, of the feed-forward,
     each of the device's part. "none" keeps what norms, RoPE and GELU return as well.

@@ -1,4 +1,4 @@
-"""Whether a run can fit its devices at all, from its sizes alone, before anything is traced."""
+"""Refusal of runs that cannot fit their devices, from sizes alone, before anything is traced."""
 
 import math
 from collections.abc import Sequence
@@ -81,7 +81,7 @@ def step_tokens(config: ml_collections.ConfigDict, bucket: Bucket) -> int:
 
 
 def batch_parts(config: ml_collections.ConfigDict, mesh: Mesh) -> int:
-    """What the mesh and accumulation divide a batch into."""
+    """The number of parts that the mesh and accumulation divide a batch into."""
     return num_parts(("slice", "data", "fsdp"), mesh) * config.optimizer.get("accumulation", 1)
 
 

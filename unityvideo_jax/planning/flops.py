@@ -6,7 +6,7 @@ from typing import Any
 
 from jax.extend import core
 
-# Matrix products of n x m x d a head that cuDNN's kernels do; JAX shows no program inside them.
+# Matrix products of n x m x d per head that cuDNN's kernels do; JAX shows no program inside them.
 _CUDNN = {"dot_product_attention_fwd": 2, "dot_product_attention_bwd": 5}
 
 

@@ -1,4 +1,4 @@
-"""What a compiled program sends between devices and through memory, read from its HLO text."""
+"""Traffic of a compiled program between devices and through memory, read from its HLO text."""
 
 import dataclasses
 import math
@@ -192,7 +192,7 @@ def _callees(instruction, computations, times, trips, fused) -> Iterator[tuple]:
             yield branch, times, trips, fused
     elif called := re.search(r"(?:calls|to_apply)=%?([\w.\-]+)", attributes):
         inside = instruction.opcode not in ("call", "async-start")
-        # What reduces two numbers is no program of its own.
+        # A computation that reduces two numbers is no program of its own.
         if instruction.opcode in ("fusion", "call", "async-start"):
             yield called[1], times, trips, fused or inside
 

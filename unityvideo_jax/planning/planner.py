@@ -1,6 +1,6 @@
-"""What training or sampling will need on a mesh of devices that need not be there.
+"""Memory, traffic and time of training or sampling on a mesh of devices elsewhere.
 
-The real program is compiled for the devices; memory and traffic are then read from what came out.
+The real program is compiled for the devices; memory and traffic are then read from the result.
 """
 
 import dataclasses
@@ -36,7 +36,7 @@ from unityvideo_jax.training import state as state_lib
 from unityvideo_jax.training.optimizer import OptimizerConfig, make_optimizer
 from unityvideo_jax.training.step import jit_train_step
 
-# What libtpu otherwise looks for on the machine it runs on.
+# Variables that libtpu otherwise looks up on the machine it runs on.
 _NO_TPU_HERE = {
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_ACCELERATOR_TYPE": "v5p-8",
@@ -180,7 +180,7 @@ def plan(
     bucket: Bucket | None = None,
     quick: bool = True,
 ) -> Plan:
-    """Compiles the training step of `config` for a mesh of `devices` and reads off what it needs.
+    """Compiles the training step of `config` for a mesh of `devices` and reads its needs.
 
     Args:
       config: the run's.
@@ -234,7 +234,7 @@ def plan_sampling(
     samples: int | None = None,
     quick: bool = True,
 ) -> Plan:
-    """Compiles the sampler of `config`, all steps and guidance, and reads off what it needs.
+    """Compiles the sampler of `config`, all steps and guidance, and reads its needs.
 
     As `sample` runs it for joint generation: the samples are shared among the devices, each of
     which holds all weights.
@@ -242,7 +242,7 @@ def plan_sampling(
     Args:
       config: the run's.
       devices: to compile for.
-      samples: videos of a call, each of all streams; None is one a device.
+      samples: videos of a call, each of all streams; None is one per device.
       quick: as in `plan`.
 
     Raises:
@@ -311,7 +311,7 @@ def _compile(traced: Any, device: Any, quick: bool) -> tuple[Any, str]:
 
 
 def _plan(traced: Any, compiled: Any, problem: str, *, mesh: Mesh, **known: Any) -> Plan:
-    """What is known before compiling, and what the compiled program shows."""
+    """Joins facts known before compiling with those of the compiled program."""
     analysis = compiled.memory_analysis() if compiled else None
     return Plan(
         mesh=dict(mesh.shape),

@@ -1,4 +1,4 @@
-"""What one device reaches in practice: the few rates that the closed form of a step is made of.
+"""Rates that one device reaches in practice, of which the closed form of a step is made.
 
 Every figure that was measured is in `MEASURED`; the rest is scaled from it by vendors' figures, and
 says so.
@@ -27,7 +27,7 @@ class Rates:
       network: the same of one device's network adapter.
       domain: devices that share a fast network; None where the mesh's `slice` axis alone leaves it.
       overlap: whether weights and gradients travel while layers compute.
-      slack: what memory was found at most, measured or compiled, over the closed form's.
+      slack: greatest ratio of memory, measured or compiled, to the closed form's.
       source: where the figures come from.
     """
 

@@ -16,7 +16,7 @@ def mesh_name(plan: Plan | Estimate) -> str:
 
 
 def title(plan: Plan | Estimate) -> str:
-    """The mesh, and what else of a plan can be chosen."""
+    """The mesh, and the other choices of a plan."""
     name = f"mesh {mesh_name(plan)}"
     if plan.evaluations > 1:
         return f"{name}, {plan.evaluations} evaluations"

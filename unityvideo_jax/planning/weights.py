@@ -1,4 +1,4 @@
-"""What a model's weights take on each device, those that train and those that are frozen."""
+"""Bytes of a model's weights on each device, those that train and those that are frozen."""
 
 import collections
 import dataclasses
@@ -16,12 +16,12 @@ from unityvideo_jax.parallel.rules import AxisRules
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Weights:
-    """Of one device.
+    """Weights on one device.
 
     Attributes:
       kernels: numbers that train in the blocks' matrices.
       rest: all others that train, adapters among them.
-      frozen: bytes of what is frozen.
+      frozen: bytes of frozen weights.
       frozen_kernels: numbers in the blocks' frozen matrices, whatever they are held in.
     """
 
@@ -32,7 +32,7 @@ class Weights:
 
 
 def weights_of(model: DiTConfig, lora: LoraConfig, mesh: Mapping[str, int]) -> Weights:
-    """What each device holds of a model; no array is made.
+    """Counts the weights that each device holds of a model; no array is made.
 
     Raises:
       UserError: a pattern of `lora` that nothing matches.

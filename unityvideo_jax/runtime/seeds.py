@@ -14,5 +14,5 @@ def check(seed: Any, where: str) -> None:
 
 
 def after(seed: int, number: int) -> int:
-    """The seed that is `number` places after another; 0 follows the largest."""
+    """Returns the seed that is `number` places after another; 0 follows the largest."""
     return (seed + number) % COUNT

@@ -1,4 +1,4 @@
-"""What SIGTERM and Ctrl-C do, even while the program compiles or waits within a library.
+"""Reactions to SIGTERM and Ctrl-C, even while the program compiles or waits within a library.
 
 Python calls a signal's handler between two of its own instructions, so not before a compilation of
 minutes has ended. Here a thread of its own hears the signal at once.

@@ -7,7 +7,7 @@ from unityvideo_jax.errors import UserError
 
 
 def parse(text: str) -> tuple[str, float]:
-    """File and weight of a `--lora`, which are joined by a colon; without a weight it is 1.
+    """Splits a `--lora` into file and weight at the colon; the weight is 1 by default.
 
     Raises:
       UserError: a weight that is not a finite number.

@@ -42,7 +42,7 @@ def as_batch(name: str, video: Shaped[np.ndarray, "..."], batch: int) -> Float[n
 def as_masks(
     name: str, mask: Shaped[np.ndarray, "..."], size: tuple[int, int, int], batch: int
 ) -> Bool[np.ndarray, "b t h w"]:
-    """A mask [H,W], [T,H,W] or [B,T,H,W] as one per sample and frame.
+    """Returns a mask [H,W], [T,H,W] or [B,T,H,W] as one per sample and frame.
 
     Args:
       name: of its stream.
@@ -88,7 +88,7 @@ def common_size(
 
 
 def sample_keys(seed: int | Sequence[int], batch: int) -> Array:
-    """One key per sample, from one seed and its place or from a seed of its own.
+    """Returns one key per sample, from one seed and its place or from a seed of its own.
 
     Raises:
       UserError: another number of seeds than of samples, or one out of range.

@@ -1,4 +1,4 @@
-"""Passes of the model that run on a schedule; in between, what they gave is carried on.
+"""Passes of the model that run on a schedule; in between, their outputs are extrapolated.
 
 The schedule is known before sampling starts (`sampling.schedule`), so one compiled loop serves
 every schedule, and a pass that it leaves out costs nothing. The passes of an evaluation run one
@@ -23,9 +23,13 @@ from unityvideo_jax.sampling.schedule import Schedule
 
 
 class Memory(NamedTuple):
-    """What each pass gave when it ran last, and the time before.
+    """The last two outputs of each pass.
 
     The first pass is that of everything; of the others it is the difference from that.
+
+    Attributes:
+      last: of the newest evaluation.
+      before: of the one before.
     """
 
     last: Float[Array, "p b n t h w c"]
@@ -33,7 +37,7 @@ class Memory(NamedTuple):
 
 
 def empty(passes: int, like: Float[Array, "b n t h w c"]) -> Memory:
-    """The memory of passes that have not run."""
+    """Returns the memory of passes that have not run."""
     zero = jnp.zeros((passes, *like.shape), jnp.float32)
     return Memory(zero, zero)
 
@@ -46,7 +50,7 @@ def outputs(
     memory: Memory,
     row: Schedule,
 ) -> tuple[Float[Array, "p b n t h w c"], Memory]:
-    """The output of every pass at x and this noise level, and the next memory.
+    """Returns the output of every pass at x and this noise level, and the next memory.
 
     Args:
       guided: how the model is called.
@@ -80,7 +84,7 @@ def outputs(
 
 
 def changes(now: Memory, was: Memory) -> Float[Array, " p"]:
-    """How far what is remembered has moved, relative to the velocity of everything.
+    """Returns how far each remembered output has moved, relative to the velocity of everything.
 
     Root mean squares of each sample, averaged over the samples.
     """

@@ -32,7 +32,7 @@ MATRICES = ("kernel", "codes", "scales", "down", "up")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Calibration:
-    """What `cache.json` holds.
+    """The contents of `cache.json`.
 
     Attributes:
       model: `fingerprint` of the model.
@@ -55,7 +55,7 @@ class Calibration:
         return folder / FILE
 
     def curves(self, task: str, kinds: Sequence[str], where: str) -> list[Curve]:
-        """The curves of a task's passes.
+        """Returns the curves of a task's passes.
 
         Args:
           task: one of `TASKS`.
@@ -84,7 +84,7 @@ class Calibration:
         counts: Mapping[int, Any],
         skipped: int,
     ) -> Schedule:
-        """The schedule of a call, for `generate`.
+        """Returns the schedule of a call, for `generate`.
 
         Args:
           where: the file, for messages.
@@ -118,7 +118,7 @@ def _columns(curve: Curve) -> dict[str, list[float]]:
 
 
 def load(folder: pathlib.Path | None, model: str) -> tuple[Calibration, pathlib.Path]:
-    """The calibration beside a model's weights, and its file.
+    """Returns the calibration beside a model's weights, and its file.
 
     Args:
       folder: of the model or run; None if its weights came from no folder.
@@ -173,14 +173,14 @@ _HOW = ("remat", "scan_layers", "dtype", "attention", "attention_parallel")
 
 
 def task_of(streams: Sequence[str], wanted: Sequence[str]) -> str:
-    """What a call does: "joint" if no stream is only given, "control" if RGB is wanted."""
+    """The task of a call: "joint" if no stream is only given, "control" if RGB is wanted."""
     if set(streams) <= set(wanted):
         return "joint"
     return "control" if RGB in wanted else "estimation"
 
 
 def kind_of(one: Pass, first: Pass) -> str:
-    """The kind of a pass; `first` is that of everything."""
+    """Returns the kind of a pass; `first` is that of everything."""
     if one == first:
         return EVERYTHING
     return GIVEN if one.text else TEXT

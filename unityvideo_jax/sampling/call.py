@@ -1,4 +1,4 @@
-"""One call of a pipeline: what a caller passes becomes latents, and sampled latents videos."""
+"""One call of a pipeline: given videos become latents, and sampled latents become videos."""
 
 import contextlib
 import dataclasses
@@ -37,7 +37,11 @@ def sample(
     seed: int | Sequence[int],
     size: tuple[int | None, int | None, int | None],
 ) -> Samples:
-    """Samples the wanted streams; arguments and errors as `Pipeline.__call__`."""
+    """Samples the wanted streams; arguments and errors as `Pipeline.__call__`.
+
+    Raises:
+      UserError: as `Pipeline.__call__`.
+    """
     captions = [prompts] if isinstance(prompts, str) else list(prompts)
     batch = len(captions)
     if not batch:

@@ -1,4 +1,4 @@
-"""What a caller says beyond given and wanted streams, checked, and as arrays of latent cells."""
+"""Further arguments of a call, beside given and wanted streams: checked, and as latent cells."""
 
 import dataclasses
 import math
@@ -17,7 +17,7 @@ from unityvideo_jax.sampling.known import ALWAYS, NEVER, Known, latent_share
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Control:
-    """How given streams and images steer a call; the arguments of `Pipeline` of these names.
+    """The controls of a call: the arguments of `Pipeline` of these names.
 
     Attributes:
       first_frame, last_frame: an image each, as `Pipeline` takes them, or None.
@@ -41,7 +41,7 @@ class Control:
         model: DiTConfig,
         sampler: SamplerConfig,
     ) -> None:
-        """Raises UserError, which names the argument, for what a call or its model cannot do."""
+        """Raises UserError, which names the argument, for controls that cannot be applied."""
         both = [name for name in given if name in wanted]
         for name in both:
             if self.strength is None and name not in self.masks:
@@ -102,7 +102,7 @@ def counts_of(
     cells: Sequence[int],
     strides: tuple[int, int],
 ) -> dict[int, Float[np.ndarray, "b lt lh lw"]]:
-    """How much every given stream counts in each latent cell, for those that do not count 1.
+    """The weight of given streams in each latent cell, for streams whose weight is not 1.
 
     Args:
       streams: names in order.
@@ -132,7 +132,7 @@ def put_known(
     last: Float[Array, "b 1 lh lw c"] | None,
     strides: tuple[int, int],
 ) -> tuple[Float[Array, "b s lt lh lw c"], Known | None]:
-    """Latents with first and last frames in them, and what of wanted streams is known.
+    """Returns latents with first and last frames in them, and the known cells of wanted streams.
 
     Args:
       latents: given streams, whether wanted too or not.

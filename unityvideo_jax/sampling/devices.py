@@ -13,20 +13,20 @@ from unityvideo_jax.parallel.rules import AxisRules
 
 
 class Devices:
-    """Where a batch goes; without devices, wherever JAX puts it."""
+    """The devices of a batch; without devices, JAX chooses."""
 
     def __init__(self, devices: Sequence[jax.Device] = ()):
         self.count = max(len(devices), 1)
         self.mesh: Mesh | None = make_mesh(MeshConfig(), devices) if self.count > 1 else None
 
     def replicate(self, tree: Any) -> Any:
-        """The arrays of the tree, on every device."""
+        """Returns the arrays of the tree, on every device."""
         if self.mesh is None:
             return tree
         return jax.device_put(tree, NamedSharding(self.mesh, PartitionSpec()))
 
     def share(self, rows: Shaped[np.ndarray, "b ..."] | Shaped[jax.Array, "b ..."]) -> Any:
-        """Rows spread over the devices, filled up with the last one so that all have as many."""
+        """Spreads rows over the devices; copies of the last row make the shares equal."""
         if self.mesh is None:
             return rows
         total = -(-len(rows) // self.count) * self.count

@@ -58,7 +58,7 @@ def as_given(given: Mapping[str, Any], **options: Any) -> dict[str, Given]:
 
 
 def as_image(role: str, image: Any, *, height: int, width: int) -> Given:
-    """An image as a caller passes it, as a video of one frame or a batch of them.
+    """Returns an image as a caller passes it, as a video of one frame or a batch of them.
 
     Args:
       role: of the image, for messages.
@@ -82,7 +82,7 @@ def as_image(role: str, image: Any, *, height: int, width: int) -> Given:
 
 
 def as_mask(mask: Any, size: tuple[int, int, int], *, fps: float) -> Given:
-    """A mask as a caller passes it: a path, a `Given`, or an array.
+    """Returns a mask as a caller passes it: a path, a `Given`, or an array.
 
     Raises:
       UserError: as `read_mask`.
@@ -168,7 +168,7 @@ def read_given(
 
 
 def read_image(path: str, *, height: int, width: int) -> Given:
-    """An image, or the first frame of a video or image folder, as a video of one frame.
+    """Reads an image, or the first frame of a video or image folder, as a video of one frame.
 
     It is scaled to cover the size and cropped in the centre.
 
@@ -180,7 +180,7 @@ def read_image(path: str, *, height: int, width: int) -> Given:
 
 
 def read_mask(path: str, size: tuple[int, int, int], *, fps: float) -> Given:
-    """A black and white image for every frame, or a video or image folder, as bool [T,H,W].
+    """Reads a mask from an image for all frames, a video or an image folder, as bool [T,H,W].
 
     Frames are taken, scaled and cropped as `read_given` takes those of videos; what is lighter than
     mid grey is True.

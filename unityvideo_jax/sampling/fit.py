@@ -1,4 +1,4 @@
-"""Whether what is sampled can fit a device at all, from its sizes alone."""
+"""Refusal of samples that cannot fit a device at all, from their sizes alone."""
 
 import math
 

@@ -1,7 +1,7 @@
 """Any-to-any sampling: some streams are given, the others are sampled, in one call.
 
 Joint generation wants every stream, control is given a modality and wants RGB, estimation is given
-RGB and wants a modality (UnityVideo sec. 3.1). More than two streams work the same way.
+RGB and wants a modality (UnityVideo sec. 3.2). More than two streams work the same way.
 """
 
 import dataclasses
@@ -31,13 +31,13 @@ from unityvideo_jax.sampling.schedule import Schedule
 from unityvideo_jax.sampling.windows import check_window, windowed
 from unityvideo_jax.settings.sections import check_keys, check_values
 
-# Arguments of a jitted `generate` that are no arrays.
+# Static arguments of a jitted `generate`: those that are not arrays.
 STATIC = ("wanted", "sampler", "skipped", "latent_window", "measured")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SamplerConfig:
-    """How to integrate from noise to data. The defaults are Wan 2.1's for text to video.
+    """Settings of the solver and of guidance. The defaults are Wan 2.1's for text to video.
 
     Attributes:
       steps: solver steps. Heun evaluates the model 2 * steps - 1 times, the others `steps` times.
@@ -105,7 +105,7 @@ class SamplerConfig:
         return 1 + (self.window - 1) // stride, 1 + (self.overlap - 1) // stride
 
     def table(self, skipped: int = 0) -> solvers.SolverTable:
-        """The solver's coefficients, those of the last steps alone if some are skipped.
+        """Returns the solver's coefficients, those of the last steps alone if some are skipped.
 
         Raises:
           UserError: an unknown solver, grid, steps or shift.
@@ -114,7 +114,7 @@ class SamplerConfig:
         return solvers.solver_table(self.solver, sigmas[skipped:])
 
     def skipped_steps(self, strength: float) -> tuple[int, float]:
-        """How many steps video to video skips, and the noise level that the next one starts at.
+        """The steps that video to video skips, and the noise level at which the next one starts.
 
         Of n steps the last int(n * strength) are run, as in diffusers, and at least one.
 
@@ -127,7 +127,7 @@ class SamplerConfig:
         return skipped, float(solvers.sigma_grid(self.steps, self.shift, self.grid)[skipped])
 
     def changed(self, **settings: Any) -> "SamplerConfig":
-        """These settings with some others; None keeps what is.
+        """Returns these settings with some others; None leaves a setting as it is.
 
         Raises:
           UserError: no such setting, or a value that cannot be.
@@ -157,7 +157,7 @@ class SamplerConfig:
         given: Sequence[int] = (),
         counts: Mapping[int, Float[Array, "b t h w"]] = types.MappingProxyType({}),
     ) -> dict[Pass, Weight]:
-        """Model passes of one evaluation and their weights; see `guidance.pass_weights`."""
+        """Returns model passes of one evaluation and their weights; see `guidance.pass_weights`."""
         return pass_weights(
             given,
             text_guidance=self.text_guidance,
@@ -170,21 +170,24 @@ class SamplerConfig:
         given: Sequence[int] = (),
         counts: Mapping[int, Float[Array, "b t h w"]] = types.MappingProxyType({}),
     ) -> tuple[Pass, ...]:
-        """The passes of evaluations with and without guidance, that of everything first."""
+        """Returns the passes of evaluations with and without guidance, that of everything first."""
         return tuple(self.passes(given, counts) | self.unguided.passes(given, counts))
 
 
 def stream_noise(
     key: Key[Array, "..."], shape: tuple[int, ...], draw: int
 ) -> Float[Array, "b s t h w c"]:
-    """N(0, I) that depends, per sample and stream, on the key, the draw and nothing else.
+    """Draws N(0, I) that depends, per sample and stream, on the key, the draw and nothing else.
 
     So a sample keeps its noise whatever else is in its batch.
 
     Args:
-      key: one key, folded with the sample's place in the batch, or one key a sample.
+      key: one key, folded with the sample's place in the batch, or one key per sample.
       shape: [B,S,t,h,w,C].
       draw: index of the draw, fresh for every use of the key.
+
+    Raises:
+      UserError: another number of keys than of samples.
     """
     batch, streams = shape[:2]
     if key.ndim == 0:
@@ -225,7 +228,7 @@ def generate(
       null_context: what text guidance compares with: the null embedding, or that of a negative
         prompt, on every stream whose text was dropped in training, the same text elsewhere. Not
         read at text_guidance 1.
-      key: typed PRNG key, or a vector of one key a sample. Never reuse it.
+      key: typed PRNG key, or a vector of one key per sample. Never reuse it.
       config: solver and guidance.
       known: cells of wanted streams whose values are in `given`; None if there are none.
       counts: how much a given stream counts in each latent cell, by its index; 1 for streams that

@@ -43,7 +43,7 @@ def pass_weights(
     condition_guidance: float,
     counts: Mapping[int, Float[Array, "b t h w"]],
 ) -> dict[Pass, Weight]:
-    """Weight of each model pass in the guided velocity, that of everything first; they sum to 1.
+    """The weight of each pass in the guided velocity, that of everything first; they sum to 1.
 
     Args:
       given: indices of the given streams. Without one there is nothing to drop.
@@ -91,7 +91,7 @@ class Guided:
       known: of the wanted streams; only its clean frames matter here.
       modality: id per stream.
       context: text embeddings per stream.
-      null_context: what replaces them in the pass without text.
+      null_context: embeddings that replace them in the pass without text.
       batched: one model call over all passes, or one call each at a smaller peak of memory.
     """
 
@@ -112,7 +112,7 @@ class Guided:
         weights: Mapping[Pass, Weight],
         rescale: float,
     ) -> Float[Array, "b n t h w c"]:
-        """The combination at x and this noise level, float32.
+        """Returns the combination at x and this noise level, float32.
 
         Args:
           x: the wanted streams alone, as is the result.
@@ -129,11 +129,11 @@ class Guided:
         return combined([self._sampled(output) for output in outputs], weights, rescale)
 
     def output(self, inputs: tuple[Array, Array, Array, Array]) -> Float[Array, "b n t h w c"]:
-        """Velocity of the wanted streams in one pass, float32; `inputs` are those of the pass."""
+        """The velocity of the wanted streams in one pass, float32; `inputs` gives its arguments."""
         return self._sampled(self._call(*inputs))
 
     def inputs(self, one: Pass, x: Array, sigma: Array) -> tuple[Array, Array, Array, Array]:
-        """What the model is called with in a pass; x and sigma as in a call."""
+        """Returns (latents, timestep, modality, context) of a pass; x and sigma as in a call."""
         latents, times, place = [], [], 0
         for s, is_wanted in enumerate(self.wanted):
             if is_wanted:
@@ -172,7 +172,7 @@ class Guided:
 def combined(
     outputs: Sequence[Float[Array, "b n t h w c"]], weights: Mapping[Pass, Weight], rescale: float
 ) -> Float[Array, "b n t h w c"]:
-    """The guided velocity of the outputs of passes, that of everything first; see `rescaled`."""
+    """Combines the outputs of passes, that of everything first; see `rescaled`."""
     total = sum(weight * output for weight, output in zip(weights.values(), outputs, strict=True))
     return rescaled(total, outputs[0], rescale) if rescale and len(weights) > 1 else total
 
@@ -180,10 +180,10 @@ def combined(
 def rescaled(
     guided: Float[Array, "b s t h w c"], plain: Float[Array, "b s t h w c"], share: float
 ) -> Float[Array, "b s t h w c"]:
-    """Guided velocity brought back, by a share, to the deviation of the unguided one.
+    """Brings guided velocity back, by a share, to the deviation of the unguided one.
 
     Lin et al. 2024, "Common Diffusion Noise Schedules and Sample Steps are Flawed", section 3.4;
-    each stream of each sample by itself.
+    each stream of each sample separately.
 
     Args:
       guided, plain: velocities with and without guidance.

@@ -19,7 +19,7 @@ NEVER, ALWAYS = 2.0, 0.0
 
 
 class Known(NamedTuple):
-    """What is known of the sampled streams; streams that are not sampled may hold anything.
+    """Cells of the sampled streams whose values are known; other streams may hold anything.
 
     Attributes:
       until: noise level down to which a cell follows its value: `ALWAYS` keeps it, `NEVER` leaves
@@ -35,7 +35,7 @@ class Known(NamedTuple):
     def start(
         self, given: Float[Array, "b s t h w c"], noise: Float[Array, "b s t h w c"], level: float
     ) -> Float[Array, "b s t h w c"]:
-        """The streams at the first noise level: noise where nothing is known."""
+        """Returns the streams at the first noise level: noise where nothing is known."""
         noised = (1.0 - level) * given + level * noise
         return jnp.where(self.until[..., None] <= level, noised, noise)
 
@@ -53,14 +53,14 @@ class Known(NamedTuple):
     def keep(
         self, sampled: Float[Array, "b s t h w c"], given: Float[Array, "b s t h w c"]
     ) -> Float[Array, "b s t h w c"]:
-        """What was sampled, with kept cells bit-identical to `given`."""
+        """Returns the sampled streams, with kept cells bit-identical to `given`."""
         return jnp.where(self.until[..., None] <= ALWAYS, given, sampled)
 
 
 def latent_share(
     mask: Shaped[np.ndarray, "b t h w"], temporal: int, spatial: int
 ) -> Float[np.ndarray, "b lt lh lw"]:
-    """Share of a latent cell's pixels that a mask holds; a kept cell needs all of them, 1.
+    """Returns the share of a latent cell's pixels that a mask holds; a kept cell needs all, 1.
 
     The first latent frame is the first frame, every other one `temporal` frames.
 

@@ -25,7 +25,7 @@ Frames = Iterator[Shaped[np.ndarray, "h w 3"]]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Chunk:
-    """Frames that are done.
+    """Frames that are final.
 
     Attributes:
       arrays: decoded, by sampled stream.

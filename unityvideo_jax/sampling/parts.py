@@ -19,10 +19,10 @@ from unityvideo_jax.pretrained.vae import load_vae
 from unityvideo_jax.sampling.generate import SamplerConfig
 from unityvideo_jax.settings.sections import check_keys, check_values, section
 
-# What of config.data sampling needs, and what runs that lack it were trained with.
+# Keys of config.data that sampling needs, with the values of runs that lack them.
 DEFAULTS = {"depth_codec": "relative", "prompt_dropout": 0.0}
 DATA = (*READ_LATER, *DEFAULTS)
-# What evaluation needs beside it: how many streams a sample had in training.
+# Further keys that evaluation needs: how many streams a sample had in training.
 TRAINED = ("streams", "buckets")
 
 
@@ -98,7 +98,7 @@ def _assembled(
 
 
 def describe(pipeline: Any) -> dict[str, Any]:
-    """The sections model, data and sampling that say what a pipeline's parts are."""
+    """Returns the sections model, data and sampling that describe a pipeline's parts."""
     texts = pipeline.text_encoder
     data = {key: getattr(pipeline, key) for key in DATA if hasattr(pipeline, key)}
     data |= _trained(getattr(pipeline, "config", None))
@@ -110,7 +110,7 @@ def describe(pipeline: Any) -> dict[str, Any]:
 
 
 def describe_run(config: Any) -> dict[str, Any]:
-    """The same of a run's configuration: what sampling needs of it."""
+    """Returns the sections of a run's configuration that sampling needs."""
     data = DEFAULTS | {key: config["data"][key] for key in DATA if key in config["data"]}
     data |= _trained(config)
     sampler = section(SamplerConfig, config, "sampling")

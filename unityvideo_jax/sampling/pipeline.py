@@ -36,7 +36,7 @@ class Pipeline:
     Load it with `from_pretrained` or `from_workdir`, or build it from parts in memory.
 
     Attributes:
-      config: what records say of it: a run's configuration, or the parts' own.
+      config: its description in records: a run's configuration, or that of the parts.
       folder: where the weights came from, and their calibration is; None is nowhere.
       sampler: the settings of a call that names none.
       num_frames, height, width: the size of a call that names none and is given no video.
@@ -258,12 +258,12 @@ class Pipeline:
         return height * self.vae.config.spatial_stride, width * self.vae.config.spatial_stride
 
     def codec(self, modality: str) -> modalities.Codec:
-        """The codec that drew a modality in the data that the model was trained on."""
+        """Returns the codec that drew a modality in the data that the model was trained on."""
         choices = {"depth": self.depth_codec}
         return modalities.chosen_codec(modality, choices, "config.data.depth_codec")
 
     def velocity(self, params: Any) -> Any:
-        """The model as (latents, timestep, modality, context) -> velocity."""
+        """Returns the model as (latents, timestep, modality, context) -> velocity."""
         return nnx.merge(self._graph, params)
 
     @functools.cached_property
@@ -283,7 +283,7 @@ class Pipeline:
     def decode(
         self, latents: Float[Array, "b lt lh lw c"], modality: str
     ) -> Float[np.ndarray, "b t h w 3"]:
-        """Video in [-1, 1] of a modality's latents, one video per device at a time."""
+        """Returns video in [-1, 1] of a modality's latents, one video per device at a time."""
         config = self.vae.config
         pixels = np.prod(latents.shape[1:4]) * config.temporal_stride * config.spatial_stride**2
         method = self.vae.decode_streamed if pixels > STREAMED_PIXELS else self.vae.decode
@@ -294,7 +294,7 @@ class Pipeline:
     def _one_a_device(
         self, function: Callable[[Any], Array], rows: Shaped[np.ndarray, "b ..."]
     ) -> Iterator[Array]:
-        """The function of as many rows at once as there are devices, which bounds the memory."""
+        """Applies `function` to one row per device at a time, to bound memory."""
         for first in range(0, len(rows), self.devices.count):
             part = rows[first : first + self.devices.count]
             yield function(self.devices.share(part))[: len(part)]

@@ -1,4 +1,4 @@
-"""What a user asks of the sampler, from flags or from a batch file."""
+"""Requests of a user to the sampler, from flags or from a batch file."""
 
 import dataclasses
 import json
@@ -111,10 +111,11 @@ def build(
     sampler: Mapping[str, Any] | None = None,
     seed: int = 0,
 ) -> Request:
-    """A request from either `mode` (with modality and input) or `given` and `wanted`.
+    """Makes a request from either `mode` (with modality and input) or `given` and `wanted`.
 
     Args:
-      where: what an error message calls the source: "flags", or file and line.
+      where: name of the source in error messages: "flags", or file and line.
+      name, prompt, seed: as `Request` has them.
       mode: "joint" wants RGB and the modalities; "control" is given one modality's `input` and
         wants RGB; "estimation" is given RGB `input` and wants the modalities.
       first_frame, last_frame: image (or video, whose first frame is taken) that the wanted RGB
@@ -205,7 +206,7 @@ def _by_name(key: str, value: Any, given: Mapping[str, str], where: str) -> dict
 
 
 def parse_named(values: Sequence[str], where: str) -> str | dict[str, str]:
-    """One value without a name, or values by name: "a.png" or {"rgb": "a.png"}."""
+    """Returns one value without a name, or values by name: "a.png" or {"rgb": "a.png"}."""
     known = modalities.names()
     if len(values) == 1 and values[0].partition("=")[0] not in known:
         return values[0]
@@ -213,7 +214,11 @@ def parse_named(values: Sequence[str], where: str) -> str | dict[str, str]:
 
 
 def parse_pairs(pairs: Sequence[str], where: str) -> dict[str, str]:
-    """Parses ["depth=a.mp4"] to {"depth": "a.mp4"}."""
+    """Parses ["depth=a.mp4"] to {"depth": "a.mp4"}.
+
+    Raises:
+      UserError: a pair without `=`.
+    """
     result = {}
     for pair in pairs:
         key, separator, value = pair.partition("=")
@@ -224,7 +229,7 @@ def parse_pairs(pairs: Sequence[str], where: str) -> dict[str, str]:
 
 
 def read_batch_file(path: str | os.PathLike, default_seed: int) -> list[Request]:
-    """Requests of a JSONL file: per line an object with keys of `KEYS`, all optional but the task.
+    """Reads a JSONL file: per line an object with keys of `KEYS`, all but the task optional.
 
     "modality" and "wanted" are a name or a list of names, "given" maps names to paths, "masks" and
     "weights" are a path and a number of the only given stream or map names to them,

@@ -1,4 +1,4 @@
-"""What one call of a pipeline made: videos, decoded arrays, and the files that hold both."""
+"""The result of one call of a pipeline: videos, decoded arrays, and the files that hold both."""
 
 import dataclasses
 import os
@@ -21,7 +21,7 @@ from unityvideo_jax.modalities.base import Codec, Side
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Samples:
-    """What one call made.
+    """The result of one call.
 
     Attributes:
       videos: per stream, f32 [B,T,H,W,3] in [-1, 1]: sampled and decoded where wanted, as passed in
@@ -52,7 +52,7 @@ class Samples:
         return len(self.videos[self.streams[0]])
 
     def video(self, stream: str, index: int = 0) -> UInt8[np.ndarray, "t h w 3"]:
-        """One stream of one sample as pixels in 0..255.
+        """Returns one stream of one sample as pixels in 0..255.
 
         Raises:
           UserError: no such stream, or no such sample.
@@ -60,7 +60,7 @@ class Samples:
         return media.to_uint8(self._float_video(stream, index))
 
     def arrays(self, stream: str, index: int = 0) -> dict[str, np.ndarray]:
-        """What a stream of one sample shows, in numbers: the keys of its codec.
+        """Returns the decoded arrays of a stream of one sample: the keys of its codec.
 
         Depth f32 [T,H,W] with its `unit` ("m", or "relative": up to a scale and an offset in
         1/depth), flow f32 [T,H,W,2] in pixels, and so on.

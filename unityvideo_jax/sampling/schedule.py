@@ -1,4 +1,4 @@
-"""Which evaluations of the model run and which use again what it gave before, known beforehand.
+"""Schedules of the evaluations that run the model and of those that reuse its outputs.
 
 Calibration measures how fast the output of each kind of pass changes along the noise level. Then,
 as MagCache does (Ma et al., arXiv 2506.09045), the error of an output that is used again adds up
@@ -18,15 +18,15 @@ from unityvideo_jax.errors import UserError
 
 # Kinds of passes: of everything, without the text, with fewer given streams.
 EVERYTHING, TEXT, GIVEN = ("everything", "text", "given")
-# A pass is used again at most so often in a row, and all passes run in this share of the
-# evaluations, the first ones, where errors grow most: MagCache's K and retention ratio.
+# A pass is reused at most `LONGEST` times in a row, and all passes run in the first `RETAINED` of
+# the evaluations, where errors grow most: MagCache's K and retention ratio.
 LONGEST, RETAINED = 6, 0.2
 BISECTIONS = 50
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Curve:
-    """How fast a pass's output changes along the noise level.
+    """Speed at which a pass's output changes along the noise level.
 
     Attributes:
       sigma: noise levels of the evaluations, strictly decreasing.
@@ -57,12 +57,16 @@ class Schedule(NamedTuple):
 
     @property
     def count(self) -> int:
-        """How many passes run."""
+        """The number of passes that run."""
         return int(self.run.sum())
 
 
 def of_runs(run: Bool[np.ndarray, "rows p"], sigma: Float[np.ndarray, " rows"]) -> Schedule:
-    """The schedule in which these passes run.
+    """Returns the schedule in which these passes run.
+
+    Args:
+      run: whether each pass runs in each evaluation.
+      sigma: noise levels of the evaluations.
 
     Raises:
       ValueError: a pass runs without that of everything, or the first row has none.
@@ -86,7 +90,7 @@ def derive(
     sigma: Float[np.ndarray, " rows"],
     share: float,
 ) -> Schedule:
-    """The schedule that skips a share of the passes where the error that this adds is least.
+    """Returns the schedule that skips a share of the passes where that adds the least error.
 
     Args:
       changes: of each pass's output since the evaluation before, times the pass's weight.

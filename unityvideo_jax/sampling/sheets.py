@@ -14,7 +14,7 @@ from unityvideo_jax.modalities import RGB
 from unityvideo_jax.models.vae.wan_vae import WanVAE
 from unityvideo_jax.sampling.generate import SamplerConfig, generate
 
-# Which of (RGB, modality) each task samples.
+# Whether each task samples (RGB, modality).
 TASKS = {"control": (True, False), "estimation": (False, True), "joint": (True, True)}
 ALONE = {"joint": (True,)}
 
@@ -55,7 +55,7 @@ class TrainingSheets:
           drops_prompts: whether text guidance drops the modality's prompt too, as it does for a run
             with prompt dropout.
           seed: of the noise.
-          count: records a sheet.
+          count: records per sheet.
         """
         ids = np.asarray(batch["modality"])[:, -1]
         self._tasks = TASKS if np.shape(batch["modality"])[1] == 2 else ALONE
@@ -116,7 +116,7 @@ class TrainingSheets:
         return [media.to_uint8(video) for video in videos]
 
     def rows(self, params: Any) -> list[tuple[str, np.ndarray]]:
-        """Labelled uint8 videos of every record: truth, control, estimation, joint."""
+        """Returns labelled uint8 videos of every record: truth, control, estimation, joint."""
         batch = self._batch
         streams = range(batch["latents"].shape[1])
         truth = [self._frames(batch["latents"], s) for s in streams]

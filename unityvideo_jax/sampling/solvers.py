@@ -30,12 +30,12 @@ SIGMA_MARGIN = 1e-6
 
 
 def shift_sigmas(sigmas: Float[np.ndarray, " n"], shift: float) -> Float[np.ndarray, " n"]:
-    """shift * s / (1 + (shift - 1) * s): spends more of the steps at high noise if shift > 1."""
+    """Shift * s / (1 + (shift - 1) * s): spends more of the steps at high noise if shift > 1."""
     return shift * sigmas / (1.0 + (shift - 1.0) * sigmas)
 
 
 def sigma_grid(steps: int, shift: float, grid: str = "linear") -> Float[np.ndarray, " levels"]:
-    """Noise levels from the first evaluation down to exactly 0, float64.
+    """Returns noise levels from the first evaluation down to exactly 0, float64.
 
     Args:
       steps: number of solver steps, at least 1.
@@ -75,6 +75,10 @@ class SolverTable:
       trial    y' = advance . (x, d, d_1)
     where anchor is the sample accepted one row earlier and d_1, d_2 the outputs one and two rows
     earlier. The last row's y' is the result.
+
+    Attributes:
+      sigma: noise level of each row.
+      output, accept, advance: the coefficients above.
     """
 
     sigma: Float[np.ndarray, " rows"]
@@ -84,7 +88,11 @@ class SolverTable:
 
 
 def euler(sigmas: Float[np.ndarray, " n"]) -> SolverTable:
-    """First order: one evaluation per step."""
+    """Returns Euler's table: first order, one evaluation per step.
+
+    Args:
+      sigmas: noise levels at the ends of the steps, decreasing.
+    """
     rows = len(sigmas) - 1
     return SolverTable(
         sigma=sigmas[:-1],
@@ -95,10 +103,13 @@ def euler(sigmas: Float[np.ndarray, " n"]) -> SolverTable:
 
 
 def heun(sigmas: Float[np.ndarray, " n"]) -> SolverTable:
-    """Second order: two evaluations per step, save for the last one.
+    """Returns Heun's table: second order, two evaluations per step, except for the last one.
 
     The step down to sigma 0 is Euler's: at timestep 0 the model takes a stream for a given one,
     so its velocity there is not the path's. One first-order step leaves the global order at 2.
+
+    Args:
+      sigmas: noise levels at the ends of the steps, decreasing.
     """
     level, accept, advance = [], [], []
     for now, after in itertools.pairwise(sigmas):
@@ -119,18 +130,19 @@ def heun(sigmas: Float[np.ndarray, " n"]) -> SolverTable:
 
 
 def unipc(sigmas: Float[np.ndarray, " n"]) -> SolverTable:
-    """UniPC of order 2 (Zhao et al. 2023), B(h) = exp(h) - 1 ("bh2"), as Wan 2.1 samples.
+    """Returns the table of UniPC of order 2 (Zhao et al. 2023), "bh2", as Wan 2.1 samples.
 
-    It predicts x_0. One evaluation a step: the output at the trial point first corrects that
-    point, then predicts the next one. The first and the last step are of order 1.
+    B(h) = exp(h) - 1, and the model's output is x_0. One evaluation per step: the output at the
+    trial point first corrects that point, then predicts the next one. The first and the last step
+    are of order 1.
     """
     return _multistep(sigmas, corrects=True)
 
 
 def dpmpp(sigmas: Float[np.ndarray, " n"]) -> SolverTable:
-    """DPM-Solver++(2M) (Lu et al. 2022), midpoint form, Wan 2.1's other solver.
+    """The table of DPM-Solver++(2M) (Lu et al. 2022), midpoint form, Wan 2.1's other solver.
 
-    It is the predictor of `unipc` alone: second order, one evaluation a step, no correction.
+    It is the predictor of `unipc` alone: second order, one evaluation per step, no correction.
     """
     return _multistep(sigmas, corrects=False)
 
@@ -191,7 +203,7 @@ SOLVERS = {"euler": euler, "heun": heun, "unipc": unipc, "dpm++": dpmpp}
 
 
 def solver_table(solver: str, sigmas: Float[np.ndarray, " n"]) -> SolverTable:
-    """The table of a solver by name; UserError if there is none of that name."""
+    """Returns the table of a solver by name; UserError if there is none of that name."""
     if solver not in SOLVERS:
         raise UserError(f"solver={solver!r}: unknown solver; choose one of {', '.join(SOLVERS)}")
     return SOLVERS[solver](sigmas)
@@ -228,7 +240,7 @@ def integrate_remembering(
     memory: Any,
     rows: Any,
 ) -> tuple[Float[Array, "*shape"], Any]:
-    """The same of a velocity that remembers, from one evaluation to the next.
+    """Runs a solver whose velocity has a memory, from one evaluation to the next.
 
     Args:
       velocity: (x, scalar sigma, memory, row) -> dx/dsigma, the next memory, and what it reports.

@@ -1,4 +1,4 @@
-"""What each stream of a sample reads: RGB the caption, a modality its in-context prompt C_m."""
+"""The text of each stream of a sample: RGB's is the caption, a modality's its prompt C_m."""
 
 from collections.abc import Mapping, Sequence
 
@@ -16,7 +16,7 @@ def texts_of(
     captions: Sequence[str],
     modality_prompts: Mapping[str, str | Sequence[str]],
 ) -> dict[str, list[str]]:
-    """The texts of every stream, one per sample.
+    """The texts of every stream, one per sample (in-context learner, UnityVideo sec. 3.3).
 
     Args:
       streams: names.
@@ -37,7 +37,7 @@ def texts_of(
 
 
 def per_caption(name: str, text: str | Sequence[str], count: int) -> list[str]:
-    """One text for all captions, or one for each, as one for each.
+    """Returns one text for all captions, or one for each, as one for each.
 
     Raises:
       UserError: another number of texts than of captions; names the argument.
@@ -64,7 +64,7 @@ def embed(
     Args:
       texts: as `texts_of` gives them.
       encoder: of the model.
-      negative: per sample, what stands in the place of the caption; "" is nothing.
+      negative: per sample, the text in place of the caption; "" is none.
       drops_prompts: whether training had prompt dropout.
     """
     rows = list(texts.values())

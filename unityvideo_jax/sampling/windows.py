@@ -23,12 +23,12 @@ def check_window(window: int, overlap: int) -> None:
 
 
 def starts(length: int, size: int, overlap: int) -> list[int]:
-    """Where windows begin so that they cover a video and share `overlap` or, the last ones, more.
+    """First frames of windows that cover a video and share `overlap` or, the last ones, more.
 
     Args:
       length: of the video.
       size: of a window, above `overlap`.
-      overlap: what a window shares with the one before.
+      overlap: frames that a window shares with the one before.
     """
     if length <= size:
         return [0]
@@ -36,7 +36,7 @@ def starts(length: int, size: int, overlap: int) -> list[int]:
 
 
 def ramps(length: int, size: int, overlap: int) -> Float[np.ndarray, "n size"]:
-    """Weight of each frame of each window; over the windows that hold a frame they sum to 1."""
+    """Returns the weight of each frame of each window; the weights of a frame sum to 1."""
     begins = starts(length, size, overlap)
     rise = np.minimum(np.arange(1, size + 1), overlap + 1) / (overlap + 1.0)
     weights = np.stack([np.minimum(rise, rise[::-1])] * len(begins))
@@ -47,7 +47,7 @@ def ramps(length: int, size: int, overlap: int) -> Float[np.ndarray, "n size"]:
 
 
 def windowed(velocity_fn: VelocityFn, size: int, overlap: int) -> VelocityFn:
-    """A model that sees windows of latent frames, one after the other, and blends its velocities.
+    """Makes a model that sees windows of latent frames in turn and blends its velocities.
 
     All windows share the noise and every step of the solver (MultiDiffusion, Bar-Tal et al. 2023,
     over time), so the video is one sample. Where a window is not the first, its first latent frame

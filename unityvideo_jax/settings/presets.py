@@ -11,7 +11,7 @@ from unityvideo_jax.errors import UserError
 from unityvideo_jax.files import assets, paths, stores
 
 FOLDER = assets.folder("configs")
-# Files that are being loaded now, the innermost last.
+# Files that are being loaded, the innermost last.
 _LOADING: list[pathlib.Path] = []
 
 
@@ -22,7 +22,7 @@ def names() -> tuple[str, ...]:
 
 
 def load(name: str) -> ml_collections.ConfigDict:
-    """The values of a preset, to be changed at will: another preset states its difference so.
+    """The values of a preset, which may be changed: another preset states its difference so.
 
     It is always the package's, wherever the program was started.
 
@@ -33,7 +33,7 @@ def load(name: str) -> ml_collections.ConfigDict:
 
 
 def load_config(given: str | os.PathLike) -> ml_collections.ConfigDict:
-    """The values of a configuration, to be changed at will.
+    """Returns the values of a configuration, which may be changed.
 
     A file of your own that is called like a preset may load that preset: the file that is being
     loaded is passed over.
@@ -62,7 +62,7 @@ def load_config(given: str | os.PathLike) -> ml_collections.ConfigDict:
 
 
 def find(given: str) -> str:
-    """The file that `--config=given` means.
+    """Returns the file that `--config=given` means.
 
     Args:
       given: a file with or without `.py`, which comes first, or the name of a preset. What follows

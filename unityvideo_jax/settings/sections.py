@@ -20,7 +20,7 @@ def check_keys(
     where: str,
     needed: Collection[str] = (),
 ) -> None:
-    """Raises UserError for a key that nothing reads, with its nearest, or for one that lacks.
+    """Raises UserError for a key that nothing reads, naming its nearest, or for a missing one.
 
     Args:
       keys: of a part of a configuration.
@@ -69,7 +69,7 @@ def check_values(cls: type, values: Mapping[str, Any], where: str) -> None:
 
 
 def section(cls: type[T], config: Any, name: str) -> T:
-    """`config.<name>` as an instance of the dataclass `cls`, which checks the values.
+    """Returns `config.<name>` as an instance of the dataclass `cls`, which checks the values.
 
     Args:
       cls: its fields are the keys; those without a default must be set.

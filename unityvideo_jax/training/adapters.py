@@ -1,4 +1,4 @@
-"""What a run that trains adapters starts from and freezes: the weights of another run."""
+"""The start of a run that trains adapters: the weights of another run, which it freezes."""
 
 import dataclasses
 import os
@@ -36,10 +36,10 @@ def load_base(
     *,
     fresh: bool,
 ) -> TrainState:
-    """A state with its frozen weights read, one at a time, and held as `lora.base` says.
+    """Returns a state with its frozen weights read, one at a time, and held as `lora.base` says.
 
     Args:
-      state: as `state.create` makes it, or restored; what is frozen there are shapes and shardings.
+      state: as `state.create` makes it, or restored; its frozen parts are shapes and shardings.
       model: of `state`.
       lora: what trains.
       source: workdir of a conversion or run, whose averaged weights are taken if there are any, or
@@ -110,5 +110,5 @@ def _quantised(kernel: Any, kind: str, *like: Any) -> tuple[jax.Array, jax.Array
 
 
 def identity(source: str | os.PathLike) -> dict[str, str | None]:
-    """Fingerprint of the weights that adapters stand beside, for a run's record."""
+    """Returns the fingerprint of the weights that adapters stand beside, for a run's record."""
     return {"init_from": sources.find(source).fingerprint()}

@@ -1,4 +1,4 @@
-"""The batches of a run, stage after stage, and what is said of their records."""
+"""The batches of a run, stage after stage, and descriptions of their records for messages."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -36,7 +36,7 @@ class Inputs:
         log: Callable[[str], None] = print,
     ):
         self._plan, self._step, self._log = plan, step, log
-        # Those of later stages too: what is wrong with them must not cost the steps before.
+        # Those of later stages too: their faults must not cost the steps before.
         first = stage_at(plan, step).index
         self._iterators = {stage.index: build(stage) for stage in plan[first:]}
         self._begin(plan[first])
@@ -48,12 +48,12 @@ class Inputs:
 
     @property
     def shapes(self) -> tuple[tuple[int, ...], ...]:
-        """Of the latents of all batches from here on, each once; () where iterators do not say."""
+        """Shapes of the latents of all further batches, each once; () where they are not known."""
         iterators = (self._iterator, *self._iterators.values())
         return tuple(dict.fromkeys(x for one in iterators for x in getattr(one, "shapes", ())))
 
     def resume(self, position: Mapping[str, Any]) -> None:
-        """Goes on from a position that `next` returned for the step before.
+        """Continues from a position that `next` returned for the step before.
 
         Raises:
           LookupError, TypeError, ValueError: not such a position.
@@ -65,7 +65,7 @@ class Inputs:
             self._iterator.set_state(position["state"])
 
     def next(self) -> tuple[Mapping[str, Any], dict[str, Any]]:
-        """The batch of the next step, and the position after it."""
+        """Returns the batch of the next step, and the position after it."""
         stage = stage_at(self._plan, self._step)
         if stage.index != self._stage.index:
             self._begin(stage)
@@ -74,10 +74,10 @@ class Inputs:
         return batch, {"stage": self._stage.index, "state": self._iterator.get_state()}
 
     def describe(self, index: int) -> str:
-        """A record in words: by name, if the iterator knows it.
+        """Describes a record in words: by name, if the iterator knows it.
 
         Args:
-          index: as its batch says.
+          index: of the record, as its batch gives it.
         """
         return getattr(self._iterator, "describe", "record {}".format)(index)
 
@@ -123,7 +123,7 @@ def check_batch(batch: Mapping[str, Any], model: DiTConfig) -> None:
 
 
 def abstract_batch(batch: Mapping[str, Any], latents: tuple[int, ...]) -> dict[str, Any]:
-    """A batch that is laid out as another on the devices, with latents of another shape.
+    """Returns a batch laid out on the devices as another is, with latents of another shape.
 
     Args:
       batch: of the same iterator.
@@ -145,7 +145,7 @@ def not_finite(
     first: int,
     describe: Callable[[int], str],
 ) -> str:
-    """What of a step is not finite and what to do about it, in words.
+    """Returns which losses of a step are not finite and what to do about it, in words.
 
     Args:
       samples: loss of each sample of the global batch.

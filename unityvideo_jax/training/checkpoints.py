@@ -23,12 +23,12 @@ from unityvideo_jax.parallel import hosts
 from unityvideo_jax.training.state import TrainState
 
 FOLDER = run_folder.CHECKPOINTS
-# Where `Checkpointer.fall_back` moves checkpoints that a run does not go on from.
+# Folder to which `Checkpointer.fall_back` moves checkpoints that a run does not continue from.
 ASIDE = "set_aside"
 
 
 class Checkpointer:
-    """Saves asynchronously and keeps the last `keep`; a checkpoint appears only when it is whole.
+    """Saves asynchronously and keeps the last `keep`; a checkpoint appears when it is whole.
 
     As a context it waits on leaving for what is being saved, and raises what became of that unless
     the block has failed itself.
@@ -61,7 +61,7 @@ class Checkpointer:
         return self._manager.latest_step()
 
     def check(self) -> None:
-        """Raises what became of a save that has ended by now; cheap enough for every step.
+        """Raises the error of a save that has ended; cheap enough for every step.
 
         Raises:
           UserError: it failed.
@@ -70,7 +70,7 @@ class Checkpointer:
             self.wait()
 
     def wait(self) -> None:
-        """Waits for what is being saved; raises as `check`."""
+        """Waits for a save in progress; raises UserError if it failed."""
         step, self._saving = self._saving, None
         if step is None:
             return
@@ -140,8 +140,8 @@ class Checkpointer:
         trees = saved_items(like)
         if "optimizer" not in manifest.items(folder, held):
             raise UserError(
-                f"{self._path.parent}: holds converted weights, which a run starts from and does "
-                f"not go on from; set config.init_from={self._path.parent} and name another "
+                f"{self._path.parent}: holds converted weights, which a run can start from but "
+                f"not resume from; set config.init_from={self._path.parent} and name another "
                 "--workdir"
             )
 
@@ -179,11 +179,11 @@ class Checkpointer:
 
 
 def last_whole(workdir: str | os.PathLike) -> str:
-    """Which checkpoint of a run is the newest whole one, in words, from the names alone."""
+    """Returns the newest whole checkpoint of a run, in words, from the names alone."""
     folder = run_folder.checkpoints(workdir)
     try:
         whole = run_folder.checkpoint_steps(workdir)
-    except Exception:  # of what has failed already, nothing more is known
+    except Exception:  # the folder has failed already and cannot be listed
         return f"the checkpoints are in {folder}"
     if not whole:
         return "no checkpoint was saved yet"
@@ -191,7 +191,7 @@ def last_whole(workdir: str | os.PathLike) -> str:
 
 
 def saved_items(state: TrainState) -> dict[str, Any]:
-    """What of a state is saved, each as a tree of plain dictionaries and lists."""
+    """Returns the saved parts of a state, each as a tree of plain dictionaries and lists."""
     items = {
         "params": nnx.to_pure_dict(state.params),
         "optimizer": jax.tree.leaves(state.opt_state),

@@ -23,8 +23,8 @@ class TrainConfig:
       keep: checkpoints to keep.
       sample_every: steps between two contact sheets; 0 writes none.
       sample_count: records per contact sheet.
-      max_seconds: the run saves and ends once its steps have taken so long, over all of its starts
-        and without compilation; 0 is no limit.
+      max_seconds: the run saves and ends once its steps have taken this long, over all of its
+        starts and without compilation; 0 is no limit.
       check_every: steps between two checks that the devices compute what they should, see
         `training.integrity`; 0 checks never.
 

@@ -1,4 +1,4 @@
-"""Stages of the data mix by step (UnityVideo sec. 3.3)."""
+"""Stages of the data mix by step (UnityVideo sec. 3.4)."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -11,10 +11,10 @@ from unityvideo_jax.settings.sections import check_keys
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Stage:
-    """Steps [start, until) and what holds in them.
+    """Steps [start, until) and their data mix.
 
     Attributes:
-      index: which stage.
+      index: number of the stage.
       start, until: its steps.
       weights: of the modalities.
       dir_weights: of the folders of shards; () keeps `config.data.dir_weights`.
@@ -93,5 +93,5 @@ def stages(
 
 
 def stage_at(plan: Sequence[Stage], step: int) -> Stage:
-    """The stage that the batch of `step` is drawn from."""
+    """Returns the stage that the batch of `step` is drawn from."""
     return next((stage for stage in plan if step < stage.until), plan[-1])

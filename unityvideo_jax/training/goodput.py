@@ -1,4 +1,4 @@
-"""Goodput: the share of a run's wall time in which a training step ran, and what took the rest."""
+"""Goodput: the share of a run's wall time in which a step ran, and causes of the rest."""
 
 import collections
 import contextlib
@@ -14,7 +14,7 @@ LOST = ("start", "input", "transfer", "checkpoint", "sampling", "other")
 
 
 class Goodput:
-    """Divides wall time into steps and into what the devices waited for in between.
+    """Divides wall time into steps and into the causes of waiting in between.
 
     A step counts from its dispatch, or from the end of the step before if that is later, to the
     moment its metrics exist. What lies between two steps is lost, to the phases that the host was
@@ -82,7 +82,7 @@ class Goodput:
         return {"goodput": self._in_steps / whole} | lost
 
     def close(self) -> None:
-        """Lets the thread go."""
+        """Stops the worker thread."""
         self._thread.shutdown(wait=False)
 
     def _between(self, begin: float, end: float, rest: str) -> dict[str, float]:

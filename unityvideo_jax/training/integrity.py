@@ -1,7 +1,7 @@
-"""Whether the devices compute what they should: copies agree, and a loss repeats itself.
+"""Checks that the devices compute correctly: copies agree, and a loss repeats itself.
 
 A device can compute or store wrong numbers without any error. Copies of the parameters that differ,
-or a loss that comes out otherwise when it is computed again, show it.
+or a loss that differs when it is computed again, show it.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -33,7 +33,7 @@ class IntegrityCheck:
       modalities: names of the modality ids.
       step: of the state that is held to be right, from which the run continues.
       probe: a batch on the devices, the same in every check.
-      parts: which the probe is cut into, of which one is used, to bound memory.
+      parts: number of parts of the probe, of which one is used, to bound memory.
     """
 
     def __init__(
@@ -78,13 +78,19 @@ class IntegrityCheck:
         if fault:
             raise UserError(
                 f"step {step}: {fault}; take that hardware out of service and remove the "
-                f"checkpoints after step {self._right}, when all was right, before you go on"
+                f"checkpoints after step {self._right}, when all was right, before you resume"
             )
         self._right = step
 
 
 def digest(x: Shaped[Array, "..."]) -> UInt32[Array, ""]:
-    """A sum over the elements of a hash of index and bits; any change of one element changes it."""
+    """Returns a sum over the elements of a hash of index and bits.
+
+    Any change of one element changes it.
+
+    Args:
+      x: of any shape and type.
+    """
     if x.dtype == jnp.bool_:
         x = x.astype(jnp.uint8)
     bits = jax.lax.bitcast_convert_type(x, jnp.dtype(f"uint{8 * x.dtype.itemsize}"))
@@ -120,7 +126,7 @@ def differing_copies(
     specs: Sequence[PartitionSpec],
     mesh: Mesh,
 ) -> str:
-    """Which device's copy of which array differs from the others, in words; "" if none.
+    """Returns which device's copy of which array differs from the others, in words; "" if none.
 
     Args:
       table: digests u32[*mesh, arrays].
@@ -149,7 +155,12 @@ def differing_copies(
 def differing_losses(
     first: Float[np.ndarray, "b"], second: Float[np.ndarray, "b"], mesh: Mesh
 ) -> str:
-    """Which device's loss came out otherwise the second time, in words; "" if none."""
+    """Returns which device's loss differed the second time, in words; "" if none.
+
+    Args:
+      first, second: losses of the probe's samples.
+      mesh: of the devices that computed them.
+    """
     rows = np.flatnonzero(first.view(np.uint32) != second.view(np.uint32))
     if not len(rows):
         return ""

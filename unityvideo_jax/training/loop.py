@@ -92,7 +92,7 @@ def train(
       log: takes progress lines.
       devices: to train on; all of them by default.
       profile: what to record beside the metrics; None is nothing.
-      fallback: read the latest checkpoint first, and go on from the newest whole one if it is
+      fallback: read the latest checkpoint first, and continue from the newest whole one if it is
         damaged.
 
     Raises:
@@ -111,7 +111,7 @@ def _train(
     goodput = Goodput()
     model = section(DiTConfig, config, "model")
     objective = section(ObjectiveConfig, config, "objective")
-    # As pinned: a run that resumes keeps the schedule that it was started with.
+    # As pinned: a run that resumes keeps the schedule that it started with.
     optim = section(OptimizerConfig, read_config(workdir), "optimizer")
     run = section(TrainConfig, config, "train")
     weights = dict(config.data.modality_weights)

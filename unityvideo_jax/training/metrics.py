@@ -33,17 +33,17 @@ class Averages:
             self._sums[name] = (before[0] + float(total), before[1] + float(count))
 
     def take(self) -> dict[str, float]:
-        """Means of what had any count, and starts anew."""
+        """Returns the means of all names with a count, and starts anew."""
         means = {name: total / count for name, (total, count) in self._sums.items() if count > 0}
         self._sums = {}
         return means
 
     def get_state(self) -> dict[str, list[float]]:
-        """What was added since the last `take`, as JSON knows it."""
+        """Returns the sums since the last `take`, as JSON values."""
         return {name: list(pair) for name, pair in self._sums.items()}
 
     def set_state(self, state: Mapping[str, Any]) -> None:
-        """Goes on from what `get_state` gave, so that a mean covers the steps before a resume too.
+        """Restores what `get_state` gave, so that a mean covers the steps before a resume too.
 
         Raises:
           TypeError, ValueError, AttributeError: not such a state.
@@ -141,7 +141,7 @@ def _step_of(line: bytes) -> int | None:
 
 
 class Speed:
-    """Step time and what follows from it.
+    """Step time and the rates that follow from it.
 
     Args:
       step: steps done so far.
@@ -172,7 +172,7 @@ class Speed:
         """Means over the interval that ends at a step, and begins the next.
 
         Args:
-          step: steps done by now.
+          step: steps done.
 
         Returns:
           Seconds per step, tokens/s, model TFLOP/s per device and, if known, the share of the peak;

@@ -125,7 +125,7 @@ def check_ranges(config: Any) -> None:
 
 
 def make_schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
-    """Learning rate by step.
+    """Returns the learning rate by step.
 
     Args:
       config: its schedule.
@@ -141,7 +141,7 @@ def make_schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
 
 
 def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
-    """The optimiser behind a clipping of the gradient by its global norm."""
+    """Returns the optimiser behind a clipping of the gradient by its global norm."""
     rate = make_schedule(config, steps)
     optimizer = _adamw(config, rate)
     if config.name == "muon":

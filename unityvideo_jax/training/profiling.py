@@ -1,4 +1,4 @@
-"""What a run records of itself on demand: a trace, the compiled step, device memory."""
+"""Records of a run on demand: a trace, the compiled step, device memory."""
 
 import dataclasses
 import pathlib
@@ -16,7 +16,7 @@ FOLDER = "profile"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ProfileConfig:
-    """What to record.
+    """The choice of records.
 
     Attributes:
       steps: "A:B" traces steps A to B - 1, as a Python range, counted from 1; "" traces none.
@@ -35,7 +35,11 @@ class ProfileConfig:
         self.traced()
 
     def traced(self) -> range:
-        """The steps to trace."""
+        """Returns the steps to trace.
+
+        Raises:
+          UserError: `steps` is not A:B.
+        """
         if not self.steps:
             return range(0)
         found = re.fullmatch(r"(\d+):(\d+)", self.steps)
@@ -85,7 +89,7 @@ class Profiler:
                 log(f"{asked}: the run continues after step {start}; nothing to record")
 
     def compile(self, lowered: Any, name: str) -> Any:
-        """The lowered step compiled; written down as `name` if asked for."""
+        """Compiles the lowered step; also writes it as `name` if asked for."""
         compiled = lowered.compile()
         if self._config.hlo and hosts.is_first():
             self._folder.mkdir(parents=True, exist_ok=True)

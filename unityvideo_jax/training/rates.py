@@ -1,4 +1,4 @@
-"""Learning rates by group of parameters: factors on the updates of what modalities add."""
+"""Learning rates by group of parameters: factors on the updates of a modality's parameters."""
 
 from collections.abc import Mapping
 from typing import Any

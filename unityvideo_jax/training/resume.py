@@ -1,4 +1,4 @@
-"""What may change when a run resumes, what each change does, and what must stay."""
+"""Changes of a configuration when a run resumes: those that are free, asked for, or refused."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -26,9 +26,9 @@ FREE = (
     "model.scan_layers",
     "model.attention",
 )
-# Places of things that must be the same things.
+# Keys of paths whose content must stay the same.
 PLACES = ("data.dirs", "data.vae", "data.text_encoder")
-# And this one where it is read again whenever a run goes on: beside adapters.
+# The same holds for this key where adapters train, since every start reads it again.
 INIT_FROM = "init_from"
 # Changes of the training itself: whoever wants one asks for it, and reads what it does.
 _RATE = "the optimiser's state stays, and the rate follows the new schedule from the next step on"
@@ -49,7 +49,7 @@ SCHEDULE_STEPS = "optimizer.schedule_steps"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Record:
-    """What a run's folder keeps of the command beside its configuration.
+    """Facts about the command of a run, beside its configuration.
 
     Attributes:
       overridden: keys that the command line set, instead of the configuration file.
@@ -61,9 +61,7 @@ class Record:
 
 
 def flat(config: Any) -> dict[str, Any]:
-    """A configuration by dotted key, as JSON knows the values; a key that is not set has its
-    default.
-    """
+    """A configuration by dotted key, as JSON values; a key that is not set has its default."""
     values = provenance.plain(config)
     for name, cls in SECTIONS.items():
         if not isinstance(values.setdefault(name, {}), dict):
@@ -75,7 +73,7 @@ def flat(config: Any) -> dict[str, Any]:
 
 
 def with_schedule(wanted: Mapping[str, Any], stored: Mapping[str, Any] | None) -> dict[str, Any]:
-    """A flat configuration in which `optimizer.schedule_steps` is a step.
+    """Returns a flat configuration in which `optimizer.schedule_steps` is a step.
 
     Args:
       wanted: of the command; 0 takes what the run was started with.
@@ -87,23 +85,23 @@ def with_schedule(wanted: Mapping[str, Any], stored: Mapping[str, Any] | None) -
 
 
 def differences(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
-    """Keys whose values differ."""
+    """Returns the keys whose values differ."""
     return sorted(k for k in {*stored, *wanted} if stored.get(k) != wanted.get(k))
 
 
 def is_fixed(key: str) -> bool:
-    """Whether a key must stay as long as the run lasts."""
+    """Returns whether a key must stay as long as the run lasts."""
     return not (key.startswith(FREE) or key in PLACES or key in ASKED)
 
 
 def refusal(
     stored: Mapping[str, Any], wanted: Mapping[str, Any], before: Record, now: Record, done: int
 ) -> str:
-    """Why a run cannot go on with another configuration, and what to do; "" if it can.
+    """Why a run cannot continue with another configuration, and what to do; "" if it can.
 
     Args:
       stored, wanted: flat configurations of the run and of the command.
-      before, now: what belongs to each.
+      before, now: records of the run and of the command.
       done: steps of the run.
     """
     changed = differences(stored, wanted)
@@ -176,7 +174,7 @@ def _stages_done(curriculum: Sequence[Mapping[str, Any]], done: int) -> list[Any
 def notes(
     stored: Mapping[str, Any], wanted: Mapping[str, Any], command: Mapping[str, Any]
 ) -> list[str]:
-    """One line for each change that changes the training, and for a schedule that does not change.
+    """Returns one line for each change of the training, and for a schedule that does not change.
 
     Args:
       stored, wanted: flat configurations of the run and of its continuation, both `with_schedule`.

@@ -1,4 +1,4 @@
-"""A run's first weights: those of a conversion, or of a run that may have had other modalities."""
+"""The first weights of a run: those of a conversion, or of a run with perhaps other modalities."""
 
 import dataclasses
 import os
@@ -22,7 +22,7 @@ def start_from(
     fallback: bool = False,
     log: Callable[[str], None] = print,
 ) -> TrainState:
-    """A fresh state with the weights of a pretrained model, a conversion, or another run's average.
+    """Returns a fresh state with the weights of a model, a conversion, or another run's average.
 
     Modalities are matched by name, see `models.backbone.map_weights`: a run on RGB alone, or a
     converted Wan, starts a run on several modalities, and one on six starts one on seven.

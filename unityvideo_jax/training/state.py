@@ -1,4 +1,4 @@
-"""What training carries from step to step, born with its sharding."""
+"""The state that training carries from step to step, born with its sharding."""
 
 import dataclasses
 from typing import Any
@@ -21,6 +21,9 @@ class TrainState:
     """Steps done, float32 parameters, their moving average if kept, and the optimiser's state.
 
     Where adapters are trained, `params` is what trains, and `frozen` the rest of the model.
+
+    Attributes:
+      opt_state: a pytree of optax, whose moments are shaped like `params`.
     """
 
     step: Any  # int32 [], or its sharding where the tree describes a layout
@@ -85,10 +88,10 @@ def create(
     keep_ema: bool,
     lora: LoraConfig = WHOLE,
 ) -> tuple[nnx.GraphDef, TrainState, TrainState]:
-    """A new model's graph definition, its sharded state, and the state's shardings.
+    """Returns a new model's graph definition, its sharded state, and the state's shardings.
 
-    What is frozen is made by nobody: its shapes and shardings stand there until
-    `training.adapters.load_base` reads it.
+    Frozen weights are not drawn: their shapes and shardings stand there until
+    `training.adapters.load_base` reads them.
     """
     graphdef, shapes, layouts = plan(config, optimizer, mesh, rules, keep_ema=keep_ema, lora=lora)
 
@@ -113,7 +116,7 @@ def create(
 
 
 def abstract_state(state: TrainState) -> TrainState:
-    """Shapes, dtypes and shardings of a state: where a checkpoint is restored to."""
+    """Returns shapes, dtypes and shardings of a state: the target to restore a checkpoint to."""
     return jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state
     )

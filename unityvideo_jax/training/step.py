@@ -1,4 +1,4 @@
-"""The training step: one pure function, read from top to bottom."""
+"""The training step (UnityVideo sec. 3.4): one pure function, read from top to bottom."""
 
 import dataclasses
 import functools
@@ -111,10 +111,10 @@ def jit_train_step(
     optimizer: optax.GradientTransformation,
     max_traces: int | None = None,
 ) -> Callable:
-    """The step as it is trained: jitted, its state donated and laid out by `layout`.
+    """Returns the step as it is trained: jitted, its state donated and laid out by `layout`.
 
-    It may be traced `max_traces` times, once per shape of a batch; then an AssertionError says that
-    something else than the shape differs. None is any number.
+    It may be traced `max_traces` times, once per shape of a batch; a further trace raises
+    AssertionError, since something else than the shape differs. None is any number.
     """
     step = make_train_step(
         graphdef,

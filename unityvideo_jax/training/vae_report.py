@@ -18,10 +18,12 @@ LEAST_DEVIATION = 0.1
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LatentStatistics:
-    """Attributes:
-    mean, std: per channel, of latents before normalisation; every modality counts alike.
-    modalities: by modality, mean and standard deviation per channel of latents that `mean` and
-      `std` have normalised.
+    """Statistics of an autoencoder's latents.
+
+    Attributes:
+      mean, std: per channel, of latents before normalisation; every modality counts alike.
+      modalities: by modality, mean and standard deviation per channel of latents that `mean` and
+        `std` have normalised.
     """
 
     mean: tuple[float, ...]
@@ -32,7 +34,7 @@ class LatentStatistics:
 def latent_statistics(
     vae: WanVAE, names: Sequence[str], batches: Iterable[Float[Array, "n m t h w 3"]]
 ) -> LatentStatistics:
-    """Statistics over batches of clips, every modality of each; sums are in float64."""
+    """Returns statistics over batches of clips, every modality of each; sums are in float64."""
     shape = (len(names), vae.config.z_dim)
     total, squares, count = np.zeros(shape), np.zeros(shape), 0
     for videos in batches:
@@ -62,6 +64,6 @@ def reconstruct(vae: WanVAE, videos: Float[Array, "n m t h w 3"]) -> Float[Array
 
 
 def device_name() -> str:
-    """The accelerator that JAX computes on, with its count."""
+    """Returns the accelerator that JAX computes on, with its count."""
     devices = jax.devices()
     return f"{len(devices)} x {devices[0].device_kind}"

@@ -36,12 +36,12 @@ class VAELossConfig:
     Attributes:
       gradient: of the absolute error of differences between neighbours in height, width and time.
       coarse: of the absolute error of 2x2 and 4x4 means, each.
-      kl: of the Kullback-Leibler divergence to the unit normal, in nats a latent number.
-      foreground: how much pixels off a modality's background weigh together, relative to all pixels
-        together. Skeletons cover a few per cent of the picture, and only those can be decoded.
+      kl: of the Kullback-Leibler divergence to the unit normal, in nats per latent number.
+      foreground: weight of all pixels off a modality's background, relative to that of all pixels.
+        Skeletons cover a few per cent of the picture, and only those can be decoded.
       first_frame: weight of a clip's first frame, which is a latent frame of its own, relative to
         each other frame.
-      background: by modality, the value of "nothing here" in all channels.
+      background: by modality, the value of empty pixels in all channels.
       modality_weights: by modality; 1 if not named.
 
     Raises:
@@ -69,6 +69,14 @@ class VAELossConfig:
 class VAEOptimizerConfig:
     """AdamW with warm-up and cosine decay, and an exponential moving average of the weights.
 
+    Attributes:
+      learning_rate: peak.
+      warmup_steps: linear warm-up from zero.
+      b1, b2, eps: AdamW's.
+      weight_decay: times the learning rate; only kernels decay.
+      clip_norm: bound of the gradient's global norm.
+      ema_decay: of the averaged weights.
+
     Raises:
       UserError: a value out of range.
     """
@@ -86,7 +94,7 @@ class VAEOptimizerConfig:
         check_ranges(self)
 
     def rate(self, step: int, progress: float) -> float:
-        """Learning rate: linear warm-up over steps, times a cosine over `progress` in [0, 1]."""
+        """The learning rate: linear warm-up over steps, times a cosine of `progress` in [0, 1]."""
         warm = min(1.0, (step + 1) / max(self.warmup_steps, 1))
         return self.learning_rate * warm * 0.5 * (1.0 + math.cos(math.pi * min(progress, 1.0)))
 
@@ -94,7 +102,14 @@ class VAEOptimizerConfig:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class VAEState:
-    """What a step updates: float32 parameters, their moving average, and the optimiser's."""
+    """The state of training.
+
+    Attributes:
+      params: float32.
+      ema: their moving average.
+      optimizer: a pytree of optax.
+      step: steps done.
+    """
 
     params: Any
     ema: Any
@@ -103,7 +118,7 @@ class VAEState:
 
 
 def transformation(config: VAEOptimizerConfig) -> optax.GradientTransformation:
-    """AdamW without its learning rate; only kernels decay, not biases and norm scales."""
+    """Returns AdamW without its learning rate; only kernels decay, not biases and norm scales."""
 
     def kernels(params):
         return jax.tree.map(lambda p: p.ndim > 1, params)
@@ -119,7 +134,7 @@ def transformation(config: VAEOptimizerConfig) -> optax.GradientTransformation:
 def encode_modalities(
     names: tuple[str, ...], clips: Mapping[str, Shaped[Array, "..."]]
 ) -> tuple[Float[Array, "n m t h w 3"], list[dict[str, Float[Array, "..."]]]]:
-    """Every modality's video of a batch of clips, and its side records (leading axis n)."""
+    """Returns every modality's video of a batch of clips, and its side records (leading axis n)."""
     videos, sides = [], []
     for name in names:
         video, side = jax.vmap(registry.get(name).codec.encode)(dict(clips))
@@ -131,7 +146,13 @@ def encode_modalities(
 def foreground_weights(
     video: Float[Array, "n m t h w 3"], names: tuple[str, ...], config: VAELossConfig
 ) -> Float[Array, "n m t h w 1"]:
-    """Weight of each pixel, mean 1 a video: foreground and everything share it as configured."""
+    """Each pixel's weight, mean 1 per video: foreground and everything share it as configured.
+
+    Args:
+      video: in [-1, 1].
+      names: the modalities on axis 1.
+      config: backgrounds and weights.
+    """
     known = jnp.array([name in config.background for name in names], jnp.float32)
     level = jnp.array([config.background.get(name, 0.0) for name in names], jnp.float32)
     shape = (1, len(names), 1, 1, 1, 1)
@@ -150,7 +171,13 @@ def _coarser(x: Float[Array, "n t h w c"], factor: int) -> Float[Array, "n t p q
 def reconstruction_loss(
     error: Float[Array, "n t h w 3"], weight: Float[Array, "n t h w 1"], config: VAELossConfig
 ) -> Float[Array, " n"]:
-    """Loss of each video from its signed error: all terms are linear in the error's size."""
+    """The loss of each video from its signed error: all terms are linear in the error's size.
+
+    Args:
+      error: reconstruction minus video.
+      weight: of each pixel.
+      config: weights of the terms.
+    """
 
     def mean(x: Float[Array, "..."]) -> Float[Array, "..."]:
         return jnp.mean(jnp.abs(x), axis=(1, 2, 3, 4))
@@ -171,7 +198,7 @@ def vae_loss(
     names: tuple[str, ...],
     config: VAELossConfig,
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, "..."]]]:
-    """Loss of a batch, all modalities of each clip, with one posterior sample each.
+    """Returns the loss of a batch, all modalities of each clip, with one posterior sample each.
 
     Args:
       vae: the autoencoder.
@@ -181,7 +208,7 @@ def vae_loss(
       config: the weights.
 
     Returns:
-      The loss and float32 metrics: "loss", "kl" (nats a latent number) and, by modality, "psnr".
+      The loss and float32 metrics: "loss", "kl" (nats per latent number) and, by modality, "psnr".
     """
     n, m = video.shape[:2]
     flat = video.reshape(n * m, *video.shape[2:])
@@ -202,7 +229,7 @@ def vae_loss(
 
 
 def init_state(vae: WanVAE, config: VAEOptimizerConfig) -> tuple[nnx.GraphDef[WanVAE], VAEState]:
-    """The module's graph and the first state; the moving average starts at the weights."""
+    """Returns the module's graph and the first state; the moving average starts at the weights."""
     graph, params = nnx.split(vae)
     optimizer = transformation(config).init(params)
     ema = jax.tree.map(jnp.copy, params)
@@ -223,7 +250,7 @@ def make_step(
     loss_config: VAELossConfig,
     optimizer_config: VAEOptimizerConfig,
 ) -> Step:
-    """The compiled step `(state, video, key, learning_rate) -> (state, metrics)`.
+    """Returns the compiled step `(state, video, key, learning_rate) -> (state, metrics)`.
 
     The state is donated; the key is folded with the step number inside. A second set of shapes
     would compile it again, for minutes: AssertionError.

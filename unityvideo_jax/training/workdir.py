@@ -1,4 +1,4 @@
-"""A run's folder: one run at a time, and what of its configuration stays."""
+"""A run's folder: one run at a time, and the fixed parts of its configuration."""
 
 import contextlib
 import dataclasses
@@ -31,7 +31,7 @@ def open_workdir(
 
     Args:
       path: of the folder, or its place if it is in an object store; made if missing.
-      config: of the experiment. What may differ from the run's own, `training.resume` says.
+      config: of the experiment. `training.resume` says what may differ from the run's own.
       overridden: keys that the command line set, without "config.".
       identify: gives fingerprints of what `resume.PLACES` name.
       log: takes a line for each change that changes the training.
@@ -76,13 +76,14 @@ def open_workdir(
 def pin_batch_multiple(
     path: str | os.PathLike, config: ml_collections.ConfigDict, parts: int
 ) -> None:
-    """Sets a `config.data.batch_multiple` of 0: to that of the run, so that it keeps its batches
-    on another mesh, or of a new run to `parts`.
+    """Sets a `config.data.batch_multiple` of 0 to that of the run, or of a new run to `parts`.
+
+    A run so keeps its batches on another mesh.
 
     Args:
       path: of the run's folder.
       config: of the experiment; changed only if it has buckets.
-      parts: what the mesh and accumulation divide a batch into.
+      parts: number of parts that the mesh and accumulation divide a batch into.
     """
     stages = config.get("curriculum", ())
     has_buckets = config.data.get("buckets") or any(stage.get("buckets") for stage in stages)

@@ -23,7 +23,13 @@ def _by_species(actor: Actors, dog: float, cat: float, horse: float, sheep: floa
 
 
 def pose_quadruped(actor: Actors, seconds: Float[Array, " t"], middle: float) -> Limbs:
-    """16 limbs of a walking or trotting animal; `height` is that of its back."""
+    """Poses the 16 limbs of a walking or trotting animal.
+
+    Args:
+      actor: one slot of Actors; its `height` is that of the back.
+      seconds: times from the first frame.
+      middle: when a walker passes its place.
+    """
     tall, wide = actor.height, actor.build
     root = rotate_z(jnp.broadcast_to(actor.heading, seconds.shape))
     ground = _ground(actor, seconds, middle)
@@ -91,7 +97,13 @@ def pose_quadruped(actor: Actors, seconds: Float[Array, " t"], middle: float) ->
 
 
 def pose_bird(actor: Actors, seconds: Float[Array, " t"], middle: float) -> Limbs:
-    """13 limbs of a bird that walks, or flies waist-high; `height` is to its crown."""
+    """Poses the 13 limbs of a bird that walks, or flies waist-high.
+
+    Args:
+      actor: one slot of Actors; its `height` is to the crown.
+      seconds: times from the first frame.
+      middle: when a walker passes its place.
+    """
     tall, wide = actor.height, actor.build
     flies = actor.motion == looks.BIRD_FLIES
     root = rotate_z(jnp.broadcast_to(actor.heading, seconds.shape))

@@ -1,8 +1,8 @@
 """Balls under gravity in float64: the same numbers on every machine, under laws that change.
 
 Constants and the integrator are those of `objects.simulate` (semi-implicit Euler, bounces of a
-factor, a lower limit below which nothing bounces, rolling drag), so that what is lawful here looks
-as worlds look that models are trained on. Only +, -, *, / and square roots are used, which IEEE 754
+factor, a lower limit below which nothing bounces, rolling drag), so that lawful motion looks as in
+the worlds that models are trained on. Only +, -, *, / and square roots are used, which IEEE 754
 defines to the last bit.
 """
 
@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float
 from unityvideo_jax.worlds.objects import GRAVITY, STEP
 
 ROLLING_DRAG = 0.25  # m/s^2
-LEAST_BOUNCE = 0.35  # m/s; what falls more slowly stays on the ground
+LEAST_BOUNCE = 0.35  # m/s; a ball that falls more slowly stays on the ground
 CONTACT_BOUNCE = 0.6  # of bodies that meet
 
 
@@ -36,23 +36,30 @@ class Bodies:
 
 
 class State(NamedTuple):
-    """Centres in metres and velocities in m/s, of one moment or of several frames."""
+    """Positions and velocities of bodies at one moment or in several frames.
+
+    Attributes:
+      place: centres in metres.
+      velocity: m/s.
+    """
 
     place: Float[np.ndarray, "*t n 3"]
     velocity: Float[np.ndarray, "*t n 3"]
 
     def at(self, frame: int) -> "State":
-        """The moment of one frame."""
+        """Returns the state in one frame."""
         return State(self.place[frame], self.velocity[frame])
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Laws:
-    """Attributes:
-    gravity: m/s^2, downwards.
-    bounce: factor on every body's own bounce.
-    ground: whether there is one.
-    contacts: whether bodies meet.
+    """The laws of motion of a clip.
+
+    Attributes:
+      gravity: m/s^2, downwards.
+      bounce: factor on every body's own bounce.
+      ground: whether there is one.
+      contacts: whether bodies meet.
     """
 
     gravity: float = GRAVITY
@@ -62,14 +69,14 @@ class Laws:
 
 
 def simulate(bodies: Bodies, state: State, frames: int, fps: float, laws: Laws) -> State:
-    """The moments of `frames` frames, the first of which is the state itself.
+    """Returns the states in `frames` frames, the first of which is `state`.
 
     Args:
-      bodies: what moves.
+      bodies: balls and boxes.
       state: of the first frame.
-      frames: how many.
+      frames: number of frames.
       fps: frames per second.
-      laws: what holds from the first frame on.
+      laws: in force from the first frame on.
     """
     substeps = max(1, round(1.0 / (fps * STEP) + 0.499))
     dt = 1.0 / (fps * substeps)

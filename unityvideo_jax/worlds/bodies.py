@@ -10,8 +10,8 @@ from jaxtyping import Array, Float
 from unityvideo_jax.worlds.pytree import pytree
 from unityvideo_jax.worlds.vector import compose, rotate_x, rotate_y, rotate_z, times
 
-PARTS = 18  # capsules an actor
-# Where capsules that a body does not need are placed: far below the ground, seen by no ray.
+PARTS = 18  # capsules per actor
+# Height of capsules that a body does not need: far below the ground, seen by no ray.
 PARKED = -500.0
 
 
@@ -39,33 +39,41 @@ class LimbBuilder:
         self._frames = frames
         self._limbs: list[tuple[Array, Array, Array, Array]] = []
 
-    def add(self, centre: Array, rotation: Array, radii: Any, half: Any = 0.0) -> None:
-        """A capsule about `centre` [t, 3] with `rotation` [t, 3, 3]."""
+    def add(
+        self,
+        centre: Float[Array, "t 3"],
+        rotation: Float[Array, "t 3 3"],
+        radii: Any,
+        half: Any = 0.0,
+    ) -> None:
+        """Adds a capsule; the arguments are the fields of `Limbs`, in metres."""
         radii = jnp.stack([jnp.asarray(r, jnp.float32) for r in radii])
         self._limbs.append((centre, rotation, radii, jnp.asarray(half, jnp.float32)))
 
-    def hang(self, joint: Array, rotation: Array, length: Any, radii: Any) -> Array:
-        """A limb from a joint along local -z; returns its far end [t, 3]."""
+    def hang(
+        self, joint: Float[Array, "t 3"], rotation: Float[Array, "t 3 3"], length: Any, radii: Any
+    ) -> Float[Array, "t 3"]:
+        """Adds a limb from a joint along local -z; returns its far end. Lengths are metres."""
         down = jnp.asarray([0.0, 0.0, -1.0])
         self.add(joint + 0.5 * length * times(rotation, down), rotation, radii, 0.5 * length)
         return joint + length * times(rotation, down)
 
     def hang_pair(
         self,
-        joints: Array,
-        rotations: Sequence[Array],
+        joints: Float[Array, "2 t 3"],
+        rotations: Sequence[Float[Array, "2 t 3 3"]],
         lengths: Sequence[Any],
         radii: Sequence[Any],
-    ) -> list[Array]:
-        """Chains of limbs on the left and on the right, all of the left first.
+    ) -> list[Float[Array, "2 t 3"]]:
+        """Adds a chain of limbs on the left and one on the right, all of the left first.
 
         Args:
-          joints: [2, t, 3], where the first limbs hang.
-          rotations: one [2, t, 3, 3] a limb.
-          lengths, radii: of each limb.
+          joints: points from which the first limbs hang.
+          rotations: one per limb of a chain.
+          lengths, radii: of each limb, in metres.
 
         Returns:
-          The far end of each limb, [2, t, 3].
+          The far end of each limb.
         """
         ends = [joints]
         down = jnp.asarray([0.0, 0.0, -1.0])
@@ -78,7 +86,7 @@ class LimbBuilder:
         return ends[1:]
 
     def build(self) -> Limbs:
-        """All limbs; missing ones are parked out of sight."""
+        """Returns all limbs; missing ones are parked out of sight."""
         parked = (
             jnp.broadcast_to(jnp.asarray([0.0, 0.0, PARKED]), (self._frames, 3)),
             jnp.broadcast_to(jnp.eye(3), (self._frames, 3, 3)),
@@ -99,13 +107,13 @@ class LimbBuilder:
 def settle(values: Any) -> Any:
     """Computes values once: otherwise XLA fuses them again into each of their many users.
 
-    It halves the time to compile and changes no value.
+    This halves the time to compile and changes no value.
     """
     return jax.lax.optimization_barrier(values)
 
 
 def smooth(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """Smooth step: 0 below 0, 1 above 1, a cubic between."""
+    """Returns the smooth step: 0 below 0, 1 above 1, a cubic between."""
     x = jnp.clip(x, 0.0, 1.0)
     return x * x * (3.0 - 2.0 * x)
 
@@ -113,10 +121,16 @@ def smooth(x: Float[Array, "..."]) -> Float[Array, "..."]:
 def step_cycle(
     phase: Float[Array, "*n t"], stride: Any, duty: Any, lift: Any, roll: float = 0.6
 ) -> tuple[Float[Array, "*n t"], Float[Array, "*n t"], Float[Array, "*n t"]]:
-    """One foot of a gait: place along the way, height and pitch of its ball.
+    """Returns one foot of a gait: its place along the way, and height and pitch of its ball.
 
-    In stance the ball moves back at the body's pace, so it rests on the ground; `stride` is the way
-    the body makes in one stance.
+    In stance the ball moves back at the body's pace, so it rests on the ground.
+
+    Args:
+      phase: of the gait; a cycle is 1, and it starts with stance.
+      stride: distance that the body covers in one stance, in any unit of length.
+      duty: share of the cycle in stance, in (0, 1).
+      lift: greatest height of the foot, in the unit of `stride`.
+      roll: greatest pitch in radians.
     """
     phase = jnp.mod(phase, 1.0)
     u, w = phase / duty, (phase - duty) / (1.0 - duty)
@@ -159,10 +173,12 @@ def bend_arm(
     twist: Any,
     elbow: Any,
 ) -> tuple[Float[Array, "n t 3 3"], Float[Array, "n t 3 3"]]:
-    """Rotations of upper arm and forearm; `side` is 1 for the left arm, -1 for the right.
+    """Returns rotations of upper arm and forearm.
 
     Args:
-      raised: sideways from hanging.
+      chest: rotation of the chest.
+      side: 1 for the left arm, -1 for the right.
+      raised: sideways from hanging, in radians, as are all angles.
       swing: forwards.
       twist: turns the elbow's hinge; 0 flexes forwards, pi/2 upwards when the arm is out sideways.
       elbow: flexion.

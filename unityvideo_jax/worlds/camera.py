@@ -24,7 +24,13 @@ class Cameras:
 
 
 def cameras(config: WorldConfig, path: CameraPath, times: Float[Array, " t"]) -> Cameras:
-    """The cameras of one clip at these times."""
+    """Returns the cameras of one clip at these times.
+
+    Args:
+      config: gives the frame's size.
+      path: of one clip.
+      times: seconds from the first frame.
+    """
     # A dolly stops where it would run into what it looks at.
     distance = jnp.maximum(path.distance + path.distance_rate * times, 1.8)
     azimuth = path.azimuth + path.azimuth_rate * times
@@ -60,7 +66,13 @@ def cameras(config: WorldConfig, path: CameraPath, times: Float[Array, " t"]) ->
 def project(
     cameras: Cameras, points: Float[Array, "*b t p 3"], height: int, width: int
 ) -> tuple[Float[Array, "*b t p 2"], Float[Array, "*b t p"]]:
-    """Pixels (centres at integers + 0.5) and depth along z of world points, frame by frame."""
+    """Pixels (centres at integers + 0.5) and depth along z of world points, frame by frame.
+
+    Args:
+      cameras: one per frame.
+      points: metres, in world axes.
+      height, width: of the frame, in pixels.
+    """
     relative = points - cameras.position[..., None, :]
     seen = jnp.sum(cameras.axes[..., None, :, :] * relative[..., None, :], axis=-1)
     depth = seen[..., 2]

@@ -1,4 +1,4 @@
-"""Captions and modality prompts in plain English, from what a scene holds."""
+"""Captions and modality prompts in plain English, from the contents of a scene."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -21,8 +21,8 @@ class Description:
     """The text of one clip.
 
     Attributes:
-      caption: what happens in it, for RGB.
-      prompts: modality -> what it is asked for; the segmentation prompt names what is asked.
+      caption: describes the clip, for RGB.
+      prompts: text per modality; that of segmentation names the things to segment.
     """
 
     caption: str
@@ -30,7 +30,7 @@ class Description:
 
 
 def describe(config: WorldConfig, scenes: Scene) -> list[Description]:
-    """Descriptions of B scenes, on the host; the wording is a function of the scene.
+    """Describes B scenes, on the host; the wording is a function of the scene.
 
     Args:
       config: as for `sample_scenes`.
@@ -73,7 +73,7 @@ class _Writer:
     def description(self) -> Description:
         return Description(caption=self.caption(), prompts=self.prompts())
 
-    # What is there.
+    # People and objects.
 
     def actors(self) -> list[int]:
         return [i for i, kind in enumerate(self.scene.actors.kind) if kind != looks.NOBODY]
@@ -213,7 +213,7 @@ class _Writer:
                 "the camera pans to the right"),
         }[int(path.kind)]  # fmt: skip
 
-    # What is asked of each modality.
+    # Prompts of each modality.
 
     def prompts(self) -> dict[str, str]:
         return {

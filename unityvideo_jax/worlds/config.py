@@ -7,10 +7,10 @@ from unityvideo_jax.runtime import capacity, seeds
 
 # A scene's numbers depend on its split's place here: new splits come last.
 SPLITS = ("train", "validation", "heldout_animals", "heldout_objects", "closeup")
-# Counts up whenever worlds can show what they could not before. Splits and settings of an earlier
-# version keep their scenes to the bit. 2: cameras close to people.
+# Counts up whenever worlds can show something new. Splits and settings of an earlier version keep
+# their scenes to the bit. 2: cameras close to people.
 VERSION = 2
-# What a rendered pixel holds at least: colour, depth, flow, two ids, body part with coordinates.
+# Bytes that a rendered pixel takes at least: colour, depth, flow, two ids, body part, coordinates.
 PIXEL_BYTES = 40
 
 

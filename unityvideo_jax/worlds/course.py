@@ -1,4 +1,4 @@
-"""Where objects are in every frame, given from outside instead of simulated."""
+"""Positions of objects in every frame, given from outside instead of simulated."""
 
 from jaxtyping import Array, Float
 
@@ -9,13 +9,13 @@ from unityvideo_jax.worlds.pytree import pytree
 class Course:
     """Centres of a clip's objects in metres, in T + 1 frames; the last is the target of flow.
 
-    Objects do not turn but for their `yaw`. What is given need not obey physics, which makes
+    Objects do not rotate, apart from their `yaw`. Positions need not obey physics, which makes
     pairs of a possible clip and an impossible one.
 
     Attributes:
       centre: of the objects that are seen.
-      caster: of the objects that cast shadows and hide the sky, the same unless a shadow is to lie
-        elsewhere.
+      caster: of the objects that cast shadows and hide the sky; equal to `centre` unless a shadow
+        is to lie elsewhere.
     """
 
     centre: Float[Array, "*b t o 3"]

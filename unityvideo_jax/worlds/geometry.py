@@ -28,11 +28,15 @@ class Solids:
     radius 1 about a segment of half length `half` along z; objects have extents -1..1.
 
     Attributes:
-      half: of limbs; 0 for objects.
+      inverse: 3x3 maps from world to local axes.
+      centre: metres.
+      half: half length of a limb's segment in local units; 0 for objects.
       size: mean radius in metres, which turns local distances into penumbrae.
       shape: of objects, index into looks.OBJECT_NAMES.
+      active: whether an object slot is used.
       clear: whether an object lets most light through.
       someone: actor slots that any clip of the batch uses; the others are skipped.
+      walls, wall_distance, wall_height: which of two walls stand, and where, in metres.
     """
 
     inverse: Float[Array, "b t n 3 3"]
@@ -48,11 +52,11 @@ class Solids:
     wall_height: Float[Array, " b"]
 
     def frames(self, start: int, stop: int) -> "Solids":
-        """The frames [start, stop)."""
+        """Returns the frames [start, stop)."""
         return self.each_frame(lambda x: x[:, start:stop])
 
     def each_frame(self, cut: Callable[[Array], Array]) -> "Solids":
-        """Applies `cut` to what changes from frame to frame."""
+        """Applies `cut` to the arrays that change from frame to frame."""
         names = ("inverse", "centre", "half", "size")
         return dataclasses.replace(self, **{name: cut(getattr(self, name)) for name in names})
 
@@ -84,7 +88,7 @@ def _into(limb: _Limb, origin: Vec, direction: Vec) -> tuple[Vec, Vec]:
 
 
 def hit_capsule(origin: Vec, direction: Vec, half: Any) -> Any:
-    """First t > 0 at which the ray meets a unit capsule along z; +inf if it misses."""
+    """Returns the first t > 0 at which the ray meets a unit capsule along z; +inf if it misses."""
     squared = direction.dot(direction)
     # Start next to the capsule: the quadratics then lose no digits to a far origin.
     start = -origin.dot(direction) / squared
@@ -106,7 +110,7 @@ def hit_capsule(origin: Vec, direction: Vec, half: Any) -> Any:
 
 
 def interval(origin: Vec, direction: Vec, shape: Any) -> tuple[Any, Any]:
-    """Where a ray enters and leaves a unit box, ball or cylinder; a miss has enter > leave."""
+    """T where a ray enters and leaves a unit box, ball or cylinder; a miss has enter > leave."""
     tiny = 1e-9
     inverse = Vec(*[1.0 / jnp.where(jnp.abs(d) < tiny, tiny, d) for d in direction])
     low, high = [], []
@@ -162,7 +166,7 @@ def _unroll() -> int:
 def nearest(
     solids: Solids, origin: Vec, direction: Vec
 ) -> tuple[Float[Array, "b t r"], Int[Array, "b t r"]]:
-    """The first surface each ray meets.
+    """Finds the first surface that each ray meets.
 
     Args:
       solids: for the rays' frames.
@@ -213,13 +217,14 @@ def nearest(
 def light(
     solids: Solids, point: Vec, normal: Vec, sun: Vec, radius: Any
 ) -> tuple[Float[Array, "b t r"], Float[Array, "b t r"]]:
-    """Share of the sun that reaches each point, and of the sky (ambient occlusion).
+    """Returns the share of the sun that reaches each point, and of the sky (ambient occlusion).
 
     Shadows are soft: a solid that the ray misses by less than the sun's angular radius times the
     way to it hides a part of the sun. The sky is hidden by each solid in proportion to the inverse
     square of its distance, which darkens where things touch the ground.
 
     Args:
+      solids: for the rays' frames.
       point, normal: of surfaces, [b, t, rays]; points slightly off their own surface.
       sun: unit direction towards the sun, broadcast to [b, t, rays].
       radius: of the sun in radians, broadcast likewise.

@@ -1,4 +1,4 @@
-"""Named colours and other choices that captions speak of. Indices are stored in the Scene."""
+"""Named colours and other choices that captions mention. Indices are stored in the Scene."""
 
 import numpy as np
 

@@ -1,10 +1,10 @@
-"""What a person's feet, hips, trunk and arms do in each motion, as functions of time."""
+"""Targets for a person's feet, hips, trunk and arms in each motion, as functions of time."""
 
 import dataclasses
 from typing import Any
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from unityvideo_jax.worlds import looks
 from unityvideo_jax.worlds.bodies import smooth, step_cycle
@@ -39,15 +39,25 @@ class Pose:
 TALL = 0.533  # height of the hips over the ground when standing, by height
 SEAT = 0.285  # of the hips when sitting
 KICK_CYCLE = 2.6
-CADENCE = {looks.WALK: 0.95, looks.RUN: 1.45}  # steps of one foot a second, by sqrt(height)
+CADENCE = {looks.WALK: 0.95, looks.RUN: 1.45}  # steps of one foot per second, by sqrt(height)
 _DUTY = {looks.WALK: 0.6, looks.RUN: 0.36}
 
 
 def pose_of(
-    motion: Array, times: Float[Array, " t"], *, height: Any, speed: Any, phase: Any, event: Any,
-    side: Any,
+    motion: Int[Array, ""], times: Float[Array, " t"], *, height: Any, speed: Any, phase: Any,
+    event: Any, side: Any,
 ) -> Pose:  # fmt: skip
-    """The pose of `motion` (traced) at these times; all motions are computed and one is chosen."""
+    """Computes all motions at these times and returns the pose of `motion`.
+
+    Args:
+      motion: index into looks.MOTIONS; may be traced.
+      times: seconds from the first frame.
+      height: of the person, in metres.
+      speed: m/s.
+      phase: place in the motion's cycle at time 0; a cycle is 1.
+      event: seconds at which the ball is kicked; sitting down starts at half of it.
+      side: 1 for the left foot or hand, -1 for the right.
+    """
     zero = jnp.zeros_like(times)
     poses = {
         looks.WALK: _gait(looks.WALK, times, zero, height, speed, phase),

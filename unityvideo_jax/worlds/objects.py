@@ -31,7 +31,7 @@ def _rows(vector: Array) -> Array:
 def simulate(
     config: WorldConfig, things: Things, actors: Actors, surroundings: Surroundings, frames: int
 ) -> Motion:
-    """Fall, bounce, roll, collide with ground, walls, people and each other.
+    """Simulates objects that fall, bounce, roll and collide with ground, walls and people.
 
     Semi-implicit Euler with steps of at most STEP; contacts are impulses between bounding circles
     of upright shapes of equal mass. Boxes keep their base level; balls and lying cylinders roll
@@ -116,7 +116,7 @@ def simulate(
         place = place + velocity * dt
         landed = place[:, 2] <= rest
         place = place.at[:, 2].max(rest)
-        # Below this speed a bounce is no longer seen, and would bounce for ever.
+        # A bounce below this speed cannot be seen, and without the bound it would never end.
         back = jnp.where(velocity[:, 2] < -0.35, -things.bounce * velocity[:, 2], 0.0)
         velocity = velocity.at[:, 2].set(
             jnp.where(landed & (velocity[:, 2] < 0), back, velocity[:, 2])

@@ -37,12 +37,15 @@ _FACE = _FACE / np.linalg.norm(_FACE, axis=-1, keepdims=True)
 def pose_person(
     actor: Actors, seconds: Float[Array, " t"], middle: float
 ) -> tuple[Limbs, Float[Array, "t 17 3"]]:
-    """Limbs and keypoints of one person (no slot axis) at these times.
+    """Poses the limbs and keypoints of one person (no slot axis) at these times.
 
     Args:
       actor: one slot of Actors.
       seconds: times from the first frame.
       middle: when a walker passes its place.
+
+    Returns:
+      Limbs, and COCO-17 keypoints in metres.
     """
     tall, wide = actor.height, actor.build
     pose = pose_of(
@@ -159,7 +162,7 @@ def pose_person(
 
 
 def limb_colours(actor: Actors) -> Float[Array, "p 3"]:
-    """Base colour of each limb of one person, by its clothes."""
+    """Returns the base colour of each limb of one person, by its clothes."""
     forearm = jnp.where(actor.long_sleeves, actor.shirt, actor.skin)
     shin = jnp.where(actor.shorts, actor.skin, actor.trousers)
     arm, leg = [actor.shirt, forearm, actor.skin], [actor.trousers, shin]

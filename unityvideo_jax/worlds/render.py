@@ -27,7 +27,7 @@ _RAYS_ACCELERATOR = 1 << 23
 _RAYS_OF_CLIP = 1 << 23
 
 
-# What a rendered clip holds.
+# Names of a rendered clip's arrays.
 ARRAYS = (
     "rgb", "depth", "normals", "flow", "occluded", "instances", "segments", "keypoints",
     "visibility", "part", "uv",
@@ -84,7 +84,7 @@ def _trace(config: WorldConfig, stage: Stage, scenes: Scene) -> dict[str, Array]
 
     next_solids, next_views = stage.solids.frames(1, frames + 1), _cut(stage.cameras, 1, frames + 1)
     flow, occluded = truth.surface_motion(
-        views, next_views, next_solids, hit, direction, pixels, height, width
+        next_views, next_solids, hit, direction, pixels, height, width
     )
     named = truth.names(stage.skin, hit)
     body = named["part"] > 0
@@ -169,7 +169,7 @@ def render(config: WorldConfig, scenes: Scene, course: Course | None = None) -> 
     Args:
       config: as for `sample_scenes`.
       scenes: B scenes.
-      course: where their objects are, instead of where simulation takes them.
+      course: positions of their objects; None simulates them.
 
     Returns:
       rgb f32[B,T,H,W,3] in [0,1]; depth f32[B,T,H,W], metres along the camera's z axis, +inf for

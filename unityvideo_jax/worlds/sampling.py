@@ -1,4 +1,4 @@
-"""Drawing scenes: what is in a clip, where, and what it does."""
+"""Random scenes: the contents of a clip, their places, and their motions."""
 
 import functools
 import math
@@ -49,7 +49,7 @@ def _sample(config: WorldConfig, indices: Int[Array, " n"]) -> Scene:
 
 
 def sample_scenes(config: WorldConfig, indices: Int[Array, " n"] | Int[np.ndarray, " n"]) -> Scene:
-    """Scenes by number: a function of (seed, split, index), and of the clip's duration.
+    """Draws scenes by number: a function of (seed, split, index), and of the clip's duration.
 
     Args:
       config: the split, seed, frames and frame rate; the size in pixels has no influence.

@@ -1,4 +1,4 @@
-"""A Scene: everything that is random about a clip, as a pytree of small arrays."""
+"""A Scene: all random properties of a clip, as a pytree of small arrays."""
 
 import dataclasses
 
@@ -107,7 +107,7 @@ class CameraPath:
 
 @pytree
 class Scene:
-    """All that a clip depends on besides its size, length and frame rate.
+    """Everything that a clip depends on besides its size, length and frame rate.
 
     Attributes:
       asked: which actors, then which objects, the segmentation prompt asks for.

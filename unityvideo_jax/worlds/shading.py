@@ -179,7 +179,7 @@ def radiance(
 
     Args:
       solids, skin, around: for the rays' frames.
-      casters: what throws shadows, as a rule `solids`.
+      casters: solids that throw shadows, as a rule `solids`.
       origin, direction: of the primary rays; their t is what `distance` measures.
       spread: angle between neighbouring rays.
 

@@ -25,13 +25,13 @@ PLAIN, STRIPED, CHECKED, FACE, MUZZLE, SPOTTED = range(6)
 
 @pytree
 class Skin:
-    """What solids look like and what they are called; constant over the clip.
+    """Appearance and names of solids; constant over the clip.
 
     Attributes:
       instance: 1.. for people and animals, then objects; 0 for slots that are empty.
       segment: the number among what the prompt asks for; 0 for the rest.
       part: DensePose parts of the two halves of a limb; 0 for all but people.
-      across: which local axis divides the halves: 0 for x, 1 for y.
+      across: local axis that divides the halves: 0 for x, 1 for y.
     """
 
     colour: Float[Array, "b n 3"]
@@ -58,8 +58,8 @@ class Stage:
     is_person: Bool[Array, "b p"]
     casters: Solids
 
-    def cut(self, start: Array, count: int) -> "Stage":
-        """Frames start to start + count - 1; `start` may be traced."""
+    def cut(self, start: Int[Array, ""], count: int) -> "Stage":
+        """Returns frames start to start + count - 1; `start` may be traced."""
 
         def frames(x: Array) -> Array:
             return jax.lax.dynamic_slice_in_dim(x, start, count, axis=1)

@@ -1,7 +1,7 @@
-"""The point that a ray hit: where, facing which way, on which solid."""
+"""The points that rays hit: place, normal and solid."""
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from unityvideo_jax.worlds import looks
 from unityvideo_jax.worlds.geometry import (
@@ -37,45 +37,47 @@ class Surface:
     local: Vec
 
     @property
-    def on_solid(self) -> Array:
+    def on_solid(self) -> Bool[Array, "b t r"]:
+        """Whether the point lies on a limb or an object."""
         return self.which < NUM_SOLIDS
 
     @property
-    def on_limb(self) -> Array:
+    def on_limb(self) -> Bool[Array, "b t r"]:
+        """Whether the point lies on a limb."""
         return self.which < NUM_LIMBS
 
 
-def take(table: Array, solid: Int[Array, "b t r"]) -> Array:
-    """Rows of a table [b, t or 1, n, k] at the solids that rays hit: [b, t, r, k]."""
+def take(table: Shaped[Array, "b _ n k"], solid: Int[Array, "b t r"]) -> Shaped[Array, "b t r k"]:
+    """Returns rows of a table [b, t or 1, n, k] at the solids that rays hit."""
     table = jnp.broadcast_to(table, (*solid.shape[:2], *table.shape[2:]))
     return jnp.take_along_axis(table, solid[..., None], axis=2)
 
 
 def pose_table(solids: Solids) -> Float[Array, "b t n 12"]:
-    """Inverse (row by row) and centre of each solid in one row, for one gather."""
+    """Joins inverse (row by row) and centre of each solid in one row, for one gather."""
     flat = solids.inverse.reshape(*solids.inverse.shape[:3], 9)
     return jnp.concatenate([flat, solids.centre], axis=-1)
 
 
 def to_local(pose: Float[Array, "b t r 12"], point: Vec) -> Vec:
-    """World points in the local units of their solids."""
+    """Maps world points to the local units of their solids."""
     offset = point - Vec(pose[..., 9], pose[..., 10], pose[..., 11])
     return Vec(*[Vec(*[pose[..., 3 * i + j] for j in range(3)]).dot(offset) for i in range(3)])
 
 
 def turn_local(pose: Float[Array, "b t r 12"], direction: Vec) -> Vec:
-    """World directions in the local units of their solids."""
+    """Maps world directions to the local units of their solids."""
     return Vec(*[Vec(*[pose[..., 3 * i + j] for j in range(3)]).dot(direction) for i in range(3)])
 
 
 def turn_normal(pose: Float[Array, "b t r 12"], normal: Vec) -> Vec:
-    """Local gradients in the world, made unit vectors."""
+    """Maps local gradients to unit vectors in the world."""
     columns = [Vec(*[pose[..., 3 * i + j] for i in range(3)]) for j in range(3)]
     return Vec(*[c.dot(normal) for c in columns]).unit()
 
 
 def to_world(pose: Float[Array, "b t r 12"], local: Vec) -> Vec:
-    """Local points in the world: the inverse of `to_local`.
+    """Maps local points to the world: the inverse of `to_local`.
 
     inverse = diag(1/r) Rᵀ, so that its own inverse is R diag(r) = inverseᵀ diag(r²).
     """
@@ -85,8 +87,17 @@ def to_world(pose: Float[Array, "b t r 12"], local: Vec) -> Vec:
     return Vec(*[c.dot(scaled) for c in columns]) + Vec(pose[..., 9], pose[..., 10], pose[..., 11])
 
 
-def local_normal(local: Vec, half: Array, shape: Array, is_limb: Array) -> Vec:
-    """Gradient of the unit shape at a point on it."""
+def local_normal(
+    local: Vec, half: Float[Array, "*s"], shape: Int[Array, "*s"], is_limb: Bool[Array, "*s"]
+) -> Vec:
+    """Returns the gradient of the unit shape at a point on it.
+
+    Args:
+      local: the point in local units.
+      half: half length of a limb's segment.
+      shape: index into looks.OBJECT_NAMES.
+      is_limb: whether the point lies on a limb.
+    """
     z = local.z - jnp.clip(local.z, -half, half)
     size = Vec(*[jnp.abs(c) for c in local])
     most = jnp.maximum(size.x, jnp.maximum(size.y, size.z))
@@ -115,7 +126,13 @@ def surface(
     solids: Solids, which: Int[Array, "b t r"], distance: Float[Array, "b t r"], origin: Vec,
     direction: Vec,
 ) -> tuple[Surface, Float[Array, "b t r 12"]]:  # fmt: skip
-    """The surfaces at the ends of rays, and the pose rows of their solids."""
+    """Returns the surfaces at the ends of rays, and the pose rows of their solids.
+
+    Args:
+      solids: for the rays' frames.
+      which, distance: as `nearest` gives them.
+      origin, direction: of the rays.
+    """
     solid = jnp.minimum(which, NUM_SOLIDS - 1)
     point = origin + direction * jnp.where(which == SKY, 0.0, distance)
     pose = take(pose_table(solids), solid)

@@ -1,9 +1,9 @@
-"""Colours of surfaces as functions of where they are; all fade out before they alias."""
+"""Colours of surfaces as functions of position; all patterns fade out before they alias."""
 
 from typing import Any
 
 import jax.numpy as jnp
-from jaxtyping import Array
+from jaxtyping import Array, Float, Int
 
 from unityvideo_jax.worlds import looks
 from unityvideo_jax.worlds.vector import Vec
@@ -18,8 +18,12 @@ def _hash(x: Array, y: Array) -> Array:
     return (n >> 8).astype(jnp.float32) * (1.0 / (1 << 24))
 
 
-def noise(x: Array, y: Array) -> Array:
-    """Smooth noise with features of size 1, in [-1, 1]."""
+def noise(x: Float[Array, "..."], y: Float[Array, "..."]) -> Float[Array, "..."]:
+    """Returns smooth noise with features of size 1, in [-1, 1].
+
+    Args:
+      x, y: coordinates, of shapes that broadcast.
+    """
     x0, y0 = jnp.floor(x), jnp.floor(y)
     u, v = x - x0, y - y0
     u, v = u * u * (3 - 2 * u), v * v * (3 - 2 * v)
@@ -28,19 +32,19 @@ def noise(x: Array, y: Array) -> Array:
     return 2.0 * (low * (1 - v) + high * v) - 1.0
 
 
-def square_wave(x: Array, blur: Any) -> Array:
+def square_wave(x: Float[Array, "..."], blur: Any) -> Float[Array, "..."]:
     """A square wave of -1 and 1, period 2, box-filtered over about `blur`, which fades to 0."""
     triangle = 4.0 * jnp.abs(x / 2 - jnp.floor(x / 2) - 0.5) - 1.0
     return jnp.clip(triangle * jnp.clip(0.7 / jnp.maximum(blur, 1e-3), 0.0, 40.0), -1.0, 1.0)
 
 
-def fade(blur: Any) -> Array:
-    """Contrast left to a pattern of which a pixel covers `blur` features."""
+def fade(blur: Any) -> Float[Array, "..."]:
+    """Returns the contrast left to a pattern of which a pixel covers `blur` features."""
     return jnp.clip(1.3 - 1.6 * blur, 0.0, 1.0)
 
 
-def lines(x: Array, width: Any, blur: Any) -> Array:
-    """Lines of `width` at integers: 1 on them, 0 between; they pale as a pixel widens them."""
+def lines(x: Float[Array, "..."], width: Any, blur: Any) -> Float[Array, "..."]:
+    """Draws lines of `width` at integers: 1 on them, 0 between; paler where a pixel widens them."""
     distance = jnp.abs(x - jnp.round(x))
     wide = jnp.maximum(width, blur)
     return jnp.clip(1.5 - distance / (0.5 * wide), 0.0, 1.0) * jnp.clip(width / wide, 0.0, 1.0)
@@ -51,8 +55,18 @@ def mix(a: Vec, b: Vec, share: Any) -> Vec:
     return a + (b - a) * share
 
 
-def ground_share(style: Array, scale: Array, x: Array, y: Array, blur: Array) -> Array:
-    """Share of the second ground colour, in [0, 1]; x, y and blur in metres."""
+def ground_share(
+    style: Int[Array, "..."], scale: Float[Array, "..."], x: Float[Array, "..."],
+    y: Float[Array, "..."], blur: Float[Array, "..."],
+) -> Float[Array, "..."]:  # fmt: skip
+    """Returns the share of the second ground colour, in [0, 1].
+
+    Args:
+      style: index into looks.GROUNDS.
+      scale: size of a tile in metres.
+      x, y: place in metres.
+      blur: size of a pixel on the ground in metres.
+    """
     coarse = noise(0.8 * x, 0.8 * y) * fade(0.8 * blur)
     fine_x = jnp.where(style == looks.WOOD, 1.4, 9.0)
     fine_y = jnp.where(style == looks.WOOD, 22.0, 9.0)
@@ -72,8 +86,17 @@ def ground_share(style: Array, scale: Array, x: Array, y: Array, blur: Array) ->
     return jnp.clip(share, 0.0, 1.0)
 
 
-def wall_shade(pattern: Array, along: Array, z: Array, blur: Array) -> Array:
-    """Brightness of a wall: plaster, bricks, or panels with a skirting board."""
+def wall_shade(
+    pattern: Int[Array, "..."], along: Float[Array, "..."], z: Float[Array, "..."],
+    blur: Float[Array, "..."],
+) -> Float[Array, "..."]:  # fmt: skip
+    """Returns the brightness of a wall: plaster, bricks, or panels with a skirting board.
+
+    Args:
+      pattern: 0, 1 or 2, in the order above.
+      along, z: place along the wall and height, in metres.
+      blur: size of a pixel on the wall in metres.
+    """
     plaster = 1.0 + 0.07 * noise(1.3 * along, 1.3 * z) * fade(1.3 * blur)
     row = jnp.floor(z / 0.16)
     brick = along / 0.42 + 0.5 * jnp.mod(row, 2.0)
@@ -86,7 +109,7 @@ def wall_shade(pattern: Array, along: Array, z: Array, blur: Array) -> Array:
 
 
 def sky(direction: Vec, low: Vec, high: Vec, clouds: Any, sun: Vec, sun_colour: Vec) -> Vec:
-    """Radiance of the sky in unit directions."""
+    """Returns the radiance of the sky in unit directions."""
     up = jnp.maximum(direction.z, 0.0)
     colour = mix(low, high, jnp.sqrt(up))
     x, y = (1.6 * c / (up + 0.12) for c in (direction.x, direction.y))

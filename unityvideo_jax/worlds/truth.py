@@ -20,18 +20,28 @@ _BEFORE = np.asarray([0.05] * 5 + [0.12] * 2 + [0.09] * 4 + [0.16] * 2 + [0.12] 
 
 
 def over_rays(values: Float[Array, "b t 3"]) -> Vec:
-    """A vector for each frame, to broadcast over its rays."""
+    """Returns a vector for each frame, to broadcast over its rays."""
     return Vec(*[values[:, :, i, None] for i in range(3)])
 
 
 def surface_motion(
-    now: Cameras, then: Cameras, then_solids: Solids, hit: Surface, direction: Vec,
+    then: Cameras, then_solids: Solids, hit: Surface, direction: Vec,
     pixels: Float[Array, "r 2"], height: int, width: int,
 ) -> tuple[Float[Array, "b t r 2"], Bool[Array, "b t r"]]:  # fmt: skip
     """Flow to the next frame in pixels, and whether its target is hidden or out of the frame.
 
     The point of the surface moves with its solid; the sky is infinitely far, so that it turns with
     the camera only.
+
+    Args:
+      then, then_solids: cameras and solids of the next frames.
+      hit: surfaces of these frames.
+      direction: of the rays.
+      pixels: centres of the rays' pixels.
+      height, width: of the frame, in pixels.
+
+    Returns:
+      (dx, dy) in pixels, and a mask of targets that are hidden or outside the frame.
     """
     moved = to_world(take(pose_table(then_solids), hit.solid), hit.local)
     far = hit.which == SKY
@@ -57,7 +67,7 @@ def surface_motion(
 
 
 def names(skin: Skin, hit: Surface) -> dict[str, Array]:
-    """Computes instances, segments, DensePose parts and their U, V."""
+    """Computes instances, segments and DensePose parts [b, t, r], and their U."""
     row = jnp.stack([skin.instance, skin.segment, skin.part[..., 0], skin.part[..., 1]], axis=-1)
     row = jnp.where(hit.on_solid[..., None], take(row[:, None], hit.solid), 0)
     across = skin.across[hit.solid] == 1
@@ -74,8 +84,8 @@ def names(skin: Skin, hit: Surface) -> dict[str, Array]:
     return {"instances": row[..., 0], "segments": row[..., 1], "part": part, "u": u}
 
 
-def along_limb(half: Array, hit: Surface) -> Float[Array, "b t r"]:
-    """V: the place along the limb in [0, 1]."""
+def along_limb(half: Float[Array, "b t s"], hit: Surface) -> Float[Array, "b t r"]:
+    """Returns V: the place along the limb in [0, 1]."""
     h = take(half[..., None], hit.solid)[..., 0]
     return jnp.clip((hit.local.z + h + 1.0) / (2.0 * h + 2.0), 0.0, 1.0)
 
@@ -84,7 +94,7 @@ def keypoint_truth(
     place: Float[Array, "b t r 2"], depth: Float[Array, "b t r"], first: Float[Array, "b t r"],
     which: Int[Array, "b t r"], is_person: Bool[Array, "b p"], height: int, width: int,
 ) -> tuple[Float[Array, "b t p 17 2"], Int[Array, "b t p 17"]]:  # fmt: skip
-    """Pixels and COCO visibility of keypoints; absent ones are (0, 0).
+    """Returns pixels and COCO visibility of keypoints; absent ones are (0, 0).
 
     Args:
       place, depth: of the keypoints, projected; r = 17 p.

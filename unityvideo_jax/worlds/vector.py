@@ -26,12 +26,15 @@ class Vec(NamedTuple):
         return Vec(-self.x, -self.y, -self.z)
 
     def dot(self, other: "Vec") -> Any:
+        """Returns the scalar product, of the components' broadcast shape."""
         return self.x * other.x + self.y * other.y + self.z * other.z
 
     def unit(self) -> "Vec":
+        """Returns vectors of length 1 in the same direction; zero stays zero."""
         return self * (1.0 / jnp.sqrt(jnp.maximum(self.dot(self), 1e-20)))
 
     def stack(self) -> Float[Array, "... 3"]:
+        """Returns the components on a new last axis."""
         return jnp.stack(jnp.broadcast_arrays(self.x, self.y, self.z), axis=-1)
 
 
@@ -41,9 +44,9 @@ def times(matrix: Float[Array, "... 3 3"], vector: Float[Array, "... 3"]) -> Flo
 
 
 def compose(a: Float[Array, "... 3 3"], b: Float[Array, "... 3 3"]) -> Float[Array, "... 3 3"]:
-    """The matrix products a b, in full float32."""
-    # Not as a reduction: what jaxlib 0.10 makes of it (YNNPACK) ends in a segmentation fault on
-    # CPUs without AVX-512 for five clips and more.
+    """Returns the matrix products a b, in full float32."""
+    # Not as a reduction: jaxlib 0.10 compiles it with YNNPACK, which ends in a segmentation fault
+    # on CPUs without AVX-512 for five clips and more.
     first, second, third = (a[..., :, i, None] * b[..., None, i, :] for i in range(3))
     return first + second + third
 

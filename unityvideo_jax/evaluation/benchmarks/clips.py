@@ -19,7 +19,7 @@ BENCHMARKS = {
 
 
 def clips(world: worlds.WorldConfig, indices: Sequence[int], batch_size: int) -> Iterator[Batch]:
-    """Batches of clips; the last one is filled up. (One batch size means one compilation.)"""
+    """Yields batches of clips; the last one is filled up, so that one size is compiled."""
     for first in range(0, len(indices), batch_size):
         chosen = indices[first : first + batch_size]
         index = filled(chosen, batch_size)
@@ -81,16 +81,16 @@ class BenchmarkClips:
         )
 
     def checksums(self, index: int) -> dict[str, str]:
-        """Of a clip's files; worlds have none."""
+        """SHA-256 of a clip's files; empty for worlds."""
         return self._folder.checksums(index) if self._folder else {}
 
     @property
     def faults(self) -> list[str]:
-        """Clips that could not be read, and why; worlds have none."""
+        """Clips that could not be read, and why; empty for worlds."""
         return [fault for _, fault in sorted(self._folder.faults.items())] if self._folder else []
 
     def batches(self, indices: Sequence[int]) -> Iterator[Batch]:
-        """Batches of these clips."""
+        """Yields batches of these clips."""
         if self._folder:
             return self._folder.batches(indices, self._batch_size)
         return clips(self._world, indices, self._batch_size)

@@ -25,13 +25,18 @@ Result = TypeVar("Result")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Batch:
-    """Clips: arrays with a leading batch axis, their numbers and what describes them.
+    """Clips of one size.
 
-    Only the first `count` are to be scored; the others fill the batch up. `units` are those of the
-    clips' depth, "" where unknown; empty for worlds, which are in metres.
+    Attributes:
+      index: number of each clip.
+      count: clips to score; the others fill the batch up.
+      clip: arrays with a leading batch axis.
+      captions: of each clip.
+      prompts: of each clip, by modality.
+      units: of the clips' depth, "" where unknown; empty for worlds, which are in metres.
     """
 
-    index: np.ndarray
+    index: Int[np.ndarray, " b"]
     count: int
     clip: dict[str, Any]
     captions: list[str]
@@ -105,7 +110,7 @@ class FolderClips:
         return self._try(index, lambda clip: clip.checksums(scored_streams())) or {}
 
     def batches(self, indices: Sequence[int], batch_size: int) -> Iterator[Batch]:
-        """Batches of these clips; the last is filled up with its last clip.
+        """Yields batches of these clips; the last is filled up with its last clip.
 
         A clip that is damaged, too short, inconsistent, or not the frozen one is left out, and
         named in `faults`.

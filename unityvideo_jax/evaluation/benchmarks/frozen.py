@@ -1,4 +1,4 @@
-"""Whether a benchmark's clips are those that were frozen."""
+"""Comparison of a benchmark's clips with the frozen ones."""
 
 import pathlib
 from collections.abc import Callable
@@ -8,7 +8,7 @@ from unityvideo_jax.inputs.clip_folders import Clip
 
 
 def verifier(benchmark: pathlib.Path) -> Callable[[Clip], None]:
-    """What raises UserError for a clip of this benchmark that differs from the frozen one.
+    """A function that raises UserError for a clip that differs from the frozen one.
 
     Rendered clips of UniBench are known by their pictures, real ones by the checksums in their
     folder's card; other benchmarks freeze nothing.

@@ -32,7 +32,12 @@ CARD_NAME = "real.json"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Target:
-    """Frames from the start, and pixels that the frames cover and are cropped to."""
+    """The size of a frozen clip.
+
+    Attributes:
+      num_frames: taken from the start.
+      height, width: pixels that frames are scaled to cover and cropped to.
+    """
 
     num_frames: int = 33
     height: int = 384
@@ -112,7 +117,11 @@ def build(
 
 
 def read_card(workdir: pathlib.Path) -> dict | None:
-    """The card of frozen real clips; None if the folder has none."""
+    """The card of frozen real clips; None if the folder has none.
+
+    Raises:
+      UserError: a card that lists no files.
+    """
     path = workdir / CARD_NAME
     if not path.exists():
         return None

@@ -5,10 +5,10 @@ public, so these are scenes of `worlds` at a fixed seed and version, larger than
 with soft shadows and antialiased. Half show people and objects as training does (of another seed),
 the others animals or objects that training never asks for.
 
-What a clip is, is frozen in `assets/unibench/v1.json`: a hash of everything discrete in its scene
-and its texts, which is the same on every machine; and its signature, coarse means of what was
-rendered, which every machine meets within `TOLERANCE` steps although the last bits of rays differ
-between CPU and GPU.
+Clips are frozen in `assets/unibench/v1.json`: a hash of everything discrete in the scene and its
+texts, which is the same on every machine; and a signature, coarse means of the rendered arrays,
+which every machine meets within `TOLERANCE` steps although the last bits of rays differ between CPU
+and GPU.
 """
 
 import dataclasses
@@ -22,13 +22,14 @@ from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import numpy as np
-from jaxtyping import Shaped, UInt8
+from jaxtyping import UInt8
 
 from unityvideo_jax import media, modalities, worlds
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.files import checksums, provenance
 from unityvideo_jax.files.assets import ASSETS
 from unityvideo_jax.inputs.clip_folders import Clip
+from unityvideo_jax.metrics.base import Arrays
 
 VERSION = 1
 # The paper's number on arXiv; no other world has this seed.
@@ -49,14 +50,17 @@ FILES = {
     "densepose": ("part", "uv"),
 }
 
-Arrays = Mapping[str, Shaped[np.ndarray, "..."]]
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Size:
     """Frames and pixels to render; the default is the benchmark's own.
 
     The paper's demos are 384 x 672; the public release makes 33 frames at 8 per second.
+
+    Attributes:
+      num_frames, height, width: of a clip.
+      fps: frames per second.
+      supersample: RGB is averaged over supersample^2 rays per pixel.
     """
 
     num_frames: int = 33
@@ -67,7 +71,7 @@ class Size:
 
     @property
     def name(self) -> str:
-        """What the frozen signatures call it."""
+        """Name of the size in the frozen signatures."""
         return f"{self.num_frames}x{self.height}x{self.width}@{self.fps:g}/{self.supersample}"
 
 
@@ -77,7 +81,14 @@ CHECK_SIZE = Size(num_frames=33, height=48, width=80, supersample=1)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Rendered:
-    """A clip in memory: arrays as `worlds.render` gives them, unbatched, and its texts."""
+    """A clip in memory.
+
+    Attributes:
+      arrays: as `worlds.render` gives them, unbatched.
+      caption: of RGB.
+      prompts: by modality.
+      scene: its `scene_hash`.
+    """
 
     arrays: Arrays
     caption: str
@@ -86,7 +97,7 @@ class Rendered:
 
 
 def names() -> list[str]:
-    """The clips' names: their number and what they show."""
+    """The clips' names: number and contents."""
     return [f"{n:03d}_{KINDS[n % len(KINDS)]}" for n in range(NUM_CLIPS)]
 
 
@@ -107,8 +118,11 @@ def world_of(name: str, size: Size) -> tuple[worlds.WorldConfig, int]:
 
 
 def scene_hash(scene: worlds.Scene, caption: str, prompts: Mapping[str, str]) -> str:
-    """SHA-256 of all that is discrete in a scene (kinds, motions, names, who is asked for), and of
-    its texts: the same on every device, since random bits and comparisons are."""
+    """SHA-256 of all that is discrete in a scene, and of its texts.
+
+    Kinds, motions, names and the choice of what is asked for are the same on every device, since
+    random bits and comparisons are.
+    """
     digest = hashlib.sha256(json.dumps([caption, dict(prompts)], sort_keys=True).encode())
     for path, leaf in jax.tree_util.tree_leaves_with_path(scene):
         array = np.asarray(leaf)
@@ -133,7 +147,7 @@ def render_clip(name: str, size: Size) -> Rendered:
 
 
 def signature(arrays: Arrays) -> str:
-    """Means over a coarse grid of the first and last frames, 8 bits each, as hex.
+    """Means over a coarse grid of the first and last frames, 8 bits each, in hexadecimal.
 
     Red, green, blue; disparity 1/depth up to 1/m; flow to a tenth of the diagonal; the share of
     what the prompt asks for.
@@ -167,7 +181,7 @@ def distance(a: str, b: str) -> int:
 
 
 def frozen() -> dict[str, dict]:
-    """What is frozen of every clip: {"scene": hash, "signatures": {size's name: signature}}.
+    """The frozen facts of every clip: {"scene": hash, "signatures": {size's name: signature}}.
 
     Raises:
       UserError: a damaged file.
@@ -230,7 +244,7 @@ def write_clip(folder: pathlib.Path, name: str, rendered: Rendered, size: Size) 
 
 @functools.cache
 def _drawer(stream: str) -> Callable[[Arrays], np.ndarray]:
-    """Compiled once a stream and size, not once a clip."""
+    """A drawing function, compiled once per stream and size, not once per clip."""
     draw = jax.jit(lambda clip: modalities.get(stream).codec.encode(clip)[0])
     return lambda clip: media.to_uint8(np.asarray(draw(clip)))
 
@@ -247,7 +261,11 @@ def write_sheet(path: pathlib.Path, label: str, arrays: Arrays, columns: int = 4
 
 
 def freeze(names: Sequence[str], size: Size, say: Callable[[str], None]) -> None:
-    """Records clips as the frozen ones of this version, beside what is recorded already."""
+    """Records clips as the frozen ones of this version, beside what is recorded already.
+
+    Raises:
+      UserError: a clip of another scene than was frozen.
+    """
     known = frozen() if FROZEN.exists() else {}
     for name in names:
         rendered = render_clip(name, size)

@@ -1,4 +1,4 @@
-"""Whether the pairs are those that were frozen: a hash of each one's scene, and no pixels.
+"""The frozen pairs: a hash of each one's scene, and no pixels.
 
 A hash covers what two clips of a pair show, where and when they part, and their caption: numbers
 that every machine draws and simulates to the last bit, rounded to micrometres. Pairs depend on the
@@ -25,7 +25,7 @@ FROZEN_AT = ((17, 8.0),)
 
 
 def length(frames: int, fps: float) -> str:
-    """What the frozen file calls a length and rate."""
+    """Key of a length and rate in the frozen file."""
     return f"{frames}@{fps:g}"
 
 
@@ -55,7 +55,7 @@ def known() -> dict[str, dict[str, str]]:
 
 
 def verify(pairs: Sequence[Pair], captions: Sequence[str], frames: int, fps: float) -> bool:
-    """Whether clips of this length are frozen.
+    """Returns whether clips of this length are frozen.
 
     Raises:
       UserError: a pair that differs from the frozen one.

@@ -1,4 +1,4 @@
-"""What each pair of clips shows: drawn and simulated in float64 NumPy, before anything is rendered.
+"""The pairs of clips: drawn and simulated in float64 NumPy, before anything is rendered.
 
 A pair is one scene twice: a ball that falls or rolls, with something that stands still beside it.
 The second clip breaks one law from some frame on. `KINDS` lists the violations; those of `RAISING`
@@ -55,13 +55,14 @@ class Camera:
     def on_plane(
         self, places: Float[np.ndarray, "*s 2"], depth: float
     ) -> Float[np.ndarray, "*s 3"]:
-        """Where rays through places, as `project` gives them, meet the plane y = depth."""
+        """Places where rays through `places`, as `project` gives them, meet the plane y = depth."""
         rays = np.concatenate([places / self.focal, np.ones((*places.shape[:-1], 1))], axis=-1)
         rays = rays @ self.axes()
         return self.position + rays * ((depth - self.position[1]) / rays[..., 1:2])
 
     @property
     def position(self) -> Float[np.ndarray, "3"]:
+        """Place of the camera in the world, in metres."""
         return np.array([0.0, -self.distance, self.height])
 
 
@@ -85,12 +86,14 @@ class Side:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Pair:
-    """Attributes:
-    kind, number: name; number below `PAIRS`.
-    begins: the first frame that differs.
-    valid, invalid: the invalid clip is the valid one before `begins`, and shows `invalid` after.
-    rolls: whether the ball rolls, for the caption; else it falls.
-    camera: of both.
+    """A valid clip and an invalid one.
+
+    Attributes:
+      kind, number: name; number below `PAIRS`.
+      begins: the first frame that differs.
+      valid, invalid: the invalid clip is the valid one before `begins`, and shows `invalid` after.
+      rolls: whether the ball rolls, for the caption; else it falls.
+      camera: of both.
     """
 
     kind: str
@@ -103,6 +106,7 @@ class Pair:
 
     @property
     def name(self) -> str:
+        """Name of the pair in files."""
         return f"{self.kind}_{self.number:02d}"
 
 
@@ -135,17 +139,19 @@ class Start:
         )
 
     def between(self, low: float, high: float) -> float:
+        """Draws a number between two."""
         return low + (high - low) * self.rng.random()
 
     def pick(self, names: tuple[str, ...]) -> int:
+        """Draws the index of a colour among `names`, in the table of all colours."""
         return looks.COLOUR_NAMES.index(names[int(self.rng.integers(len(names)))])
 
     def frame(self, low: float, high: float) -> int:
-        """A frame between two shares of the clip."""
+        """Draws a frame between two shares of the clip."""
         return int(self.rng.integers(round(low * self.frames), round(high * self.frames) + 1))
 
     def run(self, laws: Laws, state: State | None = None, done: int = 0) -> State:
-        """The moments from `state` on, `done` frames into the clip, up to frame T."""
+        """Returns the states from `state` on, `done` frames into the clip, up to frame T."""
         bodies = Bodies(
             half=self.half,
             fixed=np.array([True, False]),
@@ -155,6 +161,7 @@ class Start:
         return simulate(bodies, start, self.frames + 1 - done, self.fps, laws)
 
     def side(self, centre: Float[np.ndarray, "t 2 3"], **changes) -> Side:
+        """Returns a clip of both slots along these centres, with some other fields."""
         parts = dict(
             active=np.array([self.still, True]),
             shape=self.shape,
@@ -206,15 +213,15 @@ def _gravity_absent(start: Start) -> Drawn:
     return _other_laws(start, valid, int(usable[np.argmin(rise[usable])]), Laws(gravity=0.0))
 
 
-def _bounces(start: Start, valid: State) -> np.ndarray:
-    """Frames before which, since the frame before, the ball has bounced."""
+def _bounces(valid: State) -> np.ndarray:
+    """Frames of which the ball has bounced since the frame before."""
     rising = np.diff(valid.velocity[:, BALL, 2]) > 0.5
     return np.flatnonzero(rising) + 1
 
 
 def _at_bounce(start: Start, laws: Laws) -> Drawn:
     valid = start.run(Laws())
-    frames = [f for f in _bounces(start, valid) if BEFORE <= f < start.frames - AFTER]
+    frames = [f for f in _bounces(valid) if BEFORE <= f < start.frames - AFTER]
     return _other_laws(start, valid, int(frames[0]) - 1, laws) if frames else None
 
 
@@ -284,7 +291,7 @@ def _time_reversed(start: Start) -> Drawn:
     valid = start.run(Laws())
     # While it rises from its first bounce all velocities turn round, so that it falls the way it
     # rose, and bounces once more from there: it loses motion.
-    frame = int(_bounces(start, valid)[0]) + 1
+    frame = int(_bounces(valid)[0]) + 1
     now = valid.at(frame)
     drawn = _other_laws(start, valid, frame, Laws(), State(now.place, -now.velocity))
     way, way_back = (np.abs(np.diff(side.centre[frame:, BALL], axis=0)).sum() for side in drawn[:2])
@@ -295,7 +302,7 @@ def _shadow(start: Start) -> Drawn:
     start.velocity[BALL] *= 2.0
     path = start.run(Laws()).place
     frame = start.frame(0.2, 0.4)
-    # In the air a shadow may lie anywhere, for all that one frame shows.
+    # One frame does not show where the shadow of a ball in the air must lie.
     if path[frame, BALL, 2] < start.half[BALL, 2] + 0.3:
         return None
     caster = path.copy()
@@ -325,7 +332,7 @@ RAISING = (
 
 
 def draw(kind: str, number: int, frames: int, fps: float) -> Pair:
-    """The pair of this kind and number, for clips of `frames` frames.
+    """Draws the pair of this kind and number, for clips of `frames` frames.
 
     Draws again, from the next seed, until both clips share `BEFORE` frames and differ in `AFTER`,
     and the ball is in view where they part.

@@ -35,9 +35,11 @@ from unityvideo_jax.metrics.scores import ClipScore
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PlausibilityConfig:
-    """Attributes:
-    timesteps: K of the protocol's name.
-    seed: of the noise.
+    """Settings of plausibility.
+
+    Attributes:
+      timesteps: K of the protocol's name.
+      seed: of the noise.
     """
 
     timesteps: int = 5
@@ -49,7 +51,7 @@ class PlausibilityConfig:
 
     @property
     def protocol(self) -> str:
-        """Its name, part of the keys."""
+        """Name of the protocol, part of the keys."""
         return f"likephys_t{self.timesteps}"
 
     @property
@@ -59,7 +61,7 @@ class PlausibilityConfig:
 
 
 def protocols(config: PlausibilityConfig) -> dict[str, str]:
-    """What the protocols in the keys stand for, by name."""
+    """Definitions of the protocols in the keys, by name."""
     return {
         config.protocol: "share of pairs where the denoising loss of the invalid clip is lower, at "
         "equal noise and timesteps, under the caption; after LikePhys (arXiv 2510.11512); 0.5 is "
@@ -78,7 +80,7 @@ def denoising_errors(
     index: Int[Array, " b"],
     config: PlausibilityConfig,
 ) -> Float[Array, "b 2 k s"]:
-    """Squared velocity error of both clips of every pair, by timestep and stream.
+    """Returns the squared velocity error of both clips of every pair, by timestep and stream.
 
     Args:
       velocity_fn: the model.
@@ -117,7 +119,7 @@ def shuffled(frames: int, number: int) -> Int[np.ndarray, " t"]:
 
 
 def prefers_invalid(valid: float, invalid: float) -> float:
-    """1 where the invalid clip has the lower number, 0.5 where the two are equal."""
+    """Returns 1 where the invalid clip has the lower number, 0.5 where the two are equal."""
     return 0.5 if valid == invalid else float(invalid < valid)
 
 
@@ -126,7 +128,7 @@ def score(
     losses: Mapping[str, Mapping[str, Sequence[float]]],
     energy: Sequence[float],
 ) -> ClipScore:
-    """Scores of one pair.
+    """Scores one pair.
 
     Args:
       kind: of the violation.

@@ -32,7 +32,7 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 import numpy as np
 import scipy.ndimage
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.evaluation.physics.kinds import BALL, Camera, Side, Start
@@ -76,7 +76,7 @@ class Throw:
 
 
 def draw(group: str, number: int, frames: int, fps: float, given: int) -> Throw:
-    """The clip of this set and number.
+    """Draws the clip of this set and number.
 
     Raises:
       UserError: too few frames to see a flight after those that are given.
@@ -136,13 +136,16 @@ def find_ball(
     colour: Float[np.ndarray, "3"],
     area: float,
 ) -> Float[np.ndarray, "t 2"]:
-    """The ball's centre in pixels in every frame, centres at integers + 0.5; NaN where lost.
+    """Finds the ball's centre in every frame.
 
     Args:
       rgb: frames in [0, 1].
       empty: the scene without the ball.
       colour: of the ball, in [0, 1].
       area: of the ball in the first frame, in pixels.
+
+    Returns:
+      (x, y) in pixels, centres at integers + 0.5; NaN where the ball is lost.
     """
     places = np.full((len(rgb), 2), np.nan)
     for t, frame in enumerate(rgb):
@@ -162,14 +165,14 @@ def find_ball(
 def to_metres(
     places: Float[np.ndarray, "t 2"], throw: Throw, height: int, width: int
 ) -> Float[np.ndarray, "t 3"]:
-    """Pixels as places on the plane in which the ball moves."""
+    """Maps pixels to places on the plane in which the ball moves."""
     middle = np.array([width / 2, height / 2])
     shares = (places - middle) / min(height, width)
     return throw.camera.on_plane(shares, float(throw.side.centre[0, BALL, 1]))
 
 
 def fitted_gravity(heights: Float[np.ndarray, " t"], frames: range, fps: float) -> float | None:
-    """g of the parabola through the heights of a flight; None of fewer than `LEAST` found."""
+    """Fits g of the parabola through the heights of a flight; None of fewer than `LEAST` found."""
     chosen = np.array([f for f in frames if np.isfinite(heights[f])], int)
     if len(chosen) < LEAST:
         return None
@@ -183,7 +186,7 @@ def score(
     fps: float,
     seen: Bool[np.ndarray, " t"],
 ) -> ClipScore:
-    """Scores of a path.
+    """Scores a path.
 
     Args:
       throw: the clip.
@@ -222,10 +225,10 @@ def continued(
     given: Float[Array, "b s t h w c"],
     frames: int,
     *,
-    modality: Array,
-    context: Array,
-    null_context: Array,
-    key: Array,
+    modality: Int[Array, "b s"],
+    context: Float[Array, "b s l d"],
+    null_context: Float[Array, "b s l d"],
+    key: Key[Array, "..."],
     config: SamplerConfig,
 ) -> Float[Array, "b s t h w c"]:
     """Samples all streams, of which the first `frames` latent frames of RGB are given.

@@ -24,7 +24,7 @@ from unityvideo_jax.sampling.generate import SamplerConfig
 from unityvideo_jax.sampling.pipeline import Pipeline
 
 NAME = "worlds_physics"
-# Of a model, the truth through the VAE, and a ball that stays where it is.
+# Predictions of a model, the truth through the VAE, and a ball that stays where it is.
 SYSTEMS = ("model", "round_trip", "trivial")
 # Modalities of people show nothing of a ball.
 OF_PEOPLE = ("skeleton", "densepose")
@@ -34,15 +34,17 @@ Draw = Callable[[str, Sheet], None]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PhysicsConfig:
-    """Attributes:
-    pairs: of each kind, at most `PAIRS`.
-    predictions: clips of each set to continue, at most `prediction.CLIPS`; 0 leaves them out.
-    given: frames that prediction starts from, 1 or one more than a multiple of the VAE's stride.
-    batch_size: pairs at once.
-    names: modalities that are noised with RGB, each in turn; () is all that the model has and that
-      show objects.
-    plausibility: timesteps and noise.
-    seed: of the sampler's noise.
+    """Settings of the physics benchmark.
+
+    Attributes:
+      pairs: of each kind, at most `PAIRS`.
+      predictions: clips of each set to continue, at most `prediction.CLIPS`; 0 leaves them out.
+      given: frames that prediction starts from, 1 or one more than a multiple of the VAE's stride.
+      batch_size: pairs at once.
+      names: modalities that are noised with RGB, each in turn; () is all that the model has and
+        that show objects.
+      plausibility: timesteps and noise.
+      seed: of the sampler's noise.
     """
 
     pairs: int = PAIRS
@@ -66,7 +68,7 @@ class PhysicsConfig:
 
 @dataclasses.dataclass(kw_only=True)
 class PhysicsRow:
-    """What is saved of a pair, or of a clip that was continued.
+    """The saved scores of a pair, or of a clip that was continued.
 
     Attributes:
       scores: of the model and, of a continued clip, of its two references, by `SYSTEMS`.
@@ -93,8 +95,8 @@ class EncodedPairs:
     """A batch of pairs as every model on the same latents meets them.
 
     Attributes:
-      pairs: what they are; the first `count` of them count.
-      count: how many do.
+      pairs: their scenes; the first `count` of them count.
+      count: pairs to score.
       index: the number of each among all pairs, which decides its noise.
       rgb: both clips of each, in [0, 1].
       latents: of both clips, [b, 2, t, h, w, c], by the name of the stream.
@@ -120,7 +122,7 @@ def run(
     progress: Callable[[int, int], None] = lambda done, total: None,
     draw: Draw = lambda name, sheet: None,
 ) -> dict[str, PhysicsRow]:
-    """Rows by the names of pairs and continued clips.
+    """Scores pairs and continued clips; returns rows by their names.
 
     Args:
       pipeline: the model; its data configuration gives the size of the clips.
@@ -170,7 +172,7 @@ def results(found: Iterable[PhysicsRow]) -> tuple[dict[str, float], ...]:
 
 
 def notes(pipeline: Pipeline) -> list[str]:
-    """What a reader of the results must know of this model."""
+    """Facts about this model that a reader of the results needs."""
     data, counts = pipeline.config["data"], trained_counts(pipeline)
     found = []
     size = frozen.length(int(data["num_frames"]), float(data["fps"]))

@@ -1,7 +1,7 @@
 """Pairs as scenes of `worlds`, rendered, with the truth of every modality."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -21,9 +21,13 @@ Clip = dict[str, Shaped[np.ndarray, "b ..."]]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Shown:
-    """One clip to render: what is there, what the ball does, and from where it is seen.
+    """One clip to render.
 
-    `place` numbers the surroundings.
+    Attributes:
+      side: its bodies and their path.
+      rolls: whether the ball rolls; else it falls.
+      camera: its camera.
+      place: numbers the surroundings.
     """
 
     side: Side
@@ -112,13 +116,8 @@ def _things(shown: Sequence[Shown]) -> Things:
 
 
 def render(config: worlds.WorldConfig, shown: Sequence[Shown]) -> tuple[Clip, list[str], list]:
-    """Clips as arrays of `worlds.render`, their captions, and their prompts by modality."""
+    """Renders clips as `worlds.render` does; also returns captions, and prompts by modality."""
     scenes, course = scenes_of(config, shown)
     texts = worlds.describe(config, scenes)
     clips = jax.device_get(worlds.render(config, scenes, course))
     return clips, [text.caption for text in texts], [text.prompts for text in texts]
-
-
-def spliced(valid: Mapping[str, Any], invalid: Mapping[str, Any], begins: int) -> dict[str, Any]:
-    """The frames of an unbatched clip before `begins`, and those of another one from there on."""
-    return {key: np.concatenate([valid[key][:begins], invalid[key][begins:]]) for key in valid}

@@ -24,7 +24,7 @@ def joint_sheet(clip: int | str) -> str:
 
 
 def describe(record: Mapping[str, Any]) -> str:
-    """What was scored, in one paragraph."""
+    """Describes what was scored, in one paragraph."""
     parts = []
     if record.get("system"):
         parts.append(f"System {record['system']}")
@@ -50,7 +50,7 @@ def describe(record: Mapping[str, Any]) -> str:
 
 
 def table(record: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Titles and cells: one metric a row, one column for each of `COLUMNS` that there is."""
+    """Titles and cells: one row per metric, one column for each of `COLUMNS` that there is."""
     columns = [name for name in COLUMNS if record.get(name)]
     keys: Sequence[str] = list(dict.fromkeys(key for name in columns for key in record[name]))
     cells = [[key, *(number(record[name].get(key, "")) for name in columns)] for key in keys]
@@ -76,7 +76,7 @@ def comparisons(record: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
 
 
 def number(value: Any) -> str:
-    """A cell: integers as they are, others to four digits, "n/a" where nothing was scored."""
+    """Formats a cell: integers as they are, others to four digits, "n/a" without a score."""
     if value is None:
         return "n/a"
     if isinstance(value, str | int):
@@ -121,7 +121,7 @@ def markdown(record: Mapping[str, Any], opening: Sequence[summary.Line] = ()) ->
 
 
 def sections(record: Mapping[str, Any]) -> dict[str, list[str]]:
-    """Lists of what did not go as wished: nothing is left out in silence."""
+    """Lists of faults and omissions: nothing is left out in silence."""
     lists = {
         "Notes": record.get("notes", []),
         "Faults": record.get("faults", []),

@@ -204,7 +204,7 @@ def render(
     joint: Sequence[tuple[str, str]],
     folder: pathlib.Path,
 ) -> str:
-    """The page; see `report.write_report` for what its parts are.
+    """Makes the page; see `report.write_report` for its parts.
 
     `summary` is its HTML, which opens the page; without one the table below is unfolded.
     """

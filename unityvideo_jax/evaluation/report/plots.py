@@ -11,7 +11,7 @@ BARS = 20
 def histogram(
     values: Sequence[float], value: float | None, interval: tuple[float, float] | None
 ) -> str:
-    """How clips are spread: bars of counts, the average as a line, its interval as a band."""
+    """Draws the spread of clips: bars of counts, the average as a line, its interval as a band."""
     data = np.asarray(values, np.float64)
     low, high = float(data.min()), float(data.max())
     if low == high:  # one bar in the middle
@@ -47,9 +47,9 @@ def histogram(
 
 
 def bar(at: float, interval: tuple[float, float] | None) -> str:
-    """A bar from 0, at its left end, to 1, filled to a value, with the value's interval as a line.
+    """Draws a bar from 0 to 1, filled to a value, with the value's interval as a line.
 
-    What lies outside of [0, 1] is drawn at most a margin beside the bar.
+    Values outside of [0, 1] are drawn at most a margin beside the bar.
     """
     inside, top, tall = WIDTH - 2 * MARGIN, 8, 14
 

@@ -42,7 +42,7 @@ class Line:
     picture: str | None
 
     def way(self, value: float) -> float | None:
-        """How far a value is on the way from the trivial prediction, 0, to the ceiling, 1.
+        """A value's share of the way from the trivial prediction, 0, to the ceiling, 1.
 
         None where one of the two was not measured, or the ceiling is no better than the other.
         """
@@ -54,7 +54,7 @@ class Line:
 
     @property
     def direction(self) -> str:
-        """How to read the metric, in words."""
+        """Direction of the metric, in words."""
         return "lower is better" if self.lower_is_better else "higher is better"
 
 

@@ -1,4 +1,4 @@
-"""What every metric of RGB video has in common, and how its networks are found on disk."""
+"""The interface of every metric of RGB video, and the loading of its networks from disk."""
 
 import abc
 import importlib
@@ -24,7 +24,7 @@ class VideoMetric(abc.ABC):
     Attributes:
       name: of the dimension, as in "vbench/<name>".
       needs: files or folders below the weights folder.
-      protocols: what the names in its keys stand for.
+      protocols: definition of each protocol, by its name in the keys.
       min_frames: shorter videos are not scored, but counted.
       needs_caption, needs_reference: a clip without it is not scored, but counted.
     """
@@ -42,10 +42,17 @@ class VideoMetric(abc.ABC):
 
     @abc.abstractmethod
     def measure(self, video: Frames, fps: float, caption: str, reference: Reference) -> ClipScore:
-        """The score of a video that has what the metric needs."""
+        """Scores a video that has all that the metric needs.
+
+        Args:
+          video: RGB in 0..255.
+          fps: frames per second.
+          caption: text of the video; "" if there is none.
+          reference: the real video; None if there is none.
+        """
 
     def score(self, video: Frames, *, fps: float, caption: str, reference: Reference) -> ClipScore:
-        """The score, or a count under "<name>/clips_..." that says why there is none."""
+        """Returns the score, or a count under "<name>/clips_..." that says why there is none."""
         lengths = [len(video)]
         if self.needs_reference and reference is not None:
             lengths.append(len(reference))
@@ -61,7 +68,7 @@ class VideoMetric(abc.ABC):
 
 
 def missing(metric: type[VideoMetric], weights: pathlib.Path | None) -> str | None:
-    """Why a metric cannot be loaded, in words; None if everything it needs is there."""
+    """Returns why a metric cannot be loaded, in words; None if everything it needs is there."""
     if not metric.needs:
         return None
     where = "no --weights folder is given" if weights is None else f"not in {weights}"
@@ -72,7 +79,7 @@ def missing(metric: type[VideoMetric], weights: pathlib.Path | None) -> str | No
 
 
 def library(name: str, what: str) -> Any:
-    """An optional package; UserError if it is not installed."""
+    """Imports an optional package; UserError if it is not installed."""
     try:
         return importlib.import_module(name)
     except ImportError as error:
@@ -82,7 +89,7 @@ def library(name: str, what: str) -> Any:
 
 
 def load_script(weights: pathlib.Path, name: str) -> Any:
-    """A TorchScript module in inference mode; UserError if the file does not load."""
+    """Loads a TorchScript module in inference mode; UserError if the file does not load."""
     torch = library("torch", name)
     try:
         return torch.jit.load(str(weights / name), map_location="cpu").eval()
@@ -92,7 +99,7 @@ def load_script(weights: pathlib.Path, name: str) -> Any:
 
 
 def load_transformer(weights: pathlib.Path, folder: str, model: str, **options: Any) -> Any:
-    """A transformers model of the class `model` from a local folder, never from the network.
+    """Loads a transformers model of the class `model` from a local folder, never from the net.
 
     Raises:
       UserError: transformers is not installed, or the folder does not hold such a model.
@@ -110,8 +117,16 @@ def load_transformer(weights: pathlib.Path, folder: str, model: str, **options: 
     return loaded.eval()
 
 
+class ScriptMetric(VideoMetric):
+    """A metric of one network, the TorchScript file `needs[0]`."""
+
+    def __init__(self, weights: pathlib.Path | None = None) -> None:
+        super().__init__(weights)
+        self.network = load_script(weights, self.needs[0])
+
+
 def percent(key: str, value: float, weight: float = 1.0) -> ClipScore:
-    """A score in [0, 1] as VBench's tables print it, times 100; UserError if it is not finite."""
+    """A score in [0, 1] times 100, as VBench's tables print it; UserError if it is not finite."""
     if not math.isfinite(value):
         raise UserError(f"{key}: the network gives {value}; look at the video and the weights")
     return ClipScore(means={key: (100.0 * value, weight)})

@@ -1,4 +1,4 @@
-"""Does the picture stay itself? VBench's subject and background consistency, and flickering.
+"""VBench's subject and background consistency, and flickering: does the picture stay the same?
 
 Consistency of features f_t over a video = mean over t >= 1 of
 (max(0, cos(f_t, f_t-1)) + max(0, cos(f_t, f_0))) / 2; over videos, frames are pooled.
@@ -26,7 +26,11 @@ from unityvideo_jax.metrics.video.base import (
 
 
 def consistency(features: Float[np.ndarray, "t d"]) -> float:
-    """The formula above, in [0, 1]; needs two frames."""
+    """Returns the formula above, in [0, 1]; needs two frames.
+
+    Args:
+      features: of each frame, in order.
+    """
     features = features.astype(np.float64)
     unit = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-8)
     previous = np.maximum((unit[1:] * unit[:-1]).sum(axis=1), 0.0)
@@ -35,7 +39,7 @@ def consistency(features: Float[np.ndarray, "t d"]) -> float:
 
 
 def key_for(name: str, config: Any, expected: Mapping[str, int], network: str) -> str:
-    """ "vbench/<name>" if the network has the size of VBench's; else a proxy's name.
+    """Returns "vbench/<name>" if the network has the size of VBench's; else a proxy's name.
 
     A score from another network is another score.
     """
@@ -56,6 +60,7 @@ class TemporalFlickering(VideoMetric):
     }
 
     def measure(self, video: Frames, fps: float, caption: str, reference: Reference) -> ClipScore:
+        """Scores one video; `fps`, `caption` and `reference` are not read."""
         # Frame by frame: the difference of whole videos would hold them thrice, in float.
         changes = [np.abs(b.astype(np.int16) - a).mean() for a, b in itertools.pairwise(video)]
         return percent("vbench/temporal_flickering", (255.0 - float(np.mean(changes))) / 255.0)
@@ -85,6 +90,7 @@ class SubjectConsistency(VideoMetric):
         return states[:, 0]
 
     def measure(self, video: Frames, fps: float, caption: str, reference: Reference) -> ClipScore:
+        """Scores one video; `fps`, `caption` and `reference` are not read."""
         value = consistency(frames.features(video, self._features))
         return percent(self.key, value, len(video) - 1.0)
 
@@ -110,5 +116,6 @@ class BackgroundConsistency(VideoMetric):
         return self.network(frames.for_clip(images, self.network.config.image_size)).image_embeds
 
     def measure(self, video: Frames, fps: float, caption: str, reference: Reference) -> ClipScore:
+        """Scores one video; `fps`, `caption` and `reference` are not read."""
         value = consistency(frames.features(video, self._features))
         return percent(self.key, value, len(video) - 1.0)

@@ -13,14 +13,14 @@ CLIP = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711
 
 
 def tensor(frames: UInt8[np.ndarray, "t h w 3"]) -> Any:
-    """A torch float tensor [T, 3, H, W] in [0, 255]."""
+    """Makes a torch float tensor [T, 3, H, W] in [0, 255]."""
     import torch
 
     return torch.from_numpy(np.ascontiguousarray(frames.transpose(0, 3, 1, 2))).float()
 
 
 def resize(frames: Any, height: int, width: int, mode: str = "bilinear") -> Any:
-    """Resized [T, 3, height, width], neither antialiased nor clipped."""
+    """Resizes to [T, 3, height, width], neither antialiased nor clipped."""
     import torch
 
     return torch.nn.functional.interpolate(
@@ -29,14 +29,14 @@ def resize(frames: Any, height: int, width: int, mode: str = "bilinear") -> Any:
 
 
 def resize_shorter(frames: Any, size: int, mode: str = "bilinear") -> Any:
-    """The shorter side becomes `size`, the longer one follows, rounded down."""
+    """Resizes the shorter side to `size`; the longer one follows, rounded down."""
     height, width = frames.shape[-2:]
     short = min(height, width)
     return resize(frames, size * height // short, size * width // short, mode)
 
 
 def centre_crop(frames: Any, size: int) -> Any:
-    """The middle size x size pixels."""
+    """Returns the middle size x size pixels."""
     top, left = (round((n - size) / 2) for n in frames.shape[-2:])
     return frames[..., top : top + size, left : left + size]
 
@@ -57,7 +57,12 @@ def for_clip(frames: Any, size: int) -> Any:
 def features(
     video: UInt8[np.ndarray, "t h w 3"], network: Callable[[Any], Any]
 ) -> Float[np.ndarray, "t d"]:
-    """The network's feature vector of each frame, a few frames at a time."""
+    """Returns the network's feature vector of each frame, a few frames at a time.
+
+    Args:
+      video: RGB in 0..255.
+      network: maps `batches` of frames to one row per frame.
+    """
     import torch
 
     with torch.inference_mode():
@@ -66,13 +71,13 @@ def features(
 
 
 def batches(video: UInt8[np.ndarray, "t h w 3"]) -> Iterator[UInt8[np.ndarray, "n h w 3"]]:
-    """Consecutive frames, `BATCH` at a time."""
+    """Yields consecutive frames, `BATCH` at a time."""
     for first in range(0, len(video), BATCH):
         yield video[first : first + BATCH]
 
 
 def pad_to_multiple(frames: Any, multiple: int) -> tuple[Any, tuple[slice, slice]]:
-    """Edges repeated on both sides up to a multiple, and where the frame lies in the result."""
+    """Repeats edges on both sides up to a multiple; also returns the frame's place in it."""
     import torch
 
     height, width = frames.shape[-2:]
@@ -84,7 +89,7 @@ def pad_to_multiple(frames: Any, multiple: int) -> tuple[Any, tuple[slice, slice
 
 
 def middle_frames(num_frames: int, available: int) -> Int[np.ndarray, " n"]:
-    """The middle frame of each of `num_frames` equal parts; the last one again if there are fewer.
+    """The middle frame of each of `num_frames` equal parts; the last one again if too few.
 
     (VBench's "middle" sampling.)
     """

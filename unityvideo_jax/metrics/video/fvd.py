@@ -1,11 +1,10 @@
-"""Distances between the set of predicted videos and the set of real ones.
+"""Distances between the sets of predicted and real videos: FVD (arXiv 1812.01717), and a proxy.
 
 FVD is the Fréchet distance of I3D features; few videos bias it upwards, and below 256 it says
 little. The proxy is the same distance of features that need no network; it is not FVD and cannot be
 compared with one.
 """
 
-import pathlib
 from collections.abc import Mapping
 from typing import ClassVar
 
@@ -17,14 +16,14 @@ from PIL import Image
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.metrics.scores import ClipScore
 from unityvideo_jax.metrics.video import frames
-from unityvideo_jax.metrics.video.base import Frames, Reference, VideoMetric, load_script
+from unityvideo_jax.metrics.video.base import Frames, Reference, ScriptMetric, VideoMetric
 
 # Fewer videos than this make FVD too noisy to compare.
 ENOUGH_VIDEOS = 256
 PROXY = "frechet_proxy/dct3d_64"
 
 
-class FVD(VideoMetric):
+class FVD(ScriptMetric):
     """Key "fvd/i3d_kinetics400" over features of I3D.
 
     i3d_torchscript.pt: TorchScript, called with a video f32[1,3,T,224,224] in [-1, 1] and
@@ -40,12 +39,12 @@ class FVD(VideoMetric):
         f"centre crop; biased below {ENOUGH_VIDEOS} videos; no interval, since it is not a mean"
     }
 
-    def __init__(self, weights: pathlib.Path | None = None) -> None:
-        super().__init__(weights)
-        self.network = load_script(weights, self.needs[0])
-
     def features(self, video: Frames) -> Float[np.ndarray, " d"]:
-        """I3D's feature vector of a video."""
+        """Returns I3D's feature vector of a video in 0..255.
+
+        Raises:
+          UserError: the network gives something else than one finite vector.
+        """
         import torch
 
         with torch.inference_mode():
@@ -59,11 +58,12 @@ class FVD(VideoMetric):
         if vector.ndim != 1 or not np.isfinite(vector).all():
             raise UserError(
                 f"{self.weights / self.needs[0]}: gives features of shape {vector.shape}; one "
-                "finite vector a video is needed"
+                "finite vector per video is needed"
             )
         return vector
 
     def measure(self, video: Frames, fps: float, caption: str, reference: Reference) -> ClipScore:
+        """The features of the video and of its reference; `fps` and `caption` are not read."""
         pair = tuple(self.features(v).tolist() for v in (video, reference))
         return ClipScore(features={"fvd/i3d_kinetics400": pair})
 
@@ -84,7 +84,7 @@ class FrechetProxy(VideoMetric):
     }
 
     def features(self, video: Frames) -> Float[np.ndarray, "64"]:
-        """The 64 log magnitudes of a video."""
+        """Returns the 64 log magnitudes of a video in 0..255."""
         picks = np.linspace(0, len(video) - 1, 16).round().astype(int)
         small = [
             Image.fromarray(video[t]).convert("L").resize((32, 32), Image.Resampling.BOX)
@@ -95,5 +95,6 @@ class FrechetProxy(VideoMetric):
         return np.log1p(np.abs(low)).ravel()
 
     def measure(self, video: Frames, fps: float, caption: str, reference: Reference) -> ClipScore:
+        """The features of the video and of its reference; `fps` and `caption` are not read."""
         pair = tuple(self.features(v).tolist() for v in (video, reference))
         return ClipScore(features={PROXY: pair})

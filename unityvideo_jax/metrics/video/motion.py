@@ -1,7 +1,6 @@
-"""How does it move? VBench's motion smoothness and dynamic degree."""
+"""VBench's motion smoothness and dynamic degree: how does the video move?"""
 
 import itertools
-import pathlib
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -10,7 +9,7 @@ from jaxtyping import Float
 
 from unityvideo_jax.metrics.scores import ClipScore
 from unityvideo_jax.metrics.video import frames
-from unityvideo_jax.metrics.video.base import Frames, Reference, VideoMetric, load_script, percent
+from unityvideo_jax.metrics.video.base import Frames, Reference, ScriptMetric, percent
 
 # VBench: a pair of frames moves if the fastest 5 % of its pixels do, by 6 pixels at a side of 256.
 FAST_SHARE = 0.05
@@ -18,7 +17,7 @@ FAST_PIXELS = 6.0 / 256.0
 DYNAMIC_FPS = 8.0
 
 
-class MotionSmoothness(VideoMetric):
+class MotionSmoothness(ScriptMetric):
     """Key "vbench/motion_smoothness", times 100: are dropped frames what AMT-S would put there?
 
     Every second frame is interpolated from its neighbours; the score is
@@ -35,10 +34,6 @@ class MotionSmoothness(VideoMetric):
         "(255 - MAE) / 255 x 100"
     }
 
-    def __init__(self, weights: pathlib.Path | None = None) -> None:
-        super().__init__(weights)
-        self.network = load_script(weights, self.needs[0])
-
     def _middle(self, first: Any, last: Any) -> Float[np.ndarray, "h w 3"]:
         import torch
 
@@ -49,6 +44,7 @@ class MotionSmoothness(VideoMetric):
         return np.trunc(np.clip(255.0 * image, 0.0, 255.0))
 
     def measure(self, video: Frames, fps: float, caption: str, reference: Reference) -> ClipScore:
+        """Scores one video; `fps`, `caption` and `reference` are not read."""
         import torch
 
         errors = []
@@ -60,7 +56,7 @@ class MotionSmoothness(VideoMetric):
 
 
 def fast_motion(flow: Float[np.ndarray, "2 h w"]) -> float:
-    """Mean speed of the fastest 5 % of the pixels."""
+    """Returns the mean speed of the fastest 5 % of the pixels, in pixels per frame."""
     speed = np.sort(np.linalg.norm(flow, axis=0).ravel())[::-1]
     return float(speed[: max(int(speed.size * FAST_SHARE), 1)].mean())
 
@@ -68,13 +64,13 @@ def fast_motion(flow: Float[np.ndarray, "2 h w"]) -> float:
 def is_dynamic(motions: list[float], num_frames: int, side: int) -> bool:
     """Whether round(n / 4) pairs or more are fast; n counts frames, `side` is the shorter one.
 
-    At least one pair, too: of two frames VBench asks for none, and a still would count as moving.
+    At least one pair must be: of two frames VBench asks for none, so that a still would count.
     """
     fast = sum(motion > FAST_PIXELS * side for motion in motions)
     return fast >= max(round(4 * num_frames / 16), 1)
 
 
-class DynamicDegree(VideoMetric):
+class DynamicDegree(ScriptMetric):
     """Key "vbench/dynamic_degree": share of videos that move, times 100, by RAFT at about 8 fps.
 
     raft_things.pt: TorchScript, (f32[1,3,H,W], f32[1,3,H,W]) in [0, 255], H and W multiples of 8,
@@ -89,11 +85,8 @@ class DynamicDegree(VideoMetric):
         "frames at ~8 fps move: top 5 % of RAFT flow above 6 min(H, W) / 256"
     }
 
-    def __init__(self, weights: pathlib.Path | None = None) -> None:
-        super().__init__(weights)
-        self.network = load_script(weights, self.needs[0])
-
     def measure(self, video: Frames, fps: float, caption: str, reference: Reference) -> ClipScore:
+        """Scores one video at about 8 of its `fps`; `caption` and `reference` are not read."""
         import torch
 
         video = video[:: max(round(fps / DYNAMIC_FPS), 1)]

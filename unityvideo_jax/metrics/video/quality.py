@@ -1,4 +1,4 @@
-"""How good does a frame look? VBench's aesthetic and imaging quality, averaged over frames."""
+"""VBench's aesthetic and imaging quality, averaged over frames: how good does a frame look?"""
 
 import pathlib
 from collections.abc import Mapping
@@ -12,9 +12,9 @@ from unityvideo_jax.metrics.video import frames
 from unityvideo_jax.metrics.video.base import (
     Frames,
     Reference,
+    ScriptMetric,
     VideoMetric,
     library,
-    load_script,
     load_transformer,
     percent,
 )
@@ -59,10 +59,11 @@ class AestheticQuality(VideoMetric):
         return unit @ self.weight.T + self.bias
 
     def measure(self, video: Frames, fps: float, caption: str, reference: Reference) -> ClipScore:
+        """Scores one video; `fps`, `caption` and `reference` are not read."""
         return percent(self.key, float(frames.features(video, self._scores).mean()) / 10.0)
 
 
-class ImagingQuality(VideoMetric):
+class ImagingQuality(ScriptMetric):
     """Key "vbench/imaging_quality", 0..100: MUSIQ (SPAQ) on frames of at most 512 pixels.
 
     musiq_spaq.pt: TorchScript, f32[1,3,H,W] in [0, 1] to one number in [0, 100].
@@ -74,11 +75,8 @@ class ImagingQuality(VideoMetric):
         "vbench/imaging_quality": "MUSIQ (SPAQ), 0..100, longer side at most 512"
     }
 
-    def __init__(self, weights: pathlib.Path | None = None) -> None:
-        super().__init__(weights)
-        self.network = load_script(weights, self.needs[0])
-
     def measure(self, video: Frames, fps: float, caption: str, reference: Reference) -> ClipScore:
+        """Scores one video; `fps`, `caption` and `reference` are not read."""
         import torch
 
         scores = []

@@ -29,7 +29,7 @@ VIDEO_PROTOCOLS = {name: text for m in VIDEO_METRICS for name, text in m.protoco
 
 
 def available(weights: pathlib.Path | None) -> tuple[list[type[VideoMetric]], dict[str, str]]:
-    """The metrics whose files are there, and by name why each of the others is skipped."""
+    """Returns the metrics whose files are there, and by name why each of the others is skipped."""
     reasons = {m.name: missing(m, weights) for m in VIDEO_METRICS}
     ready = [m for m in VIDEO_METRICS if reasons[m.name] is None]
     return ready, {name: reason for name, reason in reasons.items() if reason}

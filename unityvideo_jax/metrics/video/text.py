@@ -1,4 +1,4 @@
-"""Does the video show what the text says? VBench's overall consistency."""
+"""VBench's overall consistency: does the video show what the text says?"""
 
 import pathlib
 from collections.abc import Mapping
@@ -54,6 +54,7 @@ class OverallConsistency(VideoMetric):
         return ids + [0] * (TEXT_LENGTH - len(ids))
 
     def measure(self, video: Frames, fps: float, caption: str, reference: Reference) -> ClipScore:
+        """Scores one video against its `caption`; `fps` and `reference` are not read."""
         import torch
 
         picks = frames.middle_frames(NUM_FRAMES, len(video))

@@ -1,4 +1,4 @@
-"""What a text encoder is: captions and modality prompts to token embeddings, on the host.
+"""The interface of text encoders: captions and modality prompts to token embeddings, on the host.
 
 Every encoder gives [n, length, dim], zeros after a text's last token; nothing is masked in
 cross-attention, as in Wan 2.1. "" gives the null embedding of classifier-free guidance.

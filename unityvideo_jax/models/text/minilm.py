@@ -11,14 +11,18 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import scipy.special
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 MAX_WORD = 100  # BERT takes longer words for unknown
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class WordPiece:
-    """BERT's uncased tokenizer: lower-cased, split at punctuation, greedy longest pieces."""
+    """BERT's uncased tokenizer: lower-cased, split at punctuation, greedy longest pieces.
+
+    Attributes:
+      vocabulary: id of each piece.
+    """
 
     vocabulary: Mapping[str, int]
 
@@ -99,6 +103,7 @@ class MiniLM:
 
     @property
     def dim(self) -> int:
+        """Numbers per token."""
         return self.weights["embeddings.word_embeddings.weight"].shape[1]
 
     def __call__(self, texts: Sequence[str]) -> Float[np.ndarray, "n length dim"]:
@@ -115,8 +120,12 @@ class MiniLM:
         """Counts the tokens of a text, [CLS] and [SEP] included."""
         return len(self.tokenizer.pieces(text)) + 2
 
-    def hidden_states(self, ids: np.ndarray) -> Float[np.ndarray, "n l dim"]:
-        """The last layer's output for equally long token sequences [n, l]."""
+    def hidden_states(self, ids: Int[np.ndarray, "n l"]) -> Float[np.ndarray, "n l dim"]:
+        """Returns the last layer's output for equally long token sequences.
+
+        Args:
+          ids: indices in the vocabulary.
+        """
         w = self.weights
         x = w["embeddings.word_embeddings.weight"][ids]
         x = x + w["embeddings.position_embeddings.weight"][: ids.shape[1]]

@@ -63,7 +63,7 @@ UMT5_XXL = UMT5Config()
 
 
 def relative_buckets(length: int, num_buckets: int, max_distance: int) -> Int[np.ndarray, "n n"]:
-    """Bucket of each (query, key) pair: exact for near keys, logarithmic for far ones (T5).
+    """The bucket of each (query, key) pair: exact for near keys, logarithmic for far ones (T5).
 
     Keys after the query have the upper half of the buckets.
     """
@@ -89,6 +89,7 @@ class Projection(nnx.Module):
         self.kernel = nnx.Param(kernel.astype(dtype), logical_axes=axes)
 
     def __call__(self, x: Float[Array, "... i"]) -> Float[Array, "... o"]:
+        """Returns `x @ kernel` in the kernel's type."""
         kernel = self.kernel[...]
         return jnp.matmul(x.astype(kernel.dtype), kernel, precision=matmul_precision(kernel.dtype))
 
@@ -109,6 +110,7 @@ class UMT5Attention(nnx.Module):
         self.position_bias = nnx.Param(bias * config.dim**-0.5, logical_axes=(None, "heads"))
 
     def __call__(self, x: Float[Array, "b n d"], mask: Bool[Array, "b n"]) -> Float[Array, "b n d"]:
+        """Returns the attended tokens; no token attends to those where `mask` is False."""
         b, n, _ = x.shape
         split = (b, n, self.config.num_heads, self.config.head_dim)
         q, k, v = (layer(x).reshape(split) for layer in (self.q, self.k, self.v))
@@ -138,6 +140,7 @@ class UMT5Block(nnx.Module):
         self.down = make((config.ffn_dim, config.dim), out, std=config.ffn_dim**-0.5)
 
     def __call__(self, x: Float[Array, "b n d"], mask: Bool[Array, "b n"]) -> Float[Array, "b n d"]:
+        """Returns the tokens after both layers, float32; `mask` is as `UMT5` takes it."""
         x = x + self.attention(self.norm1(x), mask).astype(jnp.float32)
         hidden = self.norm2(x)
         gate = self.gate(hidden)
@@ -146,13 +149,13 @@ class UMT5Block(nnx.Module):
 
 
 class UMT5(nnx.Module):
-    """The encoder.
+    """UMT5's encoder (Chung et al., arXiv 2304.09151).
 
     Args:
       config: sizes.
       rngs: source of the initial weights.
       dtype: of the projections' and the embedding's weights, and so of their products. "bfloat16"
-        is what Wan uses; norms and position biases are float32 always.
+        is what Wan uses; norms and position biases are always float32.
     """
 
     def __init__(self, config: UMT5Config, *, rngs: nnx.Rngs, dtype: str = "bfloat16") -> None:
@@ -165,7 +168,7 @@ class UMT5(nnx.Module):
         self.norm = RMSNorm(config.dim, config.eps, ("embed",))
 
     def __call__(self, ids: Int[Array, "b n"], mask: Bool[Array, "b n"]) -> Float[Array, "b n d"]:
-        """Embeddings of token ids, float32.
+        """Embeds token ids; returns float32.
 
         Args:
           ids: tokens.

@@ -45,7 +45,7 @@ def _position_code(count: int) -> Float[np.ndarray, "{count} 24"]:
 
 
 def stems(word: str) -> list[str]:
-    """The word, then what it may be an inflection of, most likely first."""
+    """Returns the word, then what it may be an inflection of, most likely first."""
     found = [word]
     for suffix, endings in (
         ("ies", ("y", "ie")),
@@ -74,7 +74,7 @@ class WordsEncoder:
     scaled to unit mean square over the 256.
       Meaning: the input embeddings of all-MiniLM-L6-v2 (Apache-2.0) for 22 thousand whole words,
         centred, without the two leading principal directions (word frequency), reduced by PCA and
-        kept in 8 bits. Inflections that the table lacks use their stem.
+        stored in 8 bits. Inflections that the table lacks use their stem.
       Spelling: hashed character n-grams (3 to 5, and the word), so that words with near meanings
         ("red", "blue") stay apart and words the table lacks have a stable place of their own; those
         get a hashed meaning too.
@@ -90,6 +90,14 @@ class WordsEncoder:
     0.33 instead of 0.51). On naming the colour of the ball among two coloured things, by ridge
     regression on the outputs of random attention queries (chance 50 %): bare words 50 %, with
     position 98 %, with context 100 %, with both 100 %.
+
+    Attributes:
+      table: row of each word.
+      vectors: 8-bit meaning of each row.
+      steps: scale of each column of `vectors`.
+      length: tokens per text, the end token included.
+      name: of the encoder in shards and configs.
+      dim: numbers per token.
     """
 
     table: Mapping[str, int]
@@ -100,6 +108,7 @@ class WordsEncoder:
     dim: int = MEANING + SPELLING + CONTEXT + POSITION
 
     def __call__(self, texts: Sequence[str]) -> Float[np.ndarray, "n length dim"]:
+        """Embeds texts; longer ones are cut, and zeros follow a text's last token."""
         out = np.zeros((len(texts), self.length, self.dim), np.float32)
         for i, text in enumerate(texts):
             tokens = _tokens(self, text)
@@ -107,6 +116,7 @@ class WordsEncoder:
         return out
 
     def count(self, text: str) -> int:
+        """Counts the tokens of a text, the end token included; those past `length` are cut."""
         return len(_words(text)) + 1
 
 

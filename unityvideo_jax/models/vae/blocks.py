@@ -36,6 +36,7 @@ class ResidualBlock(nnx.Module):
         )
 
     def __call__(self, x: Float[Array, "b t h w c"], carry: Carry) -> Float[Array, "b t h w o"]:
+        """Returns the features after the block; `carry` holds the frames before this chunk."""
         residual = x if self.shortcut is None else self.shortcut(x, carry)
         x = self.conv1(jax.nn.silu(self.norm1(x)), carry)
         return residual + self.conv2(jax.nn.silu(self.norm2(x)), carry)
@@ -50,7 +51,8 @@ class FrameAttention(nnx.Module):
         self.proj = Conv2d(channels, channels, 1, rngs=rngs, zero=True)
 
     def __call__(self, x: Float[Array, "b t h w c"], carry: Carry) -> Float[Array, "b t h w c"]:
-        del carry  # Frames do not see each other here.
+        """The attended features; frames do not attend to each other, so `carry` is unused."""
+        del carry
         b, t, h, w, c = x.shape
         q, k, v = jnp.split(self.to_qkv(self.norm(x)).reshape(b * t, h * w, 3 * c), 3, axis=-1)
         precision = matmul_precision(x.dtype)
@@ -70,6 +72,7 @@ class Head(nnx.Module):
         self.conv = CausalConv3d(in_channels, out_channels, rngs=rngs)
 
     def __call__(self, x: Float[Array, "b t h w c"], carry: Carry) -> Float[Array, "b t h w o"]:
+        """Returns the output channels; `carry` holds the frames before this chunk."""
         return self.conv(jax.nn.silu(self.norm(x)), carry)
 
 
@@ -84,7 +87,7 @@ def _middle(channels: int, rngs: nnx.Rngs) -> nnx.List:
 
 
 def patchify(video: Float[Array, "b t h w c"], side: int) -> Float[Array, "b t p q k"]:
-    """Squares of pixels to channels, ordered (channel, column, row) as Wan 2.2 has them."""
+    """Moves squares of pixels to channels, ordered (channel, column, row) as Wan 2.2 has them."""
     b, t, h, w, c = video.shape
     x = video.reshape(b, t, h // side, side, w // side, side, c).transpose(0, 1, 2, 4, 6, 5, 3)
     return x.reshape(b, t, h // side, w // side, c * side**2)
@@ -100,9 +103,9 @@ def unpatchify(patches: Float[Array, "b t p q k"], side: int) -> Float[Array, "b
 def average_cells(
     x: Float[Array, "b t h w c"], time: int, space: int, channels: int
 ) -> Float[Array, "b s p q o"]:
-    """Cells of time x space x space to channels, then means of neighbouring channels (Wan 2.2).
+    """Moves cells of time x space x space to channels, and averages channels (Wan 2.2).
 
-    Zeros stand before the first frame where time does not divide the frames, as it does not at the
+    Zeros precede the first frame where `time` does not divide the number of frames, as at the
     start of a video.
     """
     x = jnp.pad(x, ((0, 0), (-x.shape[1] % time, 0), (0, 0), (0, 0), (0, 0)))
@@ -115,7 +118,7 @@ def average_cells(
 def copy_cells(
     x: Float[Array, "b t h w c"], time: int, space: int, channels: int, *, at_start: bool
 ) -> Float[Array, "b s p q o"]:
-    """Repeated channels to cells of time x space x space (Wan 2.2), the way `average_cells` came.
+    """Moves repeated channels to cells of time x space x space (Wan 2.2), the way back.
 
     The first frame of a video becomes one frame, not `time`.
     """
@@ -158,6 +161,7 @@ class ResidualDown(nnx.Module):
         self.downsamples = nnx.List(layers)
 
     def __call__(self, x: Float[Array, "b t h w c"], carry: Carry) -> Float[Array, "b s p q o"]:
+        """Returns the features of the next level; `carry` holds the frames before this chunk."""
         shortcut = average_cells(x, self.time, self.space, self.out_channels)
         for layer in self.downsamples:
             x = layer(x, carry)
@@ -196,6 +200,7 @@ class ResidualUp(nnx.Module):
         self.upsamples = nnx.List(layers)
 
     def __call__(self, x: Float[Array, "b t h w c"], carry: Carry) -> Float[Array, "b s p q o"]:
+        """Returns the features of the next level; `carry` holds the frames before this chunk."""
         given = x
         for layer in self.upsamples:
             x = layer(x, carry)
@@ -220,6 +225,7 @@ class Encoder(nnx.Module):
         self.head = Head(channels, 2 * config.z_dim, rngs=rngs)
 
     def __call__(self, x: Float[Array, "b t h w c"], carry: Carry) -> Float[Array, "b s p q m"]:
+        """Encodes a chunk of video; `carry` holds the frames before it."""
         x = self.conv1(x, carry)
         for layer in (*self.downsamples, *self.middle):
             x = layer(x, carry)
@@ -258,6 +264,7 @@ class Decoder(nnx.Module):
         self.head = Head(widths[-1], config.pixel_channels, rngs=rngs)
 
     def __call__(self, x: Float[Array, "b t h w z"], carry: Carry) -> Float[Array, "b s p q c"]:
+        """Decodes a chunk of latents; `carry` holds the frames before it."""
         x = self.conv1(x, carry)
         for layer in (*self.middle, *self.upsamples):
             x = layer(x, carry)

@@ -120,6 +120,7 @@ class Conv2d(nnx.Module):
         self.bias = _param(_bias(rngs, shape))
 
     def __call__(self, x: Float[Array, "b t h w c"]) -> Float[Array, "b t p q o"]:
+        """Returns the convolved frames, in the type of `x`."""
         weight = self.weight[...].astype(x.dtype)
         if weight.shape[:2] == (1, 1):
             y = jnp.matmul(x, weight[0, 0], precision=matmul_precision(x.dtype))
@@ -155,6 +156,7 @@ class CausalConv3d(nnx.Module):
         self.bias = _param(_bias(rngs, shape))
 
     def __call__(self, x: Float[Array, "b t h w c"], carry: Carry) -> Float[Array, "b t h w o"]:
+        """Returns as many frames as `x` has; `carry` holds those before this chunk."""
         kernel_time = self.weight.shape[0]
         if kernel_time > 1:
             before = carry.take()
@@ -167,7 +169,7 @@ class CausalConv3d(nnx.Module):
     def valid(
         self, x: Float[Array, "b t h w c"], time_stride: int = 1
     ) -> Float[Array, "b s h w o"]:
-        """The convolution without any padding in time."""
+        """Convolves without any padding in time: two frames fewer with a kernel of three."""
         weight = self.weight[...].astype(x.dtype)
         kt, kh, kw, i, o = weight.shape
         x = _fold_time(x, kt)[:, ::time_stride]
@@ -189,9 +191,10 @@ class ChannelNorm(nnx.Module):
         self.gamma = _param(jnp.ones((channels,), jnp.float32))
 
     def __call__(self, x: Float[Array, "... c"]) -> Float[Array, "... c"]:
+        """Returns the scaled channels, in the type of `x`."""
         y = x.astype(jnp.float32)
         power = jnp.sum(jnp.square(y), axis=-1, keepdims=True)
-        # A position without length stays zero and passes no gradient: 1e12 a layer would overflow.
+        # A position without length stays zero and passes no gradient: a factor 1e12 overflows.
         inverse = jax.lax.rsqrt(jnp.maximum(power, NORM_FLOOR**2))
         y = y * jnp.where(power > NORM_FLOOR**2, inverse, 0.0)
         return (y * (math.sqrt(x.shape[-1]) * self.gamma[...])).astype(x.dtype)
@@ -230,6 +233,7 @@ class Downsample(nnx.Module):
         )
 
     def __call__(self, x: Float[Array, "b t h w c"], carry: Carry) -> Float[Array, "b s p q c"]:
+        """Returns the halved features; `carry` holds the frames before this chunk."""
         x = self.resample(x)
         if self.time_conv is None:
             return x
@@ -265,6 +269,7 @@ class Upsample(nnx.Module):
         self.resample = Conv2d(in_channels, out_channels, 3, rngs=rngs)
 
     def __call__(self, x: Float[Array, "b t h w c"], carry: Carry) -> Float[Array, "b s p q o"]:
+        """Returns the doubled features; `carry` holds the frames before this chunk."""
         if self.time_conv is not None:
             x = self._double_time(self.time_conv, x, carry)
         x = x.repeat(2, axis=2).repeat(2, axis=3)

@@ -14,11 +14,11 @@ class VAEConfig:
 
     Attributes:
       base_dim: channels at full resolution.
-      decoder_base_dim: the same of the decoder; None is `base_dim`.
+      decoder_base_dim: channels of the decoder at full resolution; None is `base_dim`.
       z_dim: channels of the latents.
       dim_mult: channels of each level as multiples of `base_dim`; each level but the last halves
         height and width.
-      num_res_blocks: residual blocks a level of the encoder; the decoder has one more.
+      num_res_blocks: residual blocks per level of the encoder; the decoder has one more.
       temporal_downsample: whether each halving of space also halves time.
       residual: whether each level is added to a shortcut that has no weights (Wan 2.2).
       patch_size: side of the squares of pixels that become channels first (Wan 2.2: 2).
@@ -118,7 +118,7 @@ class VAEConfig:
 
     @property
     def temporal_stride(self) -> int:
-        """Frames that one latent frame stands for, but for the first, which stands for one."""
+        """Frames per latent frame, except the first latent frame, which stands for one."""
         return 2 ** sum(self.temporal_downsample)
 
     @property
@@ -132,7 +132,7 @@ class VAEConfig:
         return 3 * self.patch_size**2
 
     def latent_shape(self, num_frames: int, height: int, width: int) -> tuple[int, int, int, int]:
-        """Sizes (time, height, width, channel) of the latents of a video of these sizes.
+        """The sizes (time, height, width, channel) of the latents of a video of these sizes.
 
         Raises:
           UserError: sizes that do not fit the strides.

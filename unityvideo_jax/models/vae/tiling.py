@@ -50,7 +50,12 @@ def encode_tiled(
 def decode_tiled(
     vae: WanVAE, latents: Float[np.ndarray, "b t h w z"], *, tile: int = 256, overlap: int = 64
 ) -> Float[np.ndarray, "b s p q 3"]:
-    """Decodes as `WanVAE.decode` does, by tiles; `tile` and `overlap` as in `encode_tiled`.
+    """Decodes as `WanVAE.decode` does, by tiles.
+
+    Args:
+      vae: the autoencoder.
+      latents: float32, as `encode_tiled` gives them.
+      tile, overlap: in pixels, as `encode_tiled` takes them.
 
     Returns:
       Video in [-1, 1] on the host.

@@ -53,7 +53,7 @@ class WanVAE(nnx.Module):
         video: Float[Array, "b t h w 3"] | Float[np.ndarray, "b t h w 3"],
         modality: str | None = None,
     ) -> Float[Array, "b s p q z"]:
-        """Normalised posterior means of whole videos.
+        """Returns the normalised posterior means of whole videos.
 
         Args:
           video: float32 in [-1, 1]; 1 + 4n frames, height and width multiples of 8 (of 16 in
@@ -98,7 +98,7 @@ class WanVAE(nnx.Module):
         latents: Float[Array, "b t h w z"] | Float[np.ndarray, "b t h w z"],
         modality: str | None = None,
     ) -> Float[Array, "b s p q 3"]:
-        """Decodes one latent frame at a time; `decode_chunks` does not store the video."""
+        """Decodes a latent frame at a time, and returns the whole video."""
         self._check_latents(latents.shape)
         return _decode_streamed(*nnx.split(self), self.denormalize(jnp.asarray(latents), modality))
 
@@ -126,7 +126,12 @@ class WanVAE(nnx.Module):
     def posterior(
         self, video: Float[Array, "b t h w 3"], carry: Carry | None = None
     ) -> tuple[Float[Array, "b s p q z"], Float[Array, "b s p q z"]]:
-        """Mean and log-variance of the posterior, not normalised; compiles nothing itself."""
+        """Returns mean and log-variance of the posterior, not normalised; compiles nothing.
+
+        Args:
+          video: in [-1, 1]; a whole video, or a chunk of it.
+          carry: frames before the chunk; None at the start of a video.
+        """
         patches = patchify(video.astype(self.dtype), self.config.patch_size)
         features = self.encoder(patches, carry or Carry())
         features = self.conv1(features, Carry()).astype(jnp.float32)
@@ -136,7 +141,7 @@ class WanVAE(nnx.Module):
     def reconstruct(
         self, z: Float[Array, "b t h w z"], carry: Carry | None = None
     ) -> Float[Array, "b s p q 3"]:
-        """Video, not clipped, of latents that are not normalised; compiles nothing itself."""
+        """Returns video, not clipped, of latents that are not normalised; compiles nothing."""
         z = self.conv2(z.astype(self.dtype), Carry())
         patches = self.decoder(z, carry or Carry())
         return unpatchify(patches, self.config.patch_size).astype(jnp.float32)
@@ -144,7 +149,7 @@ class WanVAE(nnx.Module):
     def normalize(
         self, z: Float[Array, "*b z"], modality: str | None = None
     ) -> Float[Array, "*b z"]:
-        """Latents as the diffusion model sees them: less their mean, by their deviation."""
+        """Latents as the diffusion model sees them: minus their mean, over their deviation."""
         mean, std = self.config.statistics(modality)
         return (z - mean) / std
 
@@ -163,7 +168,7 @@ class WanVAE(nnx.Module):
             )
 
 
-# The module is split once a call: compiled functions see a hashable graph and plain arrays, hence
+# The module is split once per call: compiled functions see a hashable graph and plain arrays, hence
 # they may be used inside other transformations, which `nnx.jit` on a closed-over module may not.
 def _encode_chunk_impl(graph, state, video, frames):
     vae = nnx.merge(graph, state)

@@ -25,6 +25,8 @@ from unityvideo_jax.training import loop
 from unityvideo_jax.training.profiling import ProfileConfig
 from unityvideo_jax.training.workdir import open_workdir
 
+STEPS = 12
+
 
 class Share(Batches):
     """This process's rows of every batch."""
@@ -50,7 +52,7 @@ def main(workdir, options):
     sys.modules["torch"] = None  # TensorBoard's writer imports it if it can, which takes seconds
     options = json.loads(options)
     hosts.initialize()
-    config = tiny_config(**{"steps": 12} | options.get("train", {}))
+    config = tiny_config(**{"steps": STEPS} | options.get("train", {}))
     config.mesh.update(options["mesh"])
     seconds, hangs = options.get("seconds", 0.0), options.get("hangs")
     profiled = options.get("profile", "")

@@ -6,7 +6,8 @@ Command: python benchmarks/safety.py --config=configs/worlds_mini.py --set model
 Prints seconds of a training step, of one `train.check_every` check, of a checkpoint's digests, of
 the whole save with them, of the part of it that training waits for (stall), and of a step while the
 rest is written; each the median of `--repeats` after a first that compiles. Batches are random.
-With several processes each prints its own line of every figure.
+With several processes each prints its own line of every figure, and the folder for temporary files
+is theirs together.
 """
 
 import argparse
@@ -36,6 +37,7 @@ from unityvideo_jax.training.integrity import IntegrityCheck
 from unityvideo_jax.training.optimizer import OptimizerConfig, make_optimizer
 from unityvideo_jax.training.step import jit_train_step
 
+# All processes take as many steps: none waits for a step that another does not take.
 STEPS_BESIDE = 2
 
 
@@ -109,16 +111,14 @@ def main() -> None:
             return metrics
 
         seconds["step"] = median(advance, 4 * args.repeats)
-        saves = []
+        saves, beside = [], []
         for _ in range(args.repeats + 1):
             with shared_folder() as folder:
-                saves.append(save(folder, state, advance))
-        saves = saves[1:]
-        seconds["stall"], seconds["save"] = (
-            statistics.median(column) for column in list(zip(*saves, strict=True))[:2]
-        )
-        during = [one for _, _, steps in saves for one in steps]
-        seconds["step while saving"] = statistics.median(during) if during else float("nan")
+                saves.append(save(folder / "alone", state))
+                beside += save_beside(folder / "beside", state, advance)
+        for name, column in zip(("stall", "save"), zip(*saves[1:], strict=True), strict=True):
+            seconds[name] = statistics.median(column)
+        seconds["step while saving"] = statistics.median(beside)
         weights = sum(x.size for x in jax.tree.leaves(state.params))
     device = jax.devices()[0].device_kind
     process = f"process {jax.process_index()}: " if jax.process_count() > 1 else ""
@@ -142,26 +142,33 @@ def shared_folder() -> Iterator[pathlib.Path]:
         multihost_utils.sync_global_devices("saved")
 
 
-def save(
-    folder: pathlib.Path, state: state_lib.TrainState, advance: Callable[[], Any]
-) -> tuple[float, float, list[float]]:
-    """Saves a checkpoint while training goes on.
+def save(folder: pathlib.Path, state: state_lib.TrainState) -> tuple[float, float]:
+    """Saves a checkpoint.
 
     Returns:
-      Seconds until training may continue, until the checkpoint is whole, and of each step between.
+      Seconds until training may continue, and until the checkpoint is whole.
     """
-    steps = []
     with checkpoints.Checkpointer(folder, keep=1) as checkpointer:
         jax.block_until_ready(state)
         begun = time.perf_counter()
         checkpointer.save(state, {}, {})
         stall = time.perf_counter() - begun
-        for _ in range(STEPS_BESIDE):
-            start = time.perf_counter()
-            jax.block_until_ready(advance())
-            steps.append(time.perf_counter() - start)
         checkpointer.wait()
-        return stall, time.perf_counter() - begun, steps
+        return stall, time.perf_counter() - begun
+
+
+def save_beside(
+    folder: pathlib.Path, state: state_lib.TrainState, advance: Callable[[], Any]
+) -> list[float]:
+    """Saves a checkpoint while training continues; seconds of the steps that begin meanwhile."""
+    steps = []
+    with checkpoints.Checkpointer(folder, keep=1) as checkpointer:
+        checkpointer.save(state, {}, {})
+        for _ in range(STEPS_BESIDE):
+            begun = time.perf_counter()
+            jax.block_until_ready(advance())
+            steps.append(time.perf_counter() - begun)
+    return steps
 
 
 if __name__ == "__main__":

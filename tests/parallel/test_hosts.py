@@ -204,7 +204,7 @@ def test_a_job_that_loses_a_process_and_hangs_resumes_each_time(alone, tmp_path)
     """
     workdir, mesh = tmp_path / "run", {"fsdp": 2, "tensor": 2}
     train = {"checkpoint_every": 100, "checkpoint_minutes": 0.02, "hang_seconds": 5}
-    options = {"seconds": 0.3, "train": train}
+    options = {"seconds": 0.5, "train": train}
     job = _job(workdir, mesh, **options)
     _wait_until(job, lambda: run_folder.checkpoint_steps(workdir))
     job[1].kill()

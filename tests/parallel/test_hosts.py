@@ -133,7 +133,7 @@ def _job(workdir, mesh, count=2, **options):
     ]
 
 
-def _finish(job, timeout=300):
+def _finish(job, timeout=600):
     ends = [process.communicate(timeout=timeout) for process in job]
     return [(process.returncode, *end) for process, end in zip(job, ends, strict=True)]
 

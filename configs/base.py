@@ -138,9 +138,11 @@ def get_config() -> ml_collections.ConfigDict:
         batch_size=32,
         log_every=20,
         checkpoint_every=1000,
+        checkpoint_minutes=0.0,  # 0 saves by steps alone
         keep=3,
         max_seconds=0.0,  # of steps, in all starts; 0 is no limit
         check_every=0,  # 0 checks never
+        hang_seconds=600.0,  # without progress of any process; 0 is no limit
         sample_every=0,  # 0 writes no contact sheets
         sample_count=4,
     )

@@ -4,6 +4,7 @@ Training and scoring are stand-ins here; tests/ablations/test_measure.py scores 
 """
 
 import json
+import os
 import types
 
 import in_process
@@ -12,6 +13,7 @@ import pytest
 from unityvideo_jax import ablate
 from unityvideo_jax.ablations import log, scoring
 from unityvideo_jax.errors import UserError
+from unityvideo_jax.files import lock
 from unityvideo_jax.training.loop import Ended
 
 ARMS = ("--arms=rgb,all", "--seeds=0,1", "--steps=10")
@@ -110,10 +112,11 @@ def test_slips_are_named_before_anything_is_written(args, says, tmp_path):
 
 
 def test_two_workers_take_different_runs(tmp_path, monkeypatch):
-    with log.locked(tmp_path / "rgb_0.lock") as mine, log.locked(tmp_path / "rgb_0.lock") as other:
-        assert mine and not other
-    with log.locked(tmp_path / "rgb_0.lock") as mine:
-        assert mine
+    file = tmp_path / "rgb_0.lock"
+    with lock.attempt(file) as mine, lock.attempt(file) as other:
+        assert (mine, other) == ("", str(os.getpid()))
+    with lock.attempt(file) as mine:
+        assert mine == ""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5,7")
     assert [e["CUDA_VISIBLE_DEVICES"] for e in log.devices(2)] == ["2", "5"]
     with pytest.raises(UserError, match="--parallel=4: CUDA_VISIBLE_DEVICES=2,5,7 names 3"):

@@ -105,6 +105,16 @@ def test_jobset_asks_for_whole_slices():
     assert config.removeprefix("--config=") in presets.names()
     names = {volume["name"] for volume in pod["volumes"]}
     assert {mount["name"] for mount in container["volumeMounts"]} == names
+    # What a user must fix ends the job; all else starts it again.
+    (rule,) = spec["podFailurePolicy"]["rules"]
+    assert rule["onExitCodes"] == {
+        "containerName": container["name"],
+        "operator": "In",
+        "values": [2],
+    }
+    assert jobset["spec"]["failurePolicy"]["rules"][0]["onJobFailureReasons"] == [
+        "PodFailurePolicy"
+    ]
 
 
 def _tool(folder, name, body):
@@ -154,38 +164,51 @@ def test_slurm_asks_for_one_process_a_node_and_time_to_save():
     assert name == "TERM" and int(seconds) >= 60
 
 
-def test_tpu_pod_copies_installs_and_trains(tmp_path):
+@pytest.mark.parametrize(
+    ("slices", "tool", "mesh"),
+    [
+        ("", ["compute", "tpus", "tpu-vm"], []),
+        ("2", ["alpha", "compute", "tpus", "queued-resources"], ["--config.mesh.slice=2"]),
+    ],
+)
+def test_tpu_pod_copies_installs_and_trains(tmp_path, slices, tool, mesh):
     """Hosts are a folder here: `gcloud` copies into it and runs its commands in it."""
     tools, home = tmp_path / "bin", tmp_path / "home"
     home.mkdir()
     _tool(
         tools,
         "gcloud",
-        'case "$4" in\n'
-        f'  scp) shift 7; cd "{home}"; cp -r "${{@:1:$#-1}}" "${{!##*:}}" ;;\n'
-        f'  ssh) cd "{home}"; bash -c "${{8#--command=}}" ;;\n'
-        "esac",
+        f'cd "{home}"\n'
+        "files=()\n"
+        'for one in "$@"; do case "$one" in\n'
+        '  --command=*) bash -c "${one#--command=}" ;;\n'
+        '  /*) files+=("$one") ;;\n'
+        '  pod:*) cp -r "${files[@]}" "${one#*:}" ;;\n'
+        "esac; done",
     )
     venv = 'mkdir -p .venv/bin; cp "$0" .venv/bin/python; cp "$0" .venv/bin/pip'
     _tool(tools, "python3.12", f"if [[ $2 == venv ]]; then {venv}; fi")
     done = subprocess.run(
         ["bash", LAUNCH / "tpu_pod.sh", "pod", "zone", "/runs/a run", "configs/a.py", *FLAGS],
-        env=os.environ | {"PATH": f"{tools}:{os.environ['PATH']}", "PYTHON": "python3.12"},
+        env=os.environ
+        | {"PATH": f"{tools}:{os.environ['PATH']}", "PYTHON": "python3.12"}
+        | ({"SLICES": slices} if slices else {}),
         capture_output=True,
         text=True,
         timeout=60,
     )
     assert done.returncode == 0, done.stderr
     for call in _calls(tools, "gcloud"):
-        assert call[:3] == ["compute", "tpus", "tpu-vm"]
+        assert call[: len(tool)] == tool
         assert {"--worker=all", "--zone=zone"} <= set(call)
+        assert ("--node=all" in call) == bool(slices)
     copied = {path.name for path in (home / "unityvideo").iterdir()} - {".venv"}
     assert copied == {"unityvideo_jax", "configs", "data", "setup.py", "README.md"}
     venv, install, train = _calls(tools, "python3.12")
     assert venv == ["-m", "venv", ".venv"]
     assert install == ["install", "--quiet", ".[tpu,gcs]"]
     program = ["-m", "unityvideo_jax.train", "--config=configs/a.py", "--workdir=/runs/a run"]
-    assert train == [*program, *FLAGS]
+    assert train == [*program, *mesh, *FLAGS]
     assert "UNITYVIDEO_HOSTS=auto" in _calls(tools, "gcloud")[-1][-1]
 
 

@@ -247,7 +247,7 @@ def test_a_folder_of_something_else_is_not_written_to(tmp_path):
 
 def test_two_runs_in_one_workdir_are_refused(tmp_path):
     other = staging.Staging(tmp_path, {})
-    with other.locked(), pytest.raises(UserError, match="another prepare is writing here"):
+    with other.locked(), pytest.raises(UserError, match="in use by process"):
         stand_ins.prepare_noise(tmp_path, 2)
 
 

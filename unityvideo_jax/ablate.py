@@ -28,7 +28,7 @@ from unityvideo_jax import cli, media, train
 from unityvideo_jax.ablations import arms, frozen, log, page, plan
 from unityvideo_jax.ablations.plan import REFERENCE, Run
 from unityvideo_jax.errors import UserError
-from unityvideo_jax.files import provenance, strict_json
+from unityvideo_jax.files import lock, provenance, strict_json
 from unityvideo_jax.runtime import signals
 
 FLAGS = flags.FLAGS
@@ -192,9 +192,9 @@ def _work(output: pathlib.Path, runs: Sequence[Run], key: str, settings: Any) ->
     failed: list[str] = []
     names = {run.name: run for run in runs} | {REFERENCE: None}
     for name, run in names.items():
-        with log.locked(output / log.WORK / f"{name}.lock") as mine:
+        with lock.attempt(output / log.WORK / f"{name}.lock") as holder:
             # Read again with the lock: another worker may have finished it meanwhile.
-            if not mine or name in log.read(output / log.FILE):
+            if holder or name in log.read(output / log.FILE):
                 continue
             try:
                 if run is None:

@@ -23,6 +23,7 @@ from absl import flags
 
 from unityvideo_jax import cli
 from unityvideo_jax.errors import UserError
+from unityvideo_jax.parallel.chips import GIB
 
 BEST = "best"
 # Most programs that `--mesh=best` compiles per result: those that do not fit fail early.
@@ -213,6 +214,9 @@ def main(argv: Sequence[str]) -> None:
     if args.program == "sampling":
         samples = args.samples or count
     print(f"{count} x {kind}, {args.program}, batch {samples}", flush=True)
+    if args.program == "training":
+        size = planner.checkpoint_bytes(config) / GIB
+        print(f"a checkpoint: {size:.3f} GiB, written once, about an equal part by each process")
     plans = _estimate(config, kind, count) if found else _compile(config, devices)
     if len(plans) > 1:
         print(f"\n{report.compare(plans)}")

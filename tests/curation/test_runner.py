@@ -17,6 +17,7 @@ from unityvideo_jax.curation import cutting, duplicates, filters, phases, runner
 from unityvideo_jax.curation.journal import Journal
 from unityvideo_jax.curation.stage import Clip, Job, Outcome
 from unityvideo_jax.errors import UserError
+from unityvideo_jax.files import lock
 
 HERE = pathlib.Path(__file__).resolve().parent
 CHAIN = (
@@ -171,13 +172,9 @@ def test_other_settings_are_refused_and_named(source, tmp_path):
 
 
 def test_one_run_at_a_time(source, tmp_path):
-    import fcntl
-
-    (tmp_path / runner.FOLDER).mkdir()
-    with open(tmp_path / runner.FOLDER / ".lock", "w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        with pytest.raises(UserError, match="another run is writing here"):
-            outcome(source, tmp_path, CHAIN[:1])
+    file, says = tmp_path / runner.FOLDER / ".lock", f"in use by process {os.getpid()};"
+    with lock.locked(file, "test"), pytest.raises(UserError, match=says):
+        outcome(source, tmp_path, CHAIN[:1])
 
 
 def test_stages_pickle_and_phases_know_what_they_depend_on():

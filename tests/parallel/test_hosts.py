@@ -1,8 +1,10 @@
-"""How processes find each other, and jobs of two and four that train, stop, and lose one."""
+"""How processes find each other, and jobs of two and four that train, stop, hang, and lose one."""
 
 import json
+import math
 import os
 import pathlib
+import re
 import signal
 import socket
 import subprocess
@@ -10,14 +12,26 @@ import sys
 import time
 
 import jax
+import numpy as np
 import pytest
+import tensorstore as ts
+from flax import nnx
 
+from unityvideo_jax.checkpoints import run_folder
 from unityvideo_jax.errors import UserError
+from unityvideo_jax.models.config import DiTConfig
 from unityvideo_jax.parallel import hosts
 from unityvideo_jax.parallel.mesh import MeshConfig, make_mesh
+from unityvideo_jax.parallel.rules import AxisRules
+from unityvideo_jax.training import state as state_lib
+from unityvideo_jax.training.optimizer import OptimizerConfig, make_optimizer
 
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
+STEPS = 12
+sys.path.insert(0, str(HERE.parent / "training"))
+from synthetic_run import Batches, tiny_config  # noqa: E402
+
 VIRTUAL = {
     "XLA_FLAGS": os.environ["XLA_FLAGS"].replace("device_count=8", "device_count=2"),
     "JAX_PLATFORMS": "cpu",
@@ -102,14 +116,14 @@ def _free_port():
         return chosen.getsockname()[1]
 
 
-def _job(workdir, mesh, seconds=0.0, count=2):
+def _job(workdir, mesh, count=2, **options):
     """Processes of two virtual devices each."""
     hosts_of_job = f"localhost:{_free_port()}" + ",localhost" * (count - 1)
     common = VIRTUAL | {"UNITYVIDEO_HOSTS": hosts_of_job}
-    command = [sys.executable, HERE / "one_of_several.py", workdir, json.dumps(mesh), str(seconds)]
+    options = json.dumps({"mesh": mesh, **options})
     return [
         subprocess.Popen(
-            command,
+            [sys.executable, HERE / "one_of_several.py", workdir, options],
             env=os.environ | common | {"UNITYVIDEO_PROCESS_ID": str(number)},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -119,7 +133,7 @@ def _job(workdir, mesh, seconds=0.0, count=2):
     ]
 
 
-def _finish(job, timeout=300):
+def _finish(job, timeout=600):
     ends = [process.communicate(timeout=timeout) for process in job]
     return [(process.returncode, *end) for process, end in zip(job, ends, strict=True)]
 
@@ -132,14 +146,11 @@ def _losses(workdir):
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
     """Losses of the same run in a single process on a single device."""
-    sys.path.insert(0, str(HERE.parent / "training"))
-    from synthetic_run import Batches, tiny_config
-
     from unityvideo_jax.training import loop
     from unityvideo_jax.training.workdir import open_workdir
 
     workdir = tmp_path_factory.mktemp("alone") / "run"
-    config = tiny_config(steps=6)
+    config = tiny_config(steps=STEPS)
     with open_workdir(workdir, config) as path:
         loop.train(config, path, Batches, log=lambda _: None, devices=jax.devices()[:1])
     return _losses(workdir)
@@ -148,11 +159,11 @@ def alone(tmp_path_factory):
 @pytest.mark.slow
 def test_two_processes_that_share_every_sample_train_as_one(alone, tmp_path):
     """Started as a user would on one machine."""
-    mesh = json.dumps({"data": 1, "context": 2, "tensor": 2})
+    options = {"mesh": {"context": 2, "tensor": 2}, "profile": "3:4"}
     command = ["bash", ROOT / "launch" / "local.sh", "2", "one_of_several"]
     environment = VIRTUAL | {"PORT": str(_free_port()), "PYTHON": sys.executable}
     done = subprocess.run(
-        [*command, tmp_path / "run", mesh, "0", "3:4"],
+        [*command, tmp_path / "run", json.dumps(options)],
         env=os.environ | environment,
         capture_output=True,
         text=True,
@@ -179,37 +190,58 @@ def test_two_processes_that_share_every_sample_train_as_one(alone, tmp_path):
         assert [int(step) for step in steps] == [3]
 
 
-@pytest.mark.slow
-def test_a_lost_process_stops_the_job_which_then_resumes(alone, tmp_path):
-    workdir, mesh = tmp_path / "run", {"data": 2, "tensor": 2}
-    job = _job(workdir, mesh, seconds=0.5)
+def _wait_until(job, true):
     deadline = time.monotonic() + 300
-    while not (workdir / "checkpoints" / "2").exists():
+    while not true():
         assert time.monotonic() < deadline and all(process.poll() is None for process in job)
         time.sleep(0.05)
+
+
+@pytest.mark.slow
+def test_a_job_that_loses_a_process_and_hangs_resumes_each_time(alone, tmp_path):
+    """Checkpoints are due by the first process's clock alone; no step takes as long as the limit,
+    compiling and restoring do.
+    """
+    workdir, mesh = tmp_path / "run", {"fsdp": 2, "tensor": 2}
+    train = {"checkpoint_every": 100, "checkpoint_minutes": 0.02, "hang_seconds": 5}
+    options = {"seconds": 0.5, "train": train}
+    job = _job(workdir, mesh, **options)
+    _wait_until(job, lambda: run_folder.checkpoint_steps(workdir))
     job[1].kill()
     (code, _, error), _ = _finish(job)
     # Whichever sees it first: a collective that breaks, or JAX's heartbeat, which aborts.
     assert code in (hosts.LOST_PEER, -signal.SIGABRT), error
     told = "lost contact with another process" if code > 0 else "another task died"
     assert told in error
-    assert max(_losses(workdir)) < 6
+    assert max(_losses(workdir)) < STEPS
 
     # The same command resumes, until SIGTERM to one process stops both at the same step.
     # What the lost job wrote after its checkpoint is cut off when the next one starts.
     lost = (workdir / "metrics.jsonl").stat().st_mtime_ns
-    job = _job(workdir, mesh, seconds=0.5)
-    deadline = time.monotonic() + 300
-    while (workdir / "metrics.jsonl").stat().st_mtime_ns == lost or max(_losses(workdir)) < 4:
-        assert time.monotonic() < deadline and all(process.poll() is None for process in job)
-        time.sleep(0.05)
+    done = max(run_folder.checkpoint_steps(workdir))
+    job = _job(workdir, mesh, **options)
+    trimmed = lambda: (workdir / "metrics.jsonl").stat().st_mtime_ns != lost  # noqa: E731
+    _wait_until(job, lambda: trimmed() and max(_losses(workdir)) > done)
     job[1].send_signal(signal.SIGTERM)
     ends = _finish(job)
     assert [code for code, _, _ in ends] == [0, 0], ends
     assert "resumed at step" in ends[0][1] and "a signal to another process" in ends[0][1]
     assert "signal 15" in ends[1][1]
-
     assert ["share 0 2" in ends[0][1], "share 1 2" in ends[1][1]] == [True, True]
+
+    # One process never gets the last batch, and the other waits for it on the devices.
+    options["train"]["checkpoint_minutes"] = 0.0  # saving, it would wait there
+    ends = _finish(_job(workdir, mesh, **options, hangs=[1, STEPS]))
+    assert [code for code, _, _ in ends] == [hosts.LOST_PEER] * 2, ends
+    for number, (_, _, error) in enumerate(ends):
+        (line,) = re.findall("^error: .*$", error, re.MULTILINE)
+        assert re.match(r"error: step 1[12] hangs: no process got further for [\d.]+ s", line)
+        assert re.search(r"process 0 \(\S+\) waited for the devices for \d+ s", line)
+        assert re.search(r"process 1 \(\S+\) waited for a batch for \d+ s", line)
+        (stacks,) = (workdir / "hangs").glob(f"*_process_{number}.txt")
+        assert str(stacks) in line and "the last whole checkpoint is" in line
+        assert ("in never_comes" in stacks.read_text()) == (number == 1)
+    _check_parts(workdir / "checkpoints" / str(max(run_folder.checkpoint_steps(workdir))), mesh)
 
     # Twice as many go on, on a hybrid mesh: slices of two processes, weights split within each.
     ends = _finish(_job(workdir, {"slice": 2, "data": 1, "fsdp": 2, "tensor": 2}, count=4))
@@ -220,5 +252,56 @@ def test_a_lost_process_stops_the_job_which_then_resumes(alone, tmp_path):
     # The batches were the same ones throughout: every loss is that of the run alone.
     assert _losses(workdir) == pytest.approx(alone, rel=2e-4)
     # Every process has written its parts of the checkpoint.
-    parts = (workdir / "checkpoints" / "6" / "params").glob("ocdbt.process_*")
+    parts = (workdir / "checkpoints" / str(STEPS) / "params").glob("ocdbt.process_*")
     assert {path.name for path in parts} == {f"ocdbt.process_{n}" for n in range(4)}
+    # The process that was killed and the hang are losses, and the stop in order is none.
+    record = json.loads((workdir / "metrics.jsonl").read_text().splitlines()[-1])
+    assert record["restarts"] == 2 and record["restart_seconds"] > 5
+    assert 0 < record["lost/restart"] < 1
+    assert f"restarts after a loss: 2, with {record['restart_seconds']:.0f} s" in ends[0][1]
+
+
+def _check_parts(folder, mesh):
+    """A checkpoint of two processes of two devices: each wrote parts of what it held, no part was
+    written twice, and both wrote as much.
+    """
+    _, state, layout = state_lib.plan(
+        DiTConfig(**tiny_config().model),
+        make_optimizer(OptimizerConfig(**tiny_config().optimizer), STEPS),
+        make_mesh(MeshConfig(**({"data": 1} | mesh)), jax.devices()[:4]),
+        AxisRules(),
+        keep_ema=True,
+    )
+    written, sizes = [], []
+    for process in range(2):
+        where = {"driver": "file", "path": f"{folder}/params/ocdbt.process_{process}/"}
+        store = ts.KvStore.open({"driver": "ocdbt", "base": where}).result()
+        keys = {key.decode() for key in store.list().result()}
+        written.append({key for key in keys if not key.endswith(".zarray")})
+        size = 0
+        for path, leaf in nnx.to_flat_state(state.params):
+            name, shape = ".".join(map(str, path)), leaf.get_value().shape
+            held = dict(nnx.to_flat_state(layout.params))[path].get_value()
+            own = [
+                index
+                for device, index in held.devices_indices_map(shape).items()
+                if device.id // 2 == process
+            ]
+            meta = ts.KvStore.open(
+                {"driver": "ocdbt", "base": where | {"path": f"{folder}/params/"}}
+            )
+            chunk = json.loads(meta.result().read(f"{name}/.zarray").result().value)["chunks"]
+            for key in (key for key in written[-1] if key.rpartition("/")[0] == name):
+                start = np.multiply(chunk, [int(n) for n in key.rpartition("/")[2].split(".")])
+                size += math.prod(chunk)
+                assert any(
+                    all(
+                        (part.start or 0) <= first and first + n <= (part.stop or length)
+                        for part, first, n, length in zip(index, start, chunk, shape, strict=True)
+                    )
+                    for index in own
+                ), (process, key)
+        sizes.append(size)
+    assert not written[0] & written[1]
+    assert sum(sizes) == sum(math.prod(x.shape) for x in jax.tree.leaves(state.params))
+    assert sizes[0] == pytest.approx(sizes[1], rel=0.1)

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import math
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -17,7 +18,7 @@ from jax.sharding import NamedSharding
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.kernels import splash
 from unityvideo_jax.models import build
-from unityvideo_jax.models.config import REMAT_POLICIES, DiTConfig, model_flops
+from unityvideo_jax.models.config import REMAT_POLICIES, DiTConfig, model_flops, parameter_count
 from unityvideo_jax.parallel.chips import chip_of
 from unityvideo_jax.parallel.mesh import MeshConfig, make_mesh
 from unityvideo_jax.plan import parse_mesh
@@ -250,6 +251,10 @@ def test_gpus_are_answered_at_once_with_the_flags_of_the_best_mesh():
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "rates: measured" in done.stdout
+    # Weights, their average and two moments, in float32, and the optimiser's counts.
+    weights = parameter_count(DiTConfig(**presets.load("wan21_1_3b").model))
+    size = float(re.search(r"a checkpoint: ([\d.]+) GiB, written once", done.stdout)[1])
+    assert size == pytest.approx(16 * weights / 2**30, abs=1e-3)
     *_, best, options = done.stdout.strip().splitlines()
     assert best.startswith("best: mesh ")
     parsed = dict(option.removeprefix("--config.").split("=") for option in options.split())

@@ -49,7 +49,7 @@ def test_time_between_steps_is_lost_to_what_the_host_did():
     }
     assert shares == pytest.approx(expected)
     assert sum(shares.values()) == pytest.approx(1)
-    assert goodput_line(shares) == (
+    assert goodput_line(shares, goodput.losses()) == (
         "goodput 40.0%; lost to start 16.7%, sampling 16.7%, input 16.7%, checkpoint 8.3%, "
         "other 1.7%"
     )

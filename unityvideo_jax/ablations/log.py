@@ -1,16 +1,14 @@
 """The log of a grid: one sealed JSON line per finished run, and locks of the runs at work."""
 
-import contextlib
-import fcntl
 import json
 import os
 import pathlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from unityvideo_jax.ablations.plan import REFERENCE, Run
 from unityvideo_jax.errors import UserError
-from unityvideo_jax.files import checksums, provenance, text_files
+from unityvideo_jax.files import checksums, lock, provenance, text_files
 from unityvideo_jax.files.paths import atomic_path
 
 FILE = "runs.jsonl"
@@ -39,7 +37,7 @@ def read(path: pathlib.Path) -> dict[str, dict[str, Any]]:
 
 def add(folder: pathlib.Path, record: Mapping[str, Any]) -> None:
     """Adds a record to the log of a grid; several processes may."""
-    with locked(folder / ".lock", wait=True):
+    with lock.attempt(folder / ".lock", wait=True):
         records = read(folder / FILE) | {record["name"]: provenance.plain(record)}
         with atomic_path(folder / FILE) as temporary:
             lines = [json.dumps(checksums.sealed(one), allow_nan=False) for one in records.values()]
@@ -75,24 +73,6 @@ def finished(
                 f"and --change as before, name another --output, or remove its line from {FILE}"
             )
     return {name for name in wanted if name in records}
-
-
-@contextlib.contextmanager
-def locked(file: pathlib.Path, *, wait: bool = False) -> Iterator[bool]:
-    """Whether this process has the lock, which it leaves with the block, or with its life.
-
-    Args:
-      file: to lock.
-      wait: until another process leaves it.
-    """
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with open(file, "a") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            yield False
-            return
-        yield True
 
 
 def work_of(folder: pathlib.Path, name: str) -> pathlib.Path:

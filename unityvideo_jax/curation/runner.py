@@ -1,7 +1,6 @@
 """Runs the phases on one machine, in this process or in several, and resumes after a kill."""
 
 import concurrent.futures
-import fcntl
 import multiprocessing
 import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,6 +10,7 @@ from unityvideo_jax.curation import cutting, phases, stage
 from unityvideo_jax.curation.journal import Journal, clips_of
 from unityvideo_jax.curation.stage import Clip, Collective, Job, Outcome, Stage
 from unityvideo_jax.errors import UserError
+from unityvideo_jax.files import lock
 from unityvideo_jax.inputs.staging import Progress
 from unityvideo_jax.runtime import signals
 
@@ -51,14 +51,9 @@ def run_job(
     found = cutting.find(job.source)
     job.clips.mkdir(parents=True, exist_ok=True)
     folder = pathlib.Path(job.workdir) / FOLDER
-    folder.mkdir(exist_ok=True)
     plan = phases.split(stages)
     check_names(plan)
-    with open(folder / ".lock", "w") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"{job.workdir}: another run is writing here") from None
+    with lock.locked(folder / ".lock", f"--workdir={job.workdir}"):
         accepted = {clip.key: clip for clip in found if not clip.rejected_by}
         rejected = {clip.key: clip for clip in found if clip.rejected_by}
         for phase in plan:

@@ -43,7 +43,7 @@ CLIENTS = {"gs": ("gcsfs", "gcs"), "s3": ("s3fs", "s3")}
 LAST = "commit_success.txt"
 # Parts of a run's folder that are not fetched: they are read in the store itself, or only written.
 RUN_MARK = "checkpoints"
-OF_RUNS = (RUN_MARK, "set_aside", "samples", "tensorboard", "profile")
+OF_RUNS = (RUN_MARK, "set_aside", "samples", "tensorboard", "profile", "hangs")
 # What is of this machine alone.
 HERE = (".lock",)
 PART = ".part"

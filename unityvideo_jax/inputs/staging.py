@@ -1,7 +1,6 @@
 """Resumable work in chunks: a finished chunk is one whole file, a half one counts for nothing."""
 
 import contextlib
-import fcntl
 import json
 import pathlib
 import shutil
@@ -14,7 +13,7 @@ import numpy as np
 from jaxtyping import Shaped
 
 from unityvideo_jax.errors import UserError
-from unityvideo_jax.files import provenance, strict_json
+from unityvideo_jax.files import lock, provenance, strict_json
 from unityvideo_jax.files.npz import read_npz
 from unityvideo_jax.files.paths import atomic_path, is_part
 from unityvideo_jax.inputs.shards import CARD_NAME, root_of
@@ -101,16 +100,8 @@ class Staging:
         Raises:
           UserError: another process holds it.
         """
-        root = root_of(self._workdir)
-        root.mkdir(parents=True, exist_ok=True)
-        with open(root / f"{FOLDER}.lock", "w") as handle:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise UserError(
-                    f"{self._workdir}: another prepare is writing here; wait for it or give "
-                    "another --workdir"
-                ) from None
+        file = root_of(self._workdir) / f"{FOLDER}.lock"
+        with lock.locked(file, f"--workdir={self._workdir}"):
             yield
 
     def begin(self) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax._src import distributed
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -137,26 +138,68 @@ def is_first() -> bool:
     return jax.process_index() == 0
 
 
-class StopVote:
-    """All processes stop at the same step, whichever of them was asked to.
+class Vote:
+    """All processes stop, and save, at the same step, whichever of them was asked to.
 
     The votes of a step are read at the next, so that nobody waits for the step to finish.
     """
 
     def __init__(self, mesh: Mesh):
         self._layout = NamedSharding(mesh, PartitionSpec(tuple(mesh.axis_names)))
-        self._any = jax.jit(jnp.any, out_shardings=NamedSharding(mesh, PartitionSpec()))
+        everywhere = NamedSharding(mesh, PartitionSpec())
+        self._any = jax.jit(lambda votes: jnp.any(votes, axis=0), out_shardings=everywhere)
         self._local = len(mesh.local_devices)
         self._cast: jax.Array | None = None
 
-    def __call__(self, wanted: bool) -> bool:
-        """Whether to stop now: the same answer in every process, one call late."""
+    def __call__(self, stop: bool, save: bool) -> tuple[bool, bool]:
+        """Whether to stop and whether to save now: the same in every process, one call late.
+
+        Args:
+          stop: this process was asked to stop.
+          save: it is time to save; of this only the first process's word counts, since clocks of
+            different hosts differ.
+        """
         if jax.process_count() == 1:
-            return wanted
-        votes = np.full(self._local, wanted)
+            return stop, save
+        votes = np.tile([stop, save and is_first()], (self._local, 1))
         before = self._cast
         self._cast = self._any(jax.make_array_from_process_local_data(self._layout, votes))
-        return before is not None and bool(jax.device_get(before))
+        if before is None:
+            return False, False
+        stops, saves = jax.device_get(before).tolist()
+        return stops, saves
+
+
+class Board:
+    """A line of text per process of the job, which all can read even while the devices hang.
+
+    It is in the key-value store of JAX's coordination service, which has connections and threads of
+    its own.
+
+    Args:
+      name: of this board.
+    """
+
+    def __init__(self, name: str):
+        self._client, self._name = distributed.global_state.client, f"unityvideo/{name}/"
+        self._own = ""
+
+    def post(self, text: str) -> None:
+        """Puts this process's line in place of its last one; lost if the service is gone."""
+        self._own = text
+        if self._client is not None:
+            with contextlib.suppress(jax.errors.JaxRuntimeError):
+                key = f"{self._name}{jax.process_index()}"
+                self._client.key_value_set(key, text, allow_overwrite=True)
+
+    def read(self) -> dict[int, str]:
+        """The last line of each process that has posted any; of this one alone without service."""
+        found: Sequence[tuple[str, str]] = ()
+        if self._client is not None:
+            with contextlib.suppress(jax.errors.JaxRuntimeError):
+                found = self._client.key_value_dir_get(self._name)
+        lines = {int(key.rpartition("/")[2]): text for key, text in found}
+        return lines | {jax.process_index(): self._own}
 
 
 @contextlib.contextmanager

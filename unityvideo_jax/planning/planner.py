@@ -172,6 +172,21 @@ def abstract_batch(config: ml_collections.ConfigDict, mesh: Mesh, bucket: Bucket
     }
 
 
+def checkpoint_bytes(config: ml_collections.ConfigDict) -> int:
+    """Bytes of the arrays of a run's checkpoint, all of which is written once; no array is made."""
+    optim, lora = section(OptimizerConfig, config, "optimizer"), LoraConfig.of(config)
+    _, shapes, _ = state_lib.plan(
+        section(DiTConfig, config, "model"),
+        make_optimizer(optim, config.train.steps),
+        make_mesh(MeshConfig(data=1), jax.devices()[:1]),
+        AxisRules(),
+        keep_ema=optim.ema_decay > 0,
+        lora=lora,
+    )
+    saved = jax.tree.leaves((shapes.params, shapes.ema, shapes.opt_state))
+    return sum(x.size * x.dtype.itemsize for x in saved)
+
+
 def plan(
     config: ml_collections.ConfigDict,
     mesh_config: MeshConfig,

@@ -20,6 +20,8 @@ class TrainConfig:
       steps: of the whole run.
       batch_size: samples per step, over all devices.
       log_every, checkpoint_every: steps between two records, and between two checkpoints.
+      checkpoint_minutes: a checkpoint is saved too when the last one is so old; 0 is never. All
+        processes save at the same step, by the clock of the first.
       keep: checkpoints to keep.
       sample_every: steps between two contact sheets; 0 writes none.
       sample_count: records per contact sheet.
@@ -27,6 +29,8 @@ class TrainConfig:
         starts and without compilation; 0 is no limit.
       check_every: steps between two checks that the devices compute what they should, see
         `training.integrity`; 0 checks never.
+      hang_seconds: a run ends, and names what hangs, when no process got further for so long, and
+        for ten times the longest step before, see `training.hang`; 0 is never.
 
     Raises:
       UserError: a value out of range.
@@ -36,15 +40,18 @@ class TrainConfig:
     batch_size: int
     log_every: int = 50
     checkpoint_every: int = 1000
+    checkpoint_minutes: float | int = 0.0
     keep: int = 3
     sample_every: int = 0
     sample_count: int = 4
     max_seconds: float | int = 0.0
     check_every: int = 0
+    hang_seconds: float | int = 600.0
 
     def __post_init__(self):
+        may_be_0 = ("sample_every", "check_every", "max_seconds", "checkpoint_minutes")
         for name in (field.name for field in dataclasses.fields(self)):
-            least = 0 if name in ("sample_every", "check_every", "max_seconds") else 1
+            least = 0 if name in (*may_be_0, "hang_seconds") else 1
             if getattr(self, name) < least:
                 raise UserError(
                     f"config.train.{name}={getattr(self, name)}: must be at least {least}"

@@ -37,11 +37,13 @@ from unityvideo_jax.training.batches import (
     check_divides,
     not_finite,
 )
-from unityvideo_jax.training.checkpoints import Checkpointer, last_whole
+from unityvideo_jax.training.checkpoints import Checkpointer, SaveTimes, last_whole
 from unityvideo_jax.training.config import TrainConfig
 from unityvideo_jax.training.curriculum import stages
 from unityvideo_jax.training.goodput import Goodput, goodput_line
+from unityvideo_jax.training.hang import Watchdog
 from unityvideo_jax.training.integrity import IntegrityCheck
+from unityvideo_jax.training.ledger import Ledger
 from unityvideo_jax.training.metrics import Averages, MetricWriter, Speed, progress_line
 from unityvideo_jax.training.optimizer import OptimizerConfig, make_optimizer, make_schedule
 from unityvideo_jax.training.profiling import ProfileConfig, Profiler, peak_memory
@@ -174,7 +176,12 @@ def _train(
     # --- Loop: dispatch step n, then read the metrics of step n - 1 --------------------------
     profiler = Profiler(profile, workdir, start, run.steps, log)
     writer = MetricWriter(workdir, start, log) if hosts.is_first() else None
-    vote = hosts.StopVote(mesh)
+    ledger = Ledger(workdir, goodput, start, log) if hosts.is_first() else None
+    watchdog = Watchdog(
+        run.hang_seconds, workdir, goodput, lambda: finished + 1, lambda: last_whole(workdir)
+    )
+    times = SaveTimes(run.checkpoint_every, run.checkpoint_minutes)
+    vote = hosts.Vote(mesh)
     share, _ = hosts.feed_share(mesh)
     begun = time.perf_counter()
 
@@ -188,6 +195,7 @@ def _train(
             return put_batch(rows, rules, mesh)
 
     def finish(step: int, index: np.ndarray, metrics: Any) -> None:
+        nonlocal finished
         values = jax.device_get(metrics)
         samples = values.pop("samples")
         if not values.pop("finite"):
@@ -195,6 +203,9 @@ def _train(
             raise UserError(f"step {step}: {why}; the checkpoint before it stands")
         averages.add(values)
         goodput.finished()
+        finished = step
+        if ledger is not None:
+            ledger.finished(step)
         # Where dispatching waits, as on CPUs, the step that was dispatched since is done too.
         newest, last = dispatched
         done = newest if last["finite"].is_ready() else step
@@ -204,7 +215,7 @@ def _train(
             return
         record = averages.take()
         record["learning_rate"] = float(schedule(step - 1))
-        record |= speed.take(done) | goodput.shares() | peak_memory()
+        record |= speed.take(done) | goodput.shares() | goodput.losses() | peak_memory()
         if writer is not None:
             writer.write(step, record)
         eta = (time.perf_counter() - begun) / (step - start) * (run.steps - step)
@@ -239,9 +250,11 @@ def _train(
             resolved = {**config.to_dict(), "optimizer": dataclasses.asdict(optim)}
             beside = {"averages": averages.get_state(), "seconds": seconds()}
             checkpointer.save(state, position | beside, resolved)
+        times.saved(step)
         speed.start(step)
 
-    step, pending, position = start, None, saved
+    step = finished = start
+    pending, position = None, saved
     earlier, begun_steps = float((saved or {}).get("seconds", 0.0)), time.perf_counter()
 
     def seconds() -> float:
@@ -260,7 +273,9 @@ def _train(
         checkpointer,
         writer or contextlib.nullcontext(),
         contextlib.closing(goodput),
+        ledger or contextlib.nullcontext(),
         contextlib.closing(profiler),
+        watchdog,
         hosts.stops_without_peers(),
     ):
         if start < run.steps:
@@ -284,8 +299,14 @@ def _train(
         with signals.asks_to_stop("training saves after this step and ends") as asked:
             stop = False
             begun_steps = time.perf_counter()
-            while step < run.steps and not (stop := vote(bool(asked) or out_of_time())):
-                with profiler.step(step + 1, state):
+            goodput.begin_steps()
+            while step < run.steps:
+                stop, overdue = vote(bool(asked) or out_of_time(), times.overdue())
+                if stop:
+                    break
+                with goodput.phase("other"):
+                    annotated = profiler.step(step + 1, state)
+                with annotated:
                     batch, position = following
                     on_device = put(batch)
                     shape = on_device["latents"].shape
@@ -307,9 +328,10 @@ def _train(
                     if run.check_every and step % run.check_every == 0:
                         finish(*pending)
                         pending = None
-                        check(state, step)
+                        with goodput.phase("other"):
+                            check(state, step)
                         speed.start(step)
-                    if step % run.checkpoint_every == 0 or step == run.steps:
+                    if times.due(step, overdue) or step == run.steps:
                         if pending is not None:
                             finish(*pending)
                         pending = None
@@ -324,7 +346,7 @@ def _train(
             if pending is not None:
                 finish(*pending)
             if stop and step > start:
-                if checkpointer.latest() != step:
+                if times.last != step:
                     save(state, position)
                     with goodput.phase("checkpoint"):
                         checkpointer.wait()
@@ -338,5 +360,5 @@ def _train(
                 log(f"stopped by {by} at step {step}; saved; {more}")
             with goodput.phase("checkpoint"):
                 checkpointer.wait()
-    log(goodput_line(goodput.shares()))
+    log(goodput_line(goodput.shares(), goodput.losses()))
     return Ended(step=step, stopped=stop and not out_of_time())

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import fcntl
 import json
 import os
 import pathlib
@@ -13,7 +12,7 @@ import ml_collections
 
 from unityvideo_jax.checkpoints import run_folder
 from unityvideo_jax.errors import UserError
-from unityvideo_jax.files import provenance, store_lock
+from unityvideo_jax.files import lock, provenance, store_lock
 from unityvideo_jax.files.paths import is_part
 from unityvideo_jax.training import resume
 
@@ -52,18 +51,7 @@ def open_workdir(
             "is not a run's folder; name an empty or a new one"
         )
     path.mkdir(parents=True, exist_ok=True)
-    with store_lock.locked(path), open(path / ".lock", "a+") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            lock.seek(0)
-            raise UserError(
-                f"--workdir={path}: in use by process {lock.read().strip() or 'unknown'}; wait for "
-                "it, stop it, or name another folder"
-            ) from error
-        lock.truncate(0)
-        lock.write(str(os.getpid()))
-        lock.flush()
+    with store_lock.locked(path), lock.locked(path / ".lock", f"--workdir={path}"):
         now = resume.Record(
             overridden=tuple(sorted(overridden)), fingerprints=provenance.plain(identify())
         )

@@ -75,7 +75,7 @@ def ssim(first: Float[np.ndarray, "t h w 3"], second: Float[np.ndarray, "t h w 3
 def quality(args: argparse.Namespace) -> None:
     """Prints the table of a trained model, and writes the pictures."""
     import unityvideo_jax as uv
-    from unityvideo_jax import modalities
+    from unityvideo_jax import media, modalities
     from unityvideo_jax.evaluation.benchmarks.clips import BenchmarkClips
     from unityvideo_jax.metrics.psnr import psnr
 
@@ -129,6 +129,12 @@ def quality(args: argparse.Namespace) -> None:
             if not number and args.output:
                 for share, samples in runs.items():
                     samples.save(pathlib.Path(args.output) / f"{task}_{share:g}")
+                compare = {
+                    f"{name}, cache {share:g}": runs[share].video(name)
+                    for name in wanted
+                    for share in (0.0, max(args.cache))
+                }
+                media.contact_sheet(compare, pathlib.Path(args.output) / f"{task}.png")
         for (share, name), rows in found.items():
             if share:
                 dense = found[0.0, name]

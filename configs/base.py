@@ -160,5 +160,6 @@ def get_config() -> ml_collections.ConfigDict:
         overlap=5,
         batched_guidance=True,
         cache=0.0,  # share of the passes that are skipped
+        separate=False,  # estimate every wanted stream without the others
     )
     return config

@@ -203,3 +203,11 @@ def test_ssim_is_that_of_torchmetrics(monkeypatch):
     b = np.clip(a + rng.normal(0, 0.2, a.shape), -1, 1).astype(np.float32)
     theirs = ssim(*(torch.tensor(x).permute(0, 3, 1, 2) for x in (a, b)), data_range=2.0)
     assert abs(load("caches").ssim(a, b) - float(theirs)) < 1e-3
+
+
+def test_a_start_is_divided_into_parts(monkeypatch, capsys):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    load("start").main(["trace", "--size_of_model=tiny"])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.partition(":")[0] for line in lines] == ["graph", "trace", "lower"]
+    assert all(float(line.split()[1]) > 0 for line in lines)

@@ -48,7 +48,7 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
         where = outputs[0][0].value if outputs else None
         try:
             with signals.heard(signals.end), disk.explained(where), stores.session():
-                _keep_compiled()
+                store_compiled()
                 for flag, kind in outputs:
                     paths.check_output(f"--{flag.name}={flag.value}", flag.value, kind)
                 _localise()
@@ -227,8 +227,13 @@ def _expand_within(tree: ml_collections.ConfigDict) -> None:
             tree[key] = tuple(paths.expand(v) if isinstance(v, str) else v for v in value)
 
 
-def _keep_compiled() -> None:
-    """Sets JAX's cache of compiled programs, if this user has a home."""
+def store_compiled() -> None:
+    """Sets JAX's cache of compiled programs, if this user has a home; short ones count too.
+
+    A start compiles dozens of programs of less than JAX's threshold of a second.
+    """
+    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         try:
             jax.config.update("jax_compilation_cache_dir", paths.expand(CACHE))

@@ -115,6 +115,9 @@ def define_flags() -> None:
     flags.DEFINE_enum("solver", None, solvers.SOLVERS, "ODE solver.")
     flags.DEFINE_float("condition_guidance", None, "Guidance scale of the given RGB.")
     flags.DEFINE_float("shift", None, "Timestep shift.")
+    flags.DEFINE_bool(
+        "separate", None, "Estimate all modalities of a batch of clips in one call, a row for each."
+    )
 
 
 def main(argv: Sequence[str]) -> None:
@@ -253,7 +256,7 @@ def _load() -> tuple[Pipeline, SamplerConfig]:
     """The pipeline that the flags name, on all devices, and how to sample."""
     pipeline = cli.load_pipeline()
     pipeline.spread(jax.local_devices())
-    names = ("steps", "solver", "condition_guidance", "shift")
+    names = ("steps", "solver", "condition_guidance", "shift", "separate")
     return pipeline, pipeline.sampler.changed(**{name: FLAGS[name].value for name in names})
 
 

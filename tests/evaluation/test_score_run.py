@@ -135,9 +135,9 @@ def test_a_random_model_runs_through_the_whole_path(tmp_path):
         score_run.run(pipeline, one, pipeline.sampler, stop, rows=rows)
     assert [p.name for p in tmp_path.iterdir()] == ["0000.json"]
     seen = []
-    again = score_run.run(
-        pipeline, one, pipeline.sampler, lambda done, _: seen.append(done), rows=rows
-    )
+    # All modalities of a clip in one call this time.
+    separate = dataclasses.replace(pipeline.sampler, separate=True)
+    again = score_run.run(pipeline, one, separate, lambda done, _: seen.append(done), rows=rows)
     assert seen == [2]
     # One step of Weiszfeld's may give all weight to a pixel that happens to fit, so that the L1
     # scales turn rounding into whole percents; all else is stable.

@@ -5,12 +5,13 @@ import numpy as np
 import pytest
 from tiny_pipeline import quick_compile, tiny_pipeline  # noqa: F401
 
-from unityvideo_jax import media
+from unityvideo_jax import media, modalities
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.files.npz import read_npz
 from unityvideo_jax.sampling import SamplerConfig
 from unityvideo_jax.sampling.long import sample_long
 from unityvideo_jax.sampling.long_files import write_chunks
+from unityvideo_jax.sampling.samples import Samples
 from unityvideo_jax.sampling.windows import ramps, starts, windowed
 
 RNG = np.random.default_rng(0)
@@ -91,6 +92,37 @@ def test_estimates_of_any_length_are_as_long_as_the_film(pipeline, tmp_path, cou
     assert read_npz(tmp_path / "depth.npz", ("depth",))["depth"].shape == (length, 32, 32)
     windows = -(-(length - 1) // 4)
     assert said["seams"].get("depth", {"count": 0})["count"] == windows - 1
+
+
+class Stretching:
+    """Estimates depth as the brightness of RGB, of another range in every window."""
+
+    def __init__(self):
+        self.given = []
+
+    def codec(self, name):
+        return modalities.get(name).codec
+
+    def __call__(self, prompt, *, given, wanted, **_):
+        self.given.append(given["rgb"])
+        scale = RNG.uniform(0.3, 0.9)
+        videos = {"rgb": given["rgb"][None], "depth": scale * given["rgb"][None] + (1.0 - scale)}
+        return Samples(videos=videos, latents={}, streams=("rgb", "depth"), wanted=wanted)
+
+
+def test_windows_of_relative_depth_share_the_first_frame():
+    model = Stretching()
+    grey = RNG.integers(50, 250, (43, 8, 8, 1), np.uint8).repeat(3, axis=-1)
+    call = dict(wanted=("depth",), num_frames=None, continued=False, window=17, overlap=5)
+    chunks = list(sample_long(model, "", given={"rgb": iter(grey)}, **call))
+    for number, clip in enumerate(model.given):
+        places = [*range(17)] if not number else [0, *range(12 * number + 1, 12 * number + 17)]
+        np.testing.assert_allclose(clip, grey[np.minimum(places, 42)] / 127.5 - 1.0, atol=1e-6)
+    film = np.concatenate([chunk.videos["rgb"] for chunk in chunks])
+    np.testing.assert_array_equal(film, grey)
+    disparity = np.concatenate([1.0 / chunk.arrays["depth"]["depth"] for chunk in chunks])
+    line = np.polynomial.Polynomial.fit(grey[:12, ..., 0].ravel(), disparity[:12].ravel(), 1)
+    np.testing.assert_allclose(disparity, line(grey[..., 0]), rtol=1e-3)
 
 
 def test_a_continued_video_starts_from_its_last_frames(pipeline):

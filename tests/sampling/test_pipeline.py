@@ -102,6 +102,38 @@ def test_batch_with_a_seed_each_equals_single_calls(pipeline):
         )
 
 
+def test_all_modalities_of_one_call_are_those_of_a_call_each(pipeline, monkeypatch):
+    """Rows of one batch: the modality and its prompt choose, and none sees another's stream."""
+    calls = []
+    sample = pipeline.sample_latents
+
+    def counted(*args, **kwargs):
+        calls.append(args[1]["given"].shape[:2])
+        return sample(*args, **kwargs)
+
+    monkeypatch.setattr(pipeline, "sample_latents", counted)
+    names = pipeline.modalities[1:]
+    call = dict(
+        given={"rgb": VIDEO},
+        modality_prompts={"depth": "near and far"},
+        sampler=dataclasses.replace(pipeline.sampler, separate=True),
+        seed=[3],
+    )
+    found = pipeline("a man", wanted=names[::-1], **call)
+    assert calls == [(5, 2)] and found.streams == ("rgb", *names)
+    assert found.records[0]["prompts"]["depth"] == "near and far"
+    for name in names:
+        texts = call | {"modality_prompts": {n: t for n, t in call["modality_prompts"].items()
+                                             if n == name}}  # fmt: skip
+        alone = pipeline("a man", wanted=(name,), **texts)
+        for kind in ("latents", "videos"):
+            ours, theirs = (getattr(one, kind)[name] for one in (found, alone))
+            np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
+    assert not np.allclose(found.latents["depth"], found.latents["flow"], atol=1e-2)
+    with pytest.raises(UserError, match="separate: estimates modalities from rgb alone"):
+        pipeline("a man", wanted=("rgb", "depth"), separate=True)
+
+
 def test_many_devices_give_what_one_gives(pipeline):
     """Eight virtual devices, a batch that they do not divide, and the same clip alone."""
     assert len(jax.devices()) == 8

@@ -184,7 +184,7 @@ def run(
     Args:
       pipeline: of a trained run; its data config gives the size of the clips.
       config: which clips.
-      sampler: how to sample.
+      sampler: how to sample; `separate` estimates all modalities of a batch of clips in one call.
       progress: called with clips done and in all after each batch.
       draw: called with the clip's number, the modality, and predicted and true arrays.
       rows: where each clip's scores are saved, and read by a second run; None saves none.
@@ -239,7 +239,8 @@ def run(
                 pipeline.velocity, pipeline.params, pairs, batches, config.gap
             )
     if config.joint:
-        _add_joint(results, pipeline, benchmark, config, sampler, draw_joint)
+        together = dataclasses.replace(sampler, separate=False)
+        _add_joint(results, pipeline, benchmark, config, together, draw_joint)
     return dataclasses.replace(results, faults=faults)
 
 
@@ -295,18 +296,30 @@ def _score_batch(
     rgb = 2.0 * np.asarray(batch.clip["rgb"], np.float32) - 1.0
     captions = batch.captions if config.use_captions else [""] * len(batch.captions)
     found = {int(i): RunRow() for i in batch.index[: batch.count]}
-    for scorer in scorers:
-        name = scorer.modality
-        prompts = [p.get(name, modalities.get(name).prompt) for p in batch.prompts]
-        seed = [seeds.after(config.seed, int(i)) for i in batch.index]
+    seed = [seeds.after(config.seed, int(i)) for i in batch.index]
+    prompts_of = {
+        s.modality: [p.get(s.modality, modalities.get(s.modality).prompt) for p in batch.prompts]
+        for s in scorers
+    }
+
+    def estimated(*names: str) -> dict[str, np.ndarray]:
         samples = pipeline(
             captions,
             given={RGB: rgb},
-            wanted=(name,),
-            modality_prompts={name: prompts},
+            wanted=names,
+            modality_prompts={name: prompts_of[name] for name in names},
             sampler=sampler,
             seed=seed,
         )
+        return {name: samples.videos[name] for name in names}
+
+    at_once = estimated(*prompts_of) if sampler.separate and scorers else {}
+    for scorer in scorers:
+        name = scorer.modality
+        prompts = prompts_of[name]
+        videos = at_once.get(name)
+        if videos is None:
+            videos = estimated(name)[name]
         drawn = np.asarray(scorer.encode(batch.clip))
         round_trip = pipeline.decode(pipeline.encode(drawn, name), name)
         again = (
@@ -319,9 +332,7 @@ def _score_batch(
             arrays = {**batch.clip, UNIT: batch.units} if batch.units else batch.clip
             truth = {k: np.asarray(arrays[k][b]) for k in keys if k in arrays}
             label = f"{pathlib.Path(config.benchmark).name} clip {i}"
-            row.scores[name], arrays = scorer.score(
-                samples.videos[name][b], round_trip[b], truth, label
-            )
+            row.scores[name], arrays = scorer.score(videos[b], round_trip[b], truth, label)
             draw(i, name, arrays, truth)
             if again is not None:
                 arrays = modalities.decode_alone(scorer.codec, again[b])

@@ -16,7 +16,7 @@ from unityvideo_jax.metrics.agreement import DEPTH_EDGE_AUC
 from unityvideo_jax.metrics.base import Arrays
 from unityvideo_jax.metrics.depth_units import unit_of
 from unityvideo_jax.modalities import checks, drawing, joining
-from unityvideo_jax.modalities.base import Clip, Modality, Rows, Side, register
+from unityvideo_jax.modalities.base import Clip, Codec, Modality, Rows, Side, register
 from unityvideo_jax.units import RELATIVE
 
 # Share of the grey range between the sky (black) and the farthest surface, so that a VAE's error
@@ -32,6 +32,8 @@ STRAYS, MARGIN = 1000, 1 / 4
 METRIC_RANGE = (0.1, 100.0)
 # Least disparity of a joined surface, in the unit of `DEFAULT_BOUNDS`.
 LEAST_DISPARITY = 1e-6
+# Correlation of two windows' disparity of a key frame above which it is an anchor.
+KEY_AGREEMENT = 0.5
 # Relative error of the brightest colour of an error map.
 WORST_ABS_REL = 0.5
 
@@ -232,13 +234,38 @@ def compare(prediction: Arrays, truth: Arrays, height: int) -> Rows:
     }
 
 
+@dataclasses.dataclass(frozen=True)
+class _Moments:
+    mean: float
+    deviation: float
+
+
+def _moments(values: Float[np.ndarray, "*s"], weight: Float[np.ndarray, "*s"]) -> _Moments:
+    """Weighted mean and standard deviation."""
+    mean = float(np.average(values, weights=weight))
+    return _Moments(mean, math.sqrt(np.average(np.square(values - mean), weights=weight)))
+
+
+def _correlation(x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"]) -> float:
+    """Pearson's correlation; 0 if either is flat."""
+    spread = x.std() * y.std()
+    return float(np.mean((x - x.mean()) * (y - y.mean())) / spread) if spread > 0 else 0.0
+
+
 class DepthJoiner(joining.Joiner):
     """Relative depth: the window's disparity is scaled and shifted to that of the frames before.
 
     The scale is the ratio of the deviations over the shared pixels, not the least-squares slope:
     noise in either window makes slopes too small, and a product of a hundred of them nothing.
+    The key frames have half of the weight, so that errors of single windows do not multiply (as in
+    Video Depth Anything, arXiv 2501.12375, section 3.3); windows that do not agree on the shape of
+    the key frames are fitted to the last frames alone.
     Depth in metres is blended as it is. Blends are of disparity, and sky of the nearer window.
     """
+
+    @classmethod
+    def needs_keys(cls, codec: Codec) -> bool:
+        return getattr(codec, "unit", "") == RELATIVE
 
     def align(self, tail: Arrays, window: Arrays) -> tuple[Arrays, Arrays]:
         """Scales and shifts the window's relative disparity to the tail's; metres are unchanged."""
@@ -246,16 +273,30 @@ class DepthJoiner(joining.Joiner):
             return tail, window
         disparity = 1.0 / np.asarray(window["depth"], np.float64)
         before = 1.0 / np.asarray(tail["depth"], np.float64)
-        both = (before > 0) & (disparity[: self.overlap] > 0)
-        if not both.any():
+        after = disparity[: self.overlap]
+        weight = self._weights(before, after)
+        if not weight.any():
             return tail, window
-        x, y = disparity[: self.overlap][both], before[both]
+        x, y = (_moments(a, weight) for a in (after, before))
         # Something that is flat in either has no scale that could be compared.
-        flat = min(x.std(), y.std()) < 1e-6 * max(x.max(), y.max())
-        scale = 1.0 if flat else y.std() / x.std()
-        fitted = np.maximum(scale * (disparity - x.mean()) + y.mean(), LEAST_DISPARITY)
+        largest = max(after[weight > 0].max(), before[weight > 0].max())
+        flat = min(x.deviation, y.deviation) < 1e-6 * largest
+        scale = 1.0 if flat else y.deviation / x.deviation
+        fitted = np.maximum(scale * (disparity - x.mean) + y.mean, LEAST_DISPARITY)
         depth = np.where(disparity > 0, 1.0 / fitted, np.inf)
         return tail, {**window, "depth": depth.astype(np.float32)}
+
+    def _weights(
+        self, before: Float[np.ndarray, "t h w"], after: Float[np.ndarray, "t h w"]
+    ) -> Float[np.ndarray, "t h w"]:
+        """How much every pixel counts in the fit: those that are surface in both."""
+        weight = ((before > 0) & (after > 0)).astype(np.float64)
+        key, last = weight[: self.keys], weight[self.keys :]
+        if not last.any() or not key.any():
+            return weight
+        ours, theirs = (a[: self.keys][key > 0] for a in (before, after))
+        key *= last.sum() / key.sum() if _correlation(ours, theirs) > KEY_AGREEMENT else 0.0
+        return weight
 
     def blend(self, tail: Arrays, head: Arrays) -> dict[str, np.ndarray]:
         """Blends disparity; where one of the two has sky, the nearer window counts."""

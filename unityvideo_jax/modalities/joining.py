@@ -22,30 +22,44 @@ class Joiner:
     Arrays without axes, such as `unit`, stay unchanged; the others have time as first axis.
     """
 
-    def __init__(self, codec: Codec, overlap: int) -> None:
+    def __init__(self, codec: Codec, overlap: int, keys: int = 0) -> None:
         """Takes what it needs to know of the stream.
 
         Args:
           codec: of the stream.
-          overlap: frames that a window shares with the one before, at least 1.
+          overlap: frames at the begin of a window that earlier windows show too, at least 1.
+          keys: how many of them are key frames, the first ones of the whole video; the others are
+            the last ones of the window before.
         """
-        self.codec, self.overlap = codec, overlap
+        self.codec, self.overlap, self.keys = codec, overlap, keys
+        self._key: dict[str, np.ndarray] = {}
         self._tail: dict[str, np.ndarray] | None = None
+
+    @classmethod
+    def needs_keys(cls, codec: Codec) -> bool:
+        """Whether errors of `align` add up over windows, so that it needs key frames."""
+        del codec
+        return False
 
     def add(self, window: Arrays) -> tuple[dict[str, np.ndarray], tuple[Arrays, Arrays] | None]:
         """Takes the next window, of more than `overlap` frames.
 
         Returns:
           The frames that are final now, and what two windows said of the frames they share: the
-          end of what was joined so far and the aligned begin of this window; None for the first.
+          end of what was joined so far and the aligned begin of this window, without key frames;
+          None for the first.
         """
         seam = None
-        if self._tail is not None:
-            tail, window = self.align(self._tail, window)
-            seam = tail, frames(window, slice(self.overlap))
+        if self._tail is None:
+            self._key = frames(window, slice(self.keys))
+        else:
+            shared, window = self.align(concatenated([self._key, self._tail]), window)
+            self._key = frames(shared, slice(self.keys))
+            seam = tuple(frames(a, slice(self.keys, self.overlap)) for a in (shared, window))
             window = concatenated([self.blend(*seam), frames(window, slice(self.overlap, None))])
-        self._tail = frames(window, slice(-self.overlap, None))
-        return frames(window, slice(-self.overlap)), seam
+        kept = self.overlap - self.keys
+        self._tail = frames(window, slice(-kept, None))
+        return frames(window, slice(-kept)), seam
 
     def end(self) -> dict[str, np.ndarray]:
         """Returns the last frames, once there are no more windows."""
@@ -55,7 +69,7 @@ class Joiner:
         """Both in the same terms, those of what was joined so far.
 
         Args:
-          tail: the last `overlap` frames of that.
+          tail: `overlap` frames of that: its key frames, and its last ones.
           window: its first `overlap` frames show the same.
         """
         return tail, window

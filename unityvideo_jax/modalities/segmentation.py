@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.ndimage
+import scipy
 from jaxtyping import Array, Bool, Float, Int, Shaped, UInt8
 
 from unityvideo_jax import media
@@ -224,8 +224,8 @@ class SegmentationJoiner(joining.Joiner):
     had so far, so a joined video may have more of them than the palette has colours.
     """
 
-    def __init__(self, codec: Codec, overlap: int) -> None:
-        super().__init__(codec, overlap)
+    def __init__(self, codec: Codec, overlap: int, keys: int = 0) -> None:
+        super().__init__(codec, overlap, keys)
         self._used = 0
 
     def add(self, window: Arrays) -> tuple[dict[str, np.ndarray], tuple[Arrays, Arrays] | None]:

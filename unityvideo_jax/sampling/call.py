@@ -18,7 +18,7 @@ from unityvideo_jax.sampling.control import Control, counts_of, put_known
 from unityvideo_jax.sampling.fit import check_sampling
 from unityvideo_jax.sampling.generate import SamplerConfig
 from unityvideo_jax.sampling.samples import Samples
-from unityvideo_jax.sampling.streams import check_size, stream_order
+from unityvideo_jax.sampling.streams import check_size, stream_groups, stream_order
 
 # Frames of a still from which the latents of a last frame are taken: one and a latent frame more.
 STILL = 5
@@ -56,6 +56,7 @@ def sample(
         if name not in streams or name == RGB:
             raise UserError(f"modality_prompts[{name!r}]: no such modality stream in this call")
     control.check(tuple(given), tuple(wanted), pipeline.model_config, sampler)
+    groups = stream_groups(streams, tuple(given), tuple(wanted), sampler.separate)
 
     read, videos, size = _read(pipeline, given, streams, size, batch)
     cells = (batch, *pipeline.vae.config.latent_shape(*size))
@@ -63,8 +64,9 @@ def sample(
     at_once = (
         cells[1:4] if latent_window is None else (min(cells[1], latent_window[0]), *cells[2:4])
     )
+    count = len(groups) * batch
     check_sampling(
-        pipeline.model_config, at_once, len(streams), -(-batch // pipeline.devices.count)
+        pipeline.model_config, at_once, len(groups[0]), -(-count // pipeline.devices.count)
     )
     masks = {
         name: files.as_mask(mask, size, fps=pipeline.fps) for name, mask in control.masks.items()
@@ -78,44 +80,53 @@ def sample(
     if "last_frame" in images and size[0] < STILL:
         raise UserError(f"last_frame: needs {STILL} frames or more, num_frames={size[0]}")
 
-    context, null_context = pipeline.contexts(
-        streams, captions, modality_prompts, control.negative_prompt
-    )
+    contexts = [
+        pipeline.contexts(group, captions, modality_prompts, control.negative_prompt)
+        for group in groups
+    ]
+    context, null_context = (np.concatenate(parts) for parts in zip(*contexts, strict=True))
+    # Groups differ in their texts and the modality that they want, and in nothing else.
+    first = groups[0]
+    wanted_first = tuple(name for name in wanted if name in first)
     rows, skipped = _rows(
-        pipeline, streams, wanted, videos, pixels, images, control, sampler, cells
+        pipeline, first, wanted_first, videos, pixels, images, control, sampler, cells
     )
+    rows["key"] = arrays.sample_keys(seed, batch)
+    rows = jax.tree.map(lambda one: jnp.concatenate([one] * len(groups)), rows)
+    ids = np.array([[pipeline.modalities.index(name) for name in g] for g in groups], np.int32)
     rows |= {
+        "modality": jnp.repeat(ids, batch, axis=0),
         "context": context,
         "null_context": null_context,
-        "key": arrays.sample_keys(seed, batch),
     }
     sampler_of_texts = sampler.for_texts(context, null_context)
     schedule = None
     if sampler.cache:
         found, file = calibration.load(pipeline.folder, pipeline.fingerprint)
         schedule = found.schedule(
-            str(file), sampler_of_texts, streams, wanted, counts=rows["counts"], skipped=skipped
+            str(file), sampler_of_texts, first, wanted_first, counts=rows["counts"], skipped=skipped
         )
     mesh = pipeline.devices.mesh
     with contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh):
         result = pipeline.sample_latents(
             pipeline.params,
             jax.tree.map(pipeline.devices.share, rows),
-            wanted=tuple(name in wanted for name in streams),
-            sampler=dataclasses.replace(sampler_of_texts, cache=0.0),
+            wanted=tuple(name in wanted for name in first),
+            sampler=dataclasses.replace(sampler_of_texts, cache=0.0, separate=False),
             skipped=skipped,
             latent_window=latent_window,
             schedule=schedule,
-        )[:batch]
-    finite = np.asarray(jnp.isfinite(result).all(axis=(2, 3, 4, 5)))
-    if not finite.all():
-        bad = [f"{streams[s]} of sample {b}" for b, s in np.argwhere(~finite)]
-        raise FloatingPointError(f"the sampler left the finite numbers: {', '.join(bad)}")
-    made = {
-        name: pipeline.decode(result[:, s], name)
-        for s, name in enumerate(streams)
-        if name in wanted
+        )[:count]
+    latents = {
+        name: result[g * batch : (g + 1) * batch, s]
+        for g, group in enumerate(groups)
+        for s, name in enumerate(group)
     }
+    finite = {name: jnp.isfinite(one).all(axis=(1, 2, 3, 4)) for name, one in latents.items()}
+    bad = [f"{name} of sample {b}" for name in streams for b in np.flatnonzero(~finite[name])]
+    if bad:
+        raise FloatingPointError(f"the sampler left the finite numbers: {', '.join(bad)}")
+    made = {name: pipeline.decode(latents[name], name) for name in streams if name in wanted}
     for name in set(made) & set(pixels):
         made[name] = np.where(pixels[name][..., None], videos[name], made[name])
     # A sampled stream has the scale of the depth that it was given, but not its count of instances.
@@ -141,7 +152,7 @@ def sample(
     }
     return Samples(
         videos={name: made[name] if name in made else videos[name] for name in streams},
-        latents={name: np.asarray(result[:, s]) for s, name in enumerate(streams)},
+        latents={name: np.asarray(latents[name]) for name in streams},
         streams=streams,
         wanted=tuple(wanted),
         fps=pipeline.fps,
@@ -202,7 +213,10 @@ def _rows(
     sampler: SamplerConfig,
     cells: tuple[int, ...],
 ) -> tuple[dict[str, Any], int]:
-    """What `generate` takes of videos, masks and images, and how many steps it skips."""
+    """What `generate` takes of videos, masks and images, and how many steps it skips.
+
+    Arguments are those of one group of streams, see `stream_groups`.
+    """
     vae = pipeline.vae.config
     strides = vae.temporal_stride, vae.spatial_stride
     empty = jnp.zeros(cells, jnp.float32)
@@ -224,10 +238,8 @@ def _rows(
         last=_image_latents(pipeline, "last_frame", images, cells[0], STILL),
         strides=strides,
     )
-    ids = np.array([pipeline.modalities.index(name) for name in streams], np.int32)
     rows = {
         "given": latents,
-        "modality": jnp.tile(ids, (cells[0], 1)),
         "known": known,
         "counts": counts_of(streams, wanted, masks, asked.weights, cells[:4], strides),
     }

@@ -55,6 +55,8 @@ class SamplerConfig:
       batched_guidance: run all guidance passes as one larger batch; else one after the other.
       cache: share of the model's passes, 0 to below 1, that are not run: what they gave before is
         used again, on a schedule from the model's calibration (`sampling.schedule`). 0 runs all.
+      separate: estimate each wanted stream from RGB without the others, in a row of its own of one
+        batch; else the model sees all streams of a sample together.
     """
 
     steps: int = 50
@@ -69,6 +71,7 @@ class SamplerConfig:
     overlap: int = 5
     batched_guidance: bool = True
     cache: float | int = 0.0
+    separate: bool = False
 
     def __post_init__(self):
         for name in ("text_guidance", "condition_guidance"):

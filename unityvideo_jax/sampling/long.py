@@ -19,6 +19,8 @@ from unityvideo_jax.modalities import joining
 from unityvideo_jax.sampling.samples import Samples
 from unityvideo_jax.sampling.windows import check_window
 
+# Key frames of a window: the first frame of a video has a latent frame of its own.
+KEYS = 1
 # Frames of a given stream, in [0, 255] or [-1, 1].
 Frames = Iterator[Shaped[np.ndarray, "h w 3"]]
 
@@ -74,15 +76,17 @@ def sample_long(
     check_window(window, overlap)
     if not given and num_frames is None:
         raise UserError("num_frames: nothing is given, so say how many frames to sample")
-    codecs = {name: pipeline.codec(name) for name in wanted}
-    joiners = {
-        name: (modalities.get(name).joiner or joining.Joiner)(codecs[name], overlap)
-        for name in wanted
-    }
-    read = {name: joining.Joiner(pipeline.codec(name), overlap) for name in given}
+    kinds = {name: modalities.get(name).joiner or joining.Joiner for name in wanted}
+    # Windows that are sampled each for itself see the same key frame only if it is given.
+    anchored = bool(given) and not continued and overlap > KEYS
+    asks = any(kind.needs_keys(pipeline.codec(name)) for name, kind in kinds.items())
+    keys = KEYS if anchored and asks else 0
+    joiners = {name: kind(pipeline.codec(name), overlap, keys) for name, kind in kinds.items()}
+    read = {name: joining.Joiner(pipeline.codec(name), overlap, keys) for name in given}
     kept: dict[str, np.ndarray] = {}
     done = 0
-    for number, (clips, fresh, is_last) in enumerate(_windows(given, num_frames, window, overlap)):
+    windows = _windows(given, num_frames, window, overlap, keys)
+    for number, (clips, fresh, is_last) in enumerate(windows):
         samples = pipeline(
             prompt,
             given=clips | kept,
@@ -108,13 +112,15 @@ def sample_long(
 
 
 def _windows(
-    given: Mapping[str, Frames], num_frames: int | None, window: int, overlap: int
+    given: Mapping[str, Frames], num_frames: int | None, window: int, overlap: int, keys: int
 ) -> Iterator[tuple[dict[str, Float[np.ndarray, "t h w 3"]], int, bool]]:
     """Clips of every window, how many of its frames are new, and whether it is the last one.
 
-    The last window is filled up with its last frame.
+    Every window but the first begins with the key frames and the last frames of the one before,
+    `overlap` in all. The last window is filled up with its last frame.
     """
     clips: dict[str, list[np.ndarray]] = {name: [] for name in given}
+    key: dict[str, list[np.ndarray]] = {}
     left = num_frames
     ahead = {name: _limited(frames, num_frames) for name, frames in given.items()}
     following = {name: next(frames, None) for name, frames in ahead.items()}
@@ -137,7 +143,8 @@ def _windows(
         yield filled, fresh, is_last
         if is_last:
             return
-        clips = {name: clip[-overlap:] for name, clip in clips.items()}
+        key = key or {name: clip[:keys] for name, clip in clips.items()}
+        clips = {name: [*key[name], *clip[keys - overlap :]] for name, clip in clips.items()}
         first = False
 
 

@@ -8,7 +8,6 @@ from typing import Any
 
 from flax import nnx
 
-from unityvideo_jax.checkpoints.inference import load_for_inference
 from unityvideo_jax.inputs.config import READ_LATER, DataConfig
 from unityvideo_jax.models import build
 from unityvideo_jax.models.dit import DiTConfig
@@ -36,11 +35,14 @@ def from_workdir(
     text_encoder: str | None,
 ) -> dict[str, Any]:
     """Keywords of `Pipeline` for a run; arguments and errors as `Pipeline.from_workdir`."""
+    # Here, so that pretrained models start without Orbax.
+    from unityvideo_jax.checkpoints.inference import load_for_inference
+
     config, params, step = load_for_inference(
         workdir, step=step, use_ema=use_ema, fallback=fallback
     )
     config = config.to_dict()
-    parts = _assembled(workdir, config, lambda: params, vae, text_encoder)
+    parts = _assembled(workdir, config, lambda _: params, vae, text_encoder)
     return parts | {"step": step, "folder": pathlib.Path(workdir)}
 
 
@@ -54,7 +56,7 @@ def from_pretrained(
     parts = _assembled(
         folder / pretrained.CONFIG_FILE,
         {key: config[key] for key in pretrained.SECTIONS},
-        lambda: pretrained.load(folder, config),
+        lambda state: pretrained.load(folder, config, build.on_one_device(state)),
         vae,
         text_encoder,
     )
@@ -64,7 +66,7 @@ def from_pretrained(
 def _assembled(
     source: str | os.PathLike,
     config: Mapping[str, Any],
-    load: Callable[[], Any],
+    load: Callable[[nnx.State], Any],
     vae: str | os.PathLike | None,
     text_encoder: str | None,
 ) -> dict[str, Any]:
@@ -73,20 +75,20 @@ def _assembled(
     Args:
       source: names the configuration in errors.
       config: with the sections model, data and sampling.
-      load: makes the transformer's parameters.
+      load: makes the transformer's parameters, of their shapes.
       vae, text_encoder: instead of config.data's.
     """
     data, where = config["data"], f"{source}: config.data."
     check_keys(data, list(data), where, READ_LATER)
     check_values(DataConfig, {key: data[key] for key in READ_LATER}, where)
     model = section(DiTConfig, config, "model")
-    graph, _ = build.abstract_sampler(model, LoraConfig.of(config))
+    graph, state = build.abstract_sampler(model, LoraConfig.of(config))
     return {
         "vae": load_vae(vae or data["vae"] or None),
         "text_encoder": load_text_encoder(
             text_encoder or data["text_encoder"], data["text_length"]
         ),
-        "model": nnx.merge(graph, load()),
+        "model": nnx.merge(graph, load(state)),
         "num_frames": data["num_frames"],
         "height": data["height"],
         "width": data["width"],

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from unityvideo_jax.errors import UserError
+from unityvideo_jax.modalities import RGB
 from unityvideo_jax.models.sizes import TOKEN_PIXELS, check_frames, check_pixels
 from unityvideo_jax.runtime import capacity
 
@@ -41,3 +42,27 @@ def stream_order(names: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:
     if len(set(names)) != len(names):
         raise UserError(f"streams {', '.join(names)}: a modality is either given or wanted, once")
     return tuple(sorted(names, key=known.index))
+
+
+def stream_groups(
+    streams: Sequence[str], given: Sequence[str], wanted: Sequence[str], separate: bool
+) -> list[tuple[str, ...]]:
+    """The streams that the model sees together: all of them, or RGB and one wanted stream each.
+
+    Args:
+      streams: names of all in the model's order.
+      given, wanted: of them.
+      separate: whether each wanted stream is estimated from RGB without the others.
+
+    Raises:
+      UserError: several streams are wanted separately, but it is no estimation from RGB.
+    """
+    if not separate or len(wanted) == 1:
+        return [tuple(streams)]
+    if tuple(given) != (RGB,) or RGB in wanted:
+        raise UserError(
+            f"separate: estimates modalities from {RGB} alone, but given are "
+            f"{', '.join(given) or 'none'} and wanted {', '.join(wanted)}; switch it off (it is "
+            "part of the preset one_pass), or want one stream"
+        )
+    return [(RGB, name) for name in streams if name != RGB]

@@ -1,0 +1,159 @@
+"""From the start of a process to the first sampled step, and where that time goes.
+
+Command: python benchmarks/start.py
+         python benchmarks/start.py trace
+
+  start  worlds-mini in a new process, twice, with an empty and then a filled cache of compiled
+         programs: importing, loading weights, and the first call of one step (text encoder,
+         sampler and decoder). Tracing, lowering, compiling and reading the cache are parts of it,
+         as JAX reports them.
+  trace  what of that the host does for the 1.3B at 81x480x832, 50 steps, by shapes alone: tracing
+         and lowering need no weights and no accelerator.
+"""
+
+import argparse
+import collections
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+
+EVENTS = {
+    "/jax/core/compile/jaxpr_trace_duration": "trace",
+    "/jax/core/compile/jaxpr_to_mlir_module_duration": "lower",
+    "/jax/core/compile/backend_compile_duration": "compile or load",
+    "/jax/compilation_cache/cache_retrieval_time_sec": "load",
+}
+HITS = {
+    "/jax/compilation_cache/cache_hits": "hits",
+    "/jax/compilation_cache/cache_misses": "misses",
+}
+
+
+class Clock:
+    """Wall and processor seconds of parts of a process."""
+
+    def __init__(self) -> None:
+        self.rows: dict[str, tuple[float, float]] = {}
+        self._since = time.perf_counter(), time.process_time()
+
+    def lap(self, name: str) -> None:
+        """Ends a part."""
+        now = time.perf_counter(), time.process_time()
+        self.rows[name] = now[0] - self._since[0], now[1] - self._since[1]
+        self._since = now
+
+
+def one(args: argparse.Namespace) -> None:
+    """A start, as a JSON line."""
+    clock = Clock()
+    import jax
+
+    from unityvideo_jax import cli
+    from unityvideo_jax.sampling.pipeline import Pipeline
+
+    clock.lap("import")
+    cli.store_compiled()
+    seconds: collections.Counter = collections.Counter()
+    counts: collections.Counter = collections.Counter()
+
+    def add(event: str, duration: float, **_: str) -> None:
+        seconds[EVENTS.get(event, "")] += duration
+        counts[EVENTS.get(event, "")] += 1
+
+    jax.monitoring.register_event_duration_secs_listener(add)
+    jax.monitoring.register_event_listener(lambda event, **_: counts.update([HITS.get(event, "")]))
+    pipe = Pipeline.from_pretrained(args.pretrained)
+    clock.lap("weights")
+    call = {"wanted": ("rgb", "depth"), "steps": 1}
+    pipe("A person in a red shirt walks past a blue ball.", **call)
+    clock.lap("first call")
+    within = {name: seconds[name] for name in EVENTS.values()}
+    within |= {"programs": counts["compile or load"], **{n: counts[n] for n in HITS.values()}}
+    pipe("A person in a red shirt walks past a blue ball.", **call)
+    clock.lap("second call")
+    print(json.dumps({"clock": clock.rows, "within": within}))
+
+
+def start(args: argparse.Namespace) -> None:
+    """Prints a table of two starts."""
+    with tempfile.TemporaryDirectory() as cache:
+        runs = []
+        for _ in range(2):
+            command = [
+                sys.executable,
+                __file__,
+                "start",
+                "--one",
+                f"--pretrained={args.pretrained}",
+            ]
+            env = {**os.environ, "JAX_COMPILATION_CACHE_DIR": cache}
+            done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+            if done.returncode:
+                raise SystemExit(done.stderr)
+            runs.append(json.loads(done.stdout.strip().splitlines()[-1]))
+    print("| part | first start: s (CPU s) | second start: s (CPU s) |\n| --- | ---: | ---: |")
+    for name in runs[0]["clock"]:
+        cells = [f"{wall:.1f} ({cpu:.1f})" for wall, cpu in (run["clock"][name] for run in runs)]
+        print(f"| {name} | {' | '.join(cells)} |")
+    for name in runs[0]["within"]:
+        kind = "d" if name in ("programs", *HITS.values()) else ".2f"
+        print(f"| to the end of the first call: {name} | "
+              + " | ".join(format(run["within"][name], kind) for run in runs) + " |")  # fmt: skip
+
+
+def trace(args: argparse.Namespace) -> None:
+    """Prints the seconds of tracing and lowering the 1.3B's sampler."""
+    import jax
+    import jax.numpy as jnp
+    from flax import nnx
+    from wan import SIZES
+
+    from unityvideo_jax.models import build
+    from unityvideo_jax.models.dit import DiTConfig
+    from unityvideo_jax.models.vae.wan_vae import VAEConfig
+    from unityvideo_jax.sampling.generate import SamplerConfig, jit_generate
+
+    size = SIZES[args.size_of_model]
+    config = DiTConfig(
+        **size["dit"], modalities=("rgb",), switcher="none", remat="none", dtype="bfloat16"
+    )
+    clock = Clock()
+    graph, params = build.abstract_transformer(config)
+    clock.lap("graph")
+    shape = jax.ShapeDtypeStruct
+    text = shape((1, 1, config.text_len, config.text_dim), jnp.float32)
+    latents = VAEConfig(**size["vae"]).latent_shape(*size["video"])
+    rows = {
+        "given": shape((1, 1, *latents), jnp.float32),
+        "modality": shape((1, 1), jnp.int32),
+        "context": text,
+        "null_context": text,
+        "key": jax.eval_shape(lambda: jax.random.key(0)),
+    }
+    sample = jit_generate(lambda params: nnx.merge(graph, params))
+    sampler = SamplerConfig(text_guidance=6.0, shift=8.0)
+    traced = sample.trace(params, rows, wanted=(True,), sampler=sampler)
+    clock.lap("trace")
+    traced.lower()
+    clock.lap("lower")
+    for name, (wall, cpu) in clock.rows.items():
+        print(f"{name}: {wall:.2f} s ({cpu:.2f} s of the CPU)")
+
+
+def main(argv: Sequence[str]) -> None:
+    """Runs one part."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("part", nargs="?", choices=("start", "trace"), default="start")
+    parser.add_argument("--pretrained", default="worlds-mini")
+    parser.add_argument("--size_of_model", default="wan", help="of trace: wan or tiny")
+    parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
+    args = parser.parse_args(argv)
+    (one if args.one else {"start": start, "trace": trace}[args.part])(args)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

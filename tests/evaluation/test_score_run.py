@@ -1,7 +1,6 @@
 import dataclasses
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from tiny_pipeline import (  # noqa: F401
@@ -20,8 +19,8 @@ from unityvideo_jax.evaluation.score_run import BenchmarkConfig, RunRow
 from unityvideo_jax.sampling.pipeline import Pipeline
 from unityvideo_jax.sampling.samples import Samples
 
-# Compiling the renderer takes most of the time; every test renders at this one size.
-SIZE = dict(num_frames=5, height=64, width=64)
+# Compiling the renderer takes most of the time; every test renders at this one size, as others do.
+SIZE = dict(num_frames=5, height=32, width=32)
 DEPTH = "depth/disparity_scale_shift_video"
 SEGMENTATION = "segmentation/hungarian_clip"
 
@@ -31,13 +30,13 @@ def parts():
 
 
 @pytest.fixture(autouse=True)
-def renders_pairs(monkeypatch):
-    """Renders a single clip as one of a pair: the renderer is compiled for one batch size."""
+def renders_single_clips(monkeypatch):
+    """Renders the clips of a batch one by one: the renderer is compiled for one batch size."""
 
     def render(world, scenes, original=worlds.render):
         count = len(jax.tree.leaves(scenes)[0])
-        pair = jax.tree.map(lambda x: jnp.concatenate([x, x])[:2], scenes)
-        return {key: value[:count] for key, value in original(world, pair).items()}
+        clips = [original(world, jax.tree.map(lambda x: x[n : n + 1], scenes)) for n in range(count)]
+        return jax.tree.map(lambda *arrays: np.concatenate(arrays), *clips)
 
     monkeypatch.setattr(worlds, "render", render)
 

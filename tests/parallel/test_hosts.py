@@ -119,7 +119,7 @@ def _job(workdir, mesh, seconds=0.0, count=2):
     ]
 
 
-def _finish(job, timeout=300):
+def _finish(job, timeout=900):
     ends = [process.communicate(timeout=timeout) for process in job]
     return [(process.returncode, *end) for process, end in zip(job, ends, strict=True)]
 
@@ -156,7 +156,7 @@ def test_two_processes_that_share_every_sample_train_as_one(alone, tmp_path):
         env=os.environ | environment,
         capture_output=True,
         text=True,
-        timeout=400,
+        timeout=900,
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("share 0 1") == 2
@@ -183,7 +183,7 @@ def test_two_processes_that_share_every_sample_train_as_one(alone, tmp_path):
 def test_a_lost_process_stops_the_job_which_then_resumes(alone, tmp_path):
     workdir, mesh = tmp_path / "run", {"data": 2, "tensor": 2}
     job = _job(workdir, mesh, seconds=0.5)
-    deadline = time.monotonic() + 300
+    deadline = time.monotonic() + 900
     while not (workdir / "checkpoints" / "2").exists():
         assert time.monotonic() < deadline and all(process.poll() is None for process in job)
         time.sleep(0.05)
@@ -199,7 +199,7 @@ def test_a_lost_process_stops_the_job_which_then_resumes(alone, tmp_path):
     # What the lost job wrote after its checkpoint is cut off when the next one starts.
     lost = (workdir / "metrics.jsonl").stat().st_mtime_ns
     job = _job(workdir, mesh, seconds=0.5)
-    deadline = time.monotonic() + 300
+    deadline = time.monotonic() + 900
     while (workdir / "metrics.jsonl").stat().st_mtime_ns == lost or max(_losses(workdir)) < 4:
         assert time.monotonic() < deadline and all(process.poll() is None for process in job)
         time.sleep(0.05)

@@ -21,10 +21,6 @@ os.environ.setdefault(
     "--xla_cpu_parallel_codegen_split_count=1",
 )
 
-# Tracing makes objects by the hundred thousand, beside a million of imported modules: collecting
-# garbage every 700 of them takes a tenth of the time of tracing.
-gc.set_threshold(50_000, 20, 50)
-
 # Everything that this run compiles is compiled once: workers and the programs that tests start
 # share one folder, which no later run sees. An entry that a killed process left incomplete does not
 # decompress: JAX warns and compiles.
@@ -37,6 +33,10 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
 from jaxtyping import install_import_hook
 
 install_import_hook("unityvideo_jax", "beartype.beartype")
+
+# Tracing makes objects by the hundred thousand, beside a million of imported modules: collecting
+# garbage every 700 of them takes a tenth of the time of tracing.
+gc.set_threshold(50_000, 20, 50)
 
 PARITY = "parity"
 

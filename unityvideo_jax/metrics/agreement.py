@@ -23,9 +23,8 @@ import math
 from collections.abc import Callable
 
 import numpy as np
-import scipy.ndimage
+import scipy
 from jaxtyping import Bool, Float, Int, Shaped
-from scipy.optimize import linear_sum_assignment
 
 from unityvideo_jax.metrics.base import Arrays
 from unityvideo_jax.metrics.boundary import TOLERANCE, outline
@@ -89,7 +88,7 @@ def keypoints_in_masks(
     for number, mask in enumerate(masks):
         near = scipy.ndimage.maximum_filter(mask, size=(1, reach, reach))
         hits[:, number] = np.bincount(person, near[frame, y, x], minlength=len(hits))
-    pairs = linear_sum_assignment(hits, maximize=True)
+    pairs = scipy.optimize.linear_sum_assignment(hits, maximize=True)
     return float(hits[pairs].sum() / len(frame))
 
 

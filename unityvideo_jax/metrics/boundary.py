@@ -3,7 +3,7 @@
 import math
 
 import numpy as np
-import scipy.ndimage
+import scipy
 from jaxtyping import Bool
 
 # Share of the frame's diagonal within which two outlines agree.

@@ -21,8 +21,8 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 import numpy as np
+import scipy
 from jaxtyping import Float, Int, Shaped
-from scipy.optimize import linear_sum_assignment
 
 from unityvideo_jax.metrics.average_precision import Detections, match_image
 from unityvideo_jax.metrics.base import Arrays, Metric, check_pair, labels
@@ -78,7 +78,7 @@ def match(
     """
     both = intersection.sum(0)
     iou = both / (predicted_area.sum(0)[:, None] + true_area.sum(0)[None] - both)
-    rows, columns = linear_sum_assignment(iou, maximize=True)
+    rows, columns = scipy.optimize.linear_sum_assignment(iou, maximize=True)
     return {int(n): int(m) for m, n in zip(rows, columns, strict=True) if both[m, n] > 0}
 
 

@@ -16,8 +16,8 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 import numpy as np
+import scipy
 from jaxtyping import Bool, Float
-from scipy.optimize import linear_sum_assignment
 
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.metrics.average_precision import Detections, match_image
@@ -173,7 +173,7 @@ def _correct(
 ) -> tuple[Bool[np.ndarray, "t n 17"], Bool[np.ndarray, "t n 17"], int]:
     """Which true joints are within reach, which have no torso, and how many people are too many."""
     total = oks.sum(axis=0)
-    rows, columns = linear_sum_assignment(total, maximize=True)
+    rows, columns = scipy.optimize.linear_sum_assignment(total, maximize=True)
     size = torso(true, seen)
     right = np.zeros(seen.shape, bool)
     matched = 0

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.ndimage
+import scipy
 from jaxtyping import Array, Bool, Float, Int, Shaped, UInt8
 
 from unityvideo_jax import media

@@ -3,7 +3,7 @@
 import dataclasses
 
 import numpy as np
-import scipy.ndimage
+import scipy
 from jaxtyping import Float, Int
 
 from unityvideo_jax.modalities.palette import nearest_colour

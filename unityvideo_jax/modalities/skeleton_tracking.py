@@ -6,7 +6,7 @@ A track is one place P of `points` f32[T, P, 17, 2] and `visibility` i32[T, P, 1
 import itertools
 
 import numpy as np
-import scipy.optimize
+import scipy
 from jaxtyping import Bool, Float, Int
 
 from unityvideo_jax.modalities.skeleton_drawing import NUM_JOINTS

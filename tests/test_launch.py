@@ -195,7 +195,7 @@ def test_tpu_pod_copies_installs_and_trains(tmp_path, slices, tool, mesh):
         | ({"SLICES": slices} if slices else {}),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
     )
     assert done.returncode == 0, done.stderr
     for call in _calls(tools, "gcloud"):
@@ -279,5 +279,5 @@ def test_local_passes_sigterm_on_and_waits(tmp_path):
     )
     assert [job.stdout.readline() for _ in range(2)] == ["ready\n", "ready\n"]
     job.send_signal(signal.SIGTERM)
-    assert job.communicate(timeout=60)[0] == "saved\nsaved\n"
+    assert job.communicate(timeout=300)[0] == "saved\nsaved\n"
     assert job.returncode == 0

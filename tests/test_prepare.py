@@ -94,7 +94,7 @@ def test_a_killed_run_resumes_without_duplicates_or_gaps(tmp_path):
         process.wait()
     staged = {p.name: p.stat().st_mtime_ns for p in chunks.glob("chunk-*.npz")}
     assert staged and not (shards.root_of(killed) / shards.CARD_NAME).exists()
-    output, _ = _start(killed).communicate(timeout=120)
+    output, _ = _start(killed).communicate(timeout=600)
     assert "TensorFlow-free" in output, output
     assert "/22 clips were done before" in output or len(staged) == 6
     assert _records(killed) == _records(whole)

@@ -150,7 +150,7 @@ def test_latents_of_a_modality_are_decoded_by_its_statistics(vae, tmp_path):
     vae.config = dataclasses.replace(SMALL, modality_statistics=statistics)
     save_vae(vae, tmp_path)
     loaded = load_vae(tmp_path)
-    video = np.asarray(videos(np.arange(1))[0])
+    video = np.asarray(videos(np.arange(2))[0])
     pooled, own = loaded.encode(video), loaded.encode(video, "depth")
     np.testing.assert_allclose(own, (pooled - 0.5) / 2.0, atol=1e-5)
     np.testing.assert_array_equal(loaded.encode(video, "flow"), pooled)

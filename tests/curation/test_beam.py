@@ -130,7 +130,7 @@ def test_a_killed_job_resumes_with_what_is_missing(tmp_path):
     source, workdir = tmp_path / "videos", tmp_path / "work"
     write_videos(source, [f"good{n}" for n in range(5)] + ["hang"])
     process = run(source, workdir, *THREADS, start=True)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600
     while not list(workdir.glob("curation/*.parts/*.jsonl")) and time.monotonic() < deadline:
         time.sleep(0.05)
     os.killpg(process.pid, signal.SIGKILL)

@@ -1,7 +1,7 @@
 import dataclasses
+import functools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from tiny_pipeline import (  # noqa: F401
@@ -20,24 +20,20 @@ from unityvideo_jax.evaluation.score_run import BenchmarkConfig, RunRow
 from unityvideo_jax.sampling.pipeline import Pipeline
 from unityvideo_jax.sampling.samples import Samples
 
-# Compiling the renderer takes most of the time; every test renders at this one size.
+# Large enough for the truth to score well after its codecs.
 SIZE = dict(num_frames=5, height=64, width=64)
 DEPTH = "depth/disparity_scale_shift_video"
 SEGMENTATION = "segmentation/hungarian_clip"
 
 
-def parts():
-    return tiny_parts(**SIZE)
-
-
 @pytest.fixture(autouse=True)
-def renders_pairs(monkeypatch):
-    """Renders a single clip as one of a pair: the renderer is compiled for one batch size."""
+def renders_single_clips(monkeypatch):
+    """Renders the clips of a batch one by one: the renderer is compiled for one batch size."""
 
     def render(world, scenes, original=worlds.render):
         count = len(jax.tree.leaves(scenes)[0])
-        pair = jax.tree.map(lambda x: jnp.concatenate([x, x])[:2], scenes)
-        return {key: value[:count] for key, value in original(world, pair).items()}
+        single = (jax.tree.map(lambda x, n=n: x[n : n + 1], scenes) for n in range(count))
+        return jax.tree.map(lambda *x: np.concatenate(x), *(original(world, s) for s in single))
 
     monkeypatch.setattr(worlds, "render", render)
 
@@ -46,8 +42,13 @@ class Oracle(Pipeline):
     """A pipeline that knows the truth: the seed names the clip. Its VAE loses nothing."""
 
     def __init__(self):
-        super().__init__(**parts())
+        super().__init__(**tiny_parts(**SIZE))
         self.calls = []
+        self.clips = functools.cache(self._render)
+
+    def _render(self, *indices):
+        world = worlds.WorldConfig(**SIZE, split="validation")
+        return worlds.render(world, worlds.sample_scenes(world, np.array(indices, np.int32)))
 
     def encode(self, video, modality):
         return video
@@ -56,9 +57,8 @@ class Oracle(Pipeline):
         return latents
 
     def __call__(self, prompts, *, given, wanted, modality_prompts, sampler, seed, **_):
-        world = worlds.WorldConfig(**SIZE, split="validation")
         index = np.array(seed, np.int32) - 100
-        clip = worlds.render(world, worlds.sample_scenes(world, index))
+        clip = self.clips(*index.tolist())
         np.testing.assert_allclose(given["rgb"], 2 * np.asarray(clip["rgb"]) - 1, atol=1e-5)
         (name,) = wanted
         self.calls.append((name, list(prompts), modality_prompts[name]))
@@ -104,7 +104,7 @@ def test_a_random_model_runs_through_the_whole_path(tmp_path):
     )
     # Each modality compiles its own sampler and losses; the oracle above is scored on all.
     few = tiny_model(modalities=("rgb", "depth", "flow"))
-    pipeline = Pipeline(**parts() | {"model": few})
+    pipeline = Pipeline(**tiny_parts(model=few))
     results = score_run.run(pipeline, config, pipeline.sampler)
     assert np.isfinite(list(results.metrics.values())).all()
     assert results.metrics[f"{DEPTH}/abs_rel"] > 0.01

@@ -223,7 +223,7 @@ def wait_for(process: subprocess.Popen, begins: str) -> None:
 def ended(process: subprocess.Popen, status: int, *says: str) -> None:
     """Waits; asserts the status, and that standard error is one line for each of `says`."""
     try:
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=300)
     except subprocess.TimeoutExpired as error:
         process.kill()
         raise Hang("the program did not end within a minute") from error

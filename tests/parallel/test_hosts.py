@@ -133,7 +133,7 @@ def _job(workdir, mesh, count=2, **options):
     ]
 
 
-def _finish(job, timeout=600):
+def _finish(job, timeout=900):
     ends = [process.communicate(timeout=timeout) for process in job]
     return [(process.returncode, *end) for process, end in zip(job, ends, strict=True)]
 
@@ -167,7 +167,7 @@ def test_two_processes_that_share_every_sample_train_as_one(alone, tmp_path):
         env=os.environ | environment,
         capture_output=True,
         text=True,
-        timeout=400,
+        timeout=900,
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("share 0 1") == 2
@@ -191,7 +191,7 @@ def test_two_processes_that_share_every_sample_train_as_one(alone, tmp_path):
 
 
 def _wait_until(job, true):
-    deadline = time.monotonic() + 300
+    deadline = time.monotonic() + 900
     while not true():
         assert time.monotonic() < deadline and all(process.poll() is None for process in job)
         time.sleep(0.05)

@@ -14,6 +14,7 @@ import chex
 import jax
 import numpy as np
 import pytest
+from one_trace import one_trace_per_step  # noqa: F401
 from synthetic_run import MODALITIES, Batches, tiny_config
 
 from unityvideo_jax.checkpoints.inference import load_for_inference
@@ -311,7 +312,7 @@ def _start(workdir, **environment):
 
 
 def _wait_for(path, process):
-    deadline = time.monotonic() + 300
+    deadline = time.monotonic() + 900
     while not path.exists():
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.05)
@@ -324,7 +325,7 @@ def test_interrupted_run_ends_with_the_same_bits(whole, tmp_path, number):
     process = _start(workdir)
     _wait_for(workdir / "checkpoints" / "4", process)
     process.send_signal(number)
-    assert process.wait(timeout=120) == (-9 if number == signal.SIGKILL else 0)
+    assert process.wait(timeout=300) == (-9 if number == signal.SIGKILL else 0)
     interrupted = max(int(p.name) for p in (workdir / "checkpoints").iterdir() if p.name.isdigit())
     assert interrupted < 8
     _run(workdir, tiny_config())

@@ -13,6 +13,7 @@ import mixed_run
 import numpy as np
 import pytest
 import stand_ins
+from one_trace import one_trace_per_step  # noqa: F401
 from test_loop import _wait_for
 
 from unityvideo_jax.checkpoints.inference import load_for_inference
@@ -102,6 +103,6 @@ def test_a_killed_run_ends_with_the_same_bits(whole, shards, tmp_path):
     )
     _wait_for(workdir / "checkpoints" / "5", process)
     process.send_signal(signal.SIGKILL)
-    assert process.wait(timeout=60) == -9
+    assert process.wait(timeout=300) == -9
     mixed_run.run(shards, workdir)
     _assert_same_bits(whole[0], workdir)

@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-import scipy.special
+import scipy
 from jaxtyping import Float
 
 # Two-sided, of every test and interval.

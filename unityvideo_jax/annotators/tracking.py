@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-import scipy.optimize
+import scipy
 from jaxtyping import Bool, Float
 
 Overlap = Callable[[Any, Any], Float[np.ndarray, "a b"]]

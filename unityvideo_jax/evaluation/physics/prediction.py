@@ -31,7 +31,7 @@ from collections.abc import Sequence
 
 import jax.numpy as jnp
 import numpy as np
-import scipy.ndimage
+import scipy
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from unityvideo_jax.errors import UserError

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 import numpy as np
-import scipy.fft
+import scipy
 from jaxtyping import Float
 from PIL import Image
 

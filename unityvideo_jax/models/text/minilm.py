@@ -10,7 +10,7 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-import scipy.special
+import scipy
 from jaxtyping import Float, Int
 
 MAX_WORD = 100  # BERT takes longer words for unknown

@@ -53,6 +53,7 @@ def _run(folder, *args):
     return in_process.run("ablate", f"--output={folder}", *ARMS, *args)
 
 
+@pytest.mark.slow
 def test_a_resumed_grid_repeats_no_finished_run(trained, tmp_path):
     grid = tmp_path / "grid"
     assert _run(grid, "--dry_run").returncode == 0 and not grid.exists()

@@ -92,6 +92,7 @@ def test_divergence_is_zero_at_the_unit_normal_and_gaussian_elsewhere(vae):
         np.testing.assert_allclose(metrics["kl"], expected, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_training_lowers_the_loss_and_moves_every_weight(vae):
     video = videos(np.arange(2))
     optimizer = VAEOptimizerConfig(learning_rate=3e-3, warmup_steps=1, ema_decay=0.9)
@@ -161,6 +162,7 @@ def test_latents_of_a_modality_are_decoded_by_its_statistics(vae, tmp_path):
         VAEConfig(modality_statistics={"depth": ((0.0,), (1.0,))})
 
 
+@pytest.mark.slow
 def test_the_program_trains_measures_and_writes(config, tmp_path, capsys):
     output = tmp_path / "vae"
     model = train_vae.check(config, output)
@@ -236,6 +238,7 @@ def test_a_loss_that_is_not_finite_stops_training(config):
         train_vae._follow(7, metrics, 1e-3, NAMES, config, 0.0)
 
 
+@pytest.mark.slow
 def test_training_starts_from_weights(config, vae, tmp_path):
     save_vae(vae, tmp_path)
     stored = load_vae(tmp_path)

@@ -71,6 +71,7 @@ def test_every_clip_is_frozen_at_both_sizes():
         assert len(signatures) == 200 and {len(s) for s in signatures} == {2 * 7 * 2 * 12}
 
 
+@pytest.mark.slow
 def test_what_this_machine_renders_is_what_was_frozen(rendered):
     known = unibench.frozen()
     for name, clip in rendered.items():

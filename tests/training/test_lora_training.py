@@ -141,6 +141,7 @@ def test_adapters_stand_beside_a_pretrained_model(base, trained, tmp_path):
         load_for_inference(tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_a_sharded_mesh_trains_the_same_adapters(base, trained, tmp_path):
     _, whole, _ = trained
     config = adapter_config(base, steps=2)
@@ -151,6 +152,7 @@ def test_a_sharded_mesh_trains_the_same_adapters(base, trained, tmp_path):
         np.testing.assert_allclose(value, expected[name], atol=2e-4, err_msg=name)
 
 
+@pytest.mark.slow
 def test_int8_and_adapters_per_modality_train_and_load(base, tmp_path):
     config = adapter_config(
         base, steps=2, base="int8", adapters="per_modality", dropout=0.0, train=()

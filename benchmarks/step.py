@@ -16,7 +16,7 @@ forward and backward, nothing recomputed, by the same formula for both:
 
 With `lora.rank` adapters of that rank train beside frozen random weights, on the layers of
 `lora.targets`, and in diffusers' by PEFT on the same layers, beside bfloat16. "Model TFLOP/s" then
-leaves out the gradients of frozen weights, of whose products a step has two thirds.
+counts twice the forward pass, as `train` does: frozen weights have no gradient.
 """
 
 import argparse
@@ -72,25 +72,13 @@ def median_seconds(step: Callable[[], Any], wait: Callable[[Any], Any], steps: i
     return float(np.median(np.diff(ends)[WARM_UP - 1 :]))
 
 
-def step_flops(model: Any, latents: tuple[int, int, int], streams: int, rank: int) -> int:
-    """Floating-point operations of a training step of one sample, forward and backward."""
-    from unityvideo_jax.models.config import model_flops
-
-    forward = model_flops(model, latents, streams)
-    if not rank:
-        return 3 * forward
-    tokens = streams * math.prod(model.token_grid(latents))
-    attention = 4 * model.num_layers * model.dim * tokens * (tokens + model.text_len)
-    return 3 * attention + 2 * (forward - attention)
-
-
 def measure_ours(args: argparse.Namespace) -> dict[str, Any]:
     """Measures compilation and step time, FLOP/s and memory of the step that `train` runs."""
     import jax
     import jax.numpy as jnp
 
     from unityvideo_jax.flow_matching import ObjectiveConfig
-    from unityvideo_jax.models.config import DiTConfig
+    from unityvideo_jax.models.config import DiTConfig, model_flops
     from unityvideo_jax.models.lora import LoraConfig
     from unityvideo_jax.parallel.mesh import make_mesh
     from unityvideo_jax.parallel.rules import AxisRules, put_batch
@@ -147,7 +135,7 @@ def measure_ours(args: argparse.Namespace) -> dict[str, Any]:
         "version": f"jax {jax.__version__}",
         "compile": compile_seconds,
         "seconds": seconds,
-        "flops": step_flops(model, args.latents, 2, lora.rank) * args.batch / mesh.size,
+        "flops": lora.passes * args.batch * model_flops(model, args.latents, 2) / mesh.size,
         "memory": stats.get("peak_bytes_in_use", 0),
         "loss": float(total / count),
     }
@@ -194,10 +182,11 @@ def measure_peer(args: argparse.Namespace) -> dict[str, Any]:
     import diffusers
     import torch
 
-    from unityvideo_jax.models.config import DiTConfig
+    from unityvideo_jax.models.config import DiTConfig, model_flops
+    from unityvideo_jax.models.lora import LoraConfig
 
     config = read_config(args.config, args.set)
-    rank = config.lora.rank
+    lora = LoraConfig.of(config)
     # It has one text and no switcher.
     model = DiTConfig(**{**config.model, "in_context": False, "switcher": "none"})
     time_, height, width = args.latents
@@ -215,8 +204,8 @@ def measure_peer(args: argparse.Namespace) -> dict[str, Any]:
             ffn_dim=model.ffn_dim,
             num_layers=model.num_layers,
         )
-    if rank:
-        add_peer_adapters(peer, rank)
+    if lora.rank:
+        add_peer_adapters(peer, lora.rank)
     if args.peer[0] == "checkpointed":
         peer.enable_gradient_checkpointing()
     for block in peer.blocks:
@@ -255,7 +244,7 @@ def measure_peer(args: argparse.Namespace) -> dict[str, Any]:
         "version": f"diffusers {diffusers.__version__}, torch {torch.__version__}",
         "compile": compile_seconds - seconds,
         "seconds": seconds,
-        "flops": step_flops(model, (time_, height, 2 * width), 1, rank) * args.batch,
+        "flops": lora.passes * args.batch * model_flops(model, (time_, height, 2 * width), 1),
         "memory": torch.cuda.max_memory_allocated() if device == "cuda" else 0,
         "loss": first[0].item(),
     }

@@ -87,6 +87,13 @@ class LoraConfig:
         """Factor of the adapters' products."""
         return self.alpha / self.rank if self.alpha else 1.0
 
+    @property
+    def passes(self) -> int:
+        """Times of the forward pass's products in a step: theirs, and the gradients' of inputs and
+        weights. Frozen weights have no gradient.
+        """
+        return 2 if self.rank else 3
+
     def trains(self, path: Sequence[Any], _: Any = None) -> bool:
         """Whether the weight at a path of the model is trained; a filter for `nnx.split`."""
         name = ".".join(map(str, path))

@@ -58,14 +58,6 @@ class Step:
     lora: LoraConfig = WHOLE
 
     @property
-    def passes(self) -> int:
-        """Times of the forward pass's products: theirs, and the gradients' of inputs and weights.
-
-        Frozen weights have no gradient.
-        """
-        return 2 if self.lora.rank else 3
-
-    @property
     def devices(self) -> int:
         """Devices of the mesh."""
         return math.prod(self.mesh.values())
@@ -185,7 +177,7 @@ def estimate(step: Step, chip: Chip, rates: Rates) -> Estimate:
         saved=step.model.num_layers * saved_bytes(step),
         # The gathered or restored weights of this layer and of the next, and this layer's gradient.
         working=_arrays(step, _WORKING) + (3 * BFLOAT16 * layer if whole else 0),
-        model_flops=step.passes * step.batch * forward / step.devices,
+        model_flops=step.lora.passes * step.batch * forward / step.devices,
         seconds=_seconds(step, weights, rates),
         sent=sent,
         sending={axis: n / _bandwidth(axis, step.mesh, rates) for axis, n in sent.items()},
@@ -307,7 +299,7 @@ def _seconds(step: Step, weights: int, rates: Rates) -> dict[str, float]:
     update = weights * ((3 + 2 * step.keep_ema) * FLOAT32 + 4 * step.moment_bytes)
     attention = self_runs * work.self_attention + cross_runs * work.cross_attention
     attention_backward = 2 * (work.self_attention + work.cross_attention)
-    products = step.passes * (work.products + work.edges / layers) + recomputed
+    products = step.lora.passes * (work.products + work.edges / layers) + recomputed
     times = step.accumulation * layers
     return {
         "matrix products": times * products / rates.matmul,

@@ -240,8 +240,7 @@ def _train(
 
     def work_of(shape: tuple[int, ...]) -> tuple[int, int]:
         """Model FLOPs and tokens of a step on latents of shape [b, s, t, h, w, c]."""
-        passes = 2 if lora.rank else 3  # frozen weights have no gradient
-        flops = passes * model_flops(model, shape[2:5], shape[1]) * shape[0]
+        flops = lora.passes * model_flops(model, shape[2:5], shape[1]) * shape[0]
         tokens = math.prod(shape[:5]) // math.prod(model.patch_size)
         return flops, tokens
 

@@ -18,13 +18,13 @@ import argparse
 from collections.abc import Callable, Mapping
 
 import numpy as np
+from heldout import load
 
 from unityvideo_jax.evaluation import joint
 from unityvideo_jax.evaluation.benchmarks.clips import BenchmarkClips
 from unityvideo_jax.evaluation.benchmarks.folder import Batch
 from unityvideo_jax.metrics.scores import ClipScore, aggregate
 from unityvideo_jax.modalities import RGB
-from unityvideo_jax.pretrained import model as pretrained
 from unityvideo_jax.sampling.generate import SamplerConfig
 from unityvideo_jax.sampling.pipeline import Pipeline
 
@@ -83,7 +83,6 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--streams", type=int, default=4)
     args = parser.parse_args()
-    load = Pipeline.from_pretrained if pretrained.is_model(args.model) else Pipeline.from_workdir
     pipeline = load(args.model)
     data = BenchmarkClips(
         pipeline.config["data"], "worlds_validation", num_clips=args.clips, batch_size=args.batch

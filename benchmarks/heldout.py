@@ -27,9 +27,14 @@ from unityvideo_jax.sampling.pipeline import Pipeline
 Losses = dict[str, Float[np.ndarray, " clips"]]
 
 
+def load(run: str) -> Pipeline:
+    """Loads a model by its folder or name, or the averaged weights of a run."""
+    of = Pipeline.from_pretrained if pretrained.is_model(run) else Pipeline.from_workdir
+    return of(run)
+
+
 def measure(run: str, config: HeldoutConfig, clips: int, batch: int) -> Losses:
     """Losses of a model, or of the averaged weights of a run."""
-    load = Pipeline.from_pretrained if pretrained.is_model(run) else Pipeline.from_workdir
     pipeline = load(run)
     data = BenchmarkClips(
         pipeline.config["data"], "worlds_validation", num_clips=clips, batch_size=batch

@@ -28,6 +28,7 @@ from jaxtyping import Float
 from wan import (
     PROMPTS,
     SIZES,
+    dit_config,
     ours_text,
     ours_vae,
     peer_text,
@@ -173,7 +174,7 @@ def ours(args: argparse.Namespace, share: float) -> Row:
     import jax.numpy as jnp
     from flax import nnx
 
-    from unityvideo_jax.models.dit import DiT, DiTConfig
+    from unityvideo_jax.models.dit import DiT
     from unityvideo_jax.models.lora import hold
     from unityvideo_jax.models.vae.wan_vae import VAEConfig
     from unityvideo_jax.sampling.generate import jit_generate
@@ -181,9 +182,7 @@ def ours(args: argparse.Namespace, share: float) -> Row:
     sampler, chosen = schedule(args, share)
     sampler = dataclasses.replace(sampler, cache=0.0)
     size = SIZES[args.size_of_model]
-    config = DiTConfig(
-        **size["dit"], modalities=("rgb",), switcher="none", remat="none", dtype="bfloat16"
-    )
+    config = dit_config(size)
 
     def make() -> DiT:
         model = DiT(config, rngs=nnx.Rngs(0))
@@ -201,14 +200,14 @@ def ours(args: argparse.Namespace, share: float) -> Row:
         "key": jax.random.key(2),
     }
     sample = jit_generate(lambda params: nnx.merge(graph, params))
-    embed = ours_text(size) if args.whole else None
+    embed = ours_text(size)(PROMPTS, size["short"]) if args.whole else None
     decode = ours_vae(size, "bfloat16") if args.whole else None
 
     def once() -> Any:
         inputs = rows
         if embed:
             # A batch of texts, as the encoder runs them: the caption, the negative one, empty ones.
-            embedded = embed(PROMPTS, size["short"])[:2, : config.text_len]
+            embedded = embed()[:2, : config.text_len]
             room = config.text_len - embedded.shape[1]
             texts = jnp.pad(embedded, ((0, 0), (0, room), (0, 0)))[:, None, None]
             inputs = rows | {"context": texts[0], "null_context": texts[1]}
@@ -282,7 +281,7 @@ def peer(args: argparse.Namespace, share: float) -> Row:
     shape = (2, 1, size["dit"]["text_len"], size["dit"]["text_dim"])
     texts = torch.randn(shape, device=device, dtype=torch.bfloat16)
     noise = torch.randn((1, 16, (frames - 1) // 4 + 1, height // 8, width // 8), device=device)
-    embed = peer_text(size, device) if args.whole else None
+    embed = peer_text(size, device)(1, size["short"]) if args.whole else None
     decode = peer_vae(size, device, "bfloat16") if args.whole else None
 
     def sample() -> Any:
@@ -291,7 +290,7 @@ def peer(args: argparse.Namespace, share: float) -> Row:
         calls.clear()
         x, pair = noise, texts
         if embed:
-            pair = [embed(1, size["short"])[:, : size["dit"]["text_len"]] for _ in range(2)]
+            pair = [embed()[:, : size["dit"]["text_len"]] for _ in range(2)]
         for t in scheduler.timesteps:
             outputs = []
             for name, text in zip(("cond", "uncond"), pair, strict=True):

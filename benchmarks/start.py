@@ -110,17 +110,14 @@ def trace(args: argparse.Namespace) -> None:
     import jax
     import jax.numpy as jnp
     from flax import nnx
-    from wan import SIZES
+    from wan import SIZES, dit_config
 
     from unityvideo_jax.models import build
-    from unityvideo_jax.models.dit import DiTConfig
     from unityvideo_jax.models.vae.wan_vae import VAEConfig
     from unityvideo_jax.sampling.generate import SamplerConfig, jit_generate
 
     size = SIZES[args.size_of_model]
-    config = DiTConfig(
-        **size["dit"], modalities=("rgb",), switcher="none", remat="none", dtype="bfloat16"
-    )
+    config = dit_config(size)
     clock = Clock()
     graph, params = build.abstract_transformer(config)
     clock.lap("graph")

@@ -93,6 +93,15 @@ def random_arrays(shapes: Any) -> Any:
     return jax.tree.unflatten(tree, jax.block_until_ready(made))
 
 
+def dit_config(size: Row) -> Any:
+    """Configuration of this package's transformer of a size in `SIZES`."""
+    from unityvideo_jax.models.config import DiTConfig
+
+    return DiTConfig(
+        **size["dit"], modalities=("rgb",), switcher="none", remat="none", dtype="bfloat16"
+    )
+
+
 def ours_vae(size: Row, dtype: str) -> Callable[[Any], Any]:
     """Decoder of this package: latents [1,t,h,w,c] -> video."""
     from flax import nnx
@@ -104,8 +113,8 @@ def ours_vae(size: Row, dtype: str) -> Callable[[Any], Any]:
     return nnx.merge(graph, params).decode_streamed
 
 
-def ours_text(size: Row) -> Callable[[int, int], Any]:
-    """Encoder of this package: (texts, tokens of each) -> embeddings of random ones."""
+def ours_text(size: Row) -> Callable[[int, int], Callable[[], Any]]:
+    """Encoder of this package: (texts, tokens of each) -> embeds such texts, random ones."""
     import jax.numpy as jnp
     from flax import nnx
 
@@ -116,13 +125,14 @@ def ours_text(size: Row) -> Callable[[int, int], Any]:
     graph, params = random_weights(lambda: UMT5(config, rngs=nnx.Rngs(0)))
     encoder = UMT5TextEncoder(model=nnx.merge(graph, params), tokenizer=None, length=size["tokens"])
 
-    def embed(texts: int, tokens: int) -> Any:
+    def embedder(texts: int, tokens: int) -> Callable[[], Any]:
         ids = np.zeros((texts, encoder.padded_length(tokens)), np.int32)
         drawn = np.random.default_rng(0).integers(1, config.vocab_size, (texts, tokens))
         ids[:, :tokens] = drawn
-        return encoder.embed(jnp.asarray(ids), jnp.asarray(ids > 0))
+        inputs = jnp.asarray(ids), jnp.asarray(ids > 0)
+        return lambda: encoder.embed(*inputs)
 
-    return embed
+    return embedder
 
 
 def ours(part: str, args: argparse.Namespace) -> dict[str, Row]:
@@ -131,7 +141,7 @@ def ours(part: str, args: argparse.Namespace) -> dict[str, Row]:
     import jax.numpy as jnp
     from flax import nnx
 
-    from unityvideo_jax.models.dit import DiT, DiTConfig
+    from unityvideo_jax.models.dit import DiT
     from unityvideo_jax.models.vae.wan_vae import VAEConfig
     from unityvideo_jax.sampling.generate import SamplerConfig, generate
 
@@ -140,9 +150,7 @@ def ours(part: str, args: argparse.Namespace) -> dict[str, Row]:
 
     rows = {}
     if part == "dit":
-        config = DiTConfig(
-            **size["dit"], modalities=("rgb",), switcher="none", remat="none", dtype="bfloat16"
-        )
+        config = dit_config(size)
         graph, params = random_weights(lambda: DiT(config, rngs=nnx.Rngs(0)))
         sampler = SamplerConfig(
             steps=args.steps, solver="unipc", text_guidance=GUIDANCE, shift=SHIFT
@@ -172,10 +180,10 @@ def ours(part: str, args: argparse.Namespace) -> dict[str, Row]:
         run = timed(lambda: decode(z), jax.block_until_ready, args.repeats)
         rows[f"VAE decode, {args.vae_dtype}"] = run
     else:
-        embed = ours_text(size)
+        embedder = ours_text(size)
         for count in (size["tokens"], size["short"]):
             rows[f"text, {PROMPTS} prompts of {count} tokens"] = timed(
-                lambda count=count: embed(PROMPTS, count), jax.block_until_ready, args.repeats
+                embedder(PROMPTS, count), jax.block_until_ready, args.repeats
             )
     stats = jax.local_devices()[0].memory_stats() or {}
     common = {
@@ -225,8 +233,8 @@ def peer_vae(size: Row, device: Any, dtype: str) -> Callable[[Any], Any]:
     return lambda z: model.decode(z, return_dict=False)[0]
 
 
-def peer_text(size: Row, device: Any) -> Callable[[int, int], Any]:
-    """Encoder of transformers, compiled: (texts, tokens of each) -> embeddings of random ones."""
+def peer_text(size: Row, device: Any) -> Callable[[int, int], Callable[[], Any]]:
+    """Encoder of transformers, compiled: (texts, tokens of each) -> embeds such texts, random."""
     import torch
     import transformers
 
@@ -241,14 +249,14 @@ def peer_text(size: Row, device: Any) -> Callable[[int, int], Any]:
     )
     model.compile()
 
-    def embed(texts: int, tokens: int) -> Any:
+    def embedder(texts: int, tokens: int) -> Callable[[], Any]:
         shape = (texts, size["tokens"])
         generator = torch.Generator(device).manual_seed(0)
         ids = torch.randint(1, config.vocab_size, shape, generator=generator, device=device)
         mask = (torch.arange(size["tokens"], device=device) < tokens).long().expand(shape)
-        return model(ids, mask).last_hidden_state
+        return lambda: model(ids, mask).last_hidden_state
 
-    return embed
+    return embedder
 
 
 def peer(part: str, args: argparse.Namespace) -> dict[str, Row]:
@@ -304,10 +312,10 @@ def peer(part: str, args: argparse.Namespace) -> dict[str, Row]:
         run = timed(lambda: decode(z), wait, args.repeats)
         rows[f"VAE decode, {args.vae_dtype}"] = run
     else:
-        embed = peer_text(size, device)
+        embedder = peer_text(size, device)
         for count in (size["tokens"], size["short"]):
             rows[f"text, {PROMPTS} prompts of {count} tokens"] = timed(
-                lambda count=count: embed(PROMPTS, count), wait, args.repeats
+                embedder(PROMPTS, count), wait, args.repeats
             )
     common = {
         "device": torch.cuda.get_device_name() if on_gpu else "cpu",

@@ -11,11 +11,29 @@ import os
 import pathlib
 import subprocess
 import sys
+from collections.abc import Iterator
 from unittest import mock
 
 from absl import flags
 
 from unityvideo_jax import cli
+from unityvideo_jax.modalities import base
+
+
+@contextlib.contextmanager
+def fresh_plugins() -> Iterator[None]:
+    """Modules of `examples` are imported anew inside; they and what they register end with it."""
+
+    def forget() -> None:
+        for name in [name for name in sys.modules if name.startswith("examples.")]:
+            del sys.modules[name]
+
+    forget()
+    with mock.patch.dict(base._REGISTRY):
+        try:
+            yield
+        finally:
+            forget()
 
 
 def run(
@@ -39,6 +57,7 @@ def run(
             contextlib.redirect_stderr(err),
             mock.patch.object(sys, "argv", command),
             mock.patch.dict(os.environ),
+            fresh_plugins(),
         ):
             module.define_flags()
             cli.run(module.main)

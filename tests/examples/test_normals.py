@@ -3,6 +3,7 @@
 import importlib
 import types
 
+import in_process
 import jax
 import numpy as np
 import pytest
@@ -12,19 +13,16 @@ from unityvideo_jax.errors import UserError
 from unityvideo_jax.evaluation import score_folder
 from unityvideo_jax.inputs.sources import check_rendered
 from unityvideo_jax.metrics import scores
-from unityvideo_jax.modalities import base
 
 T, H, W = 3, 24, 32
 ERROR = "normals/pooled_surfaces/degrees"
 
 
 @pytest.fixture
-def normals(monkeypatch):
+def normals():
     """The example, registered for one test."""
-    monkeypatch.setattr(base, "_REGISTRY", dict(base._REGISTRY))
-    module = importlib.import_module("examples.normals")
-    modalities.register(module.NORMALS)
-    return module
+    with in_process.fresh_plugins():
+        yield importlib.import_module("examples.normals")
 
 
 def ball(radius=10.0):

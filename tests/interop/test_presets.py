@@ -11,8 +11,8 @@ from unityvideo_jax.models.dit import DiTConfig
 from unityvideo_jax.sampling.generate import SamplerConfig
 from unityvideo_jax.settings import presets
 from unityvideo_jax.settings.sections import section
+from unityvideo_jax.training.config import TrainConfig
 from unityvideo_jax.training.curriculum import stages
-from unityvideo_jax.training.loop import TrainConfig
 from unityvideo_jax.training.optimizer import OptimizerConfig
 
 # Weights of the backbone: of the published checkpoints, and of our own choice of 10B.

@@ -5,7 +5,7 @@ import functools
 import jax
 import pytest
 
-from unityvideo_jax.training import loop
+from unityvideo_jax.training import loop, setup
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -23,5 +23,5 @@ def one_trace_per_step():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "jit_train_step", once)
         # An optimiser is compared by identity.
-        patch.setattr(loop, "make_optimizer", functools.cache(loop.make_optimizer))
+        patch.setattr(setup, "make_optimizer", functools.cache(setup.make_optimizer))
         yield

@@ -20,7 +20,9 @@ from synthetic_run import MODALITIES, Batches, tiny_config
 from unityvideo_jax.checkpoints.inference import load_for_inference
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.training import loop
+from unityvideo_jax.training import state as state_lib
 from unityvideo_jax.training.batches import not_finite
+from unityvideo_jax.training.curriculum import stages
 from unityvideo_jax.training.workdir import open_workdir
 
 
@@ -95,7 +97,7 @@ def test_data_that_cannot_be_read_costs_no_model(tmp_path, monkeypatch):
     def build(stage):
         raise UserError("no such folder")
 
-    monkeypatch.setattr(loop.state_lib, "create", None)
+    monkeypatch.setattr(state_lib, "create", None)
     run = open_workdir(tmp_path / "run", tiny_config())
     with run as path, pytest.raises(UserError, match="no such folder"):
         loop.train(tiny_config(), path, build, devices=jax.devices()[:1])
@@ -152,7 +154,7 @@ def test_accumulation_is_the_gradient_of_the_mean_over_all_samples():
     state = TrainState(
         step=jax.numpy.int32(3), params=params, ema=params, opt_state=optimizer.init(params)
     )
-    batch = next(Batches(loop.stages(config.curriculum, dict(config.data.modality_weights), 8)[1]))
+    batch = next(Batches(stages(config.curriculum, dict(config.data.modality_weights), 8)[1]))
     batch = {k: jax.numpy.asarray(v) for k, v in batch.items() if k != "index"}
     make = functools.partial(
         step_lib.make_train_step, graphdef, ObjectiveConfig(), modalities=model.modalities

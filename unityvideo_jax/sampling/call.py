@@ -44,17 +44,7 @@ def sample(
     """
     captions = [prompts] if isinstance(prompts, str) else list(prompts)
     batch = len(captions)
-    if not batch:
-        raise UserError("prompts: empty; pass at least one caption (it may be '')")
-    if isinstance(wanted, str):
-        raise UserError(f"wanted={wanted!r}: pass a tuple of names, ({wanted!r},)")
-    if not wanted:
-        raise UserError("wanted: empty; name at least one modality to sample")
-    only_given = [name for name in given if name not in wanted]
-    streams = stream_order([*only_given, *wanted], pipeline.modalities)
-    for name in modality_prompts:
-        if name not in streams or name == RGB:
-            raise UserError(f"modality_prompts[{name!r}]: no such modality stream in this call")
+    streams = _streams(pipeline, captions, given, wanted, modality_prompts)
     control.check(tuple(given), tuple(wanted), pipeline.model_config, sampler)
     groups = stream_groups(streams, tuple(given), tuple(wanted), sampler.separate)
 
@@ -64,21 +54,10 @@ def sample(
     at_once = (
         cells[1:4] if latent_window is None else (min(cells[1], latent_window[0]), *cells[2:4])
     )
-    count = len(groups) * batch
-    check_sampling(
-        pipeline.model_config, at_once, len(groups[0]), -(-count // pipeline.devices.count)
-    )
-    masks = {
-        name: files.as_mask(mask, size, fps=pipeline.fps) for name, mask in control.masks.items()
-    }
+    per_device = -(-len(groups) * batch // pipeline.devices.count)
+    check_sampling(pipeline.model_config, at_once, len(groups[0]), per_device)
+    masks, images = _control_files(pipeline, control, size)
     pixels = {name: arrays.as_masks(name, m.video, size, batch) for name, m in masks.items()}
-    images = {
-        role: files.as_image(role, getattr(control, role), height=size[1], width=size[2])
-        for role in ROLES
-        if getattr(control, role) is not None
-    }
-    if "last_frame" in images and size[0] < STILL:
-        raise UserError(f"last_frame: needs {STILL} frames or more, num_frames={size[0]}")
 
     contexts = [
         pipeline.contexts(group, captions, modality_prompts, control.negative_prompt)
@@ -86,10 +65,9 @@ def sample(
     ]
     context, null_context = (np.concatenate(parts) for parts in zip(*contexts, strict=True))
     # Groups differ in their texts and the modality that they want, and in nothing else.
-    first = groups[0]
-    wanted_first = tuple(name for name in wanted if name in first)
+    wanted_first = tuple(name for name in wanted if name in groups[0])
     rows, skipped = _rows(
-        pipeline, first, wanted_first, videos, pixels, images, control, sampler, cells
+        pipeline, groups[0], wanted_first, videos, pixels, images, control, sampler, cells
     )
     rows["key"] = arrays.sample_keys(seed, batch)
     rows = jax.tree.map(lambda one: jnp.concatenate([one] * len(groups)), rows)
@@ -103,36 +81,32 @@ def sample(
     schedule = None
     if sampler.cache:
         found, file = calibration.load(pipeline.folder, pipeline.fingerprint)
+        counts = rows["counts"]
         schedule = found.schedule(
-            str(file), sampler_of_texts, first, wanted_first, counts=rows["counts"], skipped=skipped
+            str(file), sampler_of_texts, groups[0], wanted_first, counts=counts, skipped=skipped
         )
     mesh = pipeline.devices.mesh
     with contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh):
         result = pipeline.sample_latents(
             pipeline.params,
             jax.tree.map(pipeline.devices.share, rows),
-            wanted=tuple(name in wanted for name in first),
+            wanted=tuple(name in wanted for name in groups[0]),
             sampler=dataclasses.replace(sampler_of_texts, cache=0.0, separate=False),
             skipped=skipped,
             latent_window=latent_window,
             schedule=schedule,
-        )[:count]
+        )
     latents = {
         name: result[g * batch : (g + 1) * batch, s]
         for g, group in enumerate(groups)
         for s, name in enumerate(group)
     }
-    finite = {name: jnp.isfinite(one).all(axis=(1, 2, 3, 4)) for name, one in latents.items()}
-    bad = [f"{name} of sample {b}" for name in streams for b in np.flatnonzero(~finite[name])]
-    if bad:
-        raise FloatingPointError(f"the sampler left the finite numbers: {', '.join(bad)}")
+    _check_finite({name: latents[name] for name in streams})
     made = {name: pipeline.decode(latents[name], name) for name in streams if name in wanted}
     for name in set(made) & set(pixels):
         made[name] = np.where(pixels[name][..., None], videos[name], made[name])
     # A sampled stream has the scale of the depth that it was given, but not its count of instances.
-    scaled = {name: one for name, one in read.items() if name in only_given or one.unit}
-    prompts_of = texts.texts_of(streams, captions, modality_prompts)
-    negative = texts.per_caption("negative_prompt", control.negative_prompt, batch)
+    scaled = {name: one for name, one in read.items() if name not in wanted or one.unit}
     common = {
         "sampler": dataclasses.asdict(sampler),
         "given": {name: one.source for name, one in read.items()},
@@ -141,15 +115,11 @@ def sample(
         "weights": dict(control.weights),
         "strength": control.strength,
         "passes": schedule and schedule.count,
-        "codecs": {name: pipeline.codec(name).version for name in streams},
         "size": size,
-        "fps": pipeline.fps,
-        "checkpoint_step": pipeline.step,
-        "adapters": pipeline.adapters,
-        "config_sha256": provenance.config_hash(pipeline.config),
-        "config": provenance.plain(pipeline.config),
-        "versions": provenance.versions(),
+        **_description(pipeline, streams),
     }
+    prompts_of = texts.texts_of(streams, captions, modality_prompts)
+    negative = texts.per_caption("negative_prompt", control.negative_prompt, batch)
     return Samples(
         videos={name: made[name] if name in made else videos[name] for name in streams},
         latents={name: np.asarray(latents[name]) for name in streams},
@@ -170,6 +140,28 @@ def sample(
             for b in range(batch)
         ],
     )
+
+
+def _streams(
+    pipeline: Any,
+    captions: Sequence[str],
+    given: Mapping[str, Any],
+    wanted: Sequence[str],
+    modality_prompts: Mapping[str, str | Sequence[str]],
+) -> tuple[str, ...]:
+    """The streams of a call in their order; raises UserError for a call that names none."""
+    if not captions:
+        raise UserError("prompts: empty; pass at least one caption (it may be '')")
+    if isinstance(wanted, str):
+        raise UserError(f"wanted={wanted!r}: pass a tuple of names, ({wanted!r},)")
+    if not wanted:
+        raise UserError("wanted: empty; name at least one modality to sample")
+    only_given = [name for name in given if name not in wanted]
+    streams = stream_order([*only_given, *wanted], pipeline.modalities)
+    for name in modality_prompts:
+        if name not in streams or name == RGB:
+            raise UserError(f"modality_prompts[{name!r}]: no such modality stream in this call")
+    return streams
 
 
 def _read(
@@ -200,6 +192,23 @@ def _read(
     size = arrays.common_size(videos, asked=asked, default=default)
     check_size(*size, pipeline.token_pixels)
     return read, videos, size
+
+
+def _control_files(
+    pipeline: Any, control: Control, size: tuple[int, int, int]
+) -> tuple[dict[str, files.Given], dict[str, files.Given]]:
+    """The masks by stream, and the images by role."""
+    masks = {
+        name: files.as_mask(mask, size, fps=pipeline.fps) for name, mask in control.masks.items()
+    }
+    images = {
+        role: files.as_image(role, getattr(control, role), height=size[1], width=size[2])
+        for role in ROLES
+        if getattr(control, role) is not None
+    }
+    if "last_frame" in images and size[0] < STILL:
+        raise UserError(f"last_frame: needs {STILL} frames or more, num_frames={size[0]}")
+    return masks, images
 
 
 def _rows(
@@ -254,3 +263,24 @@ def _image_latents(
         return None
     still = arrays.as_batch(role, images[role].video, batch)
     return pipeline.encode(np.repeat(still, frames, axis=1), RGB)[:, -1:]
+
+
+def _check_finite(latents: Mapping[str, Float[Array, "b t h w c"]]) -> None:
+    """Raises FloatingPointError that names the streams and samples that are not finite."""
+    finite = {name: jnp.isfinite(one).all(axis=(1, 2, 3, 4)) for name, one in latents.items()}
+    bad = [f"{name} of sample {b}" for name in latents for b in np.flatnonzero(~finite[name])]
+    if bad:
+        raise FloatingPointError(f"the sampler left the finite numbers: {', '.join(bad)}")
+
+
+def _description(pipeline: Any, streams: Sequence[str]) -> dict[str, Any]:
+    """What a record says of the model and the program, whatever they sample."""
+    return {
+        "codecs": {name: pipeline.codec(name).version for name in streams},
+        "fps": pipeline.fps,
+        "checkpoint_step": pipeline.step,
+        "adapters": pipeline.adapters,
+        "config_sha256": provenance.config_hash(pipeline.config),
+        "config": provenance.plain(pipeline.config),
+        "versions": provenance.versions(),
+    }

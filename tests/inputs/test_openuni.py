@@ -15,6 +15,7 @@ import stand_ins
 
 from unityvideo_jax import media
 from unityvideo_jax.errors import UserError
+from unityvideo_jax.files.faults import SET_ASIDE
 from unityvideo_jax.inputs import clip_shards, openuni_tars, packing
 from unityvideo_jax.inputs.clip_shards import ClipSeries, ClipShardsSource, DecodedClips
 from unityvideo_jax.inputs.pipeline import make_iterator
@@ -106,7 +107,7 @@ def test_nothing_is_lost(published, packed):
 
 def test_clips_set_aside_have_their_reasons(packed):
     workdir, _ = packed
-    faults = json.loads((workdir / "openuni" / packing.SET_ASIDE).read_text())["set_aside"]
+    faults = json.loads((workdir / "openuni" / SET_ASIDE).read_text())["set_aside"]
     reasons = {fault["what"]: fault["reason"] for fault in faults}
     assert set(reasons) == {"clip 08", "clip 09", "clip 10"}
     assert reasons["clip 08"] == "no file of flow in the tars"

@@ -16,6 +16,8 @@ from unityvideo_jax.files import disk, escape, provenance
 
 # Faults, or names of ignored files, that are printed; the others are counted.
 SHOWN = 20
+# File of what was set aside.
+SET_ASIDE = "set_aside.json"
 # How the reason of an error that no reader foresaw begins.
 FAILED = "failed: "
 
@@ -86,6 +88,8 @@ def list_ignored(folder: str | os.PathLike, names: Sequence[str | os.PathLike]) 
         print(f"{shown(folder)}: ignored {len(names)} files: {first}{more}", flush=True)
 
 
-def write_faults(path: pathlib.Path, faults: Sequence[Fault]) -> None:
-    """Writes what was set aside as {"set_aside": [{what, reason}, ...]}."""
+def write_faults(folder: pathlib.Path, faults: Sequence[Fault]) -> pathlib.Path:
+    """Writes what was set aside as {"set_aside": [{what, reason}, ...]}; returns the file."""
+    path = folder / SET_ASIDE
     provenance.write_json(path, {"set_aside": [dataclasses.asdict(fault) for fault in faults]})
+    return path

@@ -18,7 +18,6 @@ from unityvideo_jax.inputs.openuni_tars import Described
 from unityvideo_jax.modalities import RGB
 
 UNPACKED = ".unpacked"
-SET_ASIDE = "set_aside.json"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -168,9 +167,9 @@ def pack_openuni(
         whole, wrong = openuni_tars.join(files, described)
         faults += [*bad_rows, *wrong]
         splits[part.split] = Clips(keys=whole, files=files, described=described)
-    write_faults(workdir / "openuni" / SET_ASIDE, faults)
+    file = write_faults(workdir / "openuni", faults)
     show(faults)
-    print(f"set aside: {len(faults)}, see {workdir / 'openuni' / SET_ASIDE}", flush=True)
+    print(f"set aside: {len(faults)}, see {file}", flush=True)
     card = write(workdir, "openuni", subset, splits, **settings, set_aside=len(faults))
     shutil.rmtree(staging)
     return card
@@ -208,8 +207,8 @@ def pack_benchmark(
         refuse(faults, len(found), "fix or move it away, or pass --allow_faults to leave it out")
     if faults:
         show(faults)
-        write_faults(workdir / "unibench" / SET_ASIDE, faults)
-        print(f"set aside: {len(faults)}, see {workdir / 'unibench' / SET_ASIDE}", flush=True)
+        file = write_faults(workdir / "unibench", faults)
+        print(f"set aside: {len(faults)}, see {file}", flush=True)
     packed = Clips(
         keys=sorted(clips),
         files={s: {n: clip.source(s) for n, clip in clips.items()} for s in streams},

@@ -1,27 +1,26 @@
 """Clips to latent shards: render or read, draw, encode, stage in chunks, pack."""
 
-import hashlib
 import math
 import pathlib
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from unityvideo_jax import modalities as registry
 from unityvideo_jax.errors import UserError
-from unityvideo_jax.files import provenance, strict_json
-from unityvideo_jax.files.faults import Fault, reason_of, refuse, show, write_faults
+from unityvideo_jax.files import provenance
+from unityvideo_jax.files.faults import reason_of
 from unityvideo_jax.files.paths import atomic_path
 from unityvideo_jax.inputs import shards, values
 from unityvideo_jax.inputs.encode import LatentEncoder
+from unityvideo_jax.inputs.kept import KeptClips
 from unityvideo_jax.inputs.sources import ClipBatch, Source
 from unityvideo_jax.inputs.staging import Progress, Staging, difference
 from unityvideo_jax.models.sizes import PATCH, check_frames, check_pixels
 from unityvideo_jax.models.text.encoder import CutTexts, TextEncoder
 from unityvideo_jax.runtime import capacity
 
-SET_ASIDE = "set_aside.json"
 # If this many clips have faults and none can be read, something is wrong with all of them.
 HOPELESS = 32
 
@@ -72,19 +71,8 @@ def prepare(
       UserError: bad sizes or modalities, a workdir of other settings, one in use, or, without
         allow_faults and after all other clips, clips that cannot be read.
     """
-    check_frames(num_frames, "--num_frames")
-    check_pixels(height, "--height")
-    check_pixels(width, "--width")
-    if chunk_size < 1 or batch_size < 1:
-        raise UserError("--chunk_size and --batch_size must be at least 1")
-    capacity.check_host(
-        batch_size * num_frames * height * width * PIXEL_BYTES,
-        f"--batch_size={batch_size} of {num_frames} frames of {height}x{width}",
-        "encode fewer or smaller clips at once",
-    )
-    shape = encoder.latent_shape(num_frames, height, width)
-    check_pixels(height, "--height", PATCH * height // shape[1])
-    check_pixels(width, "--width", PATCH * width // shape[2])
+    size = (num_frames, height, width)
+    shape = _checked_shape(encoder, size, chunk_size, batch_size)
     record = 2 * (math.prod(shape) + text_encoder.length * text_encoder.dim)
     capacity.check_host(
         min(chunk_size, len(source.keys)) * len(modalities) * record,
@@ -108,7 +96,7 @@ def prepare(
         "text_length": text_encoder.length,
         **{f"codec of {name}": codec.version for name, codec in codecs.items()},
     }
-    clips = _Clips(source, modalities)
+    clips = KeptClips(source, modalities)
     finished = _finished(workdir, settings, codecs, clips)
     # A series that was deleted, because a file of it is corrupt, is written again.
     listed = finished.modalities if finished else ()
@@ -132,7 +120,7 @@ def prepare(
             hopeless = not len(staging) and len(clips.faults) >= HOPELESS
             if hopeless and not allow_faults:
                 break
-        _check_faults(clips, workdir, allow_faults and not finished)
+        clips.check_faults(workdir, allow_faults and not finished)
         staging.remove_partial_series(todo)
         identities = clips.identities(todo)
         if not texts:
@@ -177,69 +165,37 @@ def prepare(
     return card
 
 
-class _Clips:
-    """The clips of a source, less those that turn out to have faults.
-
-    Attributes:
-      source: where they come from.
-      numbers: of the clips that are left, by key, in order.
-      faults: of the others, and of what the source left out.
-    """
-
-    def __init__(self, source: Source, modalities: Sequence[str]):
-        self.source, self._modalities = source, tuple(modalities)
-        self.numbers = {key: number for number, key in enumerate(source.keys)}
-        self.faults = list(source.faults)
-        self._identities: dict[tuple[str, str], str] = {}
-
-    @property
-    def keys(self) -> list[str]:
-        return list(self.numbers)
-
-    def leave_out(self, names: Collection[str]) -> None:
-        """Drops the clips of these names from the numbers and the faults."""
-        self.numbers = {key: n for key, n in self.numbers.items() if key not in names}
-        self.faults = [fault for fault in self.faults if fault.what not in names]
-
-    def set_aside(self, key: str, reason: str) -> None:
-        del self.numbers[key]
-        self.faults.append(Fault(what=key, reason=reason))
-
-    def identity(self, key: str, modality: str) -> str:
-        entry = (key, modality)
-        if entry not in self._identities:
-            self._identities[entry] = self.source.identity(key, modality)
-        return self._identities[entry]
-
-    def identities(self, modalities: Sequence[str]) -> list[str]:
-        """What a staged row is known by: one per clip."""
-        return [_digest(self.identity(key, m) for m in modalities) for key in self.keys]
-
-    def settings(self) -> dict[str, Any]:
-        """How many clips there are, and a digest of them per modality."""
-        files = {
-            f"clips of {m}": _digest(self.identity(key, m) for key in self.keys)
-            for m in self._modalities
-        }
-        return {"num_clips": len(self.keys), **files}
-
-
-def _digest(parts: Iterable[str]) -> str:
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:24]
+def _checked_shape(
+    encoder: LatentEncoder, size: tuple[int, int, int], chunk_size: int, batch_size: int
+) -> tuple[int, ...]:
+    """The shape of a clip's latents; raises UserError for sizes that cannot be encoded."""
+    num_frames, height, width = size
+    check_frames(num_frames, "--num_frames")
+    check_pixels(height, "--height")
+    check_pixels(width, "--width")
+    if chunk_size < 1 or batch_size < 1:
+        raise UserError("--chunk_size and --batch_size must be at least 1")
+    capacity.check_host(
+        batch_size * math.prod(size) * PIXEL_BYTES,
+        f"--batch_size={batch_size} of {num_frames} frames of {height}x{width}",
+        "encode fewer or smaller clips at once",
+    )
+    shape = encoder.latent_shape(*size)
+    check_pixels(height, "--height", PATCH * height // shape[1])
+    check_pixels(width, "--width", PATCH * width // shape[2])
+    return shape
 
 
 def _finished(
     workdir: pathlib.Path,
     settings: dict[str, Any],
     codecs: Mapping[str, registry.Codec],
-    clips: _Clips,
+    clips: KeptClips,
 ) -> shards.Card | None:
     if not (shards.root_of(workdir) / shards.CARD_NAME).exists():
         return None
     card = shards.read_card(workdir)
-    aside = workdir / SET_ASIDE
-    if aside.exists():
-        clips.leave_out({fault["what"] for fault in strict_json.read_object(aside)["set_aside"]})
+    clips.leave_out(workdir)
     # Series that an earlier version of the same codec drew stay as they are.
     settings = settings | {
         f"codec of {name}": card.codecs[name]
@@ -254,25 +210,8 @@ def _finished(
     return card
 
 
-def _check_faults(clips: _Clips, workdir: pathlib.Path, allowed: bool) -> None:
-    """Writes what was set aside if that is allowed; otherwise raises UserError."""
-    if not clips.faults:
-        return
-    total = len(clips.keys) + len(clips.faults)
-    if not allowed or not clips.keys:
-        refuse(
-            clips.faults,
-            total,
-            "fix or move away what is faulty and give the same command again, which keeps the "
-            "finished clips, or pass --allow_faults to finish without",
-        )
-    show(clips.faults)
-    write_faults(workdir / SET_ASIDE, clips.faults)
-    print(f"set aside {len(clips.faults)} of {total}, see {workdir / SET_ASIDE}", flush=True)
-
-
 def _chunks(
-    staging: Staging, clips: _Clips, modalities: Sequence[str], chunk_size: int
+    staging: Staging, clips: KeptClips, modalities: Sequence[str], chunk_size: int
 ) -> Iterator[dict[str, str]]:
     """The clips that are not staged yet in chunks, identity by key; prints what is done of all."""
     total = len(clips.keys)
@@ -287,7 +226,7 @@ def _chunks(
 
 def _stage(
     staging: Staging,
-    clips: _Clips,
+    clips: KeptClips,
     encoder: LatentEncoder,
     text_encoder: TextEncoder,
     modalities: Sequence[str],
@@ -307,7 +246,7 @@ def _stage(
 
 
 def _load(
-    clips: _Clips, keys: Sequence[str], modalities: Sequence[str], batch_size: int
+    clips: KeptClips, keys: Sequence[str], modalities: Sequence[str], batch_size: int
 ) -> tuple[list[str], ClipBatch | None]:
     """The clips of these that can be read, and a full batch of them; the others are set aside."""
     # A short batch repeats its last clip, so that nothing compiles for another shape.
@@ -327,7 +266,7 @@ def _load(
 
 
 def _encode(
-    clips: _Clips,
+    clips: KeptClips,
     encoder: LatentEncoder,
     text_encoder: TextEncoder,
     modalities: Sequence[str],
@@ -362,7 +301,7 @@ def _pack(
     workdir: pathlib.Path,
     name: str,
     codec: registry.Codec,
-    clips: _Clips,
+    clips: KeptClips,
     identities: Sequence[str],
     latent_shape: tuple[int, ...],
     text_encoder: TextEncoder,

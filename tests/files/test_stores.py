@@ -157,6 +157,10 @@ def test_one_process_holds_a_folder(monkeypatch):
         while record()["renewed"] == first["renewed"]:
             assert time.monotonic() < deadline
         store_lock.check(folder)
+        # A renewal that is on its way would undo what the other process stores.
+        held = store_lock._held[folder]
+        held._ended.set()
+        held._thread.join()
         store("locked/.lock", json.dumps({**first, "token": "another"}).encode())
         with pytest.raises(UserError, match="its lock was taken"):
             store_lock.check(folder)

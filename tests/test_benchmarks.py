@@ -98,7 +98,7 @@ def test_input_is_timed_beside_what_a_step_takes(capsys):
 @pytest.mark.slow
 def test_scoring_is_timed_with_links_for_clips():
     size = ["--num_frames=5", "--height=64", "--width=96"]
-    counts = ["--clips=3", "--few=1", "--distinct=1", "--processes=2"]
+    counts = ["--clips=3", "--few=1", "--distinct=1", "--processes=1"]
     done = subprocess.run(
         [sys.executable, ROOT / "benchmarks" / "evaluation.py", *size, *counts],
         capture_output=True,
@@ -109,7 +109,7 @@ def test_scoring_is_timed_with_links_for_clips():
     )
     assert done.returncode == 0, done.stderr
     ((clips, processes, speed, cpu, first, memory, again),) = table(done.stdout, 7)
-    assert (clips, processes) == ("3", "2") and float(speed) > 0 and float(again) > 0
+    assert (clips, processes) == ("3", "1") and float(speed) > 0 and float(again) > 0
     # Two runs of an interpreter that imports JAX take a second of processor time at the least.
     assert float(cpu) > 1 / 3
     assert 0.1 < float(first) <= 1.5 * float(memory)
@@ -135,6 +135,7 @@ def test_the_table_of_plans_resumes_where_it_stopped(tmp_path, monkeypatch, caps
 
     monkeypatch.setattr(plans.subprocess, "run", compiled)
     monkeypatch.setattr(plans, "tpu_cells", lambda: cells[:3])
+    monkeypatch.setattr(plans, "GPU_COUNTS", (1, 64))
     rows = f"--rows={tmp_path / 'plans.jsonl'}"
     for _ in range(3):
         plans.main([rows])
@@ -143,8 +144,8 @@ def test_the_table_of_plans_resumes_where_it_stopped(tmp_path, monkeypatch, caps
     plans.main([rows, "--table"])
     lines = table(capsys.readouterr().out, columns=9)
     assert [line[1] for line in lines if line[0] == cells[0][0]] == ["1.3B", "5B", "10B"]
-    (alone,) = (line for line in lines[-28:] if line[:2] == ["1 x H200", "14B"])
-    (many,) = (line for line in lines[-28:] if line[:2] == ["64 x H200", "14B"])
+    (alone,) = (line for line in lines[-8:] if line[:2] == ["1 x H200", "14B"])
+    (many,) = (line for line in lines[-8:] if line[:2] == ["64 x H200", "14B"])
     assert alone[-1] == "no" and many[-1] == "yes" and float(many[5]) < 131 < float(alone[5])
 
 

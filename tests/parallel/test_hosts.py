@@ -159,7 +159,8 @@ def alone(tmp_path_factory):
 @pytest.mark.slow
 def test_two_processes_that_share_every_sample_train_as_one(alone, tmp_path):
     """Started as a user would on one machine."""
-    options = {"mesh": {"context": 2, "tensor": 2}, "profile": "3:4"}
+    train = {"checkpoint_every": STEPS}
+    options = {"mesh": {"context": 2, "tensor": 2}, "profile": "3:4", "train": train}
     command = ["bash", ROOT / "launch" / "local.sh", "2", "one_of_several"]
     environment = VIRTUAL | {"PORT": str(_free_port()), "PYTHON": sys.executable}
     done = subprocess.run(
@@ -244,7 +245,8 @@ def test_a_job_that_loses_a_process_and_hangs_resumes_each_time(alone, tmp_path)
     _check_parts(workdir / "checkpoints" / str(max(run_folder.checkpoint_steps(workdir))), mesh)
 
     # Twice as many go on, on a hybrid mesh: slices of two processes, weights split within each.
-    ends = _finish(_job(workdir, {"slice": 2, "data": 1, "fsdp": 2, "tensor": 2}, count=4))
+    hybrid = {"slice": 2, "data": 1, "fsdp": 2, "tensor": 2}
+    ends = _finish(_job(workdir, hybrid, count=4, train={"checkpoint_every": STEPS}))
     assert [code for code, _, _ in ends] == [0] * 4, ends
     assert all(
         f"share {n} 4" in out and "resumed at step" in out for n, (_, out, _) in enumerate(ends)

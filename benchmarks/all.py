@@ -1,10 +1,10 @@
-"""The measurements that docs/ and the README state, or still lack, one after the other.
+"""Measurements of one NVIDIA GPU, one after the other.
 
 Command: python benchmarks/all.py OUTPUT [NAME ...] [--limit=600]
 
-Names are those of MEASUREMENTS; without any, all run: some 40 minutes of one NVIDIA H200. What a
-measurement printed is OUTPUT/NAME.log. One that is there already is not repeated; one that fails,
-or whose commands take more than --limit seconds, leaves OUTPUT/NAME.part, and the next one runs.
+Names are those of MEASUREMENTS; without any, all run. What a measurement printed is
+OUTPUT/NAME.log. One that is there already is not repeated; one that fails, or whose commands take
+more than --limit seconds, leaves OUTPUT/NAME.part, and the next one runs.
 Needs the extras cuda and flash, and for the other side diffusers, peft, transformers and torch.
 """
 
@@ -30,6 +30,8 @@ MEASUREMENTS = {
     "step": (
         f"step.py --config=configs/wan21_1_3b.py --steps=3 {LEAN} --remat attention_ffn"
         " --peer checkpointed",
+        f"step.py --config=configs/wan22_5b.py --steps=2 {LEAN} --remat attention"
+        " --peer checkpointed",
     ),
     # Adapters, beside PEFT's.
     "lora": (
@@ -53,10 +55,14 @@ MEASUREMENTS = {
     "caches": ("caches.py speed --cache 0.55 0.65",),
     "whole": ("caches.py speed --cache 0.6 --whole",),
     "wan": ("wan.py",),
+    "attention": (
+        "attention.py --shape 1,40560,40560,12,128 8,2560,2560,12,128 --kernel cudnn flash",
+    ),
     "start": ("start.py",),
     "inputs": (
         "inputs.py --workers=0,4,8 --threads=4 --seconds=5",
         "inputs.py --online=configs/worlds_mini.py --seconds=20",
+        "worlds.py --size=128 --batch 16",
     ),
     "heldout": ("heldout.py worlds-mini",),
     "agreement": ("agreement.py --clips=32 --batch=16",),

@@ -189,7 +189,6 @@ def _train(
                     if sampler and (step % run.sample_every == 0 or step in (1, run.steps)):
                         with progress.pause("sampling"):
                             sample(step)
-            progress.wait()
             if stop and step > start:
                 if times.last != step:
                     save()

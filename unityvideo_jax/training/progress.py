@@ -23,7 +23,7 @@ from unityvideo_jax.training.setup import Setup
 class Progress:
     """Reads the metrics of a step while the next one runs, and says every so often what they are.
 
-    The first process writes records and `goodput.json`; as a context it closes both.
+    The first process writes records and `goodput.json`. As a context it closes them and `goodput`.
 
     Args:
       setup: of the run.
@@ -34,7 +34,6 @@ class Progress:
 
     Attributes:
       finished: the last step whose metrics have been read.
-      speed: of the steps since the last record or pause.
     """
 
     def __init__(
@@ -55,14 +54,13 @@ class Progress:
         self._waiting: tuple[int, np.ndarray, Any] | None = None
         self._newest: tuple[int, Any] = (setup.start, None)
         self.finished = setup.start
-        self.speed = Speed(setup.start)
+        self._speed = Speed(setup.start)
 
     def __enter__(self) -> "Progress":
-        with contextlib.ExitStack() as stack:
-            stack.enter_context(self._writer or contextlib.nullcontext())
-            stack.callback(self._goodput.close)
-            stack.enter_context(self._ledger or contextlib.nullcontext())
-            self._closing = stack.pop_all()
+        self._closing = contextlib.ExitStack()
+        for one in (self._writer, contextlib.closing(self._goodput), self._ledger):
+            if one is not None:
+                self._closing.enter_context(one)
         return self
 
     def __exit__(self, *error: Any) -> None:
@@ -83,29 +81,28 @@ class Progress:
           UserError: the step before is not finite.
         """
         self._goodput.dispatched(metrics)
-        self.speed.dispatched(step, *work)
+        self._speed.dispatched(step, *work)
         self._newest = step, metrics
         before, self._waiting = self._waiting, (step, index, metrics)
         if before is not None:
             self._read(*before)
 
-    def wait(self) -> None:
-        """Reads the metrics of the last step; raises UserError if they are not finite."""
-        last, self._waiting = self._waiting, None
-        if last is not None:
-            self._read(*last)
-
     @contextlib.contextmanager
     def pause(self, phase: str) -> Iterator[None]:
-        """What the host does in this block, after the last step, is in no step's time.
+        """Reads the last step's metrics; what the host does in this block is in no step's time.
 
         Args:
           phase: its name, one of `goodput.LOST`.
+
+        Raises:
+          UserError: the last step is not finite.
         """
-        self.wait()
+        last, self._waiting = self._waiting, None
+        if last is not None:
+            self._read(*last)
         with self._goodput.phase(phase):
             yield
-        self.speed.start(self._newest[0])
+        self._speed.start(self._newest[0])
 
     def _read(self, step: int, index: np.ndarray, metrics: Any) -> None:
         values = jax.device_get(metrics)
@@ -122,7 +119,7 @@ class Progress:
         newest, last = self._newest
         done = newest if last["finite"].is_ready() else step
         if step == self._start + 1:
-            self.speed.start(done)  # the first step also sets things up
+            self._speed.start(done)  # the first step also sets things up
         if step % self._run.log_every == 0 or step == self._run.steps:
             self._record(step, done)
 
@@ -130,7 +127,7 @@ class Progress:
         """Writes and prints the means of the steps since the last record, this one included."""
         record = self._averages.take()
         record["learning_rate"] = float(self._schedule(step - 1))
-        record |= self.speed.take(done) | self._goodput.shares() | self._goodput.losses()
+        record |= self._speed.take(done) | self._goodput.shares() | self._goodput.losses()
         record |= peak_memory()
         if self._writer is not None:
             self._writer.write(step, record)

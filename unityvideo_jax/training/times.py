@@ -1,7 +1,6 @@
 """When a run saves, and when it ends, by the clock."""
 
 import time
-from collections.abc import Callable
 
 
 class SaveTimes:
@@ -10,23 +9,20 @@ class SaveTimes:
     Args:
       steps: between two checkpoints.
       minutes: likewise; 0 is never.
-      clock: seconds that never go back.
 
     Attributes:
       last: step of the newest checkpoint that this process has begun to save.
     """
 
-    def __init__(
-        self, steps: int, minutes: float, clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        self._steps, self._seconds, self._clock = steps, 60.0 * minutes, clock
-        self._since, self.last = clock(), -1
+    def __init__(self, steps: int, minutes: float) -> None:
+        self._steps, self._seconds = steps, 60.0 * minutes
+        self._since, self.last = time.monotonic(), -1
 
     def overdue(self) -> bool:
         """Whether the minutes are over by this process's clock; they then begin anew."""
-        if not 0 < self._seconds <= self._clock() - self._since:
+        if not 0 < self._seconds <= time.monotonic() - self._since:
             return False
-        self._since = self._clock()
+        self._since = time.monotonic()
         return True
 
     def due(self, step: int, overdue: bool) -> bool:
@@ -40,7 +36,7 @@ class SaveTimes:
 
     def saved(self, step: int) -> None:
         """A checkpoint of this step is being saved."""
-        self._since, self.last = self._clock(), step
+        self._since, self.last = time.monotonic(), step
 
 
 class Deadline:
@@ -49,22 +45,19 @@ class Deadline:
     Args:
       most: seconds; 0 is no limit.
       earlier: seconds of the starts before this one.
-      clock: seconds that never go back.
     """
 
-    def __init__(
-        self, most: float, earlier: float, clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        self._most, self._earlier, self._clock = most, earlier, clock
+    def __init__(self, most: float, earlier: float) -> None:
+        self._most, self._earlier = most, earlier
         self.begin()
 
     def begin(self) -> None:
         """The first step of this start is next."""
-        self._since = self._clock()
+        self._since = time.monotonic()
 
     def seconds(self) -> float:
         """Seconds that the steps took until now."""
-        return self._earlier + self._clock() - self._since
+        return self._earlier + time.monotonic() - self._since
 
     def is_over(self) -> bool:
         """Whether they have taken as long as they may, by this process's clock."""

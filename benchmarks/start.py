@@ -1,12 +1,15 @@
 """From the start of a process to the first sampled step, and where that time goes.
 
 Command: python benchmarks/start.py
+         python benchmarks/start.py wan
          python benchmarks/start.py trace
 
   start  worlds-mini in a new process, twice, with an empty and then a filled cache of compiled
          programs: importing, loading weights, and the first call of one step (text encoder,
          sampler and decoder). Tracing, lowering, compiling and reading the cache are parts of it,
          as JAX reports them.
+  wan    the same for Wan 2.1's 1.3B at 81x480x832 with UMT5-XXL: random weights of these sizes,
+         saved by diffusers and transformers and converted; 33 GB of temporary files.
   trace  what of that the host does for the 1.3B at 81x480x832, 50 steps, by shapes alone: tracing
          and lowering need no weights and no accelerator.
 """
@@ -15,11 +18,13 @@ import argparse
 import collections
 import json
 import os
+import pathlib
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from typing import Any
 
 EVENTS = {
     "/jax/core/compile/jaxpr_trace_duration": "trace",
@@ -66,9 +71,17 @@ def one(args: argparse.Namespace) -> None:
 
     jax.monitoring.register_event_duration_secs_listener(add)
     jax.monitoring.register_event_listener(lambda event, **_: counts.update([HITS.get(event, "")]))
-    pipe = Pipeline.from_pretrained(args.pretrained)
+    call: dict[str, Any] = {"wanted": ("rgb", "depth"), "steps": 1}
+    if args.workdir:
+        from wan import SIZES
+
+        pipe = Pipeline.from_workdir(args.workdir)
+        video = SIZES[args.size_of_model]["video"]
+        call = dict(zip(("num_frames", "height", "width"), video, strict=True))
+        call |= {"wanted": ("rgb",), "steps": 1}
+    else:
+        pipe = Pipeline.from_pretrained(args.pretrained)
     clock.lap("weights")
-    call = {"wanted": ("rgb", "depth"), "steps": 1}
     pipe("A person in a red shirt walks past a blue ball.", **call)
     clock.lap("first call")
     within = {name: seconds[name] for name in EVENTS.values()}
@@ -78,23 +91,21 @@ def one(args: argparse.Namespace) -> None:
     print(json.dumps({"clock": clock.rows, "within": within}))
 
 
+def output_of(*command: str, **env: str) -> str:
+    """What a command prints; ends this program with its errors if it fails."""
+    done = subprocess.run(command, env=os.environ | env, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(done.stderr)
+    return done.stdout
+
+
 def start(args: argparse.Namespace) -> None:
     """Prints a table of two starts."""
+    of = f"--workdir={args.workdir}" if args.workdir else f"--pretrained={args.pretrained}"
+    command = [sys.executable, __file__, "--one", of, f"--size_of_model={args.size_of_model}"]
     with tempfile.TemporaryDirectory() as cache:
-        runs = []
-        for _ in range(2):
-            command = [
-                sys.executable,
-                __file__,
-                "start",
-                "--one",
-                f"--pretrained={args.pretrained}",
-            ]
-            env = {**os.environ, "JAX_COMPILATION_CACHE_DIR": cache}
-            done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
-            if done.returncode:
-                raise SystemExit(done.stderr)
-            runs.append(json.loads(done.stdout.strip().splitlines()[-1]))
+        outputs = [output_of(*command, JAX_COMPILATION_CACHE_DIR=cache) for _ in range(2)]
+    runs = [json.loads(output.strip().splitlines()[-1]) for output in outputs]
     print("| part | first start: s (CPU s) | second start: s (CPU s) |\n| --- | ---: | ---: |")
     for name in runs[0]["clock"]:
         cells = [f"{wall:.1f} ({cpu:.1f})" for wall, cpu in (run["clock"][name] for run in runs)]
@@ -103,6 +114,51 @@ def start(args: argparse.Namespace) -> None:
         kind = "d" if name in ("programs", *HITS.values()) else ".2f"
         print(f"| to the end of the first call: {name} | "
               + " | ".join(format(run["within"][name], kind) for run in runs) + " |")  # fmt: skip
+
+
+def save_wan(folder: pathlib.Path, size: dict[str, Any]) -> None:
+    """Writes random weights of a size in `SIZES`, laid out as diffusers lays out a pipeline."""
+    import diffusers
+    import torch
+    import transformers
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from wan import peer_transformer, peer_umt5, torch_module
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    parts = {
+        "transformer": lambda: peer_transformer(size["dit"]),
+        "vae": lambda: diffusers.AutoencoderKLWan(**size["vae"]),
+        "text_encoder": lambda: peer_umt5(size),
+    }
+    for name, make in parts.items():
+        torch_module(make, device).save_pretrained(folder / name)
+    # Letters alone: what a word's number is does not change the time.
+    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)]
+    pieces += [(letter, -9.0) for letter in "▁abcdefghijklmnopqrstuvwxyz"]
+    tokenizer = Tokenizer(models.Unigram(pieces, unk_id=2))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>"
+    ).save_pretrained(folder / "tokenizer")
+
+
+def wan(args: argparse.Namespace) -> None:
+    """Prints the table of two starts of Wan's model."""
+    from wan import SIZES
+
+    size = SIZES[args.size_of_model]
+    with tempfile.TemporaryDirectory() as temporary:
+        download, workdir = (pathlib.Path(temporary) / name for name in ("wan", "converted"))
+        save_wan(download, size)
+        output_of(
+            *(sys.executable, "-m", "unityvideo_jax.convert", f"--from={download}", "--to=orbax"),
+            *(f"--workdir={workdir}", "--config=wan21_1_3b", "--config.model.modalities=('rgb',)"),
+            *(f"--config.model.{key}={value}" for key, value in size["dit"].items()),
+            *(f"--config.data.vae={download}", f"--config.data.text_encoder=umt5:{download}"),
+            f"--config.data.text_length={size['dit']['text_len']}",
+            JAX_PLATFORMS="cpu",
+        )
+        start(argparse.Namespace(**vars(args) | {"workdir": workdir}))
 
 
 def trace(args: argparse.Namespace) -> None:
@@ -144,12 +200,14 @@ def trace(args: argparse.Namespace) -> None:
 def main(argv: Sequence[str]) -> None:
     """Runs one part."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("part", nargs="?", choices=("start", "trace"), default="start")
+    parts = {"start": start, "wan": wan, "trace": trace}
+    parser.add_argument("part", nargs="?", choices=parts, default="start")
     parser.add_argument("--pretrained", default="worlds-mini")
-    parser.add_argument("--size_of_model", default="wan", help="of trace: wan or tiny")
+    parser.add_argument("--size_of_model", default="wan", help="of wan and trace: wan or tiny")
+    parser.add_argument("--workdir", default="", help=argparse.SUPPRESS)
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
-    (one if args.one else {"start": start, "trace": trace}[args.part])(args)
+    (one if args.one else parts[args.part])(args)
 
 
 if __name__ == "__main__":

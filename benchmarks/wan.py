@@ -233,9 +233,8 @@ def peer_vae(size: Row, device: Any, dtype: str) -> Callable[[Any], Any]:
     return lambda z: model.decode(z, return_dict=False)[0]
 
 
-def peer_text(size: Row, device: Any) -> Callable[[int, int], Callable[[], Any]]:
-    """Encoder of transformers, compiled: (texts, tokens of each) -> embeds such texts, random."""
-    import torch
+def peer_umt5(size: Row) -> Any:
+    """transformers' encoder of a size in `SIZES`."""
     import transformers
 
     from unityvideo_jax.interop.umt5 import CONFIG_FIELDS
@@ -244,15 +243,21 @@ def peer_text(size: Row, device: Any) -> Callable[[int, int], Callable[[], Any]]
     config = UMT5Config(**size["umt5"])
     fields = {theirs: getattr(config, ours) for ours, theirs in CONFIG_FIELDS.items()}
     fields["feed_forward_proj"] = "gated-gelu"
-    model = torch_module(
-        lambda: transformers.UMT5EncoderModel(transformers.UMT5Config(**fields)), device
-    )
+    return transformers.UMT5EncoderModel(transformers.UMT5Config(**fields))
+
+
+def peer_text(size: Row, device: Any) -> Callable[[int, int], Callable[[], Any]]:
+    """Encoder of transformers, compiled: (texts, tokens of each) -> embeds such texts, random."""
+    import torch
+
+    model = torch_module(lambda: peer_umt5(size), device)
     model.compile()
 
     def embedder(texts: int, tokens: int) -> Callable[[], Any]:
         shape = (texts, size["tokens"])
         generator = torch.Generator(device).manual_seed(0)
-        ids = torch.randint(1, config.vocab_size, shape, generator=generator, device=device)
+        most = model.config.vocab_size
+        ids = torch.randint(1, most, shape, generator=generator, device=device)
         mask = (torch.arange(size["tokens"], device=device) < tokens).long().expand(shape)
         return lambda: model(ids, mask).last_hidden_state
 

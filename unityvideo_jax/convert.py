@@ -239,20 +239,22 @@ def convert_to_model(
 ) -> None:
     """Converts a run's checkpoint, or a model, into the folder of a model.
 
-    `--pretrained` and init_from take the folder.
+    `--pretrained` and init_from take the folder. Adapters of a run are merged into it.
 
     Arguments as `convert_out`; `storage` may be "int8" too.
 
     Raises:
-      UserError: no such run, or a workdir that holds something.
+      UserError: no such run, a workdir that holds something, or an adapter per modality.
     """
     found = sources.find(source, step, fallback, use_ema)
-    config = found.config
+    config, stored = found.config, found.stored()
+    if (lora := LoraConfig.of(config)).rank:
+        stored = adapters.merged(stored, sources.base_of(source, config), lora)
     own_vae = None if found.item else pretrained.find_own_vae(found.folder, config)
     pretrained.save(
         workdir,
         {**parts.describe_run(config), "step": found.step},
-        found.stored(),
+        stored,
         vae=load_vae(own_vae or config["data"].get("vae") or None),
         storage=storage,
     )

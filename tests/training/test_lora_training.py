@@ -43,13 +43,17 @@ def run(config, workdir, devices=1):
     return lines
 
 
+def add_what_sampling_needs(config):
+    data = presets.load("worlds_tiny").data
+    config.data.update({key: data[key] for key in data if key not in config.data})
+
+
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
     """A trained run whose weights adapters stand beside."""
     folder = tmp_path_factory.mktemp("base") / "run"
     config = tiny_config(steps=2, checkpoint_every=1)
-    data = presets.load("worlds_tiny").data  # what sampling needs to know
-    config.data.update({key: data[key] for key in data if key not in config.data})
+    add_what_sampling_needs(config)
     run(config, folder)
     return folder
 
@@ -139,6 +143,28 @@ def test_adapters_stand_beside_a_pretrained_model(base, trained, tmp_path):
     eight_bits.rename(model)
     with pytest.raises(UserError, match="trained beside other weights"):
         load_for_inference(tmp_path / "run")
+
+
+def test_adapters_of_other_modalities_take_their_rows_by_name(base, tmp_path):
+    names = ("rgb", "depth", "skeleton", "flow")
+    config = adapter_config(base, steps=1)
+    config.model.modalities = names
+    config.curriculum = (dict(until=-1, modalities=("depth",)),)
+    add_what_sampling_needs(config)
+    lines = run(config, tmp_path / "run")
+    assert any("also has segmentation, densepose, which" in line for line in lines)
+    _, params, _ = load_for_inference(tmp_path / "run")
+    weights = {".".join(map(str, p)): np.asarray(x[...]) for p, x in nnx.to_flat_state(params)}
+    table = saved(base, 2, "ema")["blocks.modulation.table"]
+    rows = [MODALITIES.index(name) for name in names]
+    np.testing.assert_array_equal(weights["blocks.modulation.table"], table[:, rows])
+    # As a model of its own it has the adapters merged into it.
+    convert_to_model(str(tmp_path / "run"), str(tmp_path / "model"))
+    config = pretrained.read_config(tmp_path / "model")
+    stored = pretrained.stored(tmp_path / "model", config)
+    assert stored.keys() == weights.keys()
+    for name, weight in weights.items():
+        np.testing.assert_allclose(stored[name], weight, atol=1e-6, err_msg=name)
 
 
 @pytest.mark.slow

@@ -1,17 +1,17 @@
 """Exports of a run's adapters: files of their own, or merged into the whole weights."""
 
-import dataclasses
 import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
-from unityvideo_jax.checkpoints.sources import Source
+from unityvideo_jax.checkpoints.sources import Base
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.interop import lora as files
 from unityvideo_jax.models.config import DiTConfig
 from unityvideo_jax.models.lora import ADAPTER, LoraConfig
+from unityvideo_jax.pretrained.model import StoredWeight
 
 _DOWN, _UP = f".{ADAPTER}.down", f".{ADAPTER}.up"
 
@@ -61,25 +61,17 @@ def export(
         )
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class _Merged:
-    """A stored kernel with an adapter merged into it; read by leading indices."""
+def _merged(kernel: Any, down: Any, up: Any, scale: float) -> StoredWeight:
+    """A stored kernel with an adapter merged into it."""
 
-    kernel: Any
-    down: Any
-    up: Any
-    scale: float
+    def read(place: Any) -> np.ndarray:
+        whole, narrow, wide = (np.asarray(one[place]) for one in (kernel, down, up))
+        return whole + np.float32(scale) * (narrow @ wide)
 
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return tuple(self.kernel.shape)
-
-    def __getitem__(self, place: Any) -> np.ndarray:
-        kernel, down, up = (np.asarray(x[place]) for x in (self.kernel, self.down, self.up))
-        return kernel + np.float32(self.scale) * (down @ up)
+    return StoredWeight(read=read, shape=tuple(kernel.shape))
 
 
-def merged(stored: Mapping[str, Any], base: Source, lora: LoraConfig) -> dict[str, Any]:
+def merged(stored: Mapping[str, Any], base: Base, lora: LoraConfig) -> dict[str, Any]:
     """Returns all weights with a run's adapters merged into them, each read when asked for.
 
     Args:
@@ -92,17 +84,15 @@ def merged(stored: Mapping[str, Any], base: Source, lora: LoraConfig) -> dict[st
     """
     if lora.adapters == "per_modality":
         raise UserError(
-            "--merge: the run has an adapter per modality, and one matrix cannot act differently "
-            "by stream; leave --merge out to write the adapters"
+            "the run has an adapter per modality, and one matrix cannot act differently by stream; "
+            "write the adapters, with --to=diffusers or wan and without --merge"
         )
     whole: dict[str, Any] = base.stored()
     for name, array in stored.items():
         if name.endswith(_DOWN):
             path = name.removesuffix(_DOWN)
             kernel = f"{path}.kernel"
-            whole[kernel] = _Merged(
-                kernel=whole[kernel], down=array, up=stored[path + _UP], scale=lora.scale
-            )
+            whole[kernel] = _merged(whole[kernel], array, stored[path + _UP], lora.scale)
         elif not name.endswith(_UP):
             whole[name] = array
     return whole

@@ -16,10 +16,8 @@ from unityvideo_jax.checkpoints import manifest, orbax_stores, run_folder
 from unityvideo_jax.errors import UserError, reason
 from unityvideo_jax.files import disk, paths, provenance, stores
 from unityvideo_jax.files.stores import AnyPath
-from unityvideo_jax.models import build, lora
-from unityvideo_jax.models.dit import DiTConfig
+from unityvideo_jax.models import lora
 from unityvideo_jax.parallel import hosts
-from unityvideo_jax.settings.sections import section
 
 Read = TypeVar("Read")
 # Orbax logs the traceback of whatever it raises; here that becomes one line.
@@ -98,28 +96,6 @@ def refuse_adapters(source: str | os.PathLike, config: Any) -> None:
             f"config.init_from={source}: holds adapters, not weights; merge them first with "
             f"`convert --from={source} --to=diffusers --merge`, and convert that"
         )
-
-
-def check_same_model(source: str | os.PathLike, config: Any, model: DiTConfig) -> None:
-    """Raises UserError unless the weights of `source`, with its `config`, are a model's own.
-
-    Args:
-      source: that config.init_from names.
-      config: of it.
-      model: that is to take the weights.
-    """
-    refuse_adapters(source, config)
-    theirs, ours = (
-        dict(nnx.to_flat_state(build.abstract_transformer(one)[1]))
-        for one in (section(DiTConfig, config, "model"), model)
-    )
-    for path in sorted({*theirs, *ours}):
-        shapes = [tree[path].shape if path in tree else None for tree in (theirs, ours)]
-        if shapes[0] != shapes[1]:
-            raise UserError(
-                f"config.init_from={source}: {'.'.join(path)} is {shapes[0]} there and {shapes[1]} "
-                "in config.model; use the config that it was made with"
-            )
 
 
 def restore_weights(folder: AnyPath, target: Any, use_ema: bool) -> Any:

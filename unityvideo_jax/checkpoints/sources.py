@@ -3,13 +3,17 @@
 import dataclasses
 import os
 import pathlib
+from collections.abc import Mapping
 from typing import Any
+
+import numpy as np
+from flax import nnx
 
 from unityvideo_jax.checkpoints import arrays, reading, run_folder
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.files import stores
 from unityvideo_jax.files.stores import AnyPath
-from unityvideo_jax.models import build
+from unityvideo_jax.models import backbone, build
 from unityvideo_jax.models.dit import DiTConfig
 from unityvideo_jax.pretrained import model as pretrained
 from unityvideo_jax.settings.sections import section
@@ -93,7 +97,85 @@ def find(
     return Source(name=os.fspath(name), **found)
 
 
-def base_of(workdir: str | os.PathLike, config: Any) -> Source:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Base:
+    """The weights that adapters stand beside, as the model that trains them has them.
+
+    Attributes:
+      source: of the weights.
+      mapped: what each weight of the model takes of them, as `backbone.map_weights` gives it.
+    """
+
+    source: Source
+    mapped: Mapping[backbone.Path, backbone.Rows | None]
+
+    def stored(self) -> dict[str, Any]:
+        """As `Source.stored`, for the model that trains adapters."""
+        weights = self.source.stored()
+        names = {".".join(path): rows for path, rows in self.mapped.items()}
+        return {
+            name: weights[name] if rows is None else _rows_of(weights[name], rows)
+            for name, rows in names.items()
+        }
+
+    def load(self) -> Any:
+        """The parameters, float32, on the first device.
+
+        Raises:
+          UserError: they are damaged.
+        """
+        loaded = dict(nnx.to_flat_state(self.source.load()))
+        return nnx.from_flat_state(
+            {
+                path: loaded[path].replace(backbone.take_rows(loaded[path][...], rows))
+                for path, rows in self.mapped.items()
+            }
+        )
+
+
+def _rows_of(weight: Any, rows: backbone.Rows) -> pretrained.StoredWeight:
+    """A stored weight as a model of other modalities has it."""
+
+    def read(place: Any) -> np.ndarray:
+        value = np.asarray(weight[place])
+        return np.take(value, rows.rows, rows.axis - len(weight.shape) + value.ndim)
+
+    shape = list(weight.shape)
+    shape[rows.axis] = len(rows.rows)
+    return pretrained.StoredWeight(read=read, shape=tuple(shape))
+
+
+def base(name: str | os.PathLike, model: DiTConfig, fallback: bool = False) -> Base:
+    """Returns the weights that adapters of a model stand beside.
+
+    Modalities are matched by name, as where all weights train (`models.backbone.map_weights`): a
+    model of six modalities carries adapters for a seventh.
+
+    Args:
+      name: workdir of a conversion or run, whose averaged weights are taken if there are any, or a
+        pretrained model.
+      model: that trains the adapters.
+      fallback: as `reading.find` takes it.
+
+    Raises:
+      UserError: no weights there, or those of another model.
+    """
+    found = find(name, fallback=fallback)
+    reading.refuse_adapters(name, found.config)
+    try:
+        mapped = backbone.map_weights(model, found.model)
+    except UserError as error:
+        raise UserError(f"config.init_from={name}: {error}") from error
+    for path, _ in nnx.to_flat_state(build.abstract_transformer(model)[1]):
+        if path not in mapped:
+            raise UserError(
+                f"config.init_from={name}: {'.'.join(path)} is missing there; use the config that "
+                "it was made with"
+            )
+    return Base(source=found, mapped=mapped)
+
+
+def base_of(workdir: str | os.PathLike, config: Any) -> Base:
     """Returns the weights that a run's adapters stand beside.
 
     Args:
@@ -105,18 +187,17 @@ def base_of(workdir: str | os.PathLike, config: Any) -> Source:
     """
     name = config["init_from"]
     try:
-        base = find(name)
+        found = base(name, section(DiTConfig, config, "model"))
     except UserError as error:
         raise UserError(
             f"{workdir}: holds adapters beside the weights of config.init_from={name!r}, which "
             f"do not open ({error}); run this from the folder that it was trained in, or correct "
             f"it in {pathlib.Path(workdir) / run_folder.CONFIG}"
         ) from error
-    reading.check_same_model(name, base.config, section(DiTConfig, config, "model"))
     recorded = run_folder.fingerprint_of_base(workdir)
-    if recorded is not None and recorded != base.fingerprint():
+    if recorded is not None and recorded != found.source.fingerprint():
         raise UserError(
-            f"{workdir}: its adapters were trained beside other weights than {base.folder} holds "
-            "now; restore those, or correct config.init_from"
+            f"{workdir}: its adapters were trained beside other weights than "
+            f"{found.source.folder} holds now; restore those, or correct config.init_from"
         )
-    return base
+    return found

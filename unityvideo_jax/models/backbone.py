@@ -145,11 +145,13 @@ def adopt(model: DiT, source: DiT) -> None:
     nnx.update(model, nnx.from_flat_state(target))
 
 
-def left_out(target: DiTConfig, source: DiTConfig) -> list[str]:
-    """Modalities of the source that the target lacks."""
-    return [name for name in source.modalities if name not in target.modalities]
-
-
-def added(target: DiTConfig, source: DiTConfig) -> list[str]:
-    """Modalities of the target that the source lacks."""
-    return [name for name in target.modalities if name not in source.modalities]
+def differences(target: DiTConfig, source: DiTConfig, of: object) -> list[str]:
+    """Returns lines on the modalities that one of two models lacks; `of` names the source."""
+    left = [name for name in source.modalities if name not in target.modalities]
+    new = [name for name in target.modalities if name not in source.modalities]
+    lines = []
+    if left:
+        lines.append(f"{of} also has {', '.join(left)}, which config.model.modalities leaves out")
+    if new:
+        lines.append(f"new in this run, as RGB starts: {', '.join(new)}")
+    return lines

@@ -153,20 +153,18 @@ def load(folder: pathlib.Path, config: Mapping[str, Any], target: Any = None) ->
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StoredWeight:
-    """A weight of a model's file as float32, read where it is indexed or made an array.
+    """A weight of a model, float32, read where it is indexed or made an array.
 
     Attributes:
-      read: gives the whole of a weight by its name.
-      name: of this one.
-      shape: of it.
+      read: gives what a leading index, or `...`, selects.
+      shape: of the whole.
     """
 
-    read: Callable[[str], Float[np.ndarray, "..."]]
-    name: str
+    read: Callable[[Any], Float[np.ndarray, "..."]]
     shape: tuple[int, ...]
 
     def __getitem__(self, place: Any) -> Float[np.ndarray, "..."]:
-        return self.read(self.name)[place]
+        return self.read(place)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         return np.asarray(self[...], dtype)
@@ -193,7 +191,9 @@ def stored(folder: pathlib.Path, config: Mapping[str, Any]) -> dict[str, StoredW
         return tensors.read_int8(name) * np.expand_dims(tensors[name + SCALE], -2)
 
     return {
-        name: StoredWeight(read=read, name=name, shape=tuple(weight.shape))
+        name: StoredWeight(
+            read=lambda place, name=name: read(name)[place], shape=tuple(weight.shape)
+        )
         for name, weight in weights.items()
     }
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from unityvideo_jax.checkpoints import reading, sources
+from unityvideo_jax.checkpoints import sources
 from unityvideo_jax.errors import UserError
-from unityvideo_jax.models import quantised
+from unityvideo_jax.models import backbone, quantised
 from unityvideo_jax.models.dit import DiTConfig
 from unityvideo_jax.models.lora import ADAPTER, LoraConfig
 from unityvideo_jax.training.state import TrainState
@@ -35,6 +35,7 @@ def load_base(
     fallback: bool = False,
     *,
     fresh: bool,
+    log: Callable[[str], None] = print,
 ) -> TrainState:
     """Returns a state with its frozen weights read, one at a time, and held as `lora.base` says.
 
@@ -42,16 +43,16 @@ def load_base(
       state: as `state.create` makes it, or restored; its frozen parts are shapes and shardings.
       model: of `state`.
       lora: what trains.
-      source: workdir of a conversion or run, whose averaged weights are taken if there are any, or
-        a pretrained model.
-      fallback: as `reading.find` takes it.
+      source, fallback: as `sources.base` takes them.
       fresh: whether the run starts: then the model's own weights that train are read too.
+      log: takes a line for modalities that the source lacks, and for those that it alone has.
 
     Raises:
       UserError: no checkpoint there, a damaged one, or one of another model.
     """
-    base = sources.find(source, fallback=fallback)
-    reading.check_same_model(source, base.config, model)
+    base = sources.base(source, model, fallback)
+    for line in backbone.differences(model, base.source.model, source):
+        log(line)
     stored = base.stored()
     frozen: dict[tuple, Any] = {}
     shapes = dict(nnx.to_flat_state(state.frozen))

@@ -122,7 +122,7 @@ def set_up(
         log(f"starts from the weights of {source}")
     if lora.rank:
         state = adapters.load_base(
-            state, model, lora, config.init_from, fallback, fresh=resumed is None
+            state, model, lora, config.init_from, fallback, fresh=resumed is None, log=log
         )
         log(f"adapters of rank {lora.rank} stand beside the weights of {config.init_from}")
     made = Setup(

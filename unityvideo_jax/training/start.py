@@ -46,10 +46,8 @@ def start_from(
         mapped = backbone.map_weights(model, theirs)
     except UserError as error:
         raise UserError(f"config.init_from={source}: {error}") from error
-    if left := backbone.left_out(model, theirs):
-        log(f"{source} also has {', '.join(left)}, which config.model.modalities leaves out")
-    if new := backbone.added(model, theirs):
-        log(f"new in this run, as RGB starts: {', '.join(new)}")
+    for line in backbone.differences(model, theirs, source):
+        log(line)
     fresh = dict(nnx.to_flat_state(state.params))
     layouts = {path: fresh[path][...].sharding for path in mapped}
     for tree in (state.params, state.ema):

@@ -52,13 +52,14 @@ MEASUREMENTS = {
         for base in ("int8", "nf4")
     ),
     # Sampling with skipped passes, beside diffusers'; then texts and video as well.
-    "caches": ("caches.py speed --cache 0.55 0.65",),
+    "caches": ("caches.py speed --cache 0.6",),
     "whole": ("caches.py speed --cache 0.6 --whole",),
+    "large": ("caches.py speed --cache 0.6 --system ours --size_of_model=wan_14b --steps=10",),
     "wan": ("wan.py",),
     "attention": (
         "attention.py --shape 1,40560,40560,12,128 8,2560,2560,12,128 --kernel cudnn flash",
     ),
-    "start": ("start.py",),
+    "start": ("start.py", "start.py wan"),
     "inputs": (
         "inputs.py --workers=0,4,8 --threads=4 --seconds=5",
         "inputs.py --online=configs/worlds_mini.py --seconds=20",

@@ -214,7 +214,7 @@ def ours(args: argparse.Namespace, share: float) -> Row:
         result = sample(params, inputs, wanted=(True,), sampler=sampler, schedule=chosen)
         return decode(result[:, 0]) if decode else result
 
-    run = timed(once, jax.block_until_ready, args.repeats)
+    run = timed(once, jax.block_until_ready, args.repeats, first=1)
     stats = jax.local_devices()[0].memory_stats() or {}
     return run | {
         "passes": chosen.count if chosen else 2 * args.steps,
@@ -309,7 +309,7 @@ def peer(args: argparse.Namespace, share: float) -> Row:
         return value
 
     with torch.no_grad():
-        run = timed(sample, wait, args.repeats)
+        run = timed(sample, wait, args.repeats, first=1)
     on_gpu = device.type == "cuda"
     return run | {
         "passes": len(calls),

@@ -27,15 +27,18 @@ import numpy as np
 from unityvideo_jax.runtime import failures
 
 PARTS, SYSTEMS = ("dit", "vae", "text"), ("ours", "peer")
+WAN = dict(
+    video=(81, 480, 832),
+    dit=dict(dim=1536, ffn_dim=8960, num_heads=12, num_layers=30, text_dim=4096, text_len=512),
+    vae={},
+    umt5={},
+    tokens=512,
+    short=100,
+)
+LARGE = dict(dim=5120, ffn_dim=13824, num_heads=40, num_layers=40)  # 14B
 SIZES = {
-    "wan": dict(
-        video=(81, 480, 832),
-        dit=dict(dim=1536, ffn_dim=8960, num_heads=12, num_layers=30, text_dim=4096, text_len=512),
-        vae={},
-        umt5={},
-        tokens=512,
-        short=100,
-    ),
+    "wan": WAN,
+    "wan_14b": WAN | {"dit": WAN["dit"] | LARGE},
     # Runs anywhere in seconds; its times mean nothing.
     "tiny": dict(
         video=(9, 32, 32),
@@ -52,14 +55,14 @@ PROMPTS = 8
 Row = dict[str, Any]
 
 
-def timed(run: Callable[[], Any], wait: Callable[[Any], Any], repeats: int) -> Row:
-    """Times the first run, and the median of `repeats` after a second one, in seconds."""
+def timed(run: Callable[[], Any], wait: Callable[[Any], Any], repeats: int, first: int = 2) -> Row:
+    """Times the first run, and the median of `repeats` after the `first` ones, in seconds."""
     seconds = []
-    for _ in range(2 + repeats):
+    for _ in range(first + repeats):
         start = time.perf_counter()
         wait(run())
         seconds.append(time.perf_counter() - start)
-    median = float(np.median(seconds[2:]))
+    median = float(np.median(seconds[first:]))
     return {"seconds": median, "compile": max(seconds[0] - median, 0.0)}
 
 

@@ -255,6 +255,7 @@ def peer(args: argparse.Namespace, share: float) -> Row:
     size = SIZES[args.size_of_model]
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(0)
+    torch.backends.cudnn.benchmark = True
     frames, height, width = size["video"]
     model = torch_module(lambda: peer_transformer(size["dit"]), device)
     if args.attention:

@@ -17,7 +17,7 @@ import jax
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "training"))
 
-from synthetic_run import Batches, tiny_config
+from synthetic_run import Batches, start_light, tiny_config
 
 from unityvideo_jax.parallel import hosts
 from unityvideo_jax.parallel.mesh import MeshConfig, make_mesh
@@ -49,7 +49,7 @@ class Share(Batches):
 
 
 def main(workdir, options):
-    sys.modules["torch"] = None  # TensorBoard's writer imports it if it can, which takes seconds
+    start_light()
     options = json.loads(options)
     hosts.initialize()
     config = tiny_config(**{"steps": STEPS} | options.get("train", {}))

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from one_trace import one_trace_per_step  # noqa: F401
 from synthetic_run import MODALITIES, Batches, tiny_config
 
 from unityvideo_jax.checkpoints import arrays

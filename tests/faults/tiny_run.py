@@ -12,7 +12,7 @@ from absl import flags
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "training"))
 
-from synthetic_run import Batches, tiny_config
+from synthetic_run import Batches, start_light, tiny_config
 
 from unityvideo_jax import cli
 from unityvideo_jax.training import loop
@@ -34,6 +34,7 @@ class Slow(Batches):
 def main(argv) -> None:
     """Trains the tiny model."""
     del argv
+    start_light()
     config, workdir = tiny_config(**json.loads(_TRAIN.value)), pathlib.Path(_WORKDIR.value)
     config.model.freq_dim = 256  # as Wan's, so that it can be exported
     with open_workdir(workdir, config):

@@ -12,7 +12,7 @@ sys.path[:0] = [str(pathlib.Path(__file__).parents[1] / name) for name in ("inpu
 
 import jax  # noqa: E402
 import stand_ins  # noqa: E402
-from synthetic_run import tiny_config  # noqa: E402
+from synthetic_run import start_light, tiny_config  # noqa: E402
 
 from unityvideo_jax import train  # noqa: E402
 from unityvideo_jax.training import loop  # noqa: E402
@@ -74,4 +74,5 @@ def run(shards, workdir, seconds=0.0, **changes):
 
 
 if __name__ == "__main__":
+    start_light()
     run(sys.argv[1], sys.argv[2], float(sys.argv[3]))

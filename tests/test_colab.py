@@ -16,8 +16,16 @@ from unityvideo_jax.settings import presets
 ROOT = pathlib.Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "colab").glob("*.ipynb"))
 # Cells run in one namespace in a process of their own, as in a kernel; figures are drawn unseen.
+# Programs of the package that they start run in that process too.
 RUNNER = """
-import resource, sys, time
+import resource, subprocess, sys, time
+from tests import in_process
+start = subprocess.run
+def run(command, **options):
+    if command[:2] != [sys.executable, "-m"] or not command[2].startswith("unityvideo_jax."):
+        return start(command, **options)
+    return in_process.run(command[2].removeprefix("unityvideo_jax."), *command[3:])
+subprocess.run = run
 cells = sys.stdin.read().split("\\0")
 namespace = {"__name__": "__main__"}
 for number, source in enumerate(cells, start=1):

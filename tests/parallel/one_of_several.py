@@ -4,10 +4,12 @@ Called as: one_of_several.py WORKDIR OPTIONS, a JSON object of
   mesh, train: of the configuration.
   seconds: that each batch takes.
   profile: steps to trace.
+  pids: folder to write this process's id to.
   hangs: [process, step], which waits for its batch of that step for ever.
 """
 
 import json
+import os
 import pathlib
 import sys
 import threading
@@ -54,6 +56,9 @@ def main(workdir, options):
     hosts.initialize()
     config = tiny_config(**{"steps": STEPS} | options.get("train", {}))
     config.mesh.update(options["mesh"])
+    if "pids" in options:
+        file = pathlib.Path(options["pids"]) / f"{jax.process_index()}.pid"
+        file.write_text(str(os.getpid()))
     seconds, hangs = options.get("seconds", 0.0), options.get("hangs")
     profiled = options.get("profile", "")
     with hosts.leaves_at_once(), hosts.first_only(open_workdir(workdir, config)):

@@ -156,41 +156,6 @@ def alone(tmp_path_factory):
     return _losses(workdir)
 
 
-@pytest.mark.slow
-def test_two_processes_that_share_every_sample_train_as_one(alone, tmp_path):
-    """Started as a user would on one machine."""
-    train = {"checkpoint_every": STEPS}
-    options = {"mesh": {"context": 2, "tensor": 2}, "profile": "3:4", "train": train}
-    command = ["bash", ROOT / "launch" / "local.sh", "2", "one_of_several"]
-    environment = VIRTUAL | {"PORT": str(_free_port()), "PYTHON": sys.executable}
-    done = subprocess.run(
-        [*command, tmp_path / "run", json.dumps(options)],
-        env=os.environ | environment,
-        capture_output=True,
-        text=True,
-        timeout=900,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("share 0 1") == 2
-    assert _losses(tmp_path / "run") == pytest.approx(alone, rel=2e-4)
-    # Each has traced its own step 3; the first has written the step.
-    profile = tmp_path / "run" / "profile"
-    assert {path.name for path in profile.iterdir()} == {
-        *("process_0", "process_1"),
-        *("step.stablehlo.txt", "step.optimized_hlo.txt"),
-    }
-    for number in range(2):
-        (trace,) = (profile / f"process_{number}").rglob("*.xplane.pb")
-        events = [
-            event
-            for plane in jax.profiler.ProfileData.from_file(str(trace)).planes
-            for line in plane.lines
-            for event in line.events
-        ]
-        steps = [dict(e.stats)["step_num"] for e in events if e.name.split("#")[0] == "train"]
-        assert [int(step) for step in steps] == [3]
-
-
 def _wait_until(job, true):
     deadline = time.monotonic() + 900
     while not true():
@@ -198,15 +163,42 @@ def _wait_until(job, true):
         time.sleep(0.05)
 
 
+def _from_a_terminal(workdir, mesh, **options):
+    """A job of two processes, started as a user would on one machine."""
+    options = json.dumps({"mesh": mesh, **options})
+    return subprocess.Popen(
+        ["bash", ROOT / "launch" / "local.sh", "2", "one_of_several", workdir, options],
+        env=os.environ | VIRTUAL | {"PORT": str(_free_port()), "PYTHON": sys.executable},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def _check_profile(folder, step):
+    """Each of two processes has traced its own step; the first has written the step."""
+    assert {path.name for path in folder.iterdir()} == {
+        *("process_0", "process_1"),
+        *("step.stablehlo.txt", "step.optimized_hlo.txt"),
+    }
+    for number in range(2):
+        (trace,) = (folder / f"process_{number}").rglob("*.xplane.pb")
+        events = [
+            event
+            for plane in jax.profiler.ProfileData.from_file(str(trace)).planes
+            for line in plane.lines
+            for event in line.events
+        ]
+        steps = [dict(e.stats)["step_num"] for e in events if e.name.split("#")[0] == "train"]
+        assert [int(traced) for traced in steps] == [step]
+
+
 @pytest.mark.slow
 def test_a_job_that_loses_a_process_and_hangs_resumes_each_time(alone, tmp_path):
-    """Checkpoints are due by the first process's clock alone; no step takes as long as the limit,
-    compiling and restoring do.
-    """
+    """Checkpoints are due by the first process's clock alone."""
     workdir, mesh = tmp_path / "run", {"fsdp": 2, "tensor": 2}
-    train = {"checkpoint_every": 100, "checkpoint_minutes": 0.02, "hang_seconds": 5}
-    options = {"seconds": 0.5, "train": train}
-    job = _job(workdir, mesh, **options)
+    train = {"checkpoint_every": 100}
+    job = _job(workdir, mesh, seconds=0.5, train=train | {"checkpoint_minutes": 0.02})
     _wait_until(job, lambda: run_folder.checkpoint_steps(workdir))
     job[1].kill()
     (code, _, error), _ = _finish(job)
@@ -216,24 +208,35 @@ def test_a_job_that_loses_a_process_and_hangs_resumes_each_time(alone, tmp_path)
     assert told in error
     assert max(_losses(workdir)) < STEPS
 
-    # The same command resumes, until SIGTERM to one process stops both at the same step.
-    # What the lost job wrote after its checkpoint is cut off when the next one starts.
+    # It resumes as processes that share every sample, until SIGTERM to one of them stops both at
+    # the same step. What the lost job wrote after its checkpoint is cut off when it starts.
     lost = (workdir / "metrics.jsonl").stat().st_mtime_ns
     done = max(run_folder.checkpoint_steps(workdir))
-    job = _job(workdir, mesh, **options)
+    _check_parts(workdir / "checkpoints" / str(done), mesh)
+    job = _from_a_terminal(
+        workdir,
+        {"context": 2, "tensor": 2},
+        seconds=0.5,
+        train=train,
+        profile=f"{done + 2}:{done + 3}",
+        pids=str(tmp_path),
+    )
     trimmed = lambda: (workdir / "metrics.jsonl").stat().st_mtime_ns != lost  # noqa: E731
-    _wait_until(job, lambda: trimmed() and max(_losses(workdir)) > done)
-    job[1].send_signal(signal.SIGTERM)
-    ends = _finish(job)
-    assert [code for code, _, _ in ends] == [0, 0], ends
-    assert "resumed at step" in ends[0][1] and "a signal to another process" in ends[0][1]
-    assert "signal 15" in ends[1][1]
-    assert ["share 0 2" in ends[0][1], "share 1 2" in ends[1][1]] == [True, True]
+    _wait_until([job], lambda: trimmed() and max(_losses(workdir)) > done + 2)
+    os.kill(int((tmp_path / "1.pid").read_text()), signal.SIGTERM)
+    ((code, said, error),) = _finish([job])
+    assert code == 0, error
+    assert said.count(f"resumed at step {done}") == 2 and said.count("share 0 1") == 2
+    assert said.count("stopped by a signal to another process") == 1
+    assert said.count("stopped by signal 15") == 1
+    _check_profile(workdir / "profile", done + 2)
 
-    # One process never gets the last batch, and the other waits for it on the devices.
-    options["train"]["checkpoint_minutes"] = 0.0  # saving, it would wait there
-    ends = _finish(_job(workdir, mesh, **options, hangs=[1, STEPS]))
+    # One process never gets the last batch, and the other waits for it on the devices. No step
+    # takes as long as the limit; compiling and restoring do.
+    train |= {"hang_seconds": 5}
+    ends = _finish(_job(workdir, mesh, seconds=0.5, train=train, hangs=[1, STEPS]))
     assert [code for code, _, _ in ends] == [hosts.LOST_PEER] * 2, ends
+    assert ["share 0 2" in ends[0][1], "share 1 2" in ends[1][1]] == [True, True]
     for number, (_, _, error) in enumerate(ends):
         (line,) = re.findall("^error: .*$", error, re.MULTILINE)
         assert re.match(r"error: step 1[12] hangs: no process got further for [\d.]+ s", line)
@@ -242,7 +245,6 @@ def test_a_job_that_loses_a_process_and_hangs_resumes_each_time(alone, tmp_path)
         (stacks,) = (workdir / "hangs").glob(f"*_process_{number}.txt")
         assert str(stacks) in line and "the last whole checkpoint is" in line
         assert ("in never_comes" in stacks.read_text()) == (number == 1)
-    _check_parts(workdir / "checkpoints" / str(max(run_folder.checkpoint_steps(workdir))), mesh)
 
     # Twice as many go on, on a hybrid mesh: slices of two processes, weights split within each.
     hybrid = {"slice": 2, "data": 1, "fsdp": 2, "tensor": 2}

@@ -96,24 +96,18 @@ def test_input_is_timed_beside_what_a_step_takes(capsys):
 
 
 @pytest.mark.slow
-def test_scoring_is_timed_with_links_for_clips():
+def test_scoring_is_timed_with_links_for_clips(monkeypatch, capsys):
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))  # of the program that is timed
     size = ["--num_frames=5", "--height=64", "--width=96"]
     counts = ["--clips=3", "--few=1", "--distinct=1", "--processes=1"]
-    done = subprocess.run(
-        [sys.executable, ROOT / "benchmarks" / "evaluation.py", *size, *counts],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    ((clips, processes, speed, cpu, first, memory, again),) = table(done.stdout, 7)
+    load("evaluation").main([*size, *counts])
+    printed = capsys.readouterr().out
+    ((clips, processes, speed, cpu, first, memory, again),) = table(printed, 7)
     assert (clips, processes) == ("3", "1") and float(speed) > 0 and float(again) > 0
     # Two runs of an interpreter that imports JAX take a second of processor time at the least.
     assert float(cpu) > 1 / 3
     assert 0.1 < float(first) <= 1.5 * float(memory)
-    seconds = {row[0]: float(row[1]) for row in table(done.stdout, 2)}
+    seconds = {row[0]: float(row[1]) for row in table(printed, 2)}
     assert seconds.keys() == {"depth", "flow", "segmentation", "skeleton", "densepose", "rgb"}
 
 

@@ -24,6 +24,7 @@ from unityvideo_jax.parallel import hosts
 from unityvideo_jax.parallel.mesh import MeshConfig, make_mesh
 from unityvideo_jax.parallel.rules import AxisRules
 from unityvideo_jax.training import state as state_lib
+from unityvideo_jax.training.checkpoints import Checkpointer
 from unityvideo_jax.training.optimizer import OptimizerConfig, make_optimizer
 
 HERE = pathlib.Path(__file__).resolve().parent
@@ -108,6 +109,27 @@ def test_processes_that_hold_the_same_samples_feed_the_same_share(monkeypatch):
     assert shares([0, 0, 1, 1, 2, 2, 3, 3], tensor=8) == [(0, 1)] * 4
     with pytest.raises(UserError, match="overlap in part"):
         shares([0, 0, 0, 0, 0, 0, 1, 1], data=2, tensor=4)
+
+
+def test_a_save_that_waited_for_a_lost_process_ends_as_the_loss_does(monkeypatch, tmp_path, capsys):
+    checkpointer = Checkpointer(tmp_path, 1)
+
+    def fails():  # as Orbax's barrier does
+        lost = jax.errors.JaxRuntimeError("UNAVAILABLE: another task died")
+        raise TimeoutError("Timed out while waiting for async_commit_complete barrier.") from lost
+
+    def leave(status):
+        raise SystemExit(status)
+
+    monkeypatch.setattr(checkpointer._manager, "wait_until_finished", fails)
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(os, "_exit", leave)
+    checkpointer._saving = 3
+    with pytest.raises(SystemExit) as left:
+        checkpointer.wait()
+    assert left.value.code == hosts.LOST_PEER
+    told = capsys.readouterr().err
+    assert "lost contact with another process" in told and "another task died" in told
 
 
 def _free_port():

@@ -204,17 +204,19 @@ class Board:
 
 @contextlib.contextmanager
 def stops_without_peers() -> Iterator[None]:
-    """Ends the process at once, with one line, when a collective breaks because a peer is gone.
+    """Ends the process at once, with one line, when a collective or barrier breaks: a peer is gone.
 
     What waits for the others on the way out would wait for ever. A process that waits for something
     else ends by JAX's own heartbeat, with a message of its own.
     """
     try:
         yield
-    except jax.errors.JaxRuntimeError as error:
-        if jax.process_count() == 1:
+    except Exception as error:
+        # Orbax calls what broke its barrier a timeout, of that cause.
+        broken = error.__cause__ if isinstance(error, TimeoutError) else error
+        if jax.process_count() == 1 or not isinstance(broken, jax.errors.JaxRuntimeError):
             raise
-        reason = str(error).strip().splitlines()[0]
+        reason = str(broken).strip().splitlines()[0]
         print(
             f"error: process {jax.process_index()} lost contact with another process of the job "
             f"({reason[:160]}); the last checkpoint stands: start all processes again to continue",

@@ -70,12 +70,16 @@ class Checkpointer:
             self.wait()
 
     def wait(self) -> None:
-        """Waits for a save in progress; raises UserError if it failed."""
+        """Waits for a save in progress; raises UserError if it failed.
+
+        A save that waited for a process that is gone ends this one, as a broken collective does.
+        """
         step, self._saving = self._saving, None
         if step is None:
             return
         try:
-            self._manager.wait_until_finished()
+            with hosts.stops_without_peers():
+                self._manager.wait_until_finished()
         except Exception as error:
             try:
                 disk.raise_if_refused(error, self._path)

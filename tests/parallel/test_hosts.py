@@ -111,12 +111,17 @@ def test_processes_that_hold_the_same_samples_feed_the_same_share(monkeypatch):
         shares([0, 0, 0, 0, 0, 0, 1, 1], data=2, tensor=4)
 
 
-def test_a_save_that_waited_for_a_lost_process_ends_as_the_loss_does(monkeypatch, tmp_path, capsys):
+@pytest.mark.parametrize("is_called_a_timeout", [False, True])  # by some of Orbax's barriers
+def test_a_save_that_waited_for_a_lost_process_ends_as_the_loss_does(
+    is_called_a_timeout, monkeypatch, tmp_path, capsys
+):
     checkpointer = Checkpointer(tmp_path, 1)
 
-    def fails():  # as Orbax's barrier does
-        lost = jax.errors.JaxRuntimeError("UNAVAILABLE: another task died")
-        raise TimeoutError("Timed out while waiting for async_commit_complete barrier.") from lost
+    def fails():
+        lost = jax.errors.JaxRuntimeError("INTERNAL: Barrier failed: another task died")
+        if is_called_a_timeout:
+            raise TimeoutError("Timed out while waiting for async_commit_complete.") from lost
+        raise lost
 
     def leave(status):
         raise SystemExit(status)

@@ -14,6 +14,7 @@ import numpy as np
 from heldout import load
 
 from unityvideo_jax import media
+from unityvideo_jax.ablations.measure import real_videos
 from unityvideo_jax.evaluation.benchmarks.clips import BenchmarkClips
 from unityvideo_jax.modalities import RGB
 
@@ -40,11 +41,11 @@ def main() -> None:
         seeds = [int(i) for i in batch.index[:count]]
         captions = list(batch.captions[:count])
         made = pipe(captions, wanted=(RGB, "depth"), seed=seeds, steps=args.steps)
+        sampled, true = media.to_uint8(made.videos[RGB]), real_videos(batch)
         for n, caption in enumerate(captions):
             print(f"{seeds[n]}: {caption}", flush=True)
-            true = media.to_uint8(2.0 * np.asarray(batch.clip["rgb"][n]) - 1.0)
-            rows.append((f"{seeds[n]}: {caption}", media.to_uint8(made.videos[RGB][n])))
-            rows.append(("the world of this caption", true))
+            rows.append((f"{seeds[n]}: {caption}", sampled[n]))
+            rows.append(("the world of this caption", true[n]))
     for start in range(0, len(rows), 2 * PER_PICTURE):
         part = rows[start : start + 2 * PER_PICTURE]
         media.contact_sheet(part, args.output / f"{start // 2:03d}.png", columns=5)

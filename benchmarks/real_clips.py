@@ -60,8 +60,7 @@ def compare(args: argparse.Namespace) -> None:
     files = sorted(pathlib.Path(args.clips).glob("*.mp4"))
     captions = [file.with_suffix(".txt").read_text().strip() for file in files]
     true = np.stack([media.read(file).frames for file in files])
-    encoded = tuned.vae.encode(true.astype(np.float32) / 127.5 - 1.0)
-    true = media.to_uint8(np.asarray(tuned.vae.decode(encoded)))
+    true = media.to_uint8(np.asarray(tuned.vae.decode(tuned.vae.encode(media.to_float(true)))))
     shape = {"num_frames": FRAMES, "height": SIZE, "width": SIZE}
     made = {
         name: pipe(captions, wanted=("rgb",), seed=[*range(len(files))], steps=args.steps, **shape)
@@ -71,11 +70,9 @@ def compare(args: argparse.Namespace) -> None:
     print("| clip | PSNR before, dB | after |\n| --- | ---: | ---: |")
     for i, caption in enumerate(captions):
         videos = {name: media.to_uint8(samples.videos["rgb"][i]) for name, samples in made.items()}
-        errors = {
-            name: np.mean(np.square((video.astype(np.float32) - true[i]) / 127.5))
-            for name, video in videos.items()
-        }
-        print(f"| {caption} | {psnr(errors['before']):.1f} | {psnr(errors['after']):.1f} |")
+        errors = (media.to_float(video) - media.to_float(true[i]) for video in videos.values())
+        before, after = (psnr(np.mean(np.square(error))) for error in errors)
+        print(f"| {caption} | {before:.1f} | {after:.1f} |")
         rows += [(caption, true[i]), *videos.items()]
     media.contact_sheet(rows, args.output, columns=5)
 

@@ -77,8 +77,8 @@ def one(args: argparse.Namespace) -> None:
 
         pipe = Pipeline.from_workdir(args.workdir)
         video = SIZES[args.size_of_model]["video"]
-        call = dict(zip(("num_frames", "height", "width"), video, strict=True))
-        call |= {"wanted": ("rgb",), "steps": 1}
+        call |= dict(zip(("num_frames", "height", "width"), video, strict=True))
+        call["wanted"] = ("rgb",)
     else:
         pipe = Pipeline.from_pretrained(args.pretrained)
     clock.lap("weights")

@@ -97,6 +97,19 @@ def find(
     return Source(name=os.fspath(name), **found)
 
 
+def map_weights(model: DiTConfig, source: Source) -> dict[backbone.Path, backbone.Rows | None]:
+    """As `backbone.map_weights`, for the weights that `config.init_from` names.
+
+    Raises:
+      UserError: they are adapters, or of a model that cannot start this one.
+    """
+    reading.refuse_adapters(source.name, source.config)
+    try:
+        return backbone.map_weights(model, source.model)
+    except UserError as error:
+        raise UserError(f"config.init_from={source.name}: {error}") from error
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Base:
     """The weights that adapters stand beside, as the model that trains them has them.
@@ -161,11 +174,7 @@ def base(name: str | os.PathLike, model: DiTConfig, fallback: bool = False) -> B
       UserError: no weights there, or those of another model.
     """
     found = find(name, fallback=fallback)
-    reading.refuse_adapters(name, found.config)
-    try:
-        mapped = backbone.map_weights(model, found.model)
-    except UserError as error:
-        raise UserError(f"config.init_from={name}: {error}") from error
+    mapped = map_weights(model, found)
     for path, _ in nnx.to_flat_state(build.abstract_transformer(model)[1]):
         if path not in mapped:
             raise UserError(

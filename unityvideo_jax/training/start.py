@@ -8,8 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from unityvideo_jax.checkpoints import reading, sources
-from unityvideo_jax.errors import UserError
+from unityvideo_jax.checkpoints import sources
 from unityvideo_jax.models import backbone, build
 from unityvideo_jax.models.dit import DiTConfig
 from unityvideo_jax.training.state import TrainState
@@ -40,12 +39,7 @@ def start_from(
       UserError: no weights there, or those of another model.
     """
     found = sources.find(source, fallback=fallback)
-    reading.refuse_adapters(source, found.config)
-    theirs = found.model
-    try:
-        mapped = backbone.map_weights(model, theirs)
-    except UserError as error:
-        raise UserError(f"config.init_from={source}: {error}") from error
+    theirs, mapped = found.model, sources.map_weights(model, found)
     for line in backbone.differences(model, theirs, source):
         log(line)
     fresh = dict(nnx.to_flat_state(state.params))

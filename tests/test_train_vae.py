@@ -26,15 +26,8 @@ from synthetic_clips import clip
 
 NAMES = ("rgb", "segmentation")
 # As that of the preset, but for its widths.
-SMALL = VAEConfig(
-    base_dim=4,
-    decoder_base_dim=4,
-    z_dim=4,
-    dim_mult=(1, 2, 2),
-    num_res_blocks=1,
-    temporal_downsample=(True, True),
-    patch_size=2,
-)
+WIDTHS = {"base_dim": 4, "decoder_base_dim": 4, "z_dim": 4}
+SMALL = VAEConfig(**presets.load("vae_worlds").model.to_dict() | WIDTHS)
 
 
 def videos(count):

@@ -7,7 +7,8 @@ Commands: python -m unityvideo_jax.prepare --plugins=examples.normals --source=w
               --config=examples/normals_adapter.py --workdir=normals_adapter
           python -m unityvideo_jax.sample --plugins=examples.normals --workdir=normals_adapter \
               --mode=estimation --modality=normals --input=VIDEO --steps=1 --output=normals
-Hardware: one GPU, for some minutes.
+Hardware: one GPU.
+Result:   none yet; two steps were run, on a CPU.
 What trains: an adapter for each of RGB and normals, active where it is a target, and the tables and
           heads, in which normals have a row of their own and RGB's moves too.
 """

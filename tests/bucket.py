@@ -104,15 +104,17 @@ def s3() -> Iterator[Answers]:
 @pytest.fixture
 def gs() -> Iterator[None]:
     """An empty gs://bucket, likewise."""
-    from gcp_storage_emulator.server import create_server
+    from gcp_storage_emulator import server as emulator
 
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     logging.getLogger("gcp_storage_emulator").setLevel(logging.CRITICAL)
     with contextlib.redirect_stderr(io.StringIO()):  # what its threads say of closed connections
-        server = create_server("127.0.0.1", port, in_memory=True, default_bucket=NAME)
-        server.start()
+        server = emulator.create_server("127.0.0.1", port, in_memory=True, default_bucket=NAME)
+        # One request at a time; TensorStore opens dozens of connections, which have to wait.
+        with mock.patch.object(emulator.server.HTTPServer, "request_queue_size", 1024):
+            server.start()
         url = f"http://127.0.0.1:{port}"
         names = ("STORAGE_EMULATOR_HOST", "TENSORSTORE_GCS_HTTP_URL")
         with mock.patch.dict(os.environ, dict.fromkeys(names, url) | {"NO_GCE_CHECK": "true"}):

@@ -116,7 +116,7 @@ def _line(error: BaseException, where: str | os.PathLike | None) -> str | None:
     """What a disk or a store refused; None if neither did."""
     if isinstance(error, DiskError):
         return str(error)
-    if line := store_faults.explain(error):
+    if line := store_faults.explain(error, folder=where):
         return line
     found = refusal(error)
     return None if found is None else explain(found, where)

@@ -4,6 +4,7 @@ The clients (s3fs, gcsfs, botocore, Google's libraries, TensorStore) raise error
 which only the text says what happened, so the text decides.
 """
 
+import os
 import re
 
 from unityvideo_jax.errors import UserError
@@ -12,10 +13,13 @@ URL = re.compile(r"\b(gs|s3)://[^\s\"'\\,;:]+")
 # Types of errors that come from a client of a store, by the module that defines them.
 CLIENTS = ("botocore", "aiobotocore", "gcsfs", "google.auth", "google.api_core", "s3fs", "aiohttp")
 # Marks of TensorStore's errors about stores, which are ValueError and the like, as those of disks.
-TENSORSTORE = re.compile(r'HTTP response code|\bgs://|\bs3://|"driver":"(gcs|gcs_grpc|s3)"')
+TENSORSTORE = re.compile(
+    r"HTTP response code|http_response_code='|curl_code='|CURL error|retry attempts failed|"
+    r'\bgs://|\bs3://|"driver":"(gcs|gcs_grpc|s3)"'
+)
 AGAIN = "then give the same command again, which continues from what is whole"
 # How the clients write a status of HTTP; any other number may be a step or a process.
-STATUS = r"(?:\(|[Cc]ode:? |, )"
+STATUS = r"(?:\(|[Cc]ode:? |[Cc]ode='|, )"
 # The first that matches counts, so the more certain ones come first.
 REASONS = (
     (
@@ -42,15 +46,16 @@ REASONS = (
         "(roles/storage.objectAdmin, or s3:GetObject, PutObject, ListBucket, DeleteObject)",
     ),
     (
-        r"SlowDown|Service ?Unavailable|reduce your request rate|TooManyRequests|InternalError|"
+        r"SlowDown|Service ?Unavailable|reduce your request rate|Too ?Many ?Requests|InternalError|"
         r"Internal Server Error|backendError|UNAVAILABLE|RESOURCE_EXHAUSTED|max retries|"
-        rf"Max attempts|{STATUS}(429|500|502|503|504)\b",
+        r"Max attempts|retry attempts failed: (?!CURL)|"
+        rf"{STATUS}(429|500|502|503|504)\b",
         f"the store does not serve requests, also when they are repeated; wait, {AGAIN}",
     ),
     (
         r"Could not connect|Cannot connect|EndpointConnection|ConnectTimeout|ReadTimeout|timed out|"
         r"Timeout|DEADLINE_EXCEEDED|Connection (refused|reset|aborted)|Name or service not known|"
-        r"Temporary failure in name resolution|Server disconnected|ConnectionClosed",
+        r"Temporary failure in name resolution|Server disconnected|ConnectionClosed|CURL error",
         "the store cannot be reached; check the network and the address of the endpoint "
         f"(AWS_ENDPOINT_URL, STORAGE_EMULATOR_HOST), {AGAIN}",
     ),
@@ -65,12 +70,15 @@ def chain(error: BaseException) -> list[BaseException]:
     return found
 
 
-def explain(error: BaseException, where: str = "") -> str | None:
+def explain(
+    error: BaseException, where: str = "", folder: str | os.PathLike | None = None
+) -> str | None:
     """Returns one line about a store's refusal; None if the error comes from no store.
 
     Args:
       error: any.
       where: the URL that was asked for, if the caller knows it; then any error is a store's.
+      folder: named if the error is a store's and names no URL, as TensorStore's of s3:// do.
     """
     errors = chain(error)
     texts = [f"{type(one).__name__}: {one}" for one in errors]
@@ -79,7 +87,8 @@ def explain(error: BaseException, where: str = "") -> str | None:
         if not ours:
             return None
         texts = ours
-        where = next((found[0] for text in texts if (found := URL.search(text))), "object store")
+        default = "object store" if folder is None else os.fspath(folder)
+        where = next((found[0] for text in texts if (found := URL.search(text))), default)
     whole = URL.sub("", " ".join(texts))
     reason = next((advice for marks, advice in REASONS if re.search(marks, whole)), None)
     return None if reason is None else f"{where}: {reason}"

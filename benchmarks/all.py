@@ -2,15 +2,18 @@
 
 Command: python benchmarks/all.py OUTPUT [NAME ...] [--limit=600]
 
-Names are those of MEASUREMENTS; without any, all run. What a measurement printed is
+Names are those of TIMES and QUALITY; without any, all of TIMES run. What a measurement printed is
 OUTPUT/NAME.log. One that is there already is not repeated; one that fails, or whose commands take
-more than --limit seconds, leaves OUTPUT/NAME.part, and the next one runs.
-Needs the extras cuda and flash, and for the other side diffusers, peft, transformers and torch.
+more than --limit seconds, leaves OUTPUT/NAME.part, and the next one runs. Those of TIMES need the
+GPU for themselves, and the extras cuda and flash; for the other side also diffusers, peft,
+transformers and torch. Those of QUALITY may run side by side, each with a part of the memory
+(XLA_PYTHON_CLIENT_MEM_FRACTION), and on CPUs, slowly.
 """
 
 import argparse
 import os
 import pathlib
+import shlex
 import subprocess
 import sys
 import time
@@ -19,7 +22,7 @@ from collections.abc import Sequence
 ROOT = pathlib.Path(__file__).parent.parent
 LEAN = "--set optimizer.moments=bfloat16 optimizer.ema_decay=0.0"
 SHORT = "--latents=5,32,32 --batch=8"  # 8 samples of 2,560 tokens; a config's own are 40,560
-MEASUREMENTS = {
+TIMES = {
     # Checkpoints, their digests and the checks of devices, at three sizes.
     "safety": (
         "safety.py --config=configs/worlds_mini.py",
@@ -46,6 +49,7 @@ MEASUREMENTS = {
         f"step.py --config=configs/wan22_5b.py {SHORT} --steps=5 --set lora.rank=32"
         " --remat attention_ffn --peer checkpointed",
     ),
+    "adapters": ("adapters.py",),
     "lora_5b_small": tuple(
         "step.py --config=configs/wan22_5b.py --steps=2 --remat attention full"
         f" --set lora.rank=32 lora.base={base}"
@@ -65,9 +69,63 @@ MEASUREMENTS = {
         "inputs.py --online=configs/worlds_mini.py --seconds=20",
         "worlds.py --size=128 --batch 16",
     ),
+}
+MINI = "-m unityvideo_jax.evaluate --pretrained=worlds-mini --processes=8 --batch_size=16"
+ONE_PASS = f"{MINI} --steps=1 --nocontrol --joint_clips=0 --num_clips=64"
+ROPE = (
+    '-m unityvideo_jax.train --config=ablations/all --config.data.streams="(0.0,0.0,0.5,0.5)"'
+    " --config.train.steps=1000 --config.train.batch_size=96"
+)
+COLUMNS = ("modality", "place", "rgb")
+NORMALS = "--plugins=examples.normals"
+QUALITY = {
     "heldout": ("heldout.py worlds-mini",),
     "agreement": ("agreement.py --clips=32 --batch=16",),
+    # Estimation in one pass, then in 20 steps with control and joint samples beside.
+    **{
+        name: (f"{ONE_PASS} --benchmark={name} --output={{output}}/{name}",)
+        for name in ("worlds_validation", "worlds_closeup", "heldout_animals", "heldout_objects")
+    },
+    **{
+        f"steps_{name}": (
+            f"{MINI} --steps=20 --condition_gap_clips=0 --heldout_timesteps=0 --num_clips=64"
+            f" --benchmark={name} --output={{output}}/steps_{name}",
+        )
+        for name in ("worlds_validation", "worlds_closeup")
+    },
+    "physics": (f"{MINI} --benchmark=worlds_physics --output={{output}}/physics",),
+    "unibench": (
+        "-m unityvideo_jax.unibench --workdir={output}/unibench_clips --num_clips=40",
+        "-m unityvideo_jax.evaluate --pretrained=worlds-mini --steps=1 --batch_size=4"
+        " --benchmark={output}/unibench_clips --output={output}/unibench",
+    ),
+    # Which columns of RoPE a modality takes, at three and four streams.
+    "rope": (
+        *(
+            f"{ROPE} --config.model.rope_columns={columns} --config.seed={seed}"
+            f" --workdir={{output}}/rope_{columns}_{seed}"
+            for columns in COLUMNS
+            for seed in (0, 1)
+        ),
+        *(
+            "heldout.py --streams 3 4 --timesteps=8"
+            + "".join(f" {{output}}/rope_{c}_{seed}" for c in COLUMNS)
+            for seed in (0, 1)
+        ),
+    ),
+    # An adapter that learns a modality: examples/normals_adapter.py.
+    "normals": (
+        f"-m unityvideo_jax.prepare {NORMALS} --source=worlds --modalities=rgb,normals"
+        " --workdir={output}/normals_shards --num_clips=768 --height=128 --width=128",
+        f"-m unityvideo_jax.train {NORMALS} --config=examples/normals_adapter.py"
+        " --workdir={output}/normals_run"
+        """ --config.data.dirs="('{output}/normals_shards',)" """,
+        f"-m unityvideo_jax.evaluate {NORMALS} --workdir={{output}}/normals_run --steps=1"
+        " --num_clips=32 --batch_size=16 --nocontrol --joint_clips=0 --heldout_timesteps=0"
+        " --output={output}/normals",
+    ),
 }
+MEASUREMENTS = TIMES | QUALITY
 
 
 def run(output: pathlib.Path, name: str, limit: float) -> bool:
@@ -77,11 +135,13 @@ def run(output: pathlib.Path, name: str, limit: float) -> bool:
     log = output / f"{name}.part"
     with log.open("w") as stream:
         for command in MEASUREMENTS[name]:
-            print(f"$ python benchmarks/{command}", file=stream, flush=True)
-            script, *arguments = command.split()
+            words = shlex.split(command.format(output=output.absolute()))
+            if words[0] != "-m":
+                words[0] = f"benchmarks/{words[0]}"
+            print(f"$ python {shlex.join(words)}", file=stream, flush=True)
             try:
                 subprocess.run(
-                    [sys.executable, ROOT / "benchmarks" / script, *arguments],
+                    [sys.executable, *words],
                     cwd=ROOT,
                     env=environment,
                     stdout=stream,
@@ -107,7 +167,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.error(f"{', '.join(sorted(unknown))}: names are {', '.join(MEASUREMENTS)}")
     args.output.mkdir(parents=True, exist_ok=True)
     failed = False
-    for name in args.names or MEASUREMENTS:
+    for name in args.names or TIMES:
         if (args.output / f"{name}.log").exists():
             continue
         start = time.monotonic()

@@ -240,3 +240,66 @@ def test_a_long_video_is_not_decoded_whole_and_a_large_one_not_at_all(tmp_path, 
     monkeypatch.setattr(source, "MAX_PIXELS", 100)
     with pytest.raises(UserError, match=r"a\.mp4: 128x96 pixels, more than the limit"):
         media.read(path)
+
+
+def test_seeking_in_a_program_stream_gives_the_frames_of_a_whole_decode(tmp_path):
+    frames = made_videos.moving(60)
+    options = {"g": "15", "bf": "2"}
+    path = encode(tmp_path / "a.mpg", frames, codec="mpeg2video", fps=25, options=options)
+    whole, _ = media.read_video(path)
+    for start in (0.5, 1.01, 1.62):
+        times = start + np.arange(5) / 8
+        expected = [int(t * 25 + 1e-6) for t in times]
+        assert np.array_equal(media.read_at(path, times), whole[expected])
+
+
+@pytest.mark.parametrize(("rate", "fps"), [(1000, 8), (600, 8), (240, 50), (240, 240), (60, 24)])
+def test_the_frame_of_a_fast_video_is_the_one_on_display(tmp_path, rate, fps):
+    count = rate // 4
+    levels = (np.arange(count) % 200 + 20).astype(np.uint8)
+    frames = np.broadcast_to(levels[:, None, None, None], (count, 16, 16, 3))
+    path = encode(tmp_path / "a.mp4", frames, codec="mpeg4", fps=rate, options={})
+    expected = [n * rate // fps for n in range((count * fps - 1) // rate + 1)]
+    assert media.read(path, fps=fps).numbers.tolist() == expected
+    whole, _ = media.read_video(path)
+    times = 0.1 + np.arange(5) / max(fps, 50)
+    shown = [int(t * rate + 1e-6) for t in times]
+    assert np.array_equal(media.read_at(path, times), whole[shown])
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+def test_a_last_frame_that_stays_is_part_of_the_length(tmp_path, suffix):
+    path = tmp_path / f"a{suffix}"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=8)
+        stream.height, stream.width, stream.pix_fmt = 96, 128, "yuv420p"
+        stream.options = {"bf": "0"}
+        packets = []
+        for picture in FRAMES[:9]:
+            packets += stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24"))
+        packets += stream.encode()
+        last = max(packets, key=lambda packet: packet.pts)
+        last.duration = int(4 / last.time_base)
+        container.mux(packets)
+    info = media.video_info(path)
+    assert info.seconds == pytest.approx(5.0, abs=0.01)
+    assert len(media.read(path, fps=8).frames) == 40
+
+
+@pytest.mark.parametrize("codec", ["libvpx", "libvpx-vp9"])
+def test_transparency_of_webm_is_shown_on_black(tmp_path, codec, capsys):
+    colours = np.full((4, 48, 64, 4), (200, 30, 30, 255), np.uint8)
+    colours[:, :, 32:, 3] = 0
+    with av.open(str(tmp_path / "a.webm"), "w") as container:
+        stream = container.add_stream(codec, rate=8)
+        stream.height, stream.width, stream.pix_fmt = 48, 64, "yuva420p"
+        stream.options = {"auto-alt-ref": "0"}
+        for picture in colours:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgba")))
+        container.mux(stream.encode())
+    video = media.read(tmp_path / "a.webm", fps=8)
+    assert video.numbers.tolist() == [0, 1, 2, 3]
+    assert np.abs(video.frames[:, :, :28] - np.array([200, 30, 30])).max() < 8
+    assert video.frames[:, :, 36:].max() < 8
+    assert "transparent pixels are shown on black" in capsys.readouterr().out
+    assert np.array_equal(media.read_at(tmp_path / "a.webm", np.array([0.25]))[0], video.frames[2])

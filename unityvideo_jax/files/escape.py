@@ -18,7 +18,7 @@ BLOCK = re.compile(r"^(#|[-+=](?=[\s=-]|$)|\d{1,9}(?=[.)](\s|$)))")
 
 def markdown(text: str) -> str:
     """One line of Markdown, also for a table's cell, that shows `text` and does nothing else."""
-    line = _one_line(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    line = one_line(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     line = re.sub(r"([\\`*\[\]|~$])", r"\\\1", line)
     # Between two letters or digits an underscore is never emphasis.
     line = re.sub(r"(?<![^\W_])_|_(?![^\W_])", r"\\_", line)
@@ -27,7 +27,7 @@ def markdown(text: str) -> str:
 
 def code(text: str) -> str:
     """Returns `text` as a code span of one line, also for a table's cell."""
-    line = _one_line(text)
+    line = one_line(text)
     longest = max(map(len, re.findall("`+", line)), default=0)
     fence, pad = "`" * (longest + 1), " " if longest else ""
     return f"{fence}{pad}{line}{pad}{fence}".replace("|", "\\|")
@@ -43,7 +43,8 @@ def terminal(text: str) -> str:
     return "".join(c if c.isprintable() or c in KEPT or _is_space(c) else _written(c) for c in text)
 
 
-def _one_line(text: str) -> str:
+def one_line(text: str) -> str:
+    """Returns `terminal` of a text on one line."""
     return terminal(" ".join(text.split()))
 
 

@@ -36,6 +36,10 @@ HDR_TRANSFERS = {16: "PQ", 18: "HLG"}
 QUARTERS = ((1, 0, 0, 1), (0, -1, 1, 0), (-1, 0, 0, -1), (0, 1, -1, 0))
 # Stamps in milliseconds change the interval of 60 frames per second by up to this share.
 ROUNDED = 0.04
+# Decoders that keep the transparency of WebM, which FFmpeg's own drop.
+WITH_ALPHA = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
+# Containers in which time stamps after a seek are not those of the frames that follow.
+NO_SEEK = ("mpeg", "mpegvideo")
 # A file that decodes to less than this share of the frames that its header counts was cut off.
 COMPLETE = 0.97
 
@@ -61,12 +65,12 @@ class Container:
     def info(self) -> VideoInfo:
         """Reads every packet but decodes the first frame only."""
         with _opened(self.path) as (container, stream):
-            first = self._first(container.decode(stream))
+            first = self._first(_decoded(container, stream))
             turn = _orientation(self.path, first)
             width, height = (first.width, first.height)[:: -1 if turn[0] == 0 else 1]
         with _opened(self.path) as (container, stream):
             stated = _stated(container, stream) or (container.duration or 0) / 1e6
-            times = _stamps(self.path, container, stream)
+            times, last = _stamps(self.path, container, stream)
             rates = [float(r) for r in (stream.average_rate, stream.base_rate) if r]
         step, varies = 1 / rates[0] if rates else 1 / DEFAULT_FPS, False
         if len(times) > 1:
@@ -79,7 +83,7 @@ class Container:
             num_frames=len(times),
             height=height,
             width=width,
-            seconds=times[-1] - times[0] + step,
+            seconds=times[-1] - times[0] + (last or step),
             stated_seconds=stated,
             rotation=int(first.rotation) % 360,
             is_upright=turn == QUARTERS[0],
@@ -90,7 +94,7 @@ class Container:
     def frames(self, start: float = 0.0) -> Iterator[Shown]:
         """Yields frames in order; `start` > 0 seeks to that time in seconds."""
         with _opened(self.path) as (container, stream):
-            decoded = container.decode(stream)
+            decoded = _decoded(container, stream)
             first = self._first(decoded)
             if transfer := HDR_TRANSFERS.get(first.color_trc):
                 raise UserError(
@@ -103,10 +107,10 @@ class Container:
                 )
             origin = _seconds(first) or 0.0
             step = 1 / float(stream.average_rate or DEFAULT_FPS)
-            if start > 0:
+            if start > 0 and container.format.name not in NO_SEEK:
                 target = int((origin + start) / stream.time_base)
                 container.seek(target, stream=stream, backward=True)
-                decoded = container.decode(stream)
+                decoded = _decoded(container, stream)
                 first = next(decoded, None)
                 # With a broken index seeking fails: decode from the beginning.
                 if first is None or _seconds(first) is None or _seconds(first) - origin > start:
@@ -176,23 +180,44 @@ def _stated(container: Any, stream: Any) -> float:
     return (container.duration or 0) / 1e6 if len(container.streams) == 1 else 0.0
 
 
-def _stamps(path: pathlib.Path, container: Any, stream: Any) -> list[float]:
-    """Seconds at which the frames appear, ascending, as their packets say."""
+def _decoded(container: Any, stream: Any) -> Iterator[Any]:
+    """Yields the frames of a stream from where the file stands, with their transparency."""
+    import av
+
+    alpha = stream.metadata.get("alpha_mode") == "1"
+    name = WITH_ALPHA.get(stream.codec_context.name) if alpha else None
+    if name is None:
+        yield from container.decode(stream)
+        return
+    decoder = av.CodecContext.create(name, "r")
+    for packet in container.demux(stream):
+        yield from decoder.decode(packet)
+
+
+def _stamps(path: pathlib.Path, container: Any, stream: Any) -> tuple[list[float], float]:
+    """Seconds at which the frames appear, ascending, as their packets say.
+
+    Returns:
+      Them, and how many seconds the last frame stays, 0 if no packet says it.
+    """
     import av
 
     stamps: list[int | None] = []
+    stays: dict[int | None, int] = {}
     # A file that was cut off ends in an error; what it held until then is counted.
     with contextlib.suppress(av.error.FFmpegError):
         for packet in container.demux(stream):
             if packet.size and not packet.is_discard:
                 stamps.append(packet.dts if packet.pts is None else packet.pts)
+                stays[stamps[-1]] = packet.duration or 0
     if not stamps:
         raise UserError(f"{path}: holds no frames; re-encode it or leave it out")
     known = sorted(stamp for stamp in stamps if stamp is not None)
     if len(set(known)) == len(stamps):
-        return [float(stamp * stream.time_base) for stamp in known]
+        times = [float(stamp * stream.time_base) for stamp in known]
+        return times, float(stays[known[-1]] * stream.time_base)
     rate = float(stream.average_rate or DEFAULT_FPS)
-    return [n / rate for n in range(len(stamps))]
+    return [n / rate for n in range(len(stamps))], 0.0
 
 
 def _seconds(frame: Any) -> float | None:

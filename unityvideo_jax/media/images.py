@@ -3,18 +3,17 @@
 import contextlib
 import dataclasses
 import functools
-import itertools
 import pathlib
-import re
 import struct
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
-from jaxtyping import Shaped, UInt8
+from jaxtyping import UInt8
 from PIL import Image, ImageOps
 
 from unityvideo_jax.errors import UserError
+from unityvideo_jax.media.order import in_order
 from unityvideo_jax.media.source import (
     DEFAULT_FPS,
     Shown,
@@ -27,23 +26,23 @@ from unityvideo_jax.media.source import (
 
 SUFFIXES = (
     *(".png", ".apng", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"),
-    *(".ppm", ".pgm"),
+    *(".ppm", ".pgm", ".jpe", ".jfif"),
 )
+TIFF = (".tif", ".tiff")
 # Suffixes of these that people also use for videos.
 ANIMATED = (".gif", ".webp", ".apng")
 # Browsers and FFmpeg show frames of animations that state less than this for a tenth of a second.
 LEAST_DELAY, USUAL_DELAY = 0.011, 0.1
 # Errors of Pillow for files that are no images, or damaged ones.
 FAULTS = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
-# Single-channel modes, and the factors by which Pillow multiplies grey of 2 and 4 bits.
+# Single-channel modes.
 NUMBERS = ("1", "L", "P", "I;16", "I;16B", "I;16L", "I", "F")
-STRETCHED = {"L;2": 85, "L;4": 17}
 # Our own limit is lower.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
 @contextlib.contextmanager
-def _opened(path: pathlib.Path) -> Iterator[Image.Image]:
+def opened(path: pathlib.Path) -> Iterator[Image.Image]:
     """An image whose header is read; errors inside name the file.
 
     Raises:
@@ -52,18 +51,20 @@ def _opened(path: pathlib.Path) -> Iterator[Image.Image]:
     if not path.is_file():
         raise UserError(f"{path}: no such image; check the path")
     try:
-        with Image.open(path) as image:
+        # Pillow maps a TIFF that it opens by name into memory, in rows of the size when upright.
+        with path.open("rb") as file, Image.open(file) as image:
             check_pixels(path, image.width, image.height)
             yield image
     except UserError:
         raise
     except FAULTS as error:
+        kinds = "with 8 or 16 bits or 32-bit floats " if path.suffix.lower() in TIFF else ""
         raise UserError(
-            f"{path}: not a readable image ({error}); write it again or leave it out"
+            f"{path}: not a readable image ({error}); write it again {kinds}or leave it out"
         ) from error
 
 
-def _bits(image: Image.Image) -> int:
+def bits(image: Image.Image) -> int:
     """Bits of one channel of one pixel."""
     raw = image.tile[0][3] if image.tile else ""
     raw = str(raw[0] if isinstance(raw, tuple) else raw)
@@ -72,11 +73,16 @@ def _bits(image: Image.Image) -> int:
     return 16 if "16" in image.mode or "16" in raw else 1 if image.mode == "1" else 8
 
 
+def _count(image: Image.Image) -> int:
+    """How many frames an image has; a camera's further pictures of the same scene are none."""
+    return 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
+
+
 def _rgb(path: pathlib.Path, image: Image.Image) -> UInt8[np.ndarray, "h w 3"]:
     """The colours of an image or of its current frame, upright."""
-    if image.mode in NUMBERS and _bits(image) > 8:
+    if image.mode in NUMBERS and bits(image) > 8:
         raise UserError(
-            f"{path}: one channel of {_bits(image)} bits, which holds numbers such as depth, not "
+            f"{path}: one channel of {bits(image)} bits, which holds numbers such as depth, not "
             "colours; give it as that modality, or write it with 8 bits"
         )
     upright = ImageOps.exif_transpose(image)
@@ -104,14 +110,14 @@ class Animation:
 
         Writers of animations join frames that are alike, be it all of them.
         """
-        with _opened(self.path) as image:
+        with opened(self.path) as image:
             if image.format == "TIFF":
                 return False
-            return getattr(image, "n_frames", 1) > 1 or image.info.get("duration", 0) > 0
+            return _count(image) > 1 or image.info.get("duration", 0) > 0
 
     def info(self) -> VideoInfo:
         """Decodes every frame, since delays lie between them."""
-        with _opened(self.path) as image:
+        with opened(self.path) as image:
             width, height = ImageOps.exif_transpose(image).size
         spans = [(time, seconds) for _, time, seconds in self._pages()]
         times, end = [time for time, _ in spans], sum(spans[-1])
@@ -137,11 +143,11 @@ class Animation:
 
     def _pages(self) -> Iterator[tuple[Image.Image, float, float]]:
         """The image at each of its frames, with the time and the seconds that it stays."""
-        with _opened(self.path) as image:
+        with opened(self.path) as image:
             now = 0.0
             # The still picture that stands for an APNG where it cannot be played is no frame.
             first = int(bool(getattr(image, "default_image", False)))
-            for number in range(first, getattr(image, "n_frames", 1)):
+            for number in range(first, _count(image)):
                 image.seek(number)
                 image.load()
                 delay = float(image.info.get("duration", 0)) / 1000
@@ -173,22 +179,22 @@ class ImageFolder:
           UserError: no images, or an order that their names leave open.
         """
         found = sorted(p for p in self.path.iterdir() if not p.name.startswith("."))
-        images = [p for p in found if p.suffix.lower() in SUFFIXES and p.is_file()]
+        images = [p for p in found if p.suffix.lower() in SUFFIXES and not p.is_dir()]
         if not images:
-            raise UserError(
-                f"{self.path}: an empty folder, no images ({', '.join(SUFFIXES)}) in it"
-            )
+            raise UserError(f"{self.path}: no images ({', '.join(SUFFIXES)}) in this folder")
+        if broken := [p for p in images if not p.exists()]:
+            raise UserError(f"{broken[0]}: a link to nothing; restore its file or remove it")
         if others := [p.name for p in found if p not in set(images)]:
             note(
                 "not images",
-                f"{self.path}: {len(others)} files that are no images are left out, such as "
-                f"{others[0]}",
+                f"{self.path}: {len(others)} files that are not read as images are left out, such "
+                f"as {others[0]}",
             )
         return in_order(images)
 
     def info(self) -> VideoInfo:
         """Reads the facts from the first image's header and the names of all."""
-        with _opened(self.files[0]) as image:
+        with opened(self.files[0]) as image:
             _check_still(self.files[0], image)
             width, height = ImageOps.exif_transpose(image).size
         count = len(self.files)
@@ -212,80 +218,14 @@ class ImageFolder:
 
 
 def _read_still(path: pathlib.Path) -> UInt8[np.ndarray, "h w 3"]:
-    with _opened(path) as image:
+    with opened(path) as image:
         _check_still(path, image)
         return _rgb(path, image)
 
 
 def _check_still(path: pathlib.Path, image: Image.Image) -> None:
-    if getattr(image, "n_frames", 1) > 1:
+    if _count(image) > 1:
         raise UserError(
-            f"{path}: {image.n_frames} pictures in one file of a folder of images; write one file "
+            f"{path}: {_count(image)} pictures in one file of a folder of images; write one file "
             "per frame"
         )
-
-
-def in_order(files: Sequence[pathlib.Path]) -> list[pathlib.Path]:
-    """Sorts files by the numbers in their names: 2 before 10.
-
-    Raises:
-      UserError: two files of one number, or numbers of unequal width whose order is not clear: in
-        several places of the name, behind a decimal point, or with different texts around them.
-    """
-    by_name = sorted(files, key=lambda p: p.name)
-    texts, numbers = {}, {}
-    for path in files:
-        pieces = re.split(r"([0-9]+)", path.stem)
-        texts[path], numbers[path] = tuple(pieces[::2]), pieces[1::2]
-    keys = {p: (texts[p], tuple(map(int, numbers[p]))) for p in files}
-    seen: dict[tuple, pathlib.Path] = {}
-    for path in by_name:
-        if (other := seen.setdefault(keys[path], path)) != path:
-            raise UserError(
-                f"{path.parent}: {other.name} and {path.name} have the same number; keep one"
-            )
-    columns = itertools.zip_longest(*numbers.values())
-    uneven = [n for n, column in enumerate(columns) if len({len(c) for c in column if c}) > 1]
-    if not uneven:
-        return by_name
-    is_decimal = texts[by_name[0]][uneven[0]] == "."
-    if len(uneven) > 1 or len(set(texts.values())) > 1 or is_decimal:
-        raise UserError(
-            f"{by_name[0].parent}: the order of images such as {by_name[0].name} and "
-            f"{by_name[-1].name} is not clear; number them with leading zeros (0001, 0002, ...)"
-        )
-    return sorted(files, key=keys.__getitem__)
-
-
-def stored(path: pathlib.Path) -> tuple[str, int]:
-    """Reads Pillow's mode and the bits per channel of an image file.
-
-    Raises:
-      UserError: not a readable image.
-    """
-    with _opened(path) as image:
-        return image.mode, _bits(image)
-
-
-def read_numbers(path: pathlib.Path, page: int = 0) -> Shaped[np.ndarray, "h w"]:
-    """Reads the numbers of a page of a single-channel image, upright.
-
-    They are palette indices, integers or floats.
-
-    Raises:
-      UserError: it is coloured, compressed with loss, or damaged.
-    """
-    with _opened(path) as image:
-        image.seek(page)
-        if image.mode not in NUMBERS:
-            raise UserError(
-                f"{path}: {image.mode} colours, where one channel of numbers is wanted; write "
-                "every frame with one channel"
-            )
-        if image.format == "JPEG":
-            raise UserError(f"{path}: JPEG changes the numbers that it stores; write PNG")
-        raw = image.tile[0][3] if image.tile else ""
-        factor = STRETCHED.get(raw, 1) if isinstance(raw, str) else 1
-        array = np.asarray(ImageOps.exif_transpose(image))
-    array = array.astype(np.uint8 if array.dtype == bool else array.dtype.newbyteorder("="))
-    return array // array.dtype.type(factor) if factor > 1 else array

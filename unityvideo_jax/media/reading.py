@@ -11,7 +11,7 @@ from jaxtyping import Float, Int, Shaped, UInt8
 
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.files import stores
-from unityvideo_jax.media import containers, images
+from unityvideo_jax.media import containers, images, values
 from unityvideo_jax.media.pixels import fit
 from unityvideo_jax.media.source import DEFAULT_FPS, Shown, VideoInfo, note
 
@@ -22,8 +22,8 @@ IMAGE_SUFFIXES = images.SUFFIXES
 NUMBERS = images.NUMBERS
 VIDEO_SUFFIXES = (*containers.SUFFIXES, *images.ANIMATED)
 SUFFIXES = tuple(dict.fromkeys((*VIDEO_SUFFIXES, *IMAGE_SUFFIXES)))
-# Containers round time stamps to a millisecond.
-CLOCK = 0.002
+# Containers round time stamps to a millisecond; at high rates a share of the interval is less.
+CLOCK, CLOCK_SHARE = 0.002, 1 / 6
 # A video read whole may take this much memory; larger ones are refused.
 MAX_BYTES = 16 << 30
 
@@ -203,9 +203,9 @@ def stored_kind(path: str | os.PathLike) -> tuple[str, int]:
     """
     source = open_source(stores.local(path))
     if isinstance(source, images.ImageFolder):
-        return images.stored(source.files[0])
+        return values.kind(source.files[0])
     if isinstance(source, images.Animation) and not source.has_rate:
-        return images.stored(source.path)
+        return values.kind(source.path)
     return "RGB", 8
 
 
@@ -231,7 +231,7 @@ def read_numbers(
         pages = [(path, number) for number in range(source.info().num_frames)]
     if numbers is not None:
         pages = [pages[number] for number in numbers]
-    arrays = [images.read_numbers(file, page) for file, page in pages]
+    arrays = [values.read_numbers(file, page) for file, page in pages]
     for (file, _), array in zip(pages, arrays, strict=True):
         if array.shape != arrays[0].shape or array.dtype != arrays[0].dtype:
             raise UserError(
@@ -247,17 +247,24 @@ def on_display(frames: Iterator[Shown], times: Iterable[float]) -> Iterator[tupl
     time = next(wanted, None)
     last: tuple[int, Shown] | None = None
     for number, shown in enumerate(frames):
-        while last is not None and time is not None and time < shown.time - CLOCK:
+        before = None if last is None else shown.time - _slack(shown.time - last[1].time)
+        while before is not None and time is not None and time < before:
             yield last
             time = next(wanted, None)
         if time is None:
             return
         last = number, shown
     while last is not None and time is not None:
-        if time > last[1].time + last[1].seconds - CLOCK and time > last[1].time + CLOCK:
+        slack = _slack(last[1].seconds)
+        if time > last[1].time + last[1].seconds - slack and time > last[1].time + slack:
             return
         yield last
         time = next(wanted, None)
+
+
+def _slack(interval: float) -> float:
+    """By how many seconds a frame may appear later than asked for and still be the one meant."""
+    return min(CLOCK, CLOCK_SHARE * interval)
 
 
 def _numbered(frames: Iterator[Shown], numbers: Iterable[int]) -> Iterator[tuple[int, Shown]]:

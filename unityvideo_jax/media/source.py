@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from unityvideo_jax.errors import UserError
+from unityvideo_jax.files.escape import one_line
 
 # Still images carry no frame rate of their own.
 DEFAULT_FPS = 8.0
@@ -107,5 +108,5 @@ def note(kind: str, line: str) -> None:
         return
     seen.add(line)
     more = len(seen) > MOST_NOTES
-    text = f"further inputs like these are not listed ({kind})" if more else line
+    text = f"further inputs like these are not listed ({kind})" if more else one_line(line)
     print(f"note: {text}", flush=True)

@@ -219,9 +219,26 @@ def test_temporal_error_of_a_flickering_scale():
     assert results["depth/disparity_scale_shift_video/temporal_error"] < 1e-5
 
 
-def test_rmse_by_hand_and_cut_at_the_far_end():
+def test_disparity_below_zero_after_the_fit_is_the_farthest_depth_that_counts():
+    """As in DepthCrafter's evaluation, where one such pixel would outweigh a whole video."""
+    truth = np.full((1, 1, 40), 2.0, np.float32)
+    truth[..., 0], truth[..., 1] = 60.0, 40.0
+    prediction = truth.copy()
+    prediction[..., 0], prediction[..., 1] = np.inf, 8.0
+    scale, shift = np.polyfit(1 / prediction.ravel().astype(float), 1 / truth.ravel(), 1)
+    assert scale * 0 + shift < 0
+    near = 1 / (scale / prediction.ravel()[1:].astype(float) + shift)
+    aligned = np.concatenate([[70.0], near])
+    expected = np.abs(aligned - truth.ravel()) / truth.ravel()
+    results = compute(prediction, truth)
+    name = "depth/disparity_scale_shift_video"
+    assert results[f"{name}/abs_rel"] == pytest.approx(expected.mean())
+    squares = np.square(aligned - truth.ravel())
+    assert results[f"{name}/rmse"] == pytest.approx(squares.mean() ** 0.5)
+
+
+def test_rmse_by_hand():
     truth = np.array([[[1.0, 2.0, 3.0, 4.0]], [[2.0, 2.0, 2.0, 2.0]]], np.float32)
-    assert depth.pixel_scores(np.array([500.0]), np.array([60.0]))["rmse"] == 100.0
     results = compute(3 * truth, truth)
     assert results["depth/depth_scale_frame/rmse"] < 1e-6
     prediction = truth.copy()

@@ -10,8 +10,9 @@
   metric  no alignment: estimates in metres as they are, averaged as the headline. Only estimates
     whose unit is known have this score.
 
-AbsRel = mean |d - d*| / d*; delta_k = share of max(d / d*, d* / d) < 1.25^k, with d* the truth;
-RMSE in metres, with d cut at 70 m, is the root over the frame (headline, metric) or the video.
+Aligned estimates are cut to 1e-3 to 70 m, the range of the truth that counts, as in DepthCrafter's
+evaluation. AbsRel = mean |d - d*| / d*; delta_k = share of max(d / d*, d* / d) < 1.25^k, with d*
+the truth; RMSE in metres is the root over the frame (headline, metric) or the video.
 temporal_error = mean |e_t+1 - e_t| of the signed relative error e = (d - d*) / d* at a pixel that
 counts in both frames: 0 for an error that does not flicker, whatever moves in the truth.
 
@@ -124,7 +125,11 @@ def aligner(
             [disparity(frame[mask]) for frame, mask in zip(prediction, masks, strict=True)],
             [disparity(frame[mask]) for frame, mask in zip(truth, masks, strict=True)],
         )
-        return lambda t: 1.0 / np.maximum(scale * disparity(prediction[t]) + shift, MIN_DISPARITY)
+        return lambda t: np.clip(
+            1.0 / np.maximum(scale * disparity(prediction[t]) + shift, MIN_DISPARITY),
+            MIN_DEPTH,
+            MAX_DEPTH,
+        )
 
     # A scale cannot be fitted to infinity.
     masks = [mask & np.isfinite(p) for mask, p in zip(masks, prediction, strict=True)]
@@ -151,7 +156,7 @@ def pixel_scores(aligned: Values, truth: Values) -> dict[str, Values]:
     return (
         {"abs_rel": np.abs(aligned - truth) / truth}
         | {f"delta_{k}": (ratio < 1.25**k).astype(np.float64) for k in (1, 2, 3)}
-        | {"rmse": np.square(np.minimum(aligned, MAX_DEPTH) - truth)}
+        | {"rmse": np.square(aligned - truth)}
     )
 
 
@@ -243,8 +248,9 @@ class DepthMetric(Metric):
     keys = ("depth",)
     extra = (UNIT,)
     protocols: ClassVar[Mapping[str, str]] = {
-        "disparity_scale_shift_video": "least-squares scale and shift in disparity over the video; "
-        "1e-3 < d* < 70 m; averaged over pixels, frames, videos (DepthCrafter)",
+        "disparity_scale_shift_video": "least-squares scale and shift in disparity over the video, "
+        "then cut to 1e-3 to 70 m; 1e-3 < d* < 70 m; averaged over pixels, frames, videos "
+        "(DepthCrafter)",
         "depth_scale_video": "one L1 scale in depth per video, 10 Weiszfeld steps; videos weighted "
         "by valid pixels (Aether)",
         "depth_scale_frame": "the same with one scale per frame",

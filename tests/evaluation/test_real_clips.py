@@ -4,11 +4,13 @@ import shutil
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from unityvideo_jax import media
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.evaluation import score_folder
 from unityvideo_jax.evaluation.benchmarks import frozen, real_clips
+from unityvideo_jax.evaluation.benchmarks.folder import FolderClips
 from unityvideo_jax.evaluation.benchmarks.real_clips import Target
 from unityvideo_jax.inputs.clip_folders import Clip
 
@@ -41,10 +43,10 @@ def test_the_smallest_hashes_are_chosen_and_cut(source, tmp_path):
     assert chosen == [f"v{n}" for n in expected]
     for name in chosen:
         clip = Clip(path=bench / name)
-        rgb, fps = clip.video()
+        video = clip.video()
         original, _ = media.read_video(source / f"{name}.mp4", 4)
-        np.testing.assert_array_equal(rgb, media.fit(original, height=16, width=16))
-        assert fps == 12.0
+        np.testing.assert_array_equal(video.frames, media.fit(original, height=16, width=16))
+        assert video.fps == 12.0
         # Half size, then the middle 16 of 32 columns.
         with np.load(source / f"{name}.depth.npz") as stored:
             depth = stored["depth"][:4, 1::2, 17:49:2]
@@ -62,7 +64,7 @@ def test_what_cannot_be_used_has_its_reason_and_a_second_run_changes_nothing(sou
     card = real_clips.read_card(bench)
     assert card["set_aside"].keys() == {"v4.mp4", "v5.mp4", "v3copy.mp4"}
     assert card["set_aside"]["v4.mp4"] == "3 frames, fewer than 4"
-    assert "v5.depth.npz: depth is (4, 30, 64)" in card["set_aside"]["v5.mp4"]
+    assert "v5.depth.npz: depth is (5, 30, 64)" in card["set_aside"]["v5.mp4"]
     assert card["set_aside"]["v3copy.mp4"] == "the same file as v3.mp4"
     text = (bench / real_clips.CARD_NAME).read_text()
     assert real_clips.build(source, bench, num_clips=200, target=TARGET) == chosen
@@ -93,3 +95,52 @@ def test_evaluation_notices_a_changed_file(source, tmp_path):
     shutil.copytree(bench / chosen[1], bench / "stranger")
     with pytest.raises(UserError, match="not one of the frozen clips"):
         frozen.verifier(bench)(Clip(path=bench / "stranger"))
+
+
+def test_truth_follows_the_frames_that_a_variable_rate_shows(tmp_path):
+    folder = tmp_path / "videos"
+    folder.mkdir()
+    grey = [np.full((16, 16, 3), 20 * n, np.uint8) for n in range(9)]
+    pictures = [Image.fromarray(frame) for frame in grey]
+    stays = [100] * 4 + [300] + [100] * 4
+    pictures[0].save(folder / "v.gif", save_all=True, append_images=pictures[1:], duration=stays)
+    depth = np.broadcast_to(np.arange(1.0, 10.0, dtype=np.float32)[:, None, None], (9, 16, 16))
+    np.savez(folder / "v.depth.npz", depth=depth)
+    bench, target = tmp_path / "bench", Target(num_frames=8, height=16, width=16)
+    assert real_clips.build(folder, bench, num_clips=1, target=target) == ["v"]
+    shown = [0, 1, 2, 3, 4, 4, 4, 5]
+    clip = Clip(path=bench / "v")
+    assert clip.video().frames[:, 0, 0, 0].tolist() == [20 * n for n in shown]
+    assert clip.truth("depth")["depth"][:, 0, 0].tolist() == [n + 1 for n in shown]
+    # The same by a benchmark's folder, whose files are the user's own.
+    (tmp_path / "own" / "v").mkdir(parents=True)
+    shutil.copy(folder / "v.gif", tmp_path / "own" / "v" / "rgb.gif")
+    shutil.copy(folder / "v.depth.npz", tmp_path / "own" / "v" / "depth.npz")
+    own = FolderClips(tmp_path / "own", num_frames=8, height=16, width=16)
+    (batch,) = own.batches([0], 1)
+    assert np.round(255 * batch.clip["rgb"][0, :, 0, 0, 0]).tolist() == [20 * n for n in shown]
+    assert batch.clip["depth"][0, :, 0, 0].tolist() == [n + 1 for n in shown]
+    # Flow leads to a frame that is not the next one that is shown.
+    np.savez(tmp_path / "own" / "v" / "flow.npz", flow=np.zeros((9, 16, 16, 2), np.float32))
+    moving = FolderClips(tmp_path / "own", num_frames=8, height=16, width=16)
+    assert list(moving.batches([0], 1)) == [] and "skipped or repeated" in moving.faults[0]
+
+
+@pytest.mark.parametrize("as_pictures", [False, True])
+def test_depth_keeps_its_unit_and_pictures_of_numbers_are_frozen_too(tmp_path, as_pictures):
+    folder = tmp_path / "videos"
+    (folder / "v.depth").mkdir(parents=True)
+    media.write_video(folder / "v.mp4", np.full((4, 16, 16, 3), 90, np.uint8), 8.0)
+    (folder / "v.TXT").write_text("Grey.")
+    (folder / "v.depth.json").write_text('{"unit": "mm"}')
+    millimetres = np.full((4, 16, 16), 7000, np.uint16)
+    for n, frame in enumerate(millimetres):
+        Image.fromarray(frame).save(folder / "v.depth" / f"{n}.png")
+    if not as_pictures:
+        shutil.rmtree(folder / "v.depth")
+        np.savez(folder / "v.depth.npz", depth=millimetres.astype(np.float32))
+    assert real_clips.build(folder, tmp_path / "bench", num_clips=1, target=TARGET) == ["v"]
+    clip = Clip(path=tmp_path / "bench" / "v")
+    truth = clip.truth("depth")
+    assert truth["unit"] == "m" and clip.caption == "Grey."
+    np.testing.assert_allclose(truth["depth"], 7.0, rtol=1e-6)

@@ -106,9 +106,11 @@ def test_signature_is_made_of_plain_means():
 def test_files_hold_every_value(rendered, built):
     for name, clip in rendered.items():
         read = Clip(path=built / name)
-        rgb, fps = read.video()
-        assert fps == 8.0
-        np.testing.assert_array_equal(rgb, np.round(255 * clip.arrays["rgb"]).astype(np.uint8))
+        video = read.video()
+        assert video.fps == 8.0
+        np.testing.assert_array_equal(
+            video.frames, np.round(255 * clip.arrays["rgb"]).astype(np.uint8)
+        )
         for stream, keys in unibench.FILES.items():
             truth = read.truth(stream)
             assert truth.keys() == set(keys)
@@ -229,6 +231,14 @@ def test_folder_clips_are_the_files_cropped(rendered, built):
         expected = arrays["keypoints"][:5] / 2 - [8, 0]
         np.testing.assert_allclose(batch.clip["keypoints"][b], expected, atol=1e-4)
         assert batch.captions[b] == rendered[name].caption
+
+
+def test_a_unit_beside_a_file_is_not_lost_in_a_record(built, tmp_path):
+    folder = tmp_path / "own"
+    shutil.copytree(built / NAMES[0], folder / "clip")
+    (folder / "clip" / "depth.json").write_text('{"unit": "mm"}')
+    with pytest.raises(UserError, match=r"clip: depth\.json: states the unit beside depth\.npz"):
+        packing.pack_benchmark(folder, tmp_path / "packed")
 
 
 def test_packed_it_is_a_tfds_dataset_that_grain_reads(rendered, built, tmp_path):

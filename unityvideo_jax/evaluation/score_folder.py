@@ -338,13 +338,13 @@ class _Scorer:
         return merge(parts)
 
     def _video(self, truth: Clip, predicted: Clip, row: Row) -> ClipScore:
-        video, fps = predicted.video()
-        reference = truth.video()[0] if truth.source(RGB) is not None else None
+        video = predicted.video()
+        reference = truth.video().frames if truth.source(RGB) is not None else None
         parts = [
-            metric.score(video, fps=fps, caption=truth.caption, reference=reference)
+            metric.score(video.frames, fps=video.fps, caption=truth.caption, reference=reference)
             for metric in self.video_metrics
         ]
         stem = f"pictures/{truth.name}_{RGB}"
-        pictures.write_videos(self.config.output / stem, video, reference, fps)
+        pictures.write_videos(self.config.output / stem, video.frames, reference, video.fps)
         row.pictures[RGB] = f"{stem}.png"
         return merge([*parts, ClipScore(counts={"video/clips": 1})])

@@ -113,8 +113,8 @@ class Clip:
         """The caption, empty if there is none."""
         return self.record.get("caption", "")
 
-    def video(self, max_frames: int | None = None) -> tuple[UInt8[np.ndarray, "t h w 3"], float]:
-        """Reads RGB frames, the first `max_frames` or all, and frames per second.
+    def video(self, max_frames: int | None = None) -> media.Video:
+        """Reads RGB, the first `max_frames` frames or all; the clip's record may state its rate.
 
         Raises:
           UserError: names the file, and what is missing or not readable.
@@ -123,10 +123,16 @@ class Clip:
         if path is None:
             raise UserError(f"{self.path}: holds no rgb.mp4, rgb.npz or folder rgb")
         if path.suffix != ".npz":
-            frames, fps = media.read_video(path, max_frames)
+            video = media.read(path, num_frames=max_frames)
         else:
-            frames, fps = self._frames(path)[:max_frames], media.DEFAULT_FPS
-        return frames, float(self.record.get("fps", fps))
+            frames = self._frames(path)[:max_frames]
+            video = media.Video(
+                frames=frames,
+                fps=media.DEFAULT_FPS,
+                numbers=np.arange(len(frames)),
+                stored_size=frames.shape[1:3],
+            )
+        return dataclasses.replace(video, fps=float(self.record.get("fps", video.fps)))
 
     @staticmethod
     def _frames(path: pathlib.Path) -> UInt8[np.ndarray, "t h w 3"]:

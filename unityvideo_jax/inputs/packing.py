@@ -12,7 +12,7 @@ from unityvideo_jax import media, modalities
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.files.faults import Fault, refuse, show, shown, write_faults
 from unityvideo_jax.files.names import name_fault, safe_path
-from unityvideo_jax.inputs import clip_shards, openuni_tars
+from unityvideo_jax.inputs import clip_shards, openuni_tars, pictures
 from unityvideo_jax.inputs.clip_shards import ClipCard, ClipFile
 from unityvideo_jax.inputs.openuni_tars import Described
 from unityvideo_jax.modalities import RGB
@@ -242,6 +242,11 @@ def _checked(clip: Any, streams: Sequence[str]) -> dict[str, Any]:
             f"{', '.join(streams)}; every clip has the same streams, rgb among them"
         )
     files = {stream: clip.source(stream) for stream in streams}
+    if "depth" in files and (beside := pictures.side_file(files["depth"])).exists():
+        raise UserError(
+            f"{beside.name}: states the unit beside {files['depth'].name}, which a record cannot "
+            "hold; write `unit` into the npz and remove it"
+        )
     for stream, path in files.items():
         if path.suffix == ".npz":
             metric = modalities.get(stream).metric

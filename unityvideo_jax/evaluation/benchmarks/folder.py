@@ -16,6 +16,7 @@ from unityvideo_jax.evaluation.benchmarks.frozen import verifier
 from unityvideo_jax.files.faults import reason_of, shown
 from unityvideo_jax.inputs.clip_folders import Clip, clips_of, scored_streams
 from unityvideo_jax.inputs.crop import Crop, hide_outside, resize
+from unityvideo_jax.inputs.shown_frames import at_frames
 from unityvideo_jax.metrics.depth_units import UNIT
 from unityvideo_jax.modalities import RGB
 
@@ -143,7 +144,8 @@ class FolderClips:
     def _arrays(self, clip: Clip) -> dict[str, Any]:
         self._verify(clip)
         _ = clip.record  # checked here, where a fault is this clip's
-        frames, _ = clip.video(self._num_frames)
+        video = clip.video(self._num_frames)
+        frames = video.frames
         if len(frames) < self._num_frames:
             raise UserError(
                 f"{clip.path}: {len(frames)} frames, fewer than the run's {self._num_frames}"
@@ -160,12 +162,11 @@ class FolderClips:
                 if key == UNIT:
                     arrays[key] = array
                     continue
-                if len(array) < self._num_frames or (
-                    key not in PEOPLE and array.shape[1:3] != crop.source
-                ):
+                if key not in PEOPLE and array.shape[1:3] != crop.source:
                     raise UserError(
                         f"{clip.path}: {key} is {array.shape}, its video {frames.shape[:3]}"
                     )
-                arrays[key] = resize(key, array[: self._num_frames], crop)
+                array = at_frames(key, array, video.numbers, clip.path)
+                arrays[key] = resize(key, array, crop)
         hide_outside(arrays, self._size)
         return arrays

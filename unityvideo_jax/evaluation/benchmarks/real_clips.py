@@ -2,7 +2,8 @@
 
     FOLDER/<key>.mp4                 also .mov, .webm, .gif and so on, or a folder of images <key>/
     FOLDER/<key>.txt                 optional: the caption
-    FOLDER/<key>.<modality>.npz      optional: annotations under the clip's keys, at its size
+    FOLDER/<key>.<modality>.npz      optional: annotations under the clip's keys, at its size; depth
+                                     and segmentation may be folders of pictures that hold numbers
 
 The choice is by the SHA-256 of the videos, so it depends on nothing but them: the smallest hashes
 of those that are long enough. The card lists the others with reasons.
@@ -12,7 +13,7 @@ import dataclasses
 import json
 import pathlib
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -22,10 +23,13 @@ from unityvideo_jax.files import provenance, strict_json, text_files
 from unityvideo_jax.files.faults import list_ignored, reason_of
 from unityvideo_jax.files.names import safe_path
 from unityvideo_jax.files.npz import read_npz
+from unityvideo_jax.inputs import pictures
 from unityvideo_jax.inputs.clip_folders import Clip
 from unityvideo_jax.inputs.crop import Crop, hide_outside, resize
-from unityvideo_jax.inputs.listing import scan
+from unityvideo_jax.inputs.listing import Listing, scan
+from unityvideo_jax.inputs.shown_frames import at_frames
 from unityvideo_jax.metrics.depth_units import UNIT
+from unityvideo_jax.modalities import RGB
 
 CARD_NAME = "real.json"
 
@@ -68,13 +72,13 @@ def build(
     list_ignored(source, listing.ignored)
     aside = {fault.what: fault.reason for fault in listing.faults} | listing.spoiled
     # A clip of a subfolder, `train/b`, becomes a folder of one name.
-    names = {
-        path: key.replace("/", "-")
+    keys = {
+        path: key
         for (key, modality), path in listing.files.items()
         if modality == "rgb" and key not in listing.spoiled
     }
     hashes: dict[pathlib.Path, str] = {}
-    for path in names:
+    for path in keys:
         try:
             hashes[path] = provenance.file_hash(path)
         except OSError as error:
@@ -84,7 +88,7 @@ def build(
     for path in sorted(hashes, key=lambda p: (hashes[p], p)):
         if len(chosen) == num_clips:
             break
-        name, shown = names[path], str(path.relative_to(source))
+        name, shown = keys[path].replace("/", "-"), str(path.relative_to(source))
         if (same := twice.setdefault(hashes[path], path)) != path:
             aside[shown] = f"the same file as {same.relative_to(source)}"
             continue
@@ -93,7 +97,7 @@ def build(
             continue
         try:
             if not safe_path(workdir, name, where=f"{path}:").exists():
-                _write(path, name, workdir, target)
+                _write(keys[path], listing, workdir / name, target)
         except Exception as error:
             aside[shown] = reason_of(error)
         else:
@@ -152,42 +156,52 @@ def _sums(folder: pathlib.Path) -> dict[str, str]:
     return {p.name: provenance.file_hash(p) for p in sorted(folder.iterdir()) if p.is_file()}
 
 
-def _key(path: pathlib.Path) -> str:
-    return path.name if path.is_dir() else path.stem
-
-
-def _write(path: pathlib.Path, name: str, workdir: pathlib.Path, target: Target) -> None:
+def _write(key: str, listing: Listing, folder: pathlib.Path, target: Target) -> None:
     """One clip: RGB and whatever annotations it has, scaled and cropped together."""
-    frames, fps = media.read_video(path, target.num_frames)
+    video = media.read(listing.files[key, RGB], num_frames=target.num_frames)
+    frames = video.frames
     if len(frames) < target.num_frames:
         raise UserError(f"{len(frames)} frames, fewer than {target.num_frames}")
     crop = Crop(source=frames.shape[1:3], target=(target.height, target.width))
     streams: dict[str, dict[str, np.ndarray]] = {}
     for modality, metric in modalities.metrics().items():
-        file = path.with_name(f"{_key(path)}.{modality}.npz")
-        if not file.exists():
+        file = listing.files.get((key, modality))
+        if file is None:
             continue
-        stored = read_npz(file, metric.keys)
-        unit = {key: stored.pop(key) for key in (UNIT,) if key in stored}
-        arrays = {k: v[: target.num_frames] for k, v in stored.items()}
-        for key, array in arrays.items():
-            flat = array.ndim >= 3 and key not in ("keypoints", "visibility")
-            if len(array) < target.num_frames or (flat and array.shape[1:3] != crop.source):
+        stored = _truth(modality, file, metric.keys)
+        unit = {name: stored.pop(name) for name in (UNIT,) if name in stored}
+        for name, array in stored.items():
+            flat = array.ndim >= 3 and name not in ("keypoints", "visibility")
+            if flat and array.shape[1:3] != crop.source:
                 raise UserError(
-                    f"{file.name}: {key} is {array.shape}, the video {frames.shape[:3]}; annotate "
+                    f"{file.name}: {name} is {array.shape}, the video {frames.shape[:3]}; annotate "
                     "every frame at the video's size"
                 )
-        streams[modality] = {k: resize(k, v, crop) for k, v in arrays.items()}
+        streams[modality] = {
+            name: resize(name, at_frames(name, array, video.numbers, file.name), crop)
+            for name, array in stored.items()
+        }
         hide_outside(streams[modality], (target.height, target.width))
         streams[modality] |= unit
-    temporary = workdir / f".{name}.part"
+    temporary = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     rgb = media.fit(frames, height=target.height, width=target.width)
-    media.write_lossless(temporary / "rgb.mkv", rgb, fps)
+    media.write_lossless(temporary / "rgb.mkv", rgb, video.fps)
     for modality, arrays in streams.items():
         np.savez_compressed(temporary / f"{modality}.npz", **arrays)
-    text = path.with_name(f"{_key(path)}.txt")
-    caption = text_files.read_text(text).strip() if text.exists() else ""
-    provenance.write_json(temporary / "clip.json", {"caption": caption, "fps": fps})
-    temporary.rename(workdir / name)
+    text = listing.texts.get((key, RGB))
+    caption = text_files.read_text(text).strip() if text else ""
+    provenance.write_json(temporary / "clip.json", {"caption": caption, "fps": video.fps})
+    temporary.rename(folder)
+
+
+def _truth(modality: str, file: pathlib.Path, keys: Sequence[str]) -> dict[str, np.ndarray]:
+    """The arrays of an annotation, depth in metres where its unit is stated."""
+    if file.suffix != ".npz":
+        if not pictures.holds_numbers(modality, file):
+            raise UserError(f"{file.name}: a drawing; give its arrays as .npz, or move it away")
+        return pictures.read_arrays(modality, file)
+    stored = read_npz(file, keys)
+    pictures.scaled_depth(stored, file)
+    return stored

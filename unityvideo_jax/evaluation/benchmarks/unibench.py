@@ -293,7 +293,7 @@ def verify_clip(clip: Clip, known: Mapping[str, dict]) -> None:
             f"{clip.path}: of UniBench v{version}, this is v{VERSION} of {len(known)} clips; build "
             "it anew"
         )
-    arrays = {"rgb": clip.video()[0]}
+    arrays = {"rgb": clip.video().frames}
     for stream in FILES:
         arrays |= clip.truth(stream) or {}
     if missing := [key for keys in FILES.values() for key in keys if key not in arrays]:

@@ -51,6 +51,17 @@ def test_clips_come_in_name_order_with_texts_and_size(folder):
     assert batch.texts["depth"][:2] == ["depth of the kitchen", registry.get("depth").prompt]
 
 
+def test_suffixes_in_capitals_are_read(folder):
+    truth = FolderSource(folder, MODALITIES, **TARGET).load([0], MODALITIES)
+    for name in ("a.depth.npz", "a.mp4", "a.txt"):
+        stem, _, suffix = name.rpartition(".")
+        (folder / name).rename(folder / f"{stem}.{suffix.upper()}")
+    found = FolderSource(folder, MODALITIES, **TARGET).load([0], MODALITIES)
+    assert found.texts == truth.texts
+    for name in MODALITIES:
+        np.testing.assert_array_equal(found.videos[name], truth.videos[name])
+
+
 def test_depth_and_flow_keep_their_values_through_scaling(folder):
     truth = stand_ins.clip(0, 7, 32, 64)
     batch = FolderSource(folder, MODALITIES, **TARGET).load([0], MODALITIES)

@@ -7,6 +7,7 @@ buffers into new memory, which takes several times as long as to score some of t
 import io
 import math
 import os
+import pathlib
 import struct
 import zipfile
 import zlib
@@ -28,6 +29,11 @@ HEADER_BYTES = 1 << 16
 # Bytes that compressed arrays of one file may take: an hour of small video, and no bomb.
 MAX_BYTES = 8 << 30
 BLOCK = 1 << 20
+
+
+def is_npz(path: str | os.PathLike) -> bool:
+    """Whether a file is an npz by its suffix, in capitals too."""
+    return pathlib.PurePath(path).suffix.lower() == ".npz"
 
 
 def read_npz(

@@ -12,6 +12,7 @@ from unityvideo_jax import modalities as registry
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.files.faults import Fault, shown
 from unityvideo_jax.files.names import UNPRINTED, has_unprinted
+from unityvideo_jax.files.npz import is_npz
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -78,7 +79,7 @@ def _scan(folder: pathlib.Path, prefix: str, listing: Listing, seen: set[pathlib
         elif path.suffix.lower() == ".txt":
             key, _, modality = path.stem.partition(".")
             listing.texts[prefix + key, modality or registry.RGB] = path
-        elif path.suffix == ".npz" or media.is_video(path):
+        elif is_npz(path) or media.is_video(path):
             _add(path, path.stem, prefix, listing)
         elif path.suffix.lower() in media.IMAGE_SUFFIXES:
             key, _, modality = path.stem.partition(".")
@@ -120,7 +121,7 @@ def _add(path: pathlib.Path, stem: str, prefix: str, listing: Listing) -> None:
     try:
         if modality:
             registry.get(modality)
-        elif path.suffix == ".npz":
+        elif is_npz(path):
             raise UserError("name it <key>.<modality>.npz")
     except UserError as error:
         listing.faults.append(Fault(what=str(path), reason=f"{error}; a key contains no dot"))

@@ -26,6 +26,7 @@ from unityvideo_jax.errors import UserError
 from unityvideo_jax.files import disk, provenance, strict_json, text_files
 from unityvideo_jax.files.faults import Fault, list_ignored, shown
 from unityvideo_jax.files.names import name_fault, safe_path
+from unityvideo_jax.files.npz import is_npz
 from unityvideo_jax.files.paths import atomic_path
 from unityvideo_jax.modalities import RGB
 
@@ -314,7 +315,7 @@ def mismatch(files: Mapping[str, pathlib.Path]) -> str | None:
     """
     lengths = {}
     for modality, path in files.items():
-        if path.suffix != ".npz":
+        if not is_npz(path):
             try:
                 lengths[modality] = media.video_info(path).num_frames
             except UserError as error:

@@ -16,7 +16,7 @@ from unityvideo_jax import media
 from unityvideo_jax import modalities as registry
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.files.faults import Fault
-from unityvideo_jax.files.npz import read_npz
+from unityvideo_jax.files.npz import is_npz, read_npz
 from unityvideo_jax.inputs import pictures
 from unityvideo_jax.inputs.crop import Crop, hide_outside, is_sparse, resize
 from unityvideo_jax.inputs.sources import ClipBatch
@@ -213,7 +213,7 @@ class VideoFiles(abc.ABC):
     ) -> dict[str, np.ndarray] | None:
         """The arrays of a modality at these frames; None if it is given as a drawing."""
         file = self._file(key, modality)
-        if file.suffix != ".npz":
+        if not is_npz(file):
             if not pictures.holds_numbers(modality, file, depth_unit=self._depth_unit):
                 return None
             found = media.video_info(file)

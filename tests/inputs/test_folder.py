@@ -51,6 +51,21 @@ def test_clips_come_in_name_order_with_texts_and_size(folder):
     assert batch.texts["depth"][:2] == ["depth of the kitchen", registry.get("depth").prompt]
 
 
+def test_texts_and_stills_of_no_modality_are_listed(folder, capsys):
+    names = ("a.DEPTH.txt", "a.depht.txt", "a.mp4.txt", "still.depht.png")
+    for name in names:
+        (folder / name).touch()
+    for name in ("still.png", "still.depth.png"):
+        Image.fromarray(np.zeros((16, 32, 3), np.uint8)).save(folder / name)
+    for name in ("still.txt", "a.depth.txt"):
+        (folder / name).touch()
+    assert "still" in FolderSource(folder, ("rgb",), **TARGET).keys
+    assert f"ignored 4 files: {', '.join(names)}\n" in capsys.readouterr().out
+    (folder / "b.TXT").touch()
+    with pytest.raises(UserError, match=r"clip 'b': .*b.TXT and .*b.txt: keep one"):
+        FolderSource(folder, ("rgb",), **TARGET)
+
+
 def test_suffixes_in_capitals_are_read(folder):
     truth = FolderSource(folder, MODALITIES, **TARGET).load([0], MODALITIES)
     for name in ("a.depth.npz", "a.mp4", "a.txt"):

@@ -175,6 +175,17 @@ def test_clips_of_other_rates_are_said(folder, capsys):
         assert said == (fps == 0.0)
 
 
+def test_drawings_of_another_rate_than_their_clip_are_said(tmp_path, capsys):
+    folder = tmp_path / "clips"
+    _write_clip(folder, "a", height=16, width=32)
+    (folder / "a.depth.npz").unlink()
+    for fps in (8.0, 4.0):
+        media.write_video(folder / "a.depth.mp4", np.zeros((7, 16, 32, 3), np.uint8), fps)
+        FolderSource(folder, ("rgb", "depth"), **TARGET).load([0], ("rgb", "depth"))
+        said = "a.depth.mp4: 4 fps beside 8 of the RGB video" in capsys.readouterr().out
+        assert said == (fps == 4.0)
+
+
 def test_fingerprints_follow_the_files(folder):
     def identities():
         source = FolderSource(folder, MODALITIES, **TARGET)

@@ -245,6 +245,13 @@ class VideoFiles(abc.ABC):
     ) -> tuple[np.ndarray, Any]:
         file, side = self._file(key, modality), self._codec(modality).default_side
         drawn = media.video_info(file)
+        are_timed = all(media.open_source(f).has_rate for f in (file, self._file(key, "rgb")))
+        if are_timed and abs(drawn.fps / rgb.fps - 1) > SAME_RATE:
+            note(
+                "rates of a clip",
+                f"{file}: {drawn.fps:g} fps beside {rgb.fps:g} of the RGB video; frames are taken "
+                "by their number",
+            )
         if self._foreign_drawings:
             if self._codec(modality) != registry.get(modality).codec:
                 raise UserError(

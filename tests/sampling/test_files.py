@@ -3,6 +3,7 @@ import json
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from unityvideo_jax import media, modalities
 from unityvideo_jax.errors import UserError
@@ -52,18 +53,18 @@ def test_real_video_of_any_size_comes_in_the_models(tmp_path):
     assert given.source["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def test_short_video_gives_the_largest_length_that_fits(tmp_path):
+def test_short_video_gives_the_largest_length_that_fits(tmp_path, capsys):
     path = tmp_path / "film.mp4"
     media.write_video(path, clip(8), 8.0)
     given = files.read_given({"rgb": str(path)}, num_frames=None, default_frames=17, **SIZE)["rgb"]
-    assert len(given.video) == 5
+    assert len(given.video) == 5 and given.source["frames"] == list(range(5))
+    said = f"{path}: 8 frames at 8 frames/s, so 5 are sampled instead of 17"
+    assert said in capsys.readouterr().out
     with pytest.raises(UserError, match=r"film.mp4: 8 frames at 8 frames/s but num_frames=9"):
         files.read_given({"rgb": str(path)}, num_frames=9, default_frames=17, **SIZE)
 
 
 def test_image_folder(tmp_path):
-    from PIL import Image
-
     for t, frame in enumerate(clip(6)):
         Image.fromarray(frame).save(tmp_path / f"{t:03d}.png")
     given = files.read_given({"rgb": str(tmp_path)}, num_frames=5, default_frames=5, **SIZE)["rgb"]
@@ -77,6 +78,27 @@ def test_truth_is_encoded_with_its_record(tmp_path):
     given = files.read_given({"depth": str(path)}, num_frames=5, default_frames=17, **SIZE)["depth"]
     decoded = modalities.get("depth").codec.decode(given.video, given.side)["depth"]
     np.testing.assert_allclose(decoded, depth[:5], rtol=1e-4)
+
+
+def pictures_of(folder, arrays):
+    folder.mkdir()
+    for n, array in enumerate(arrays):
+        Image.fromarray(array).save(folder / f"{n:02d}.png")
+    return folder
+
+
+@pytest.mark.parametrize("num_frames", [5, None])
+def test_depth_is_drawn_within_the_bounds_of_the_frames_taken(tmp_path, num_frames):
+    # Only frames that are not taken are near.
+    depth = np.full((8, 32, 48), 4000, np.uint16)
+    depth[:, :16], depth[5:] = 8000, 500
+    np.savez(tmp_path / "d.npz", depth=depth / np.float32(1000))
+    for path in (tmp_path / "d.npz", pictures_of(tmp_path / "d", depth)):
+        given = files.read_given(
+            {"depth": str(path)}, num_frames=num_frames, default_frames=9, **SIZE
+        )["depth"]
+        np.testing.assert_allclose(given.side["bounds"], (1 / 8, 1 / 4), rtol=1e-6)
+        assert given.source["frames"] == list(range(5)) and len(given.video) == 5
 
 
 def test_several_inputs_share_a_length(tmp_path):

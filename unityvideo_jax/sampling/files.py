@@ -1,10 +1,11 @@
 """Given streams from files."""
 
 import dataclasses
+import functools
 import os
 import pathlib
 import types
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -14,9 +15,10 @@ from jaxtyping import Shaped
 from unityvideo_jax import media, modalities
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.files import provenance, stores
-from unityvideo_jax.files.npz import read_npz
+from unityvideo_jax.files.npz import is_npz, read_npz
 from unityvideo_jax.inputs import pictures
 from unityvideo_jax.inputs.crop import Crop, resize
+from unityvideo_jax.media.source import note
 from unityvideo_jax.metrics.depth_units import unit_of
 from unityvideo_jax.modalities import RGB
 from unityvideo_jax.modalities.base import Codec, Side
@@ -117,12 +119,12 @@ def read_given(
     scaled to cover the size, cropped in the centre and cut to length. Pictures that hold numbers
     (`inputs.pictures`) are too, by the nearest pixel, and are then encoded by the modality's codec.
     An npz holds ground truth under the clip's keys, which is encoded likewise; it is not scaled, so
-    it must have the size.
+    it must have the size. What is drawn, such as the bounds of depth, follows the frames taken.
 
     Args:
       paths: file or folder per modality.
       num_frames: exactly so many frames; None takes `default_frames`, or the largest 4n+1 below
-        that all inputs have.
+        that all inputs have, and a printed note says so.
       height, width: in pixels.
       fps: of the model.
       multiple: height and width of a token in pixels.
@@ -134,7 +136,7 @@ def read_given(
     """
     check_size(num_frames or default_frames, height, width, multiple)
     limit = num_frames or default_frames
-    loaded = {
+    found = {
         name: _read_stream(
             name,
             path,
@@ -146,25 +148,35 @@ def read_given(
         )
         for name, path in paths.items()
     }
-    shortest = min((len(g.video) for g in loaded.values()), default=limit)
     length = limit
-    if shortest < limit:
-        if num_frames is not None:
-            short = next(n for n, g in loaded.items() if len(g.video) == shortest)
-            raise UserError(
-                f"{paths[short]}: {shortest} frames at {fps:g} frames/s but num_frames="
-                f"{num_frames}; give a longer video or fewer frames"
-            )
-        length = (shortest - 1) // 4 * 4 + 1
-    for name, one in loaded.items():
+    if short := min(found, key=lambda name: found[name][0], default=None):
+        length = _length(paths[short], found[short][0], num_frames, limit, fps)
+    given = {name: first(length) for name, (_, first) in found.items()}
+    for name, one in given.items():
         if one.video.shape[1:3] != (height, width):
             raise UserError(
                 f"{paths[name]}: truth of {one.video.shape[1]}x{one.video.shape[2]} pixels but "
                 f"{height}x{width} is sampled; pass its own --height and --width"
             )
-    return {
-        name: dataclasses.replace(one, video=one.video[:length]) for name, one in loaded.items()
-    }
+    return given
+
+
+def _length(path: str, shortest: int, num_frames: int | None, limit: int, fps: float) -> int:
+    """The frames to take where the shortest input has so many; says so if that is not `limit`."""
+    if shortest >= limit:
+        return limit
+    if num_frames is not None:
+        raise UserError(
+            f"{path}: {shortest} frames at {fps:g} frames/s but num_frames={num_frames}; give a "
+            "longer video or fewer frames"
+        )
+    length = (shortest - 1) // 4 * 4 + 1
+    note(
+        "short inputs",
+        f"{path}: {shortest} frames at {fps:g} frames/s, so {length} are sampled instead of "
+        f"{limit}; models take 4n+1",
+    )
+    return length
 
 
 def read_image(path: str, *, height: int, width: int) -> Given:
@@ -212,42 +224,55 @@ def _read_stream(
     fps: float,
     codec: Codec,
     depth_unit: str,
-) -> Given:
+) -> tuple[int, Callable[[int], Given]]:
+    """How many frames can be taken of a stream, and what makes the first so many of them."""
     file = stores.local(path)
-    if file.suffix == ".npz":
-        return _read_truth(file, codec, depth_unit)
+    if is_npz(file):
+        arrays = _read_truth(file, depth_unit)
+        check_clip(codec, arrays, path)
+        return len(arrays[codec.keys[0]]), functools.partial(_encoded, codec, path, arrays)
     if name != RGB and pictures.holds_numbers(name, file, depth_unit=depth_unit):
         count = min(limit, media.video_info(file).num_frames)
         arrays = pictures.read_arrays(name, file, range(count), depth_unit=depth_unit)
         stored = next(iter(arrays.values())).shape[1:]
         crop = Crop(source=stored, target=size)
         arrays = {key: resize(key, array, crop) for key, array in arrays.items()}
-        return _encoded(codec, path, arrays, size=stored, frames=list(range(count)))
+        check_clip(codec, arrays, path)
+        return count, functools.partial(_encoded, codec, path, arrays, size=stored)
     video = media.read(file, fps=fps, num_frames=limit, size=size)
-    return _given(
-        path,
-        media.to_float(video.frames),
-        None,
-        fps=video.fps,
-        size=video.stored_size,
-        frames=video.numbers.tolist(),
-    )
+    return len(video.frames), functools.partial(_drawn, path, video)
 
 
-def _read_truth(file: pathlib.Path, codec: Codec, depth_unit: str) -> Given:
+def _read_truth(file: pathlib.Path, depth_unit: str) -> dict[str, np.ndarray]:
     if not file.is_file():
         raise UserError(f"{file}: no such file; give a video, an image folder or an npz of truth")
     arrays = read_npz(file, ())
     pictures.scaled_depth(arrays, file, depth_unit=depth_unit)
-    return _encoded(codec, str(file), arrays)
+    return arrays
 
 
-def _encoded(codec: Codec, path: str, arrays: dict[str, np.ndarray], **source: Any) -> Given:
-    """Arrays of a modality as its codec draws them."""
-    check_clip(codec, arrays, path)
-    video, side = codec.encode({key: jnp.asarray(arrays[key]) for key in codec.keys})
+def _drawn(path: str, video: media.Video, length: int) -> Given:
+    """The first frames of a drawing."""
+    return _given(
+        path,
+        media.to_float(video.frames[:length]),
+        None,
+        fps=video.fps,
+        size=video.stored_size,
+        frames=video.numbers[:length].tolist(),
+    )
+
+
+def _encoded(
+    codec: Codec, path: str, arrays: dict[str, np.ndarray], length: int, **source: Any
+) -> Given:
+    """The first frames of a modality's arrays as its codec draws them, by themselves."""
+    video, side = codec.encode({key: jnp.asarray(arrays[key][:length]) for key in codec.keys})
     record = {key: np.asarray(value) for key, value in side.items()}
-    given = _given(path, np.asarray(video, np.float32), record, codec=codec.version, **source)
+    frames = list(range(length))
+    given = _given(
+        path, np.asarray(video, np.float32), record, codec=codec.version, frames=frames, **source
+    )
     unit = (unit_of(arrays) or "m") if "depth" in codec.keys else ""
     return dataclasses.replace(given, unit=unit)
 

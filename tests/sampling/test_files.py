@@ -101,6 +101,25 @@ def test_depth_is_drawn_within_the_bounds_of_the_frames_taken(tmp_path, num_fram
         assert given.source["frames"] == list(range(5)) and len(given.video) == 5
 
 
+def test_a_long_video_of_numbers_is_refused(tmp_path):
+    def first(name, path, unit=""):
+        frames = files.stream_given(name, str(path), fps=8.0, size=(32, 48), depth_unit=unit)
+        return next(frames)
+
+    ids = pictures_of(tmp_path / "ids", np.ones((2, 32, 48), np.uint8))
+    metres = pictures_of(tmp_path / "depth", np.ones((2, 32, 48), np.uint16))
+    np.savez(tmp_path / "depth.NPZ", depth=np.ones((2, 32, 48)))
+    for name, path, unit in (
+        ("segmentation", ids, ""),
+        ("depth", ids, "cm"),
+        ("depth", metres, ""),
+        ("depth", tmp_path / "depth.NPZ", ""),
+    ):
+        with pytest.raises(UserError, match=f"holds numbers, .* give {name} as a video"):
+            first(name, path, unit)
+    assert first("depth", ids).max() == 1 and first("rgb", ids).shape == (32, 48, 3)
+
+
 def test_several_inputs_share_a_length(tmp_path):
     np.savez(tmp_path / "d.npz", depth=np.ones((7, 32, 48), np.float32))
     media.write_video(tmp_path / "v.mp4", clip(12), 8.0)

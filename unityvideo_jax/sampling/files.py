@@ -5,12 +5,12 @@ import functools
 import os
 import pathlib
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Shaped
+from jaxtyping import Shaped, UInt8
 
 from unityvideo_jax import media, modalities
 from unityvideo_jax.errors import UserError
@@ -177,6 +177,29 @@ def _length(path: str, shortest: int, num_frames: int | None, limit: int, fps: f
         f"{limit}; models take 4n+1",
     )
     return length
+
+
+def stream_given(
+    name: str, path: str, *, fps: float, size: tuple[int, int], depth_unit: str = ""
+) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
+    """Yields the frames of a given video one by one, as `media.stream` does.
+
+    Args:
+      name: of the stream.
+      path: a video, or a folder of images that are drawings.
+      fps, size: as `media.stream` takes them.
+      depth_unit: as `read_given` takes it.
+
+    Raises:
+      UserError: as `media.stream`, or a file that holds numbers, which are drawn as a whole.
+    """
+    file = stores.local(path)
+    if is_npz(file) or (name != RGB and pictures.holds_numbers(name, file, depth_unit=depth_unit)):
+        raise UserError(
+            f"{path}: holds numbers, and a long video is read as frames of colours; give {name} as "
+            "a video, or leave out --long"
+        )
+    yield from media.stream(file, fps=fps, size=size)
 
 
 def read_image(path: str, *, height: int, width: int) -> Given:

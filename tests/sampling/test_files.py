@@ -120,6 +120,35 @@ def test_a_long_video_of_numbers_is_refused(tmp_path):
     assert first("depth", ids).max() == 1 and first("rgb", ids).shape == (32, 48, 3)
 
 
+def test_masks_are_white(tmp_path):
+    ids = np.zeros((32, 48), np.uint8)
+    ids[:, :24] = 1
+    palette = Image.fromarray(ids).convert("P")
+    palette.putdata(ids.ravel().tolist())
+    palette.putpalette([0, 0, 0, 128, 0, 0])
+    palette.save(tmp_path / "palette.png")
+    for number, value in ((1, 1), (2, 127), (3, 255)):
+        Image.fromarray(ids * np.uint8(value)).save(tmp_path / f"{number}.png")
+    for name, lightest in (("1", 1), ("2", 127), ("palette", 43)):
+        with pytest.raises(
+            UserError, match=rf"{name}\.png: nothing .* lightest pixel is {lightest}"
+        ):
+            files.read_mask(str(tmp_path / f"{name}.png"), (5, 32, 48), fps=8.0)
+    mask = files.read_mask(str(tmp_path / "3.png"), (5, 32, 48), fps=8.0).video
+    np.testing.assert_array_equal(mask, np.broadcast_to(ids > 0, (5, 32, 48)))
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".flo", ".pfm", ".exr", ".npz"])
+def test_files_of_other_kinds_are_refused_with_those_that_are_read(tmp_path, suffix):
+    path = tmp_path / f"a{suffix}"
+    path.write_bytes(b"PF\n48 32\n-1.0\n" + bytes(48 * 32 * 12))
+    with pytest.raises(UserError, match=rf"no \{suffix} files are read here; give an image, a vi"):
+        files.read_mask(str(path), (5, 32, 48), fps=8.0)
+    if suffix != ".npz":
+        with pytest.raises(UserError, match=rf"no \{suffix} files .*, or an \.npz of its arrays"):
+            files.read_given({"flow": str(path)}, num_frames=5, default_frames=5, **SIZE)
+
+
 def test_several_inputs_share_a_length(tmp_path):
     np.savez(tmp_path / "d.npz", depth=np.ones((7, 32, 48), np.float32))
     media.write_video(tmp_path / "v.mp4", clip(12), 8.0)

@@ -1,5 +1,6 @@
 """Given streams from files."""
 
+import contextlib
 import dataclasses
 import functools
 import os
@@ -25,6 +26,12 @@ from unityvideo_jax.modalities.base import Codec, Side
 from unityvideo_jax.modalities.checks import check_clip
 from unityvideo_jax.models.sizes import TOKEN_PIXELS
 from unityvideo_jax.sampling.streams import check_size
+
+# What is lighter in a mask is white.
+MID_GREY = 127.5
+# The kinds of files that are taken, for messages.
+PICTURES = "an image, a video or a folder of images"
+DRAWN = "a video or a folder of images"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -199,7 +206,8 @@ def stream_given(
             f"{path}: holds numbers, and a long video is read as frames of colours; give {name} as "
             "a video, or leave out --long"
         )
-    yield from media.stream(file, fps=fps, size=size)
+    with _kinds_named(path, DRAWN):
+        yield from media.stream(file, fps=fps, size=size)
 
 
 def read_image(path: str, *, height: int, width: int) -> Given:
@@ -210,7 +218,8 @@ def read_image(path: str, *, height: int, width: int) -> Given:
     Raises:
       UserError: nothing there, or nothing that decodes.
     """
-    video = media.read(path, numbers=[0], size=(height, width))
+    with _kinds_named(path, PICTURES):
+        video = media.read(path, numbers=[0], size=(height, width))
     return _given(path, media.to_float(video.frames), None, frames=[0])
 
 
@@ -226,17 +235,37 @@ def read_mask(path: str, size: tuple[int, int, int], *, fps: float) -> Given:
       fps: of the model.
 
     Raises:
-      UserError: nothing there, nothing that decodes, or some frames but fewer than `size` has.
+      UserError: nothing there, nothing that decodes, nothing white, or some frames but fewer than
+        `size` has.
     """
     frames, height, width = size
-    video = media.read(path, fps=fps, num_frames=frames, size=(height, width))
+    with _kinds_named(path, PICTURES):
+        video = media.read(path, fps=fps, num_frames=frames, size=(height, width))
     if len(video.frames) not in (1, frames):
         raise UserError(
             f"{path}: a mask of {len(video.frames)} frames at {fps:g} frames/s for {frames}; give "
             "an image, or as many frames"
         )
-    mask = np.broadcast_to(video.frames.mean(axis=-1) > 127.5, size)
+    white = video.frames.mean(axis=-1)
+    if white.max() <= MID_GREY:
+        raise UserError(
+            f"{path}: nothing in this mask is white (its lightest pixel is {white.max():.0f} of "
+            "255); draw white what it selects"
+        )
+    mask = np.broadcast_to(white > MID_GREY, size)
     return _given(path, mask, None, fps=video.fps, frames=video.numbers.tolist())
+
+
+@contextlib.contextmanager
+def _kinds_named(path: str, kinds: str) -> Iterator[None]:
+    """Names the kinds of files that are taken instead of one of no known suffix."""
+    try:
+        yield
+    except UserError as error:
+        file = stores.local(path)
+        if not (file.is_file() and file.suffix) or file.suffix.lower() in media.SUFFIXES:
+            raise
+        raise UserError(f"{path}: no {file.suffix} files are read here; give {kinds}") from error
 
 
 def _read_stream(
@@ -262,7 +291,8 @@ def _read_stream(
         arrays = {key: resize(key, array, crop) for key, array in arrays.items()}
         check_clip(codec, arrays, path)
         return count, functools.partial(_encoded, codec, path, arrays, size=stored)
-    video = media.read(file, fps=fps, num_frames=limit, size=size)
+    with _kinds_named(path, DRAWN if name == RGB else f"{DRAWN}, or an .npz of its arrays"):
+        video = media.read(file, fps=fps, num_frames=limit, size=size)
     return len(video.frames), functools.partial(_drawn, path, video)
 
 

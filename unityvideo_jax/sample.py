@@ -176,6 +176,7 @@ def _sample_long(
     """Samples every request window by window, from its videos into files."""
     size = FLAGS.height or pipeline.height, FLAGS.width or pipeline.width
     fps = FLAGS.fps or pipeline.fps
+    options = {"fps": fps, "size": size, "depth_unit": FLAGS.depth_unit}
     if FLAGS.profile:
         raise UserError(f"--profile: traces one window; leave out --long={FLAGS.long}")
     for request in todo:
@@ -183,9 +184,7 @@ def _sample_long(
             if getattr(request, name):
                 raise UserError(f"--long={FLAGS.long}: {name} is of one window; leave it out")
         for name, path in request.given.items():
-            if path.endswith(".npz"):
-                raise UserError(f"{path}: --long reads videos; give {name} as one")
-            next(media.stream(path, fps=fps, size=size), None)  # a bad file costs no work
+            next(files.stream_given(name, path, **options), None)  # a bad file costs no work
     for request, sampler in zip(todo, samplers, strict=True):
         start, folder = time.monotonic(), output / request.name
         window = sampler.window or pipeline.num_frames
@@ -193,7 +192,7 @@ def _sample_long(
         chunks = sample_long(
             pipeline,
             request.prompt,
-            given={n: media.stream(p, fps=fps, size=size) for n, p in request.given.items()},
+            given={n: files.stream_given(n, p, **options) for n, p in request.given.items()},
             wanted=request.wanted,
             num_frames=FLAGS.num_frames,
             continued=FLAGS.long == "continued",

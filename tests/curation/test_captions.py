@@ -43,6 +43,26 @@ def test_given_captions_come_from_the_csv_or_beside_the_video(job, tmp_path):
     assert caption(job, Captions(file=str(table)))[0].caption == "A dog, running"
 
 
+@pytest.mark.parametrize(
+    "name", ["./some/v.mp4", "some//v.mp4", " some/v.mp4", "some/../some/v.mp4"]
+)
+def test_rows_may_spell_a_path_in_other_ways(job, tmp_path, name):
+    (tmp_path / "captions.csv").write_text(f"video,caption\n{name},A dog.\n")
+    assert caption(job, Captions(file=str(tmp_path / "captions.csv")))[0].caption == "A dog."
+
+
+def test_texts_in_capitals_are_read_and_rows_of_no_video_listed(job, tmp_path, capsys):
+    job.video(CLIP).with_suffix(".TXT").write_text("A man walks.\n")
+    job.video(CLIP).touch()
+    rows = ("v.mp4", "./some/v.mp4", str(job.video(CLIP)))
+    table = tmp_path / "captions.csv"
+    table.write_text("video,caption\n" + "".join(f"{row},A dog.\n" for row in rows))
+    assert caption(job, Captions())[0].caption == "A man walks."
+    Captions(file=str(table)).list_unused(job)
+    said = f"{table}: ignored 2 rows of no video below {job.source}: v.mp4, {rows[2]}\n"
+    assert capsys.readouterr().out == said
+
+
 def test_a_missing_caption_is_noted_or_rejects(job):
     clip, path = caption(job, Captions())
     assert clip.caption == "" and "empty" in clip.notes["captions"] and path.read_text() == "\n"

@@ -130,6 +130,31 @@ def test_keys_tell_equal_names_apart_and_name_files(folder):
     assert cutting.find(str(folder)) == clips
 
 
+def test_links_are_followed_and_hidden_files_and_lost_texts_listed(folder, tmp_path, capsys):
+    elsewhere = tmp_path / "elsewhere"
+    for name in ("a/one.mp4", "a/one.TXT", "a/lost.txt", ".trash/old.mp4", "a/._one.mp4"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).touch()
+    elsewhere.mkdir()
+    (elsewhere / "two.mp4").touch()
+    for link, target in (
+        ("link", elsewhere),
+        ("again", elsewhere),
+        ("0", folder / "a"),
+        ("a/up", folder),
+        ("broken.mp4", tmp_path / "none"),
+        ("broken", tmp_path / "none"),
+    ):
+        (folder / link).symlink_to(target)
+    clips = {clip.video: clip for clip in cutting.find(str(folder))}
+    assert len(clips) == 3 and {"a/one.mp4", "broken.mp4"} < clips.keys()
+    assert "again/two.mp4" in clips  # the first of two links
+    said = "ignored 4 files: .trash/, a/._one.mp4, a/lost.txt, broken\n"
+    assert said in capsys.readouterr().out
+    (clip,) = stage.run(CHAIN, clips["broken.mp4"], job_of(tmp_path)).clips
+    assert clip.rejected_by == "probe" and "no such video" in clip.reason
+
+
 def test_bad_folders_and_parameters_are_named(tmp_path):
     with pytest.raises(UserError, match="no such folder"):
         cutting.find(str(tmp_path / "none"))

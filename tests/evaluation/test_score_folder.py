@@ -12,6 +12,7 @@ from unityvideo_jax.errors import UserError
 from unityvideo_jax.evaluation import score_folder
 from unityvideo_jax.evaluation.score_folder import HarnessConfig
 from unityvideo_jax.files import provenance
+from unityvideo_jax.inputs.clip_folders import clips_of
 from unityvideo_jax.metrics import depth, scores
 
 DEPTH = "depth/disparity_scale_shift_video/abs_rel"
@@ -294,6 +295,25 @@ def test_video_from_arrays_and_images(folders, tmp_path):
     np.savez(tmp_path / "videos" / "clip0" / "rgb.npz", rgb=np.full((3, 4, 4, 3), 200.0))
     outcome, _ = run(folders[0], tmp_path / "videos", tmp_path / "out")
     assert "must be uint8, or finite and in [0, 1]" in outcome.faults[0]
+
+
+def test_suffixes_in_capitals_are_read_and_other_files_listed(folders, broken, capsys):
+    clip = broken / "clip0"
+    for old, new in (("rgb.mp4", "rgb.MP4"), ("flow.npz", "flow.NPZ"), ("depth.npz", "depth.npy")):
+        (clip / old).rename(clip / new)
+    for name in ("sample.json", "sheet.png", "densepose.mp4", ".hidden", "dept.npz", "rgb.MOV"):
+        (clip / name).touch()
+    (clip / "reestimated" / "raft" / "flow.flo").touch()
+    found = clips_of(broken, "predictions")["clip0"]
+    (clip / "sample.json").unlink()
+    assert found.streams == ("flow", "segmentation", "skeleton", "densepose", "rgb")
+    assert found.source("rgb").name == "rgb.MP4" and found.video()[0].shape[0] == 3
+    np.testing.assert_array_equal(
+        found.arrays("flow")["flow"], folder_clips.truth(0)["flow"]["flow"]
+    )
+    files = ("dept.npz", "depth.npy", "rgb.MOV", "reestimated/raft/flow.flo")
+    said = f"ignored 4 files: {', '.join(f'clip0/{name}' for name in files)}\n"
+    assert said in capsys.readouterr().out
 
 
 def test_weights_are_part_of_the_fingerprint(folders, tmp_path):

@@ -1,4 +1,5 @@
 import io
+import sys
 import zipfile
 
 import numpy as np
@@ -120,3 +121,24 @@ def test_an_npy_of_another_shape_is_refused(tmp_path):
     np.testing.assert_array_equal(read_npy(tmp_path / "a.npy", (4,)), np.arange(4.0))
     with pytest.raises(UserError, match=r"a\.npy: holds \(4,\), not an array of shape \(2, 2\)"):
         read_npy(tmp_path / "a.npy", (2, 2))
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_arrays_come_in_types_that_jax_takes(save, tmp_path):
+    order = "<" if sys.byteorder == "big" else ">"
+    values = np.asfortranarray(np.arange(6).reshape(2, 3))
+    foreign = {kind: values.astype(f"{order}{kind}") for kind in ("f4", "f8", "i4", "u2")}
+    path = tmp_path / "clip.npz"
+    save(path, **foreign, wide=values.astype(np.longdouble), unit=np.array("mm", f"{order}U2"))
+    found = read_npz(path, ())
+    assert str(found.pop("unit")) == "mm"
+    for kind, array in found.items():
+        assert array.dtype == np.dtype("f8" if kind == "wide" else kind)
+        np.testing.assert_array_equal(array, values)
+
+
+def test_arrays_that_are_swapped_count_as_memory(tmp_path):
+    path = tmp_path / "clip.npz"
+    np.savez(path, depth=np.ones(1 << 18, np.dtype("f4").newbyteorder("S")))
+    with pytest.raises(UserError, match=r"take 1\.0 MiB"):
+        read_npz(path, ("depth",), limit=1 << 10)

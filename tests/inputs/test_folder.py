@@ -51,6 +51,32 @@ def test_clips_come_in_name_order_with_texts_and_size(folder):
     assert batch.texts["depth"][:2] == ["depth of the kitchen", registry.get("depth").prompt]
 
 
+def test_texts_and_stills_of_no_modality_are_listed(folder, capsys):
+    names = ("a.DEPTH.txt", "a.depht.txt", "a.mp4.txt", "still.depht.png")
+    for name in names:
+        (folder / name).touch()
+    for name in ("still.png", "still.depth.png"):
+        Image.fromarray(np.zeros((16, 32, 3), np.uint8)).save(folder / name)
+    for name in ("still.txt", "a.depth.txt"):
+        (folder / name).touch()
+    assert "still" in FolderSource(folder, ("rgb",), **TARGET).keys
+    assert f"ignored 4 files: {', '.join(names)}\n" in capsys.readouterr().out
+    (folder / "b.TXT").touch()
+    with pytest.raises(UserError, match=r"clip 'b': .*b.TXT and .*b.txt: keep one"):
+        FolderSource(folder, ("rgb",), **TARGET)
+
+
+def test_suffixes_in_capitals_are_read(folder):
+    truth = FolderSource(folder, MODALITIES, **TARGET).load([0], MODALITIES)
+    for name in ("a.depth.npz", "a.mp4", "a.txt"):
+        stem, _, suffix = name.rpartition(".")
+        (folder / name).rename(folder / f"{stem}.{suffix.upper()}")
+    found = FolderSource(folder, MODALITIES, **TARGET).load([0], MODALITIES)
+    assert found.texts == truth.texts
+    for name in MODALITIES:
+        np.testing.assert_array_equal(found.videos[name], truth.videos[name])
+
+
 def test_depth_and_flow_keep_their_values_through_scaling(folder):
     truth = stand_ins.clip(0, 7, 32, 64)
     batch = FolderSource(folder, MODALITIES, **TARGET).load([0], MODALITIES)
@@ -147,6 +173,17 @@ def test_clips_of_other_rates_are_said(folder, capsys):
         FolderSource(folder, ("rgb",), **TARGET, fps=fps).load([1], ("rgb",))
         said = "b.mp4: 16 fps beside 8 of the first clip" in capsys.readouterr().out
         assert said == (fps == 0.0)
+
+
+def test_drawings_of_another_rate_than_their_clip_are_said(tmp_path, capsys):
+    folder = tmp_path / "clips"
+    _write_clip(folder, "a", height=16, width=32)
+    (folder / "a.depth.npz").unlink()
+    for fps in (8.0, 4.0):
+        media.write_video(folder / "a.depth.mp4", np.zeros((7, 16, 32, 3), np.uint8), fps)
+        FolderSource(folder, ("rgb", "depth"), **TARGET).load([0], ("rgb", "depth"))
+        said = "a.depth.mp4: 4 fps beside 8 of the RGB video" in capsys.readouterr().out
+        assert said == (fps == 4.0)
 
 
 def test_fingerprints_follow_the_files(folder):

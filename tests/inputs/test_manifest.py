@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import stand_ins
+from PIL import Image
 
 from unityvideo_jax import media
 from unityvideo_jax.errors import UserError
@@ -84,11 +85,17 @@ def test_identities_follow_the_content(table):
         ("flow2.mp4", "0.npz", None),
         ("flow1.mp4", "broken.mp4", "line 3: flow: .*does not decode as video"),
         ("flow1.mp4", "short.mp4", "line 3: flow has 4 frames, rgb 7"),
+        ("flow1.mp4", "square.mp4", "line 3: flow is 64x64, rgb 32x64, of another aspect"),
+        ("flow1.mp4", "pictures", "line 3: flow is 64x64, rgb 32x64, of another aspect"),
     ],
 )
 def test_bad_rows_are_named(table, old, new, message):
     (table.parent / "broken.mp4").write_bytes((table.parent / "1.mp4").read_bytes()[:300])
     _solid(table.parent / "short.mp4", (1, 2, 3), frames=4)
+    _solid(table.parent / "square.mp4", (1, 2, 3), height=64)
+    (table.parent / "pictures").mkdir()
+    for n in range(7):
+        Image.new("RGB", (64, 64)).save(table.parent / "pictures" / f"{n}.png")
     table.write_text(table.read_text().replace(old, new))
     if message:
         with pytest.raises(UserError, match=message):
@@ -96,6 +103,14 @@ def test_bad_rows_are_named(table, old, new, message):
     else:  # only reading the arrays tells that these are not flow
         with pytest.raises(UserError, match=r"0.npz: lacks flow"):
             ManifestSource(table, MODALITIES, **TARGET).load([2], MODALITIES)
+
+
+def test_drawings_of_one_aspect_are_scaled_and_rows_that_repeat_are_said(table, capsys):
+    _solid(table.parent / "flow1.mp4", (200, 60, 40), frames=6, height=64, width=126)
+    table.write_text(table.read_text() + "2.mp4 ,Three.,2.npz,flow2.mp4,\n")
+    batch = ManifestSource(table, MODALITIES, **TARGET).load([1, 2, 3], MODALITIES)
+    assert batch.videos["flow"].shape == (3, 5, 16, 32, 3)
+    assert f"{table}, line 5: as line 4; both become clips" in capsys.readouterr().out
 
 
 def test_bad_rows_can_be_set_aside(table):

@@ -147,8 +147,19 @@ def test_pictures_of_unknown_numbers_are_refused_by_name(tmp_path, name):
         pictures.read_arrays(modality, folder, depth_unit=unit)
 
 
+def test_a_side_file_may_have_a_byte_order_mark(tmp_path):
+    folder = store(tmp_path / "d", MILLIMETRES)
+    (tmp_path / "d.json").write_text('{"unit": "cm"}', encoding="utf-8-sig")
+    assert pictures.stated(folder).unit == "cm"
+
+
 @pytest.mark.parametrize(
-    "text", ["mm", "[]", "{}", '{"unit": "feet"}', '{"unit": "m", "scale": 0}', '{"units": "m"}']
+    "text",
+    [
+        *("mm", "[]", "{}", '{"unit": "feet"}', '{"unit": "m", "scale": 0}', '{"units": "m"}'),
+        *('{"unit": ["mm"]}', '{"unit": "m", "unit": "mm"}', '{"unit": "m", "scale": NaN}'),
+        *('{"unit": "m", "scale": ' + "1" * 400 + "}", "[" * 100_000, '{"unit": "m"}\0'),
+    ],
 )
 def test_a_bad_side_file_is_named(tmp_path, text):
     folder = store(tmp_path / "d", MILLIMETRES)

@@ -3,6 +3,7 @@ import json
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from unityvideo_jax import media, modalities
 from unityvideo_jax.errors import UserError
@@ -52,18 +53,18 @@ def test_real_video_of_any_size_comes_in_the_models(tmp_path):
     assert given.source["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def test_short_video_gives_the_largest_length_that_fits(tmp_path):
+def test_short_video_gives_the_largest_length_that_fits(tmp_path, capsys):
     path = tmp_path / "film.mp4"
     media.write_video(path, clip(8), 8.0)
     given = files.read_given({"rgb": str(path)}, num_frames=None, default_frames=17, **SIZE)["rgb"]
-    assert len(given.video) == 5
+    assert len(given.video) == 5 and given.source["frames"] == list(range(5))
+    said = f"{path}: 8 frames at 8 frames/s, so 5 are sampled instead of 17"
+    assert said in capsys.readouterr().out
     with pytest.raises(UserError, match=r"film.mp4: 8 frames at 8 frames/s but num_frames=9"):
         files.read_given({"rgb": str(path)}, num_frames=9, default_frames=17, **SIZE)
 
 
 def test_image_folder(tmp_path):
-    from PIL import Image
-
     for t, frame in enumerate(clip(6)):
         Image.fromarray(frame).save(tmp_path / f"{t:03d}.png")
     given = files.read_given({"rgb": str(tmp_path)}, num_frames=5, default_frames=5, **SIZE)["rgb"]
@@ -77,6 +78,75 @@ def test_truth_is_encoded_with_its_record(tmp_path):
     given = files.read_given({"depth": str(path)}, num_frames=5, default_frames=17, **SIZE)["depth"]
     decoded = modalities.get("depth").codec.decode(given.video, given.side)["depth"]
     np.testing.assert_allclose(decoded, depth[:5], rtol=1e-4)
+
+
+def pictures_of(folder, arrays):
+    folder.mkdir()
+    for n, array in enumerate(arrays):
+        Image.fromarray(array).save(folder / f"{n:02d}.png")
+    return folder
+
+
+@pytest.mark.parametrize("num_frames", [5, None])
+def test_depth_is_drawn_within_the_bounds_of_the_frames_taken(tmp_path, num_frames):
+    # Only frames that are not taken are near.
+    depth = np.full((8, 32, 48), 4000, np.uint16)
+    depth[:, :16], depth[5:] = 8000, 500
+    np.savez(tmp_path / "d.npz", depth=depth / np.float32(1000))
+    for path in (tmp_path / "d.npz", pictures_of(tmp_path / "d", depth)):
+        given = files.read_given(
+            {"depth": str(path)}, num_frames=num_frames, default_frames=9, **SIZE
+        )["depth"]
+        np.testing.assert_allclose(given.side["bounds"], (1 / 8, 1 / 4), rtol=1e-6)
+        assert given.source["frames"] == list(range(5)) and len(given.video) == 5
+
+
+def test_a_long_video_of_numbers_is_refused(tmp_path):
+    def first(name, path, unit=""):
+        frames = files.stream_given(name, str(path), fps=8.0, size=(32, 48), depth_unit=unit)
+        return next(frames)
+
+    ids = pictures_of(tmp_path / "ids", np.ones((2, 32, 48), np.uint8))
+    metres = pictures_of(tmp_path / "depth", np.ones((2, 32, 48), np.uint16))
+    np.savez(tmp_path / "depth.NPZ", depth=np.ones((2, 32, 48)))
+    for name, path, unit in (
+        ("segmentation", ids, ""),
+        ("depth", ids, "cm"),
+        ("depth", metres, ""),
+        ("depth", tmp_path / "depth.NPZ", ""),
+    ):
+        with pytest.raises(UserError, match=f"holds numbers, .* give {name} as a video"):
+            first(name, path, unit)
+    assert first("depth", ids).max() == 1 and first("rgb", ids).shape == (32, 48, 3)
+
+
+def test_masks_are_white(tmp_path):
+    ids = np.zeros((32, 48), np.uint8)
+    ids[:, :24] = 1
+    palette = Image.fromarray(ids).convert("P")
+    palette.putdata(ids.ravel().tolist())
+    palette.putpalette([0, 0, 0, 128, 0, 0])
+    palette.save(tmp_path / "palette.png")
+    for number, value in ((1, 1), (2, 127), (3, 255)):
+        Image.fromarray(ids * np.uint8(value)).save(tmp_path / f"{number}.png")
+    for name, lightest in (("1", 1), ("2", 127), ("palette", 43)):
+        with pytest.raises(
+            UserError, match=rf"{name}\.png: nothing .* lightest pixel is {lightest}"
+        ):
+            files.read_mask(str(tmp_path / f"{name}.png"), (5, 32, 48), fps=8.0)
+    mask = files.read_mask(str(tmp_path / "3.png"), (5, 32, 48), fps=8.0).video
+    np.testing.assert_array_equal(mask, np.broadcast_to(ids > 0, (5, 32, 48)))
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".flo", ".pfm", ".exr", ".npz"])
+def test_files_of_other_kinds_are_refused_with_those_that_are_read(tmp_path, suffix):
+    path = tmp_path / f"a{suffix}"
+    path.write_bytes(b"PF\n48 32\n-1.0\n" + bytes(48 * 32 * 12))
+    with pytest.raises(UserError, match=rf"no \{suffix} files are read here; give an image, a vi"):
+        files.read_mask(str(path), (5, 32, 48), fps=8.0)
+    if suffix != ".npz":
+        with pytest.raises(UserError, match=rf"no \{suffix} files .*, or an \.npz of its arrays"):
+            files.read_given({"flow": str(path)}, num_frames=5, default_frames=5, **SIZE)
 
 
 def test_several_inputs_share_a_length(tmp_path):

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import pathlib
+import posixpath
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -13,6 +14,7 @@ from unityvideo_jax.annotators import base
 from unityvideo_jax.curation.stage import Clip, Job, Stage
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.files import text_files
+from unityvideo_jax.files.faults import list_ignored
 from unityvideo_jax.files.paths import atomic_path
 
 COLUMNS = ("video", "caption")
@@ -29,7 +31,8 @@ class Captions(base.Loaded, Stage):
     A video's given caption serves all of its clips.
 
     Attributes:
-      file: CSV with the columns `video` (relative to the source folder) and `caption`; '' is none.
+      file: CSV with the columns `video` (relative to the source folder, as `a.mp4` or `./a.mp4`)
+        and `caption`; '' is none.
       weights: folder of an image-text-to-text model of transformers with its processor; '' is
         none. Qwen2.5-VL-7B (Apache-2.0) is a permissive choice; mind the licence of others.
       prompt: the request to the model.
@@ -60,13 +63,19 @@ class Captions(base.Loaded, Stage):
         if not self.file:
             return captions
         for row in text_files.read_table(self.file, required=COLUMNS, known=COLUMNS):
-            video = row.cells.get("video", "")
+            video = posixpath.normpath(row.cells.get("video", "").strip())
             if fault := row.fault or (
                 f"a second caption of {video!r}" if video in captions else ""
             ):
                 raise UserError(f"{self.file}, line {row.line}: {fault}; fix the row")
             captions[video] = row.cells["caption"].strip()
         return captions
+
+    def list_unused(self, job: Job) -> None:
+        """Prints how many rows of the CSV name no video of the source folder, and which."""
+        root = pathlib.Path(job.source)
+        rows = [v for v in self._given if v.startswith("/") or not (root / v).is_file()]
+        list_ignored(self.file, rows, f"rows of no video below {root}")
 
     @functools.cached_property
     def network(self) -> tuple[Any, Any]:
@@ -92,8 +101,10 @@ class Captions(base.Loaded, Stage):
     def _find(self, clip: Clip, job: Job) -> str:
         if clip.video in self._given:
             return self._given[clip.video]
-        path: pathlib.Path = job.video(clip).with_suffix(".txt")
-        return text_files.read_text(path).strip() if path.exists() else ""
+        video = job.video(clip)
+        beside = (p for p in video.parent.iterdir() if p.suffix.lower() == ".txt")
+        path = max((p for p in beside if p.stem == video.stem), default=None)
+        return text_files.read_text(path).strip() if path else ""
 
     def _write(self, clip: Clip) -> str:
         import torch

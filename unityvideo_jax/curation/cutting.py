@@ -1,5 +1,6 @@
 """From raw videos to short clips: facts of a file, scene cuts, and windows cut out."""
 
+import collections
 import dataclasses
 import hashlib
 import os
@@ -27,17 +28,46 @@ COMPLETE = 0.97
 def find(folder: str) -> list[Clip]:
     """Lists all videos below a folder as clips that were not cut yet, in order of their keys.
 
+    Links are followed, each folder once; hidden files and folders are skipped. Files that are no
+    videos, nor texts beside one, are listed as ignored. A folder that cannot be listed is set
+    aside, as a link to nothing is when it is opened.
+
     Raises:
       UserError: no such folder, or no video in it.
     """
     root = pathlib.Path(folder)
     if not root.is_dir():
         raise UserError(f"--source={folder}: no such folder")
-    files = [p.relative_to(root) for p in sorted(root.rglob("*")) if p.is_file()]
-    paths = [p for p in files if media.is_video(root / p)]
-    found = [_video(path) for path in paths]
-    others = [p for p in files if p not in {*paths} and p.suffix.lower() != ".txt"]
-    list_ignored(folder, [p for p in others if not p.name.startswith(".")])
+    files: list[pathlib.Path] = []
+    ignored: list[str] = []
+    found: list[Clip] = []
+    # Links come last, so that a folder has the name of its own place.
+    waiting, seen = collections.deque([root]), set()
+    while waiting:
+        place = waiting.popleft()
+        if place.resolve() in seen:
+            continue
+        seen.add(place.resolve())
+        try:
+            there = sorted(place.iterdir())
+        except OSError as error:
+            reason = f"cannot be listed ({error.strerror})"
+            found.append(_video(place.relative_to(root)).reject(Probe.name, reason))
+            continue
+        for path in there:
+            if path.name.startswith("."):
+                ignored.append(f"{path.relative_to(root)}{'/' * path.is_dir()}")
+            elif not path.is_dir():
+                files.append(path.relative_to(root))
+            elif path.is_symlink():
+                waiting.append(path)
+            else:
+                waiting.appendleft(path)
+    videos = {path for path in files if media.is_video(root / path)}
+    spoken = {(video.with_suffix(""), ".txt") for video in videos}
+    others = {path for path in files if (path.with_suffix(""), path.suffix.lower()) not in spoken}
+    list_ignored(folder, sorted([*ignored, *map(str, others - videos)]))
+    found += [_video(path) for path in videos]
     if not found:
         raise UserError(
             f"--source={folder}: no videos below it ({', '.join(media.VIDEO_SUFFIXES)})"

@@ -80,12 +80,14 @@ def refuse(faults: Sequence[Fault], of: int, advice: str) -> None:
     raise UserError(f"{shown(str(faults[0]))}{more}; {advice}")
 
 
-def list_ignored(folder: str | os.PathLike, names: Sequence[str | os.PathLike]) -> None:
-    """Prints how many files of a folder were not read, and the first of their names."""
+def list_ignored(
+    folder: str | os.PathLike, names: Sequence[str | os.PathLike], what: str = "files"
+) -> None:
+    """Prints how many files of a folder, or rows of a file, were not read, and the first names."""
     if names:
         first = ", ".join(shown(name) for name in names[:SHOWN])
         more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-        print(f"{shown(folder)}: ignored {len(names)} files: {first}{more}", flush=True)
+        print(f"{shown(folder)}: ignored {len(names)} {what}: {first}{more}", flush=True)
 
 
 def write_faults(folder: pathlib.Path, faults: Sequence[Fault]) -> pathlib.Path:

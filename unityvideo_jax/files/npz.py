@@ -7,6 +7,7 @@ buffers into new memory, which takes several times as long as to score some of t
 import io
 import math
 import os
+import pathlib
 import struct
 import zipfile
 import zlib
@@ -30,6 +31,11 @@ MAX_BYTES = 8 << 30
 BLOCK = 1 << 20
 
 
+def is_npz(path: str | os.PathLike) -> bool:
+    """Whether a file is an npz by its suffix, in capitals too."""
+    return pathlib.PurePath(path).suffix.lower() == ".npz"
+
+
 def read_npz(
     path: str | os.PathLike,
     keys: Sequence[str],
@@ -40,12 +46,15 @@ def read_npz(
 ) -> dict[str, Shaped[np.ndarray, "..."]]:
     """Reads arrays of an npz; those that are not compressed stay in the file and are read-only.
 
+    Arrays of the other byte order are copied into this machine's, and floats of over 64 bits into
+    float64: JAX takes no others.
+
     Args:
       path: the file; nothing in it is unpickled.
       keys: names of arrays that it must hold.
       others: whether to read its other arrays too.
-      limit: bytes that its compressed arrays may take together; a quarter of this machine's memory
-        bounds them too.
+      limit: bytes that its compressed or copied arrays may take together; a quarter of this
+        machine's memory bounds them too.
       fix: end of the message of a file that does not load.
 
     Raises:
@@ -63,7 +72,7 @@ def read_npz(
                 )
             chosen = {k: m for k, m in members.items() if others or k in keys}
             arrays = {key: _Array(archive, member) for key, member in chosen.items()}
-            taken = sum(a.size for a in arrays.values() if a.is_compressed)
+            taken = sum(a.size for a in arrays.values() if a.takes_memory)
             if taken > (most := min(limit, capacity.host_bytes() // 4)):
                 raise UserError(
                     f"{path}: its arrays take {capacity.show(taken)}, more than the "
@@ -94,7 +103,14 @@ def read_npy(path: str | os.PathLike, shape: tuple[int, ...]) -> Shaped[np.ndarr
     if not isinstance(array, np.ndarray) or array.shape != shape:
         found = array.shape if isinstance(array, np.ndarray) else "an npz"
         raise UserError(f"{path}: holds {found}, not an array of shape {shape}")
-    return np.array(array)
+    return np.array(array, _native(array.dtype))
+
+
+def _native(dtype: np.dtype) -> np.dtype:
+    """The type that an array is given in: of this machine's byte order, no float over 64 bits."""
+    if dtype.kind == "f" and dtype.itemsize > 8:
+        return np.dtype(np.float64)
+    return dtype.newbyteorder("=")
 
 
 class _Array:
@@ -120,12 +136,14 @@ class _Array:
                 f"holds {member.file_size - self._offset} bytes"
             )
         self.is_compressed = member.compress_type != zipfile.ZIP_STORED
+        self.takes_memory = self.is_compressed or self._dtype != _native(self._dtype)
 
     def read(self) -> np.ndarray:
         """The array; raises if the member is damaged."""
         buffer = self._unpacked() if self.is_compressed or not self.size else self._mapped()
         order = "F" if self._fortran_order else "C"
-        return np.ndarray(self._shape, self._dtype, buffer, self._offset, order=order)
+        array = np.ndarray(self._shape, self._dtype, buffer, self._offset, order=order)
+        return array.astype(_native(self._dtype), copy=False)
 
     def _unpacked(self) -> bytearray:
         buffer = bytearray(self._member.file_size)

@@ -26,7 +26,7 @@ from unityvideo_jax import media, modalities
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.files import provenance, strict_json
 from unityvideo_jax.files.faults import list_ignored
-from unityvideo_jax.files.npz import read_npz
+from unityvideo_jax.files.npz import is_npz, read_npz
 from unityvideo_jax.inputs import pictures
 from unityvideo_jax.metrics.base import Arrays
 from unityvideo_jax.modalities import RGB
@@ -57,8 +57,20 @@ class Clip:
 
     def source(self, stream: str) -> pathlib.Path | None:
         """The file or folder of a stream, numbers before pictures; None if there is none."""
-        names = [f"{stream}.npz", *(f"{stream}{s}" for s in media.SUFFIXES), stream]
-        return next((p for n in names if (p := self.path / n).exists()), None)
+        ranks = {suffix: rank for rank, suffix in enumerate((".npz", *media.SUFFIXES, ""))}
+        there = self.path.iterdir() if self.path.is_dir() else ()
+        found = [p for p in there if p.stem == stream and p.suffix.lower() in ranks]
+        return min(found, key=lambda p: (ranks[p.suffix.lower()], p.name), default=None)
+
+    @property
+    def ignored(self) -> list[str]:
+        """Names in the folder that nothing reads; a drawing beside numbers is not listed."""
+        names = modalities.names()
+        known = {"clip.json", "sample.json", "sheet.png", REESTIMATED}
+        known |= {f"{name}{suffix}" for name in names for suffix in (".json", ".mp4")}
+        known |= {source.name for name in names if (source := self.source(name))}
+        others = (p.name for p in self.path.iterdir() if p.name not in known)
+        return sorted(name for name in others if not name.startswith("."))
 
     @property
     def streams(self) -> tuple[str, ...]:
@@ -122,7 +134,7 @@ class Clip:
         path = self.source(RGB)
         if path is None:
             raise UserError(f"{self.path}: holds no rgb.mp4, rgb.npz or folder rgb")
-        if path.suffix != ".npz":
+        if not is_npz(path):
             video = media.read(path, num_frames=max_frames)
         else:
             frames = self._frames(path)[:max_frames]
@@ -183,13 +195,13 @@ class Clip:
     def holds_numbers(self, modality: str, unit: str = "") -> bool:
         """Whether a modality lies there as an npz or as pictures of numbers, not as a drawing."""
         path = self.source(modality)
-        if path is None or path.suffix == ".npz":
+        if path is None or is_npz(path):
             return path is not None
         return pictures.holds_numbers(modality, path, depth_unit=unit)
 
     @staticmethod
     def _stored(modality: str, path: pathlib.Path, unit: str) -> Arrays:
-        if path.suffix != ".npz":
+        if not is_npz(path):
             return pictures.read_arrays(modality, path, depth_unit=unit)
         arrays = read_npz(path, modalities.get(modality).metric.keys)
         pictures.scaled_depth(arrays, path, depth_unit=unit)
@@ -204,7 +216,11 @@ class Clip:
 
 
 def clips_of(folder: pathlib.Path, flag: str) -> dict[str, Clip]:
-    """The clips of a benchmark or of a system in order of name; UserError naming the flag."""
+    """The clips of a benchmark or of a system in order of name; lists the files that nothing reads.
+
+    Raises:
+      UserError: no such folder, or no clip in it; names the flag.
+    """
     if not folder.is_dir():
         raise UserError(f"--{flag}={folder}: no such folder; see docs/evaluation.md for its layout")
     found = {
@@ -215,5 +231,8 @@ def clips_of(folder: pathlib.Path, flag: str) -> dict[str, Clip]:
     if not found:
         raise UserError(f"--{flag}={folder}: holds no clips; make one folder per clip")
     others = [p.name for p in folder.iterdir() if p.is_file() and p.suffix != ".json"]
-    list_ignored(folder, sorted(name for name in others if not name.startswith(".")))
+    others = sorted(name for name in others if not name.startswith("."))
+    parts = [part for clip in found.values() for part in (clip, *clip.estimators.values())]
+    others += [(p.path / name).relative_to(folder) for p in parts for name in p.ignored]
+    list_ignored(folder, others)
     return found

@@ -12,6 +12,7 @@ from unityvideo_jax import modalities as registry
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.files.faults import Fault, shown
 from unityvideo_jax.files.names import UNPRINTED, has_unprinted
+from unityvideo_jax.files.npz import is_npz
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -75,19 +76,25 @@ def _scan(folder: pathlib.Path, prefix: str, listing: Listing, seen: set[pathlib
             listing.faults.append(Fault(what=shown(path), reason=reason))
         elif path.is_dir():
             _scan_folder(path, prefix, listing, seen)
-        elif path.suffix.lower() == ".txt":
-            key, _, modality = path.stem.partition(".")
-            listing.texts[prefix + key, modality or registry.RGB] = path
-        elif path.suffix == ".npz" or media.is_video(path):
+        elif is_npz(path) or media.is_video(path):
             _add(path, path.stem, prefix, listing)
-        elif path.suffix.lower() in media.IMAGE_SUFFIXES:
-            key, _, modality = path.stem.partition(".")
-            entry = (prefix + key, modality or "rgb")
-            if entry in listing.stills:
-                listing.spoiled[prefix + key] = f"{listing.stills[entry]} and {path}: keep one"
-            listing.stills[entry] = path
+        elif path.suffix.lower() in (".txt", *media.IMAGE_SUFFIXES):
+            _add_beside(path, prefix, listing)
         elif path.suffix != ".json" or path.stem.partition(".")[2] not in registry.names():
             listing.ignored.append(prefix + path.name)
+
+
+def _add_beside(path: pathlib.Path, prefix: str, listing: Listing) -> None:
+    """A text or a still: `<key>` or `<key>.<modality>`; ignored if there is no such modality."""
+    name, _, modality = path.stem.partition(".")
+    key, modality = prefix + name, modality or registry.RGB
+    table = listing.texts if path.suffix.lower() == ".txt" else listing.stills
+    if modality not in registry.names():
+        listing.ignored.append(prefix + path.name)
+    elif (key, modality) in table:
+        listing.spoiled[key] = f"{table[key, modality]} and {path}: keep one"
+    else:
+        table[key, modality] = path
 
 
 def _scan_folder(
@@ -120,7 +127,7 @@ def _add(path: pathlib.Path, stem: str, prefix: str, listing: Listing) -> None:
     try:
         if modality:
             registry.get(modality)
-        elif path.suffix == ".npz":
+        elif is_npz(path):
             raise UserError("name it <key>.<modality>.npz")
     except UserError as error:
         listing.faults.append(Fault(what=str(path), reason=f"{error}; a key contains no dot"))

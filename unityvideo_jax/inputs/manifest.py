@@ -20,6 +20,7 @@ from unityvideo_jax.files import paths, stores, text_files
 from unityvideo_jax.files.faults import Fault, refuse
 from unityvideo_jax.inputs.openuni_tars import FOLDERS, mismatch
 from unityvideo_jax.inputs.video_files import ALLOW, VideoFiles
+from unityvideo_jax.media.source import note
 
 
 class ManifestSource(VideoFiles):
@@ -52,10 +53,13 @@ class ManifestSource(VideoFiles):
         self._table, self._modalities = stores.local(table), tuple(modalities)
         self._rows: dict[str, dict[str, str]] = {}
         self.faults: list[Fault] = []
+        lines: dict[tuple[str, ...], int] = {}
         for line, row, fault in self._read():
             if reason := fault or self._reason(row):
                 self.faults.append(Fault(what=f"{table}, line {line}", reason=reason))
             else:
+                if (first := lines.setdefault(tuple(row.values()), line)) != line:
+                    note("same row", f"{table}, line {line}: as line {first}; both become clips")
                 self._rows[f"{line:08d}-{pathlib.PurePath(row[registry.RGB].strip()).stem}"] = row
             if num_clips and len(self._rows) == num_clips:
                 break
@@ -105,8 +109,7 @@ class ManifestSource(VideoFiles):
                     return f"{path}: no such file of {modality}"
             except (OSError, RuntimeError) as error:
                 return f"the path of {modality} cannot be used ({error})"
-            if not path.is_dir():
-                files[modality] = path
+            files[modality] = path
         return mismatch(files)
 
     def identity(self, key: str, modality: str) -> str:

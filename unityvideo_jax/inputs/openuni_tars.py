@@ -26,6 +26,7 @@ from unityvideo_jax.errors import UserError
 from unityvideo_jax.files import disk, provenance, strict_json, text_files
 from unityvideo_jax.files.faults import Fault, list_ignored, shown
 from unityvideo_jax.files.names import name_fault, safe_path
+from unityvideo_jax.files.npz import is_npz
 from unityvideo_jax.files.paths import atomic_path
 from unityvideo_jax.modalities import RGB
 
@@ -39,6 +40,8 @@ FOLDERS = {
 }
 CAPTIONS = ("prompt", "caption", "text", "description")
 SUFFIXES = (*media.VIDEO_SUFFIXES, ".npz")
+# Aspects that differ by a larger share than this are no rounding to whole blocks of pixels.
+SAME_ASPECT = 0.02
 TAR_ERRORS = (tarfile.TarError, EOFError, OSError, ValueError, zlib.error)
 # Members that stand for a long name or for further headers: `tarfile` reads them into memory.
 HEADERS = (
@@ -310,18 +313,25 @@ def join(
 def mismatch(files: Mapping[str, pathlib.Path]) -> str | None:
     """Why the videos of a clip do not belong together; None if they do.
 
-    Flow from each frame to the next may have one frame fewer.
+    Flow from each frame to the next may have one frame fewer. Sizes may differ, aspects may not:
+    every video is cropped at the centre by itself.
     """
-    lengths = {}
+    infos = {}
     for modality, path in files.items():
-        if path.suffix != ".npz":
+        if not is_npz(path):
             try:
-                lengths[modality] = media.video_info(path).num_frames
+                infos[modality] = media.video_info(path)
             except UserError as error:
                 disk.raise_if_refused(error, path)
                 return f"{modality}: {error}"
-    for modality, length in lengths.items():
-        missing = lengths.get(RGB, length) - length
+    rgb = infos.get(RGB)
+    for modality, info in infos.items() if rgb else ():
+        missing = rgb.num_frames - info.num_frames
         if missing not in ((0, 1) if modality == "flow" else (0,)):
-            return f"{modality} has {length} frames, rgb {lengths[RGB]}"
+            return f"{modality} has {info.num_frames} frames, rgb {rgb.num_frames}"
+        if abs(info.width * rgb.height / (info.height * rgb.width) - 1) > SAME_ASPECT:
+            return (
+                f"{modality} is {info.height}x{info.width}, rgb {rgb.height}x{rgb.width}, of "
+                "another aspect; bring them to one"
+            )
     return None

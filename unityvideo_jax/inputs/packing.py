@@ -12,6 +12,7 @@ from unityvideo_jax import media, modalities
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.files.faults import Fault, refuse, show, shown, write_faults
 from unityvideo_jax.files.names import name_fault, safe_path
+from unityvideo_jax.files.npz import is_npz, read_npz
 from unityvideo_jax.inputs import clip_shards, openuni_tars, pictures
 from unityvideo_jax.inputs.clip_shards import ClipCard, ClipFile
 from unityvideo_jax.inputs.openuni_tars import Described
@@ -49,7 +50,7 @@ class Clips:
                     f"{path}: a folder of images, which one record cannot hold; write it as a "
                     "video or as .npz"
                 )
-            info = {} if path.suffix == ".npz" else _shape(media.video_info(path))
+            info = {} if is_npz(path) else _shape(media.video_info(path))
             rgb = modality == RGB
             yield ClipFile(
                 key=key,
@@ -232,8 +233,6 @@ def _streams(clip: Any) -> tuple[str, ...]:
 
 def _checked(clip: Any, streams: Sequence[str]) -> dict[str, Any]:
     """The record of a clip whose files all read; UserError otherwise."""
-    from unityvideo_jax.files.npz import read_npz
-
     if fault := name_fault(clip.name):
         raise UserError(f"its name {fault}; rename it")
     if _streams(clip) != tuple(streams) or RGB not in streams:
@@ -248,7 +247,7 @@ def _checked(clip: Any, streams: Sequence[str]) -> dict[str, Any]:
             "hold; write `unit` into the npz and remove it"
         )
     for stream, path in files.items():
-        if path.suffix == ".npz":
+        if is_npz(path):
             metric = modalities.get(stream).metric
             read_npz(path, metric.keys if metric else (stream,))
     if reason := openuni_tars.mismatch(files):

@@ -11,7 +11,6 @@ surface. One channel of 8 bits is a drawing of depth, bright is near, unless a u
 """
 
 import dataclasses
-import json
 import pathlib
 from collections.abc import Sequence
 
@@ -20,6 +19,7 @@ from jaxtyping import Float, Int, Shaped
 
 from unityvideo_jax import media, units
 from unityvideo_jax.errors import UserError
+from unityvideo_jax.files import strict_json
 from unityvideo_jax.media.source import note
 from unityvideo_jax.metrics.depth_units import UNIT, in_metres
 
@@ -66,17 +66,16 @@ def stated(path: pathlib.Path, flag: str = "") -> Measure | None:
     """Reads the unit that the file beside `path`, or else the flag, states; else None.
 
     Raises:
-      UserError: a file that is no such JSON, no such unit, or a scale that is not positive.
+      UserError: a file that `strict_json` refuses or of other keys, no such unit, or a scale that
+        is not positive.
     """
     file = side_file(path)
     if not file.exists():
         return Measure(unit=units.parse(flag, "--depth_unit")) if flag else None
-    try:
-        record = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{file}: not readable JSON ({error})") from error
-    if not isinstance(record, dict) or not {"unit"} <= set(record) <= {"unit", "scale"}:
-        raise UserError(f'{file}: write {{"unit": "mm"}}, or {{"unit": "m", "scale": 0.001}}')
+    fix = 'write {"unit": "mm"}, or {"unit": "m", "scale": 0.001}'
+    record = strict_json.read_object(file, fix)
+    if not {"unit"} <= set(record) <= {"unit", "scale"}:
+        raise UserError(f"{file}: its keys are {', '.join(record) or 'missing'}; {fix}")
     scale = record.get("scale", 1.0)
     is_number = isinstance(scale, int | float) and not isinstance(scale, bool)
     if not is_number or not 0 < scale < float("inf"):

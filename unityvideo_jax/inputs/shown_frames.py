@@ -7,7 +7,7 @@ from jaxtyping import Int, Shaped
 
 from unityvideo_jax.errors import UserError
 
-# Keys of arrays that lead from a frame to the next one.
+# Arrays that are true only between a frame and the one right after it.
 TO_NEXT_FRAME = ("flow", "occluded")
 
 

@@ -16,9 +16,10 @@ from unityvideo_jax import media
 from unityvideo_jax import modalities as registry
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.files.faults import Fault
-from unityvideo_jax.files.npz import read_npz
+from unityvideo_jax.files.npz import is_npz, read_npz
 from unityvideo_jax.inputs import pictures
 from unityvideo_jax.inputs.crop import Crop, hide_outside, is_sparse, resize
+from unityvideo_jax.inputs.shown_frames import at_frames
 from unityvideo_jax.inputs.sources import ClipBatch
 from unityvideo_jax.media.source import note
 from unityvideo_jax.metrics.depth_units import UNIT
@@ -26,8 +27,6 @@ from unityvideo_jax.metrics.depth_units import UNIT
 ALLOW = "fix it, or pass --allow_faults to continue without what is faulty"
 # Rates that differ by a larger share than this are reported.
 SAME_RATE = 0.01
-# Arrays that are true only between a frame and the one right after it.
-TO_NEXT_FRAME = ("flow", "occluded")
 # Bytes that the arrays of a modality take at most per pixel of the video; people's come on top.
 MAX_PIXEL_BYTES = 64
 
@@ -213,7 +212,7 @@ class VideoFiles(abc.ABC):
     ) -> dict[str, np.ndarray] | None:
         """The arrays of a modality at these frames; None if it is given as a drawing."""
         file = self._file(key, modality)
-        if file.suffix != ".npz":
+        if not is_npz(file):
             if not pictures.holds_numbers(modality, file, depth_unit=self._depth_unit):
                 return None
             found = media.video_info(file)
@@ -231,12 +230,7 @@ class VideoFiles(abc.ABC):
             _check_count(file, len(array), rgb, f"{name} has shape {array.shape}")
             if not is_sparse(name):
                 _check_size(file, name, array.shape[1:3], rgb)
-            if name in TO_NEXT_FRAME and not np.all(np.diff(numbers) == 1):
-                raise UserError(
-                    f"{file}: {name} leads to the next frame, which --fps={self._target_fps:g} "
-                    "skips or repeats; resample the video before computing it, or give no --fps"
-                )
-        arrays = {name: array[numbers] for name, array in arrays.items()} | unit
+        arrays = {k: at_frames(k, array, numbers, file) for k, array in arrays.items()} | unit
         pictures.scaled_depth(arrays, file, depth_unit=self._depth_unit)
         return arrays
 
@@ -245,6 +239,13 @@ class VideoFiles(abc.ABC):
     ) -> tuple[np.ndarray, Any]:
         file, side = self._file(key, modality), self._codec(modality).default_side
         drawn = media.video_info(file)
+        are_timed = all(media.open_source(f).has_rate for f in (file, self._file(key, "rgb")))
+        if are_timed and abs(drawn.fps / rgb.fps - 1) > SAME_RATE:
+            note(
+                "rates of a clip",
+                f"{file}: {drawn.fps:g} fps beside {rgb.fps:g} of the RGB video; frames are taken "
+                "by their number",
+            )
         if self._foreign_drawings:
             if self._codec(modality) != registry.get(modality).codec:
                 raise UserError(

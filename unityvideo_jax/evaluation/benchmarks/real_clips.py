@@ -22,7 +22,7 @@ from unityvideo_jax.errors import UserError
 from unityvideo_jax.files import provenance, strict_json, text_files
 from unityvideo_jax.files.faults import list_ignored, reason_of
 from unityvideo_jax.files.names import safe_path
-from unityvideo_jax.files.npz import read_npz
+from unityvideo_jax.files.npz import is_npz, read_npz
 from unityvideo_jax.inputs import pictures
 from unityvideo_jax.inputs.clip_folders import Clip
 from unityvideo_jax.inputs.crop import Crop, hide_outside, resize
@@ -198,7 +198,7 @@ def _write(key: str, listing: Listing, folder: pathlib.Path, target: Target) -> 
 
 def _truth(modality: str, file: pathlib.Path, keys: Sequence[str]) -> dict[str, np.ndarray]:
     """The arrays of an annotation, depth in metres where its unit is stated."""
-    if file.suffix != ".npz":
+    if not is_npz(file):
         if not pictures.holds_numbers(modality, file):
             raise UserError(f"{file.name}: a drawing; give its arrays as .npz, or move it away")
         return pictures.read_arrays(modality, file)

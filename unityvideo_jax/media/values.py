@@ -6,6 +6,7 @@ inverts TIFF files in which 0 is white, and has no unsigned 32 or signed 8 bits.
 
 import pathlib
 import re
+from collections.abc import Callable
 
 import numpy as np
 from jaxtyping import Shaped
@@ -48,17 +49,17 @@ def read_numbers(path: pathlib.Path, page: int = 0) -> Shaped[np.ndarray, "h w"]
                 f"{path}: {image.mode} colours, where one channel of numbers is wanted; write "
                 "every frame with one channel"
             )
-        if image.format in LOSSY or image.info.get("compression") in LOSSY_TIFF:
-            raise UserError(
-                f"{path}: {image.format} with loss changes the numbers that it stores; write PNG"
-            )
+        compression = image.info.get("compression")
+        if image.format in LOSSY or compression in LOSSY_TIFF:
+            what = image.format if image.format in LOSSY else f"{image.format} by {compression}"
+            raise UserError(f"{path}: {what} changes the numbers that it stores; write PNG")
         undo = _as_stored(image)
         array = np.asarray(ImageOps.exif_transpose(image))
     array = array.astype(np.uint8 if array.dtype == bool else array.dtype.newbyteorder("="))
     return undo(array)
 
 
-def _as_stored(image: Image.Image):
+def _as_stored(image: Image.Image) -> Callable[[np.ndarray], np.ndarray]:
     """How to undo what Pillow does to the numbers of an image that is not yet decoded."""
     arguments = image.tile[0][3] if image.tile else ""
     raw = str(arguments[0] if isinstance(arguments, tuple) else arguments)

@@ -147,6 +147,13 @@ def test_pictures_of_unknown_numbers_are_refused_by_name(tmp_path, name):
         pictures.read_arrays(modality, folder, depth_unit=unit)
 
 
+def test_ids_beyond_32_bits_are_refused(tmp_path, monkeypatch):
+    ids = np.array([[[1, 3_000_000_000]]], np.uint32)
+    monkeypatch.setattr(pictures.media, "read_numbers", lambda *_: ids)
+    with pytest.raises(UserError, match=r"a\.tif: ids to 3000000000; number them to 2147483647"):
+        pictures.read_arrays("segmentation", tmp_path / "a.tif")
+
+
 def test_a_side_file_may_have_a_byte_order_mark(tmp_path):
     folder = store(tmp_path / "d", MILLIMETRES)
     (tmp_path / "d.json").write_text('{"unit": "cm"}', encoding="utf-8-sig")

@@ -142,6 +142,8 @@ def read_arrays(
     if modality == "segmentation":
         if is_float:
             raise UserError(f"{path}: ids in {values.dtype}; write them as integers")
+        if values.size and values.max() > (most := np.iinfo(np.int32).max):
+            raise UserError(f"{path}: ids to {values.max()}; number them to {most} at most")
         return {"segments": values.astype(np.int32)}
     measure = stated(path, depth_unit)
     if measure is None:

@@ -23,9 +23,10 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 from absl import flags
+from flax import nnx
 
-import unityvideo_jax
 from unityvideo_jax import cli, media, modalities, units
+from unityvideo_jax.checkpoints import manifest
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.evaluation import (
     condition_gap,
@@ -264,17 +265,17 @@ def _origin(pipeline: Pipeline, sampler: SamplerConfig) -> dict:
     """Facts that rows depend on beside the settings of a benchmark."""
     return {
         "codecs": {name: modalities.get(name).codec.version for name in modalities.metrics()},
-        "package": unityvideo_jax.__version__,
         "sampler": dataclasses.asdict(sampler),
         "config": provenance.config_hash(pipeline.config),
-        "checkpoint": [
-            str(pathlib.Path(FLAGS.workdir or FLAGS.pretrained).resolve()),
-            pipeline.step,
-            FLAGS.ema,
-        ],
-        "adapters": pipeline.adapters,
-        "parts": [FLAGS.vae, FLAGS.text_encoder],
+        "weights": weights_digest(pipeline),
+        "text_encoder": FLAGS.text_encoder,
     }
+
+
+def weights_digest(pipeline: Pipeline) -> str:
+    """Names the arrays of the model and its autoencoder as they are held, whatever their path."""
+    weights = {"model": pipeline.params, "vae": nnx.state(pipeline.vae)}
+    return provenance.config_hash(manifest.make(weights, {}))
 
 
 def _model(pipeline: Pipeline, sampler: SamplerConfig) -> dict:

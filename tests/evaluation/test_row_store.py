@@ -3,6 +3,7 @@ import json
 import pytest
 
 from unityvideo_jax.errors import UserError
+from unityvideo_jax.evaluation import row_store
 from unityvideo_jax.evaluation.row_store import RowStore
 from unityvideo_jax.evaluation.score_folder import Row
 from unityvideo_jax.evaluation.score_run import RunRow
@@ -31,6 +32,22 @@ def test_rows_hold_for_their_settings_and_inputs(tmp_path, kind, capsys):
     assert rows.read("0007", INPUTS) is None
     assert not capsys.readouterr().out
     assert [p.name for p in tmp_path.iterdir()] == ["0007.json"]
+
+
+def test_rows_of_other_code_are_not_read(tmp_path, monkeypatch):
+    package = tmp_path / "package"
+    (package / "metrics").mkdir(parents=True)
+    (package / "metrics" / "depth.py").write_text("limit = 70")
+    before = row_store.code(package)
+    row_store.code.cache_clear()
+    assert row_store.code(package) == before
+    (package / "metrics" / "depth.py").write_text("limit = 80")
+    row_store.code.cache_clear()
+    assert row_store.code(package) != before
+    rows = RowStore(folder=tmp_path / "rows", kind=Row, settings={})
+    rows.write("0007", INPUTS, ROWS[Row])
+    monkeypatch.setattr(row_store, "code", lambda: before)
+    assert rows.read("0007", INPUTS) is None
 
 
 @pytest.mark.parametrize(

@@ -307,7 +307,7 @@ def test_suffixes_in_capitals_are_read_and_other_files_listed(folders, broken, c
     found = clips_of(broken, "predictions")["clip0"]
     (clip / "sample.json").unlink()
     assert found.streams == ("flow", "segmentation", "skeleton", "densepose", "rgb")
-    assert found.source("rgb").name == "rgb.MP4" and found.video()[0].shape[0] == 3
+    assert found.source("rgb").name == "rgb.MP4" and found.video().frames.shape[0] == 3
     np.testing.assert_array_equal(
         found.arrays("flow")["flow"], folder_clips.truth(0)["flow"]["flow"]
     )

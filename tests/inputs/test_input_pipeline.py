@@ -9,6 +9,7 @@ from absl import flags
 
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.inputs import pipeline, shards
+from unityvideo_jax.inputs.config import as_data_config
 from unityvideo_jax.inputs.interleaved import Interleaved
 
 
@@ -323,3 +324,12 @@ def test_another_vae_than_the_shards_is_refused(noise_dir, tmp_path):
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(UserError, match=r"encoded by VAE stand-in.*config.data.vae"):
         _iterator(noise_dir, overrides={"vae": str(tmp_path)})
+
+
+def test_another_frame_rate_is_said(tmp_path, capsys):
+    stand_ins.prepare_noise(tmp_path)
+    config = as_data_config(stand_ins.config(tmp_path) | {"fps": 30.0})
+    pipeline.open_folders(config, {"depth": 1.0})
+    said = capsys.readouterr().out
+    assert f"{tmp_path}: clips of 8 frames per second" in said
+    assert "set --config.data.fps=8" in said

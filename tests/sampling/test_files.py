@@ -7,6 +7,7 @@ from PIL import Image
 
 from unityvideo_jax import media, modalities
 from unityvideo_jax.errors import UserError
+from unityvideo_jax.inputs.clip_folders import Clip
 from unityvideo_jax.sampling import files
 from unityvideo_jax.sampling.samples import Samples
 from unityvideo_jax.sampling.streams import check_size, stream_order
@@ -223,3 +224,6 @@ def test_outputs_read_back(tmp_path):
     record = json.loads((tmp_path / "out" / "sample.json").read_text())
     assert record["seed"] == 3
     assert record["files"] == ["rgb.mp4", "depth.mp4", "depth.npz", "sheet.png"]
+    # What was given is nobody's prediction.
+    samples.save(tmp_path / "given", record={"wanted": ["rgb"]})
+    assert Clip(path=tmp_path / "given").streams == ("rgb",)

@@ -247,3 +247,35 @@ def test_bad_wanted_is_named(wanted, message):
 def test_bad_sampler_settings_are_named(field, message):
     with pytest.raises(UserError, match=message):
         SamplerConfig(**field)
+
+
+@pytest.mark.parametrize(("solver", "limit"), [
+    ("euler", 1e-5), ("heun", 1e-5), ("dpm++", 1e-5), ("unipc", 2e-3),
+])  # fmt: skip
+def test_a_stream_that_joins_at_a_level_is_sampled_as_if_it_started_there(solver, limit):
+    """Strength beside a stream that needs all steps; the velocity of normal data is exact."""
+    config = SamplerConfig(steps=10, solver=solver, text_guidance=1.0, shift=1.0)
+    skipped, level = config.skipped_steps(0.6)
+
+    def exact(x, timestep, modality, context):
+        t = timestep[..., None, None, None, None]
+        return x * (2 * t - 1) / ((1 - t) ** 2 + t**2)
+
+    def made(levels, **options):
+        until = np.asarray(levels, np.float32)[None, :, None, None, None]
+        count = len(levels)
+        texts = jnp.zeros((1, count, 1, 1))
+        return generate(
+            exact,
+            given=jnp.full((1, count, 1, 1, 1, 1), 2.0),
+            wanted=(True,) * count,
+            modality=jnp.zeros((1, count), int),
+            context=texts,
+            null_context=texts,
+            key=jax.random.key(1),
+            config=config,
+            known=Known(until=jnp.asarray(until)),
+            **options,
+        )[0, 0].item()
+
+    assert made([level, NEVER]) == pytest.approx(made([level], skipped=skipped), abs=limit)

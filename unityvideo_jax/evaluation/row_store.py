@@ -1,6 +1,7 @@
 """The store of an evaluation's rows, one per clip, so that a second run resumes from it."""
 
 import dataclasses
+import functools
 import pathlib
 from collections.abc import Mapping
 from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
@@ -8,9 +9,17 @@ from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 from unityvideo_jax.files import checksums, provenance, strict_json
 from unityvideo_jax.files.names import safe_path
 
-# Changes whenever the same inputs would give other rows.
-VERSION = 7
 FINGERPRINT = "fingerprint"
+PACKAGE = pathlib.Path(__file__).parents[1]
+
+
+@functools.cache
+def code(package: pathlib.Path = PACKAGE) -> str:
+    """Names the program's code: another version of it may give other rows for the same inputs."""
+    files = (path for path in sorted(package.rglob("*.py")) if "__pycache__" not in path.parts)
+    return provenance.config_hash(
+        {path.relative_to(package).as_posix(): provenance.file_hash(path) for path in files}
+    )
 
 
 @runtime_checkable
@@ -34,6 +43,8 @@ R = TypeVar("R", bound=Row)
 class RowStore(Generic[R]):
     """Rows as `FOLDER/<name>.json`, each with the hash of its content and of what it depends on.
 
+    It depends on the program's code too.
+
     Attributes:
       folder: made if missing.
       kind: the class of the rows.
@@ -50,7 +61,7 @@ class RowStore(Generic[R]):
         return safe_path(self.folder, f"{name}.json", where="row")
 
     def _fingerprint(self, inputs: Mapping[str, str]) -> str:
-        settings = {"version": VERSION, **self.settings}
+        settings = {"code": code(), **self.settings}
         return provenance.config_hash({"settings": settings, "inputs": inputs})
 
     def read(self, name: str, inputs: Mapping[str, str]) -> R | None:

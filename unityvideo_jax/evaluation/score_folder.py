@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import unityvideo_jax
 from unityvideo_jax import media, modalities
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.evaluation import controllability, workers
@@ -151,7 +150,6 @@ def run(
     names = sorted({name for metric in metrics for name in metric.needs})
     weights = {name: provenance.file_hash(config.weights / name) for name in names}
     settings = {
-        "package": unityvideo_jax.__version__,
         "streams": streams,
         "estimators": estimators,
         "weights": weights,

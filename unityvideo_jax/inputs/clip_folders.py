@@ -76,15 +76,17 @@ class Clip:
     def streams(self) -> tuple[str, ...]:
         """The modalities that can be scored and are there, RGB last.
 
-        `sample` also writes the streams that it was given; those are nobody's prediction.
+        A sample's folder also has the streams that were given; those are nobody's prediction.
 
         Raises:
           UserError: a damaged `sample.json`.
         """
-        request = self._json("sample.json").get("request", {})
-        wanted = request.get("wanted", scored_streams()) if isinstance(request, dict) else None
+        record = self._json("sample.json")
+        request = record.get("request", {})
+        earlier = request.get("wanted", scored_streams()) if isinstance(request, dict) else None
+        wanted = record.get("wanted", earlier)
         if not isinstance(wanted, list | tuple):
-            raise UserError(f"{self.path / 'sample.json'}: request.wanted is no list; restore it")
+            raise UserError(f"{self.path / 'sample.json'}: wanted is no list; restore it")
         return tuple(s for s in scored_streams() if s in wanted and self.source(s) is not None)
 
     @property

@@ -1,6 +1,7 @@
 """From latent shards to batches: mixed by weight, shuffled, repeated, resumable to the record."""
 
 import dataclasses
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ from unityvideo_jax.errors import UserError
 from unityvideo_jax.inputs import shards
 from unityvideo_jax.inputs.config import DataConfig, as_data_config, stage_modality_weights
 from unityvideo_jax.inputs.shares import RGB, Share, make_mix
+from unityvideo_jax.media.source import note
 
 
 class StreamSource:
@@ -88,7 +90,7 @@ class DropContext(grain.transforms.RandomMap):
 def check_against(
     card: shards.Card, config: DataConfig, directory: str, vae_id: str | None
 ) -> None:
-    """Raises UserError unless the shards are what the config describes.
+    """Raises UserError unless the shards are what the config describes; notes another frame rate.
 
     Args:
       card: of the folder.
@@ -115,6 +117,13 @@ def check_against(
             f"{directory}: the shards were encoded by VAE {card.vae}, but config.data.vae="
             f"{config.vae!r} is {vae_id}; point config.data.vae at the weights that made them, or "
             "prepare the shards again"
+        )
+    if not math.isclose(card.fps, config.fps, rel_tol=1e-3):
+        note(
+            "rate of shards",
+            f"{directory}: clips of {card.fps:g} frames per second, while samples are made and "
+            f"videos read at config.data.fps={config.fps:g}; set --config.data.fps={card.fps:g}, "
+            f"or prepare shards with --fps={config.fps:g}",
         )
 
 

@@ -108,6 +108,7 @@ def sample(
     # A sampled stream has the scale of the depth that it was given, but not its count of instances.
     scaled = {name: one for name, one in read.items() if name not in wanted or one.unit}
     common = {
+        "wanted": list(wanted),
         "sampler": dataclasses.asdict(sampler),
         "given": {name: one.source for name, one in read.items()},
         **{role: images[role].source if role in images else None for role in ROLES},
@@ -133,8 +134,9 @@ def sample(
             {
                 "prompts": {name: row[b] for name, row in prompts_of.items()},
                 "negative_prompt": negative[b],
+                # Samples of one seed differ by their index; one with its own does not have one.
                 "seed": int(np.broadcast_to(seed, batch)[b]),
-                "index": b,
+                "index": b if np.ndim(seed) == 0 else None,
                 **common,
             }
             for b in range(batch)

@@ -308,12 +308,13 @@ def generate(
 
     table = config.table(skipped)
     start = own.start(values, noise, float(table.sigma[0])) if own else noise
+    joins = own.until[..., None] if own else None
     if schedule is None:
-        sampled, changes = solvers.integrate(velocity, start, table), None
+        sampled, changes = solvers.integrate(velocity, start, table, joins=joins), None
     else:
         memory = cached.empty(len(passes), start)
         sampled, changes = solvers.integrate_remembering(
-            remembering, start, table, memory=memory, rows=schedule
+            remembering, start, table, memory=memory, rows=schedule, joins=joins
         )
     result = given.at[:, chosen].set(own.keep(sampled, values) if own else sampled)
     return (result, changes) if measured else result

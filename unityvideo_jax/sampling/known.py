@@ -3,7 +3,7 @@
 Image to video, first and last frames, inpainting and video to video are one mechanism. A known
 cell follows the straight path from its noise to its value, x = (1 - sigma) value + sigma noise, for
 its velocity there is noise - value whatever the model says. Down to sigma 0, the cell is kept; down
-to a level between, it is where sampling starts. So no solver needs to know of it.
+to a level between, it is where sampling starts, and the solver starts anew in that cell.
 """
 
 from typing import NamedTuple

@@ -213,6 +213,8 @@ def integrate(
     velocity: Callable[[Array, Array], Array],
     noise: Float[Array, "*shape"],
     table: SolverTable,
+    *,
+    joins: Float[Array, "*cells"] | None = None,
 ) -> Float[Array, "*shape"]:
     """Runs a solver from noise to data in one compiled loop.
 
@@ -220,6 +222,8 @@ def integrate(
       velocity: (x, scalar sigma) -> dx/dsigma, of x's shape.
       noise: the sample at the grid's first level.
       table: from `solver_table`.
+      joins: level of each value at which its velocity becomes another function, of a shape that
+        broadcasts to x's; the solver starts anew there, since no order holds across the change.
 
     Returns:
       The sample at sigma 0, float32.
@@ -229,7 +233,7 @@ def integrate(
         del memory, row
         return velocity(x, sigma), None, None
 
-    return integrate_remembering(forgetful, noise, table, memory=None, rows=None)[0]
+    return integrate_remembering(forgetful, noise, table, memory=None, rows=None, joins=joins)[0]
 
 
 def integrate_remembering(
@@ -239,12 +243,13 @@ def integrate_remembering(
     *,
     memory: Any,
     rows: Any,
+    joins: Float[Array, "*cells"] | None = None,
 ) -> tuple[Float[Array, "*shape"], Any]:
     """Runs a solver whose velocity has a memory, from one evaluation to the next.
 
     Args:
       velocity: (x, scalar sigma, memory, row) -> dx/dsigma, the next memory, and what it reports.
-      noise, table: as `integrate` takes them.
+      noise, table, joins: as `integrate` takes them.
       memory: of the first evaluation, a tree of arrays.
       rows: a tree of arrays with one entry per evaluation on their first axis.
 
@@ -263,10 +268,14 @@ def integrate_remembering(
         output = row["output"][0] * trial + row["output"][1] * v
         a = row["accept"]
         accepted = a[0] * trial + a[1] * anchor + a[2] * output + a[3] * output_1 + a[4] * output_2
+        if joins is not None:
+            now = (row["before"] > joins) & (row["sigma"] <= joins)
+            accepted, output_1 = jnp.where(now, trial, accepted), jnp.where(now, output, output_1)
         b = row["advance"]
         following = b[0] * accepted + b[1] * output + b[2] * output_1
         return (following, accepted, output, output_1, memory), report
 
+    table_f32["before"] = jnp.concatenate([table_f32["sigma"][:1], table_f32["sigma"][:-1]])
     start = noise.astype(jnp.float32)
     zero = jnp.zeros_like(start)
     (result, *_), reports = jax.lax.scan(

@@ -21,7 +21,7 @@ from unityvideo_jax.models.lora import BASES, hold
 from unityvideo_jax.models.text.encoder import CutTexts, TextEncoder
 from unityvideo_jax.models.vae.wan_vae import STREAMED_PIXELS, WanVAE
 from unityvideo_jax.pretrained import model as pretrained
-from unityvideo_jax.sampling import calibration, call, parts, texts
+from unityvideo_jax.sampling import arguments, calibration, call, parts, texts
 from unityvideo_jax.sampling.adapters import check as check_adapters
 from unityvideo_jax.sampling.control import Control
 from unityvideo_jax.sampling.devices import Devices
@@ -374,9 +374,12 @@ class Pipeline:
             cache=0.55, which skips 55 % of the model's passes (docs/speed.md).
 
         Raises:
-          UserError: names the argument: unknown or repeated modality, sizes that differ or that the
-            model cannot take, counts that disagree, a file that does not read.
+          UserError: names the argument: another type, unknown or repeated modality, sizes that
+            differ or that the model cannot take, counts that disagree, a file that does not read.
         """
+        named = {"prompts": prompts, "given": given, "wanted": wanted, "sampler": sampler}
+        size = {"num_frames": num_frames, "height": height, "width": width}
+        arguments.check(**named, modality_prompts=modality_prompts, **size)
         return call.sample(
             self,
             prompts,
@@ -393,5 +396,5 @@ class Pipeline:
             modality_prompts=modality_prompts,
             sampler=(sampler or self.sampler).changed(**settings),
             seed=seed,
-            size=(num_frames, height, width),
+            size=tuple(size.values()),
         )

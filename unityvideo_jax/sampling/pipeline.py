@@ -242,7 +242,7 @@ class Pipeline:
             raise UserError(f"hold_weights={base!r}: use one of {', '.join(HELD)}")
         self._check_not_held("hold_weights")
         model, self.params = nnx.merge(self._graph, self.params), None
-        hold(model, base)
+        hold(model, base, "hold_weights")
         self._graph, self.params = nnx.split(model)
         self.held = base
 

@@ -6,7 +6,8 @@ r"""Converts weights: Wan's or the release's into a run, or a run into theirs or
   python -m unityvideo_jax.convert --from=run --to=diffusers --workdir=exported
   python -m unityvideo_jax.convert --from=run --to=pretrained --storage=int8 --workdir=my-model
 
-A run that trained adapters gives an adapter's file; with --merge, the whole model.
+A run that trained adapters gives an adapter's file; with --merge, the whole model. --to=pretrained
+merges them always.
 
 Tensors are moved one at a time, so that memory holds the largest tensor and never the model. A
 conversion that was killed resumes when the same command is given again.
@@ -42,6 +43,14 @@ from unityvideo_jax.training.workdir import open_workdir
 
 STAGING = ".convert"
 PRETRAINED = "pretrained"
+# Flags that only some values of --to read.
+READ_BY = {
+    "config": ("orbax",),
+    **dict.fromkeys(
+        ("checkpoint_step", "fallback", "ema", "storage"), (PRETRAINED, *wan_keys.LAYOUTS)
+    ),
+    **dict.fromkeys(("merge", "shard_gb"), wan_keys.LAYOUTS),
+}
 M_MMAP_THRESHOLD = -3  # of glibc's malloc.h
 
 
@@ -139,6 +148,16 @@ def convert_in(
     log(f"{checkpoint.layout} weights are in {workdir}; train with --config.init_from={workdir}")
 
 
+def _find(source: str, step: int | None, fallback: bool, use_ema: bool) -> sources.Source:
+    """As `sources.find`; raises UserError for a choice among the weights of a model too."""
+    found = sources.find(source, step, fallback, use_ema)
+    chosen = {"checkpoint_step": step is not None, "fallback": fallback, "ema": not use_ema}
+    for name, is_chosen in chosen.items():
+        if is_chosen and found.item is None:
+            raise UserError(f"--{name}: is for a run, a model has one set of weights; drop it")
+    return found
+
+
 def convert_out(
     source: str,
     workdir: str,
@@ -167,11 +186,15 @@ def convert_out(
       log: takes lines.
 
     Raises:
-      UserError: no such run, or a model that the layout cannot hold.
+      UserError: no such run, a model that the layout cannot hold, a choice among the weights of
+        a model, or `merge` without adapters.
     """
-    found = sources.find(source, step, fallback, use_ema)
+    found = _find(source, step, fallback, use_ema)
     folder, model, stored = found.folder, found.model, found.stored()
-    if (lora := LoraConfig.of(found.config)).rank:
+    lora = LoraConfig.of(found.config)
+    if merge and not lora.rank:
+        raise UserError(f"--merge: {source} has no adapters; leave it out")
+    if lora.rank:
         if not merge:
             adapters.export(
                 stored, model, lora, pathlib.Path(workdir), layout=layout, storage=storage, log=log
@@ -246,7 +269,7 @@ def convert_to_model(
     Raises:
       UserError: no such run, a workdir that holds something, or an adapter per modality.
     """
-    found = sources.find(source, step, fallback, use_ema)
+    found = _find(source, step, fallback, use_ema)
     config, stored = found.config, found.stored()
     if (lora := LoraConfig.of(config)).rank:
         stored = adapters.merged(stored, sources.base_of(source, config), lora)
@@ -314,6 +337,9 @@ def main(argv: Sequence[str]) -> None:
     source, workdir = args["from"].value, args.workdir
     if not source or not workdir or not args.to:
         raise UserError("give --from, --to and --workdir")
+    for name, targets in READ_BY.items():
+        if args[name].present and args.to not in targets:
+            raise UserError(f"--{name}: is for --to={'|'.join(targets)}; leave it out")
 
     def log(line: str) -> None:
         print(line, flush=True)

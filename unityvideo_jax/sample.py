@@ -46,10 +46,9 @@ from unityvideo_jax.sampling.long import sample_long
 from unityvideo_jax.sampling.long_files import write_chunks
 from unityvideo_jax.sampling.pipeline import Pipeline
 from unityvideo_jax.sampling.presets import PRESETS
-from unityvideo_jax.sampling.streams import PIXEL_BYTES, check_size, stream_order
+from unityvideo_jax.sampling.streams import PIXEL_BYTES, check_size
 
 FLAGS = flags.FLAGS
-
 
 TASK_FLAGS = (
     *("mode", "modality", "input", "given", "wanted", "first_frame", "last_frame", "mask"),
@@ -115,7 +114,6 @@ def _number(flag: str, text: str) -> float:
 
 def _load(pipeline: Pipeline, request: requests.Request) -> dict[str, Any]:
     """The inputs that a request reads from files, by the names of the pipeline's arguments."""
-    stream_order(list(dict.fromkeys((*request.given, *request.wanted))), pipeline.modalities)
     size = {"height": FLAGS.height or pipeline.height, "width": FLAGS.width or pipeline.width}
     multiple = pipeline.token_pixels
     check_size(FLAGS.num_frames or pipeline.num_frames, **size, multiple=multiple)
@@ -340,6 +338,8 @@ def main(argv: Sequence[str]) -> None:
         ]
     sampler = pipeline.sampler.changed(**(PRESETS.get(FLAGS.preset, {}) | chosen))
     samplers = [sampler.changed(**request.sampler) for request in todo]
+    for request, settings in zip(todo, samplers, strict=True):
+        request.check(pipeline.model_config, settings)
     pipeline.warn_of_cut(
         text
         for one in todo

@@ -258,6 +258,7 @@ def test_adapter_from_here_in_diffusers(base, tmp_path, layout, parity):
 
 Q = "diffusion_model.blocks.0.self_attn.q"
 DOWN, UP = f"{Q}.lora_A.weight", f"{Q}.lora_B.weight"
+TURNED = (("A", (4, 72)), ("B", (40, 4)))  # of a layer that maps 40 features to 72
 
 
 @pytest.mark.parametrize(
@@ -267,6 +268,10 @@ DOWN, UP = f"{Q}.lora_A.weight", f"{Q}.lora_B.weight"
         ({DOWN: (4, 40)}, "rank 4 that lacks the up .B. of diffusion_model.blocks.0.self_attn.q"),
         ({DOWN: (4, 40), UP: (40, 5)}, "goes down to rank 4 and up from rank 5"),
         ({DOWN: (4, 64), UP: (64, 4)}, "for another size of model: .* maps 64 features to 64"),
+        (
+            {f"diffusion_model.blocks.0.ffn.0.lora_{s}.weight": shape for s, shape in TURNED},
+            "maps 72 features to 40, and this model's weight is .72, 40.",
+        ),
         (
             {DOWN: (4, 40), UP: (40, 4), **{k.replace("0", "9"): (4, 4) for k in (DOWN, UP)}},
             "for a Wan transformer of 10 layers, and this model has 2",

@@ -14,7 +14,7 @@ GPS = "densepose/gps_chart_proxy/gps"
 
 def maps(shape=(2, 6, 6)):
     part = RNG.integers(0, 25, shape).astype(np.int32)
-    uv = RNG.uniform(0, 1, (*shape, 2)).astype(np.float32)
+    uv = RNG.uniform(0, 0.5, (*shape, 2)).astype(np.float32)
     return {"part": part, "uv": np.where(part[..., None] > 0, uv, 0.0).astype(np.float32)}
 
 
@@ -46,7 +46,7 @@ def test_uv_error_counts_where_the_part_is_right():
     assert results[L1] == pytest.approx(0.125, abs=1e-6) and results[MIOU] == 1.0
     wrong = truth["part"] == 7
     prediction["part"][wrong] = 8
-    prediction["uv"][wrong] = 99.0
+    prediction["uv"][wrong] = 0.9
     assert compute((prediction, truth))[L1] == pytest.approx(0.125, abs=1e-6)
 
 
@@ -72,7 +72,9 @@ def test_clip_without_body():
     assert results[MIOU] == results[GPS] == 1.0 and results[L1] == 0.0
     assert results["densepose/clips"] == results["densepose/clips_without_body"] == 1
     invented = {"part": np.ones((1, 2, 2), np.int32), "uv": empty["uv"]}
-    assert compute((invented, empty))[MIOU] == 0.0
+    results = compute((invented, empty), (truth, truth))
+    assert results[MIOU] == 0.5 and results["densepose/clips"] == 2
+    assert results[GPS] == 1.0 and results["densepose/clips_without_body"] == 1
     other = {"part": truth["part"] % 24 + 1, "uv": truth["uv"]}
     assert compute((other, truth))["densepose/clips_without_right_part"] == 1
 
@@ -87,3 +89,17 @@ def test_faults_are_named():
         compute(({"part": truth["part"], "uv": truth["uv"] * np.nan}, truth))
     with pytest.raises(UserError, match="one size and length"):
         compute((maps((1, 6, 6)), truth))
+    part, uv = truth["part"], truth["uv"]
+    for bad, says in (
+        (uv * 255, r"predicted uv spans .*, 12.*; give \[0, 1\], bytes divided by 255"),
+        (uv - 0.1, "predicted uv spans"),
+    ):
+        with pytest.raises(UserError, match=says):
+            compute(({"part": part, "uv": bad}, truth))
+    for shaped, says in (
+        ({"part": part, "uv": uv[..., :1]}, r"uv has shape \(2, 6, 6, 1\); give \[T, H, W, 2\]"),
+        ({"part": part, "uv": uv[:, :4]}, r"uv has shape .* but part .*; bring them to one size"),
+        ({"part": part[0], "uv": uv[0]}, r"part has shape \(6, 6\); give \[T, H, W\]"),
+    ):
+        with pytest.raises(UserError, match=says):
+            compute((shaped, shaped))

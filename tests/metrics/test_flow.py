@@ -82,3 +82,6 @@ def test_faults_are_named():
         compute((constant(0, 0), constant(0, 0), {"occluded": np.zeros((1, 3, 3), bool)}))
     with pytest.raises(UserError, match="one size and length"):
         compute((constant(0, 0, (2, 2, 2)), constant(0, 0), {}))
+    for shape in ((1, 2, 4, 4), (1, 4, 4, 3), (4, 4, 2)):
+        with pytest.raises(UserError, match=r"flow has shape .*; give \[T, H, W, 2\]"):
+            compute((np.zeros(shape), np.zeros(shape), {}))

@@ -122,3 +122,10 @@ def test_numbers_must_be_integers_of_any_width():
     assert results["segmentation/hungarian_clip/mean_iou"] == 1.0
     with pytest.raises(UserError, match="predicted segments has dtype float32; give integers"):
         compute((truth.astype(np.float32), truth))
+
+
+@pytest.mark.parametrize("shape", [(3, 3), (2, 3, 3, 1), (2, 3, 3, 4), (2, 0, 3)])
+def test_other_axes_are_named(shape):
+    one = np.ones(shape, np.int32)
+    with pytest.raises(UserError, match=r"segments has shape .*; give \[T, H, W\]"):
+        compute((one, one))

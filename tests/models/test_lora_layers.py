@@ -189,7 +189,7 @@ def test_what_trains_is_what_the_patterns_say():
         (dict(rank=2, targets=("blocks.qkv",)), "'blocks.qkv' matches none of blocks.cross"),
         (dict(rank=2, train=("head.*",)), r"'head\.\*' matches none of blocks"),
         (dict(rank=2, targets=("*.up",), adapters="per_modality"), "inside the blocks alone"),
-        (dict(rank=2, base="nf4"), "a layer has 48: use 'int8'"),
+        (dict(rank=2, base="nf4"), "lora.base='nf4': .* a layer has 48: use 'int8'"),
     ],
 )
 def test_impossible_adapter_settings_are_one_line(settings, says):

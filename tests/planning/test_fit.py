@@ -71,3 +71,11 @@ def test_what_the_host_or_the_disk_cannot_hold_is_refused(tmp_path):
         capacity.check_host(10**30, "--size=9", "less")
     with pytest.raises(UserError, match=r"^--size=9: writes at least .* left; less"):
         capacity.check_disk(10**30, tmp_path / "not" / "there", "--size=9", "less")
+
+
+def test_a_curriculum_that_is_none_is_named():
+    config = presets.load("worlds_tiny")
+    with config.unlocked(), config.ignore_type():
+        config.curriculum = "two"
+    with pytest.raises(UserError, match=r"^config\.curriculum='two': give a tuple"):
+        fit.stage_shapes(config)

@@ -127,3 +127,6 @@ def test_weights_in_fewer_bits_sample_alike():
             held.add_adapters((pathlib.Path("x.safetensors"), 1.0))
         with refused:
             held.save_pretrained("somewhere")
+    small = Pipeline(**tiny_parts())
+    with pytest.raises(UserError, match="hold_weights='nf4': nf4 quantises 64 inputs together"):
+        small.hold_weights("nf4")

@@ -9,6 +9,7 @@ from tiny_pipeline import quick_compile, tiny_model, tiny_parts, tiny_pipeline  
 
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.sampling import SamplerConfig
+from unityvideo_jax.sampling.control import Control
 from unityvideo_jax.sampling.generate import stream_noise
 from unityvideo_jax.sampling.guidance import rescaled
 from unityvideo_jax.sampling.known import ALWAYS, NEVER, Known, latent_share
@@ -250,3 +251,20 @@ def test_a_model_that_always_saw_its_condition_refuses_weights(pipeline):
     release = Pipeline(**tiny_parts(model=tiny_model(shared_timestep=True)))
     with pytest.raises(UserError, match="rgb: this model was never without its condition"):
         release("", given=RGB, wanted=("depth",), weights={"rgb": 0.5})
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"weights": 0.5}, "weights: of type float; give a dict by name of stream"),
+        ({"masks": np.ones((2, 2), bool)}, "masks: of type ndarray; give a dict"),
+        ({"strength": "0.5"}, "strength='0.5': give a finite number"),
+        ({"strength": True}, "strength=True: give a finite number"),
+        ({"negative_prompt": None}, "negative_prompt: NoneType instead of text"),
+    ],
+)
+def test_controls_of_other_types_are_named(values, says):
+    control = object.__new__(Control)  # whose types the tests' own checker would look at
+    vars(control).update(vars(Control()) | values)
+    with pytest.raises(UserError, match=f"^{says}"):
+        control.__post_init__()

@@ -279,3 +279,23 @@ def test_a_stream_that_joins_at_a_level_is_sampled_as_if_it_started_there(solver
         )[0, 0].item()
 
     assert made([level, NEVER]) == pytest.approx(made([level], skipped=skipped), abs=limit)
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"steps": "4"}, "steps='4': give a whole number"),
+        ({"steps": 4.0}, "steps=4.0: give a whole number"),
+        ({"text_guidance": "5"}, "text_guidance='5': give a finite number"),
+        ({"cache": "0.5"}, "cache='0.5': give a finite number"),
+        ({"guidance_rescale": None}, "guidance_rescale=None: give a finite number"),
+        ({"condition_guidance": np.nan}, "condition_guidance=nan: give a finite number"),
+        ({"separate": 1}, "separate=1: give True or False"),
+        ({"solver": 2}, "solver=2: give a text in quotes"),
+    ],
+)
+def test_settings_of_other_types_are_one_line(settings, says):
+    config = object.__new__(SamplerConfig)  # whose types the tests' own checker would look at
+    vars(config).update(vars(SamplerConfig()) | settings)
+    with pytest.raises(UserError, match=f"^{says}$"):
+        config.__post_init__()

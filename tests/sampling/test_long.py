@@ -147,6 +147,12 @@ def test_a_continued_video_starts_from_its_last_frames(pipeline):
     assert np.abs(film[9:].astype(int) - film[8].astype(int)).max() > 1
 
 
+def test_the_largest_seed_is_followed_by_the_first(pipeline):
+    options = dict(given={}, wanted=("rgb",), num_frames=9, continued=True, window=5, overlap=1)
+    chunks = list(sample_long(pipeline, "a man", **options, seed=2**32 - 1, steps=1))
+    assert sum(len(chunk.videos["rgb"]) for chunk in chunks) == 9
+
+
 def test_what_has_no_length_is_named(pipeline):
     call = dict(given={}, wanted=("rgb",), num_frames=None, continued=True, window=5, overlap=1)
     with pytest.raises(UserError, match="say how many frames"):

@@ -14,6 +14,7 @@ from tiny_pipeline import (  # noqa: F401
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.pretrained.text import load_text_encoder
 from unityvideo_jax.pretrained.vae import load_vae
+from unityvideo_jax.sampling import arguments, arrays, files
 from unityvideo_jax.sampling.pipeline import Pipeline
 
 RNG = np.random.default_rng(0)
@@ -202,3 +203,49 @@ def test_guidance_by_a_condition_that_was_never_dropped_is_refused(pipeline):
 def test_vae_of_other_channels_is_named():
     with pytest.raises(UserError, match="the VAE has 32 latent channels"):
         Pipeline(**tiny_parts(vae=load_vae()))
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"prompts": None}, "prompts: NoneType instead of text; give a text or a list of texts"),
+        ({"prompts": [1]}, "prompts: int instead of text"),
+        ({"prompts": b"a"}, "prompts: bytes instead of text"),
+        ({"given": ["depth"]}, "given: of type list; give a dict by name of stream"),
+        ({"given": None}, "given: of type NoneType"),
+        ({"wanted": (name for name in ("rgb",))}, "wanted: of type generator; give a tuple"),
+        ({"wanted": None}, "wanted: of type NoneType"),
+        ({"modality_prompts": {"depth": None}}, r"modality_prompts\['depth'\]: NoneType instead"),
+        ({"modality_prompts": "a"}, "modality_prompts: of type str; give a dict"),
+        ({"sampler": {"steps": 2}}, "sampler: of type dict; give a SamplerConfig, or its fields"),
+        ({"num_frames": 5.7}, "num_frames=5.7: give a whole number"),
+        ({"num_frames": "5"}, "num_frames='5': give a whole number"),
+        ({"num_frames": True}, "num_frames=True: give a whole number"),
+        ({"height": 32.9}, "height=32.9: give a whole number"),
+    ],
+)
+def test_arguments_of_other_types_are_named(values, says):
+    good = {"prompts": "a", "given": {}, "wanted": ("rgb",), "modality_prompts": {}}
+    arguments.check(**good, sampler=None, num_frames=np.int64(5))
+    with pytest.raises(UserError, match=f"^{says}"):
+        arguments.check(**(good | {"sampler": None} | values))
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        ([VIDEO, VIDEO[:3]], "given depth: is no array .*; give one"),
+        ("", "given depth: an empty path; name a file or folder"),
+        (VIDEO[:0], r"given depth: shape \(0, 32, 32, 3\) is not"),
+        (None, r"given depth: shape \(\) is not"),
+    ],
+)
+def test_given_values_that_are_no_video_are_named(value, says):
+    with pytest.raises(UserError, match=f"^{says}"):
+        arrays.as_batch("given depth", files.as_given({"depth": value})["depth"].video, 1)
+
+
+def test_a_seed_may_be_an_array_of_none_or_one_axis():
+    keys = [jax.random.key_data(arrays.sample_keys(seed, 1)) for seed in (5, np.array(5))]
+    np.testing.assert_array_equal(*keys)
+    assert arrays.sample_keys(np.array([5]), 1).shape == (1,)

@@ -8,7 +8,7 @@ from safetensors.numpy import save_file
 from tiny_pipeline import quick_compile, tiny_parts  # noqa: F401
 
 from unityvideo_jax.errors import UserError
-from unityvideo_jax.sampling.adapters import parse
+from unityvideo_jax.sampling.adapters import check, parse
 from unityvideo_jax.sampling.generate import SamplerConfig
 from unityvideo_jax.sampling.pipeline import Pipeline
 from unityvideo_jax.sampling.presets import PRESETS
@@ -40,7 +40,8 @@ def test_one_pass_is_one_step_from_noise_to_the_clean_stream():
     assert list(config.passes((1,)).values()) == [1.0]
 
 
-def test_merged_or_beside_the_weights_samples_are_the_same(tmp_path):
+@pytest.fixture
+def file(tmp_path):
     rng = np.random.default_rng(0)
     name = "diffusion_model.blocks.{}.self_attn.v.lora_{}.weight"
     shapes = {"A": (2, 32), "B": (32, 2)}
@@ -50,12 +51,36 @@ def test_merged_or_beside_the_weights_samples_are_the_same(tmp_path):
         for side, shape in shapes.items()
     }
     save_file(tensors, tmp_path / "lora.safetensors")
+    return tmp_path / "lora.safetensors"
+
+
+def test_merged_or_beside_the_weights_samples_are_the_same(file):
     found = []
     for weights, merge in (((), True), ((0.5,), True), ((0.2, 0.3), False)):
         pipeline = Pipeline(**tiny_parts())
-        pipeline.add_adapters(*((tmp_path / "lora.safetensors", w) for w in weights), merge=merge)
+        pipeline.add_adapters(*((file, w) for w in weights), merge=merge)
         assert tuple(adapter["weight"] for adapter in pipeline.adapters) == weights
         found.append(pipeline("a", wanted=("rgb",)).latents["rgb"])
     plain, merged, beside = found
     assert np.abs(plain - merged).max() > 0.01
     np.testing.assert_allclose(merged, beside, atol=1e-4)
+
+
+@pytest.mark.parametrize("weight", [np.nan, np.inf, None, "0.5", "1,5", True])
+def test_a_weight_in_python_is_a_finite_number(weight):
+    for adapter in (("a", weight), ("a",), "a1"):
+        with pytest.raises(UserError, match=r"add_adapters: .*: give \(FILE, NUMBER\)"):
+            check([("b", 1), adapter])
+    with pytest.raises(UserError, match=r"add_adapters: \('a', nan\)"):
+        Pipeline(**tiny_parts()).add_adapters(("a", np.nan))
+
+
+def test_beside_the_weights_is_once_and_not_saved(file, tmp_path):
+    pipeline = Pipeline(**tiny_parts())
+    pipeline.add_adapters((file, 1), merge=False)
+    with pytest.raises(UserError, match="has adapters of its own"):
+        pipeline.add_adapters((file, 1), merge=False)
+    assert [adapter["weight"] for adapter in pipeline.adapters] == [1.0]
+    with pytest.raises(UserError, match=r"save_pretrained: .* add them with merge=True"):
+        pipeline.save_pretrained(tmp_path / "model")
+    assert not (tmp_path / "model").exists()

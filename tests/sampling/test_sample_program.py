@@ -163,3 +163,18 @@ def test_a_bad_flag_is_one_line_and_writes_nothing(tmp_path):
     assert not out.exists()
     both = run("--pretrained=m", "--mode=joint", "--modality=depth", f"--output={out}")
     assert "error: give either --workdir=RUN or --pretrained=FOLDER_OR_NAME" in both.stderr
+
+
+def test_all_requests_are_checked_before_the_first_sample(tmp_path):
+    good = {"wanted": "rgb", "prompt": "a man"}
+    file, out = tmp_path / "requests.jsonl", tmp_path / "out"
+    for changes, says in (
+        ({"strength": 0.5}, "request 0001: strength=0.5: is of the given video"),
+        ({"negative_prompt": "grass"}, "request 0001: negative_prompt: text guidance is off"),
+        ({"wanted": "normals"}, "request 0001: modality 'normals'"),
+    ):
+        file.write_text("\n".join(map(json.dumps, (good, good | changes))))
+        for flags in ((), ("--long=continued", "--window=5", "--overlap=1", "--num_frames=9")):
+            done = run(f"--batch_file={file}", f"--output={out}", "--steps=1", *flags)
+            assert done.returncode == 2 and says in done.stderr, done.stderr
+            assert not out.exists()

@@ -1,5 +1,6 @@
 import json
 
+import in_process
 import ml_collections
 import numpy as np
 import pytest
@@ -41,6 +42,22 @@ def test_a_saved_run_samples_as_its_parts_do(tmp_path):
         if file == "config.json":
             written = [json.loads(content) for content in written]
         assert written[0] == written[1], file
+
+    # What a conversion does not read is no choice.
+    for source, to, flag, says in (
+        ("model", "pretrained", "--checkpoint_step=3", "a model has one set of weights"),
+        ("model", "pretrained", "--noema", "a model has one set of weights"),
+        ("model", "diffusers", "--fallback", "a model has one set of weights"),
+        ("run", "diffusers", "--merge", "has no adapters"),
+        ("run", "diffusers", "--config=worlds_tiny", "is for --to=orbax; leave it out"),
+        ("run", "pretrained", "--merge", "is for --to=diffusers|wan"),
+        ("run", "pretrained", "--shard_gb=1", "is for --to=diffusers|wan"),
+        ("run", "orbax", "--storage=bfloat16", "is for --to=pretrained|diffusers|wan"),
+    ):
+        places = f"--from={tmp_path / source}", f"--workdir={tmp_path / 'out'}"
+        done = in_process.run("convert", *places, f"--to={to}", flag)
+        assert done.returncode == 2 and says in done.stderr, done.stderr
+        assert len(done.stderr.splitlines()) == 1 and not (tmp_path / "out").exists()
 
 
 def test_a_folder_without_a_run_is_named(tmp_path):

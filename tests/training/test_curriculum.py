@@ -1,3 +1,4 @@
+import ml_collections
 import pytest
 
 from unityvideo_jax.errors import UserError
@@ -34,8 +35,15 @@ def test_no_curriculum_is_one_stage_of_every_modality():
         (({"until": -1, "modalities": ("depth",), "steps": 3},), r"\[0\].steps: no such key"),
         (({"modalities": ("depth",)},), r"curriculum\[0\].until: missing"),
         (({"until": -1},), r"curriculum\[0\].modalities: missing"),
+        (({"until": "9", "modalities": ("depth",)},), r"curriculum\[0\].until='9': give a whole"),
+        (({"until": -1, "modalities": "depth"},), r"modalities='depth': give a tuple"),
+        ((PAPER[0] | {"streams": None}, PAPER[1]), r"curriculum\[0\].streams=None: give a tuple"),
+        (ml_collections.ConfigDict(PAPER[0]), "config.curriculum=.*: give a tuple"),
+        ("two", "config.curriculum='two': give a tuple"),
+        (("two",), r"config.curriculum\[0\]='two': give a dict"),
     ],
 )
 def test_stages_that_cannot_be(curriculum, says):
-    with pytest.raises(UserError, match=says):
+    with pytest.raises(UserError, match=says) as caught:
         stages(curriculum, WEIGHTS, 25)
+    assert "\n" not in str(caught.value)

@@ -198,8 +198,6 @@ def as_data_config(config: object) -> DataConfig:
     if "modality_weights" in values:
         values["modality_weights"] = dict(values["modality_weights"].items())
     for name in ("dirs", "dir_weights", "streams", "buckets"):
-        if isinstance(values.get(name), str):
-            raise UserError(f"config.data.{name}: give a tuple, e.g. ('{values[name]}',)")
         if name in values:
             values[name] = tuple(values[name])
     if "never_together" in values:

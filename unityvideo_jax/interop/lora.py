@@ -217,7 +217,8 @@ def _changes(
                 f"{file}: {what}: {module} goes down to rank {rank} and up from rank {other}; copy "
                 "it again"
             )
-        if int(np.prod(inputs)) * outputs != int(np.prod(weight.shape)):
+        rows, *columns = weight.shape
+        if (outputs, int(np.prod(inputs))) != (rows, int(np.prod(columns))):
             raise UserError(
                 f"{file}: is {what} for another size of model: {module} maps "
                 f"{int(np.prod(inputs))} features to {outputs}, and this model's weight is "

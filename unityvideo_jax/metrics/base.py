@@ -2,7 +2,7 @@
 
 import abc
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 import numpy as np
@@ -61,14 +61,21 @@ class Metric(abc.ABC):
 
 
 def check_pair(
-    prediction: np.ndarray, truth: np.ndarray, what: str, name: str, *, allow_inf: bool = False
+    prediction: np.ndarray,
+    truth: np.ndarray,
+    what: str,
+    name: str,
+    *,
+    tail: Sequence[int] = (),
+    allow_inf: bool = False,
 ) -> None:
-    """Raises UserError unless the two have one shape and hold no NaN.
+    """Raises UserError unless the two have one shape [T, H, W, *tail] and hold no NaN.
 
     Args:
-      prediction, truth: floats of any shape.
+      prediction, truth: numbers.
       what: name of the arrays, for messages.
       name: of the clip, for messages.
+      tail: sizes of the axes after the width.
       allow_inf: whether infinities may stand for a value, as they do for sky.
     """
     if prediction.shape != truth.shape:
@@ -76,6 +83,9 @@ def check_pair(
             f"{name}: {what} is predicted as {prediction.shape} but the truth is {truth.shape}; "
             "score both at one size and length"
         )
+    if truth.ndim != 3 + len(tail) or truth.shape[3:] != tuple(tail) or not truth.size:
+        wanted = ", ".join(["T", "H", "W", *map(str, tail)])
+        raise UserError(f"{name}: {what} has shape {truth.shape}; give [{wanted}]")
     for role, array in (("predicted", prediction), ("true", truth)):
         check_finite(array, f"{role} {what}", name, allow_inf=allow_inf)
 

@@ -23,6 +23,7 @@ from unityvideo_jax.metrics.base import Arrays, Metric, check_pair, labels
 from unityvideo_jax.metrics.scores import ClipScore
 
 NUM_PARTS = 24
+ROUNDING = 1e-6  # by which U and V may leave [0, 1]
 KAPPA = 0.255
 METRES_A_CHART = 0.6
 
@@ -55,8 +56,9 @@ class DensePoseMetric(Metric):
     """Part mIoU, UV L1 and a proxy of GPS.
 
     Keys: "densepose/clip_mean/{part_miou,uv_l1}", "densepose/gps_chart_proxy/gps", and the counts
-    "densepose/clips", "densepose/clips_without_body" and "densepose/clips_without_right_part"
-    (which have no UV error).
+    "densepose/clips" (where truth or prediction has a body: those of part_miou),
+    "densepose/clips_without_body" (in the truth: no GPS) and "densepose/clips_without_right_part"
+    (no UV error).
     Prediction and truth: part i32[T,H,W] (0 background, 1..24) and uv f32[T,H,W,2] in [0, 1].
     """
 
@@ -72,13 +74,22 @@ class DensePoseMetric(Metric):
     lower_is_better = False
 
     def score(self, prediction: Arrays, truth: Arrays, name: str) -> ClipScore:
-        """Scores one clip; UserError if shapes differ, a value is NaN or a part is out of range."""
+        """Scores one clip.
+
+        Raises:
+          UserError: shapes that differ or are of no DensePose, NaN, or a value out of range.
+        """
         part, true_part = (labels(a["part"], "part", name) for a in (prediction, truth))
         uv, true_uv = np.asarray(prediction["uv"]), np.asarray(truth["uv"])
         check_pair(part, true_part, "part", name)
-        check_pair(uv, true_uv, "uv", name)
-        for role, values in (("predicted", part), ("true", true_part)):
-            check_parts(values, f"{name}: {role}")
+        check_pair(uv, true_uv, "uv", name, tail=(2,))
+        if uv.shape[:3] != part.shape:
+            raise UserError(
+                f"{name}: uv has shape {uv.shape} but part {part.shape}; bring them to one size"
+            )
+        for role, parts, values in (("predicted", part, uv), ("true", true_part, true_uv)):
+            check_parts(parts, f"{name}: {role}")
+            _check_uv(values[parts > 0], f"{name}: {role}")
         ious = part_ious(part, true_part)
         bodies = rights = 0
         gps = gap = 0.0
@@ -100,7 +111,7 @@ class DensePoseMetric(Metric):
                 "densepose/gps_chart_proxy/gps": (gps / max(bodies, 1), float(bodies > 0)),
             },
             counts={
-                "densepose/clips": int(bodies > 0),
+                "densepose/clips": int(anything),
                 "densepose/clips_without_body": int(bodies == 0),
                 "densepose/clips_without_right_part": int(bodies > 0 and rights == 0),
             },
@@ -112,4 +123,12 @@ def check_parts(part: np.ndarray, where: str) -> None:
     if part.min() < 0 or part.max() > NUM_PARTS:
         raise UserError(
             f"{where} part spans [{part.min()}, {part.max()}]; use 1..24 and 0 for background"
+        )
+
+
+def _check_uv(uv: np.ndarray, where: str) -> None:
+    """Raises UserError unless U and V of bodies, if there are any, are in [0, 1]."""
+    if uv.size and (uv.min() < -ROUNDING or uv.max() > 1 + ROUNDING):
+        raise UserError(
+            f"{where} uv spans [{uv.min():g}, {uv.max():g}]; give [0, 1], bytes divided by 255"
         )

@@ -70,9 +70,9 @@ class FlowMetric(Metric):
     lower_is_better = True
 
     def score(self, prediction: Arrays, truth: Arrays, name: str) -> ClipScore:
-        """Scores one clip; UserError if the shapes differ or a value is NaN."""
+        """Scores one clip; UserError if shapes differ or are of no flow, or a value is NaN."""
         predicted, true = np.asarray(prediction["flow"]), np.asarray(truth["flow"])
-        check_pair(predicted, true, "flow", name)
+        check_pair(predicted, true, "flow", name, tail=(2,))
         for key in self.extra:
             if key in truth and np.shape(truth[key]) != true.shape[:-1]:
                 raise UserError(

@@ -164,7 +164,7 @@ class SegmentationMetric(Metric):
     lower_is_better = False
 
     def score(self, prediction: Arrays, truth: Arrays, name: str) -> ClipScore:
-        """Scores one clip; UserError if the shapes differ or numbers are no integers."""
+        """Scores one clip; UserError if shapes differ or are not [T,H,W], or for no integers."""
         predicted = labels(prediction["segments"], "predicted segments", name)
         true = labels(truth["segments"], "true segments", name)
         check_pair(predicted, true, "segments", name)

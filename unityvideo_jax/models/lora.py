@@ -190,11 +190,14 @@ def add_adapters(model: DiT, lora: LoraConfig, *, rngs: nnx.Rngs) -> None:
 
 def hold_frozen(model: DiT, lora: LoraConfig) -> None:
     """Replaces the frozen matrices of a model, in place, by the form that `lora.base` names."""
-    hold(model, lora.base, lambda path: not lora.trains((*path, "kernel")))
+    hold(model, lora.base, "config.lora.base", lambda path: not lora.trains((*path, "kernel")))
 
 
 def hold(
-    model: DiT, base: str, chosen: Callable[[Sequence[Any]], bool] = lambda path: True
+    model: DiT,
+    base: str,
+    name: str,
+    chosen: Callable[[Sequence[Any]], bool] = lambda path: True,
 ) -> None:
     """Replaces matrices of a model, one after the other and in place, by their form in `base`.
 
@@ -203,6 +206,7 @@ def hold(
     Args:
       model: whose matrices are float32.
       base: one of `BASES`.
+      name: of what the user set to it, for messages.
       chosen: whether the matrix of the module at a path is replaced.
 
     Raises:
@@ -213,7 +217,10 @@ def hold(
         if not hasattr(node, "kernel") or not chosen(path):
             continue
         if path[0] == "blocks" and base in quantised.KINDS:
-            node.quantised = quantised.Quantised(node.kernel, base)
+            try:
+                node.quantised = quantised.Quantised(node.kernel, base)
+            except UserError as error:
+                raise UserError(f"{name}={base!r}: {error}") from error
             del node.kernel
         elif is_used_in_compute_type(path):
             axes = node.kernel.get_metadata("logical_axes")

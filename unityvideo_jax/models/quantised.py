@@ -48,8 +48,7 @@ def quantise(
         return codes, scales
     if inputs % BLOCK:
         raise UserError(
-            f"config.lora.base='nf4' quantises {BLOCK} inputs together, and a layer has {inputs}: "
-            "use 'int8'"
+            f"nf4 quantises {BLOCK} inputs together, and a layer has {inputs}: use 'int8'"
         )
     blocks = kernel.reshape(*layers, inputs // BLOCK, BLOCK, outputs)
     scales = jnp.max(jnp.abs(blocks), axis=-2, keepdims=True)

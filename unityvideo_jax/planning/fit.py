@@ -1,5 +1,6 @@
 """Refusal of runs that cannot fit their devices, from sizes alone, before anything is traced."""
 
+import dataclasses
 import math
 from collections.abc import Sequence
 
@@ -21,6 +22,7 @@ from unityvideo_jax.pretrained.vae import load_vae_config
 from unityvideo_jax.runtime import capacity
 from unityvideo_jax.settings.sections import section
 from unityvideo_jax.training import batches
+from unityvideo_jax.training.curriculum import stages
 
 
 def stage_shapes(config: ml_collections.ConfigDict) -> list[tuple[Bucket, ...]]:
@@ -29,10 +31,12 @@ def stage_shapes(config: ml_collections.ConfigDict) -> list[tuple[Bucket, ...]]:
     Raises:
       UserError: a wrong key of `config.data` or a stage.
     """
-    found = []
-    for stage in config.get("curriculum", ()) or ({},):
-        changes = {key: stage[key] for key in ("streams", "buckets") if stage.get(key)}
-        data = as_data_config(dict(config.data.items()) | changes)
+    whole, found = as_data_config(config.data), []
+    for stage in stages(config.get("curriculum", ()), whole.modality_weights, config.train.steps):
+        changes = {
+            key: getattr(stage, key) or getattr(whole, key) for key in ("streams", "buckets")
+        }
+        data = dataclasses.replace(whole, **changes)
         found.append(data.shapes(config.train.batch_size))
     return found
 

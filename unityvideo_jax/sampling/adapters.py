@@ -1,7 +1,10 @@
-"""Adapters as `sample` is given them."""
+"""Adapters as `sample` and `Pipeline.add_adapters` are given them."""
 
 import math
+import numbers
 import os
+from collections.abc import Iterable
+from typing import Any
 
 from unityvideo_jax.errors import UserError
 
@@ -24,3 +27,14 @@ def parse(text: str) -> tuple[str, float]:
     if not math.isfinite(value):
         raise UserError(f"--lora={text}: {weight!r} is no weight; give FILE or FILE:NUMBER")
     return path, value
+
+
+def check(adapters: Iterable[Any]) -> None:
+    """Raises UserError unless all are pairs of a path and a finite number."""
+    for adapter in adapters:
+        match adapter:
+            case (str() | os.PathLike(), numbers.Real() as weight) if math.isfinite(
+                weight
+            ) and not isinstance(weight, bool):
+                continue
+        raise UserError(f"add_adapters: {adapter!r}: give (FILE, NUMBER), such as ('a', 1.0)")

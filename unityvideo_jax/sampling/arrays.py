@@ -19,7 +19,7 @@ def as_batch(name: str, video: Shaped[np.ndarray, "..."], batch: int) -> Float[n
       UserError: a shape, type or number that is no video's, or another count than `batch`.
     """
     video = np.asarray(video)
-    if video.ndim not in (4, 5) or video.shape[-1] != 3:
+    if video.ndim not in (4, 5) or video.shape[-1] != 3 or not video.size:
         raise UserError(f"{name}: shape {video.shape} is not [T,H,W,3] or [B,T,H,W,3]")
     if video.dtype == np.uint8:
         video = media.to_float(video)
@@ -87,7 +87,7 @@ def common_size(
     return size
 
 
-def sample_keys(seed: int | Sequence[int], batch: int) -> Array:
+def sample_keys(seed: int | Sequence[int] | np.ndarray, batch: int) -> Array:
     """Returns one key per sample, from one seed and its place or from a seed of its own.
 
     Raises:
@@ -95,7 +95,7 @@ def sample_keys(seed: int | Sequence[int], batch: int) -> Array:
     """
     for one in np.atleast_1d(seed).tolist():
         seeds.check(one, "seed")
-    if isinstance(seed, int | np.integer):
+    if np.ndim(seed) == 0:
         return jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(int(seed)), jnp.arange(batch))
     if len(seed) != batch:
         raise UserError(f"seed: {len(seed)} seeds for {batch} prompts; give one, or one per prompt")

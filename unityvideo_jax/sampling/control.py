@@ -11,8 +11,10 @@ from jaxtyping import Array, Bool, Float
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.modalities import RGB
 from unityvideo_jax.models.dit import DiTConfig
+from unityvideo_jax.sampling.arguments import check_dict, check_texts
 from unityvideo_jax.sampling.generate import SamplerConfig
 from unityvideo_jax.sampling.known import ALWAYS, NEVER, Known, latent_share
+from unityvideo_jax.settings.sections import check_value
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -25,6 +27,9 @@ class Control:
       weights: per given stream, how much it counts; 1 for those left out.
       strength: of video to video, or None.
       negative_prompt: what guidance by the text leads away from; "" for nothing.
+
+    Raises:
+      UserError: an argument of another type.
     """
 
     first_frame: Any = None
@@ -33,6 +38,13 @@ class Control:
     weights: Mapping[str, float | int] = dataclasses.field(default_factory=dict)
     strength: float | None = None
     negative_prompt: str | Sequence[str] = ""
+
+    def __post_init__(self):
+        check_dict("masks", self.masks)
+        check_dict("weights", self.weights)
+        if self.strength is not None:
+            check_value(float, self.strength, "strength")
+        check_texts("negative_prompt", self.negative_prompt)
 
     def check(
         self,

@@ -1,12 +1,12 @@
 """A batch shared equally among devices, each of which holds all parameters."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Shaped
+from jaxtyping import Array, Shaped
 
 from unityvideo_jax.parallel.mesh import MeshConfig, make_mesh
 from unityvideo_jax.parallel.rules import AxisRules
@@ -33,3 +33,11 @@ class Devices:
         filled = rows[np.minimum(np.arange(total), len(rows) - 1)]
         layout = NamedSharding(self.mesh, AxisRules().spec(("batch",)))
         return jax.device_put(filled, layout)
+
+    def one_by_one(
+        self, function: Callable[[Any], Array], rows: Shaped[np.ndarray, "b ..."]
+    ) -> Iterator[Array]:
+        """Applies `function` to one row per device at a time, to bound memory."""
+        for first in range(0, len(rows), self.count):
+            part = rows[first : first + self.count]
+            yield function(self.share(part))[: len(part)]

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Shaped, UInt8
 
 from unityvideo_jax import media, modalities
-from unityvideo_jax.errors import UserError
+from unityvideo_jax.errors import UserError, reason
 from unityvideo_jax.files import provenance, stores
 from unityvideo_jax.files.npz import is_npz, read_npz
 from unityvideo_jax.inputs import pictures
@@ -61,9 +61,12 @@ def as_given(given: Mapping[str, Any], **options: Any) -> dict[str, Given]:
     Raises:
       UserError: as `read_given`.
     """
-    files = {k: os.fspath(v) for k, v in given.items() if isinstance(v, str | os.PathLike)}
+    paths = {name: _path(f"given {name}", value) for name, value in given.items()}
+    files = {name: path for name, path in paths.items() if path}
     read = read_given(files, **options) if files else {}
-    return {name: read.get(name) or _wrapped(value) for name, value in given.items()}
+    return {
+        name: read.get(name) or _wrapped(f"given {name}", value) for name, value in given.items()
+    }
 
 
 def as_image(role: str, image: Any, *, height: int, width: int) -> Given:
@@ -77,11 +80,11 @@ def as_image(role: str, image: Any, *, height: int, width: int) -> Given:
     Raises:
       UserError: as `read_image`, or another shape.
     """
-    if isinstance(image, str | os.PathLike):
-        return read_image(os.fspath(image), height=height, width=width)
+    if path := _path(role, image):
+        return read_image(path, height=height, width=width)
     if isinstance(image, Given):
         return image
-    given = _wrapped(image)
+    given = _wrapped(role, image)
     if given.video.ndim not in (3, 4) or given.video.shape[-3:-1] != (height, width):
         raise UserError(
             f"{role}: shape {given.video.shape} is not [H,W,3] or [B,H,W,3] of (height, width) "
@@ -96,15 +99,28 @@ def as_mask(mask: Any, size: tuple[int, int, int], *, fps: float) -> Given:
     Raises:
       UserError: as `read_mask`.
     """
-    if isinstance(mask, str | os.PathLike):
-        return read_mask(os.fspath(mask), size, fps=fps)
-    return _wrapped(mask)
+    if path := _path("masks", mask):
+        return read_mask(path, size, fps=fps)
+    return _wrapped("masks", mask)
 
 
-def _wrapped(value: Any) -> Given:
+def _path(name: str, value: Any) -> str | None:
+    """The path that an argument is, if it is one; raises UserError for an empty one."""
+    if not isinstance(value, str | os.PathLike):
+        return None
+    if not (path := os.fspath(value)):
+        raise UserError(f"{name}: an empty path; name a file or folder")
+    return path
+
+
+def _wrapped(name: str, value: Any) -> Given:
+    """An argument as it was passed; raises UserError if it is no array."""
     if isinstance(value, Given):
         return value
-    video = np.asarray(value)
+    try:
+        video = np.asarray(value)
+    except ValueError as error:
+        raise UserError(f"{name}: is no array ({reason(error)}); give one") from error
     return Given(video=video, side=None, source={"array": list(video.shape)})
 
 

@@ -74,9 +74,7 @@ class SamplerConfig:
     separate: bool = False
 
     def __post_init__(self):
-        for name in ("text_guidance", "condition_guidance"):
-            if not math.isfinite(getattr(self, name)):
-                raise UserError(f"{name}={getattr(self, name)}: a guidance scale must be finite")
+        check_values(type(self), vars(self), "")
         try:
             low, high = (float(t) for t in self.guidance_interval)
         except (TypeError, ValueError):
@@ -137,7 +135,6 @@ class SamplerConfig:
         """
         check_keys(settings, [field.name for field in dataclasses.fields(self)], "")
         wanted = {key: value for key, value in settings.items() if value is not None}
-        check_values(type(self), wanted, "")
         return dataclasses.replace(self, **wanted)
 
     def for_texts(

@@ -16,6 +16,7 @@ from jaxtyping import Float, Shaped, UInt8
 from unityvideo_jax import media, modalities
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.modalities import joining
+from unityvideo_jax.runtime import seeds
 from unityvideo_jax.sampling.samples import Samples
 from unityvideo_jax.sampling.windows import check_window
 
@@ -93,7 +94,7 @@ def sample_long(
             wanted=wanted,
             masks={name: _first(overlap, video) for name, video in kept.items()},
             num_frames=window,
-            seed=[seed + number] if continued else [seed],
+            seed=[seeds.after(seed, number)] if continued else [seed],
             first_frame=None if number else first_frame,
             **call,
         )

@@ -4,14 +4,14 @@ import functools
 import os
 import pathlib
 import types
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float, Shaped
+from jaxtyping import Array, Float
 
 from unityvideo_jax import modalities
 from unityvideo_jax.errors import UserError
@@ -21,7 +21,8 @@ from unityvideo_jax.models.lora import BASES, hold
 from unityvideo_jax.models.text.encoder import CutTexts, TextEncoder
 from unityvideo_jax.models.vae.wan_vae import STREAMED_PIXELS, WanVAE
 from unityvideo_jax.pretrained import model as pretrained
-from unityvideo_jax.sampling import calibration, call, parts, texts
+from unityvideo_jax.sampling import arguments, calibration, call, parts, texts
+from unityvideo_jax.sampling.adapters import check as check_adapters
 from unityvideo_jax.sampling.control import Control
 from unityvideo_jax.sampling.devices import Devices
 from unityvideo_jax.sampling.generate import SamplerConfig, jit_generate
@@ -171,10 +172,15 @@ class Pipeline:
           card: Markdown for `README.md` below the title and the table of facts.
 
         Raises:
-          UserError: a folder that holds something, or weights that the storage cannot hold, or that
-            `hold_weights` has rounded.
+          UserError: a folder that holds something, or weights that the storage cannot hold, that
+            `hold_weights` has rounded, or that have adapters beside them.
         """
         self._check_not_held("save_pretrained")
+        if self.velocity(self.params).adapters:
+            raise UserError(
+                "save_pretrained: a model's folder has no place for adapters beside the weights; "
+                "add them with merge=True"
+            )
         with stores.output(folder) as place:
             pretrained.save(
                 place,
@@ -185,7 +191,9 @@ class Pipeline:
                 card=card,
             )
 
-    def add_adapters(self, *adapters: tuple[str | os.PathLike, float], merge: bool = True) -> None:
+    def add_adapters(
+        self, *adapters: tuple[str | os.PathLike, float | int], merge: bool = True
+    ) -> None:
         """Adds adapters (LoRA), each times its weight.
 
         Args:
@@ -195,15 +203,17 @@ class Pipeline:
             the weights as they are.
 
         Raises:
-          UserError: names the file: no adapter, or one of another model.
+          UserError: names the file: no adapter, or one of another model, or the weight that is no
+            finite number.
         """
         from unityvideo_jax.interop.lora import open_adapter
         from unityvideo_jax.interop.lora_apply import apply, merge_into
 
         if adapters:
             self._check_not_held("add_adapters")
-        opened = [(open_adapter(path, self.model_config), weight) for path, weight in adapters]
-        self.adapters += [
+        check_adapters(adapters)
+        opened = [(open_adapter(path, self.model_config), float(w)) for path, w in adapters]
+        added = [
             {"path": str(a.path), "sha256": provenance.file_hash(a.path), "weight": weight}
             for a, weight in opened
         ]
@@ -212,6 +222,7 @@ class Pipeline:
         else:
             model = apply(nnx.merge(self._graph, self.params), opened)
             self._graph, self.params = nnx.split(model)
+        self.adapters += added
 
     def hold_weights(self, base: str) -> None:
         """Holds the transformer's matrices in fewer bits from now on; all else stays float32.
@@ -231,7 +242,7 @@ class Pipeline:
             raise UserError(f"hold_weights={base!r}: use one of {', '.join(HELD)}")
         self._check_not_held("hold_weights")
         model, self.params = nnx.merge(self._graph, self.params), None
-        hold(model, base)
+        hold(model, base, "hold_weights")
         self._graph, self.params = nnx.split(model)
         self.held = base
 
@@ -278,7 +289,7 @@ class Pipeline:
         streamed = np.prod(video.shape[1:4]) > STREAMED_PIXELS
         method = self.vae.encode_streamed if streamed else self.vae.encode
         encode = functools.partial(method, modality=modality)
-        return jnp.concatenate(list(self._one_a_device(encode, video)))
+        return jnp.concatenate(list(self.devices.one_by_one(encode, video)))
 
     def decode(
         self, latents: Float[Array, "b lt lh lw c"], modality: str
@@ -288,16 +299,8 @@ class Pipeline:
         pixels = np.prod(latents.shape[1:4]) * config.temporal_stride * config.spatial_stride**2
         method = self.vae.decode_streamed if pixels > STREAMED_PIXELS else self.vae.decode
         decode = functools.partial(method, modality=modality)
-        rows = self._one_a_device(decode, np.asarray(latents))
+        rows = self.devices.one_by_one(decode, np.asarray(latents))
         return np.concatenate([np.asarray(row) for row in rows])
-
-    def _one_a_device(
-        self, function: Callable[[Any], Array], rows: Shaped[np.ndarray, "b ..."]
-    ) -> Iterator[Array]:
-        """Applies `function` to one row per device at a time, to bound memory."""
-        for first in range(0, len(rows), self.devices.count):
-            part = rows[first : first + self.devices.count]
-            yield function(self.devices.share(part))[: len(part)]
 
     def contexts(
         self,
@@ -371,9 +374,12 @@ class Pipeline:
             cache=0.55, which skips 55 % of the model's passes (docs/speed.md).
 
         Raises:
-          UserError: names the argument: unknown or repeated modality, sizes that differ or that the
-            model cannot take, counts that disagree, a file that does not read.
+          UserError: names the argument: another type, unknown or repeated modality, sizes that
+            differ or that the model cannot take, counts that disagree, a file that does not read.
         """
+        named = {"prompts": prompts, "given": given, "wanted": wanted, "sampler": sampler}
+        size = {"num_frames": num_frames, "height": height, "width": width}
+        arguments.check(**named, modality_prompts=modality_prompts, **size)
         return call.sample(
             self,
             prompts,
@@ -390,5 +396,5 @@ class Pipeline:
             modality_prompts=modality_prompts,
             sampler=(sampler or self.sampler).changed(**settings),
             seed=seed,
-            size=(num_frames, height, width),
+            size=tuple(size.values()),
         )

@@ -13,7 +13,11 @@ from unityvideo_jax.errors import UserError
 from unityvideo_jax.files import paths, stores, text_files
 from unityvideo_jax.files.names import safe_name
 from unityvideo_jax.modalities import RGB
+from unityvideo_jax.models.dit import DiTConfig
 from unityvideo_jax.runtime import seeds
+from unityvideo_jax.sampling.control import Control
+from unityvideo_jax.sampling.generate import SamplerConfig
+from unityvideo_jax.sampling.streams import stream_groups, stream_order
 
 MODES = ("joint", "control", "estimation")
 KEYS = (
@@ -89,6 +93,29 @@ class Request:
         """Paths of all that it reads."""
         paths = (*self.given.values(), *self.masks.values(), self.first_frame, self.last_frame)
         return tuple(path for path in paths if path)
+
+    def check(self, model: DiTConfig, sampler: SamplerConfig) -> None:
+        """Raises UserError, which names the request, for what a call cannot do with any file.
+
+        Args:
+          model: that samples.
+          sampler: its settings for this request.
+        """
+        given = tuple(self.given)
+        control = Control(
+            first_frame=self.first_frame or None,
+            last_frame=self.last_frame or None,
+            masks=self.masks,
+            weights=self.weights,
+            strength=self.strength,
+            negative_prompt=self.negative_prompt,
+        )
+        try:
+            streams = stream_order(tuple(dict.fromkeys((*given, *self.wanted))), model.modalities)
+            control.check(given, self.wanted, model, sampler)
+            stream_groups(streams, given, self.wanted, sampler.separate)
+        except UserError as error:
+            raise UserError(f"request {self.name}: {error}" if self.name else str(error)) from error
 
 
 def build(

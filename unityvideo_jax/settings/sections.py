@@ -40,32 +40,52 @@ def check_keys(
 
 
 def check_values(cls: type, values: Mapping[str, Any], where: str) -> None:
-    """Raises UserError for a number, text or switch that is not of its field's type, or not finite.
+    """Raises UserError for a value that is not of its field's type, as `check_value` looks at it.
 
     What the values mean, and so their range, the dataclass checks itself.
 
     Args:
-      cls: a dataclass; a value whose field is neither a number, a text nor a switch is not looked
-        at.
+      cls: a dataclass.
       values: by name of field.
       where: what the message puts before the key.
     """
     hints = typing.get_type_hints(cls)
     for key, value in values.items():
-        hint = hints[key]
-        wanted = set(typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,))
-        if wanted == {bool}:
-            good, name = isinstance(value, bool), "True or False"
-        elif wanted == {str}:
-            good, name = isinstance(value, str), "a text in quotes"
-        elif wanted == {int}:
-            good, name = isinstance(value, numbers.Integral), "a whole number"
-        elif float in wanted and wanted <= {int, float}:
-            good, name = isinstance(value, numbers.Real) and math.isfinite(value), "a finite number"
-        else:
-            continue
-        if not good or (isinstance(value, bool) and wanted != {bool}):
-            raise UserError(f"{where}{key}={value!r}: give {name}")
+        check_value(hints[key], value, f"{where}{key}")
+
+
+def check_value(hint: Any, value: Any, name: str) -> None:
+    """Raises UserError for a value of another type, or a number that is not finite.
+
+    Args:
+      hint: a number, text or switch, `tuple[..., ...]` or `Mapping[str, ...]` of them, or of each
+        other; with another one the value is not looked at.
+      value: a list may stand for a tuple, and a ConfigDict for a mapping.
+      name: of the value, which the message begins with.
+    """
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    wanted = set(arguments if isinstance(hint, types.UnionType) else (hint,))
+    inner: Iterable[tuple[Any, Any]] = ()
+    if wanted == {bool}:
+        good, kind = isinstance(value, bool), "True or False"
+    elif wanted == {str}:
+        good, kind = isinstance(value, str), "a text in quotes"
+    elif wanted == {int}:
+        good, kind = isinstance(value, numbers.Integral), "a whole number"
+    elif float in wanted and wanted <= {int, float}:
+        good, kind = isinstance(value, numbers.Real) and math.isfinite(value), "a finite number"
+    elif origin is tuple and arguments[-1] is ...:
+        good = isinstance(value, tuple | list)
+        kind, inner = "a tuple, (VALUE,)", enumerate(value) if good else ()
+    elif origin is Mapping:
+        good = hasattr(value, "items")
+        kind, inner = "a dict", value.items() if good else ()
+    else:
+        return
+    if not good or (isinstance(value, bool) and wanted != {bool}):
+        raise UserError(f"{name}={' '.join(repr(value).split())}: give {kind}")
+    for key, one in inner:
+        check_value(arguments[origin is Mapping], one, f"{name}[{key!r}]")
 
 
 def section(cls: type[T], config: Any, name: str) -> T:

@@ -6,7 +6,7 @@ from typing import Any
 
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.inputs.buckets import Bucket, parse
-from unityvideo_jax.settings.sections import check_keys
+from unityvideo_jax.settings.sections import check_keys, check_value, check_values
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,9 +31,7 @@ class Stage:
     buckets: tuple[Bucket, ...] = ()
 
 
-def stages(
-    curriculum: Sequence[Mapping[str, Any]], weights: Mapping[str, float], steps: int
-) -> tuple[Stage, ...]:
+def stages(curriculum: Any, weights: Mapping[str, float], steps: int) -> tuple[Stage, ...]:
     """Resolves `config.curriculum` against the data's modality weights.
 
     The paper's two stages: pixel-aligned modalities (flow, depth, DensePose) of human-centric clips
@@ -47,10 +45,11 @@ def stages(
       steps: of the whole run.
 
     Raises:
-      UserError: stages that do not follow each other, do not reach the end, or name a modality
-        without weight.
+      UserError: values of other types, stages that do not follow each other, do not reach the end,
+        or name a modality without weight.
     """
     weights = dict(weights)
+    check_value(tuple[Mapping[str, Any], ...], curriculum, "config.curriculum")
     if not curriculum:
         return (Stage(index=0, start=0, until=steps, weights=weights),)
     result: list[Stage] = []
@@ -58,20 +57,22 @@ def stages(
     for index, entry in enumerate(curriculum):
         needed = ("until", "modalities")
         known = (*needed, "dir_weights", "streams", "buckets")
-        check_keys(dict(entry), known, f"config.curriculum[{index}].", needed)
+        values, where = dict(entry.items()), f"config.curriculum[{index}]."
+        check_keys(values, known, where, needed)
+        names = values.pop("modalities")
+        check_value(tuple[str, ...], names, f"{where}modalities")
+        check_values(Stage, values, where)
         last = index == len(curriculum) - 1
-        until = steps if entry["until"] == -1 else int(entry["until"])
+        until = steps if entry["until"] == -1 else entry["until"]
         if not last and (until <= start or entry["until"] == -1):
+            raise UserError(f"{where}until={entry['until']} must be a step after {start}")
+        missing = [m for m in names if not weights.get(m)]
+        if missing or not names:
             raise UserError(
-                f"config.curriculum[{index}].until={entry['until']} must be a step after {start}"
-            )
-        missing = [m for m in entry["modalities"] if not weights.get(m)]
-        if missing or not entry["modalities"]:
-            raise UserError(
-                f"config.curriculum[{index}].modalities: {missing or 'none named'}; each needs a "
+                f"{where}modalities: {missing or 'none named'}; each needs a "
                 "positive weight in config.data.modality_weights"
             )
-        chosen = {m: weights[m] for m in entry["modalities"]}
+        chosen = {m: weights[m] for m in names}
         result.append(
             Stage(
                 index=index,
@@ -80,7 +81,7 @@ def stages(
                 weights=chosen,
                 dir_weights=tuple(map(float, entry.get("dir_weights", ()))),
                 streams=tuple(map(float, entry.get("streams", ()))),
-                buckets=parse(entry.get("buckets", ()), f"config.curriculum[{index}].buckets"),
+                buckets=parse(entry.get("buckets", ()), f"{where}buckets"),
             )
         )
         start = until

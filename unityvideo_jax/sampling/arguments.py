@@ -1,0 +1,51 @@
+"""The types of a call's arguments, checked before anything is made of them."""
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from unityvideo_jax.errors import UserError
+from unityvideo_jax.sampling.generate import SamplerConfig
+from unityvideo_jax.settings.sections import check_value
+
+
+def check(
+    *,
+    prompts: Any,
+    given: Any,
+    wanted: Any,
+    modality_prompts: Any,
+    sampler: Any,
+    **size: Any,
+) -> None:
+    """Raises UserError, which names the argument, for arguments of `Pipeline` of other types.
+
+    Those that `Control` holds, and the contents of given streams, are checked where they are read.
+    """
+    check_texts("prompts", prompts)
+    check_dict("given", given)
+    if not isinstance(wanted, Collection):
+        raise UserError(f"wanted: of type {type(wanted).__name__}; give a tuple of names")
+    check_dict("modality_prompts", modality_prompts)
+    for name, texts in modality_prompts.items():
+        check_texts(f"modality_prompts[{name!r}]", texts)
+    if not isinstance(sampler, SamplerConfig | None):
+        kind = type(sampler).__name__
+        raise UserError(f"sampler: of type {kind}; give a SamplerConfig, or its fields by name")
+    for name, pixels in size.items():
+        if pixels is not None:
+            check_value(int, pixels, name)
+
+
+def check_dict(name: str, value: Any) -> None:
+    """Raises UserError unless an argument has something by name of stream."""
+    if not isinstance(value, Mapping):
+        raise UserError(f"{name}: of type {type(value).__name__}; give a dict by name of stream")
+
+
+def check_texts(name: str, value: Any) -> None:
+    """Raises UserError unless an argument is a text or several."""
+    several = isinstance(value, Collection) and not isinstance(value, str | bytes)
+    for text in value if several else [value]:
+        if not isinstance(text, str):
+            kind = type(text).__name__
+            raise UserError(f"{name}: {kind} instead of text; give a text or a list of texts")

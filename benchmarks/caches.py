@@ -186,7 +186,7 @@ def ours(args: argparse.Namespace, share: float) -> Row:
 
     def make() -> DiT:
         model = DiT(config, rngs=nnx.Rngs(0))
-        hold(model, args.hold_weights)
+        hold(model, args.hold_weights, "--hold_weights")
         return model
 
     graph, params = random_weights(make)

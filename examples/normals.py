@@ -88,7 +88,7 @@ class NormalsMetric(Metric):
     def score(self, prediction: Arrays, truth: Arrays, name: str) -> ClipScore:
         """Scores one clip; raises UserError if the shapes differ or a value is NaN."""
         predicted, true = (np.asarray(a["normals"]) for a in (prediction, truth))
-        check_pair(predicted, true, "normals", name)
+        check_pair(predicted, true, "normals", name, tail=(3,))
         found = angles(predicted, true)
         found = found[~np.isnan(found)]
         values = {"degrees": found} | {f"within_{d:g}": found <= d for d in WITHIN}

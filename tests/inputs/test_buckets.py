@@ -51,7 +51,7 @@ def _shapes(batches):
         ((VIDEO | dict(weight="much"),), "buckets[0].weight='much': give a finite number"),
         ((VIDEO, VIDEO), "buckets[1]: 5x16x16 stands there twice"),
         ((VIDEO | dict(weight=0),), "config.data.buckets: every weight is 0"),
-        ("(VIDEO,)", "config.data.buckets: give a tuple"),
+        ("(VIDEO,)", "config.data.buckets='(VIDEO,)': give a tuple"),
     ],
 )
 def test_a_wrong_entry_is_one_line(entries, message):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 import pathlib
 import posixpath
 from collections.abc import Mapping, Sequence
@@ -18,6 +19,8 @@ from unityvideo_jax.files.faults import list_ignored
 from unityvideo_jax.files.paths import atomic_path
 
 COLUMNS = ("video", "caption")
+# Suffixes of a text beside a video: looked for one by one, since a folder may hold many thousands.
+TEXTS = tuple(f".{''.join(letters)}" for letters in itertools.product("tT", "xX", "tT"))
 PROMPT = (
     "Describe this video in two or three plain sentences: who or what is in it, what they do, "
     "where, and how the camera moves. Do not mention frames or images."
@@ -101,9 +104,8 @@ class Captions(base.Loaded, Stage):
     def _find(self, clip: Clip, job: Job) -> str:
         if clip.video in self._given:
             return self._given[clip.video]
-        video = job.video(clip)
-        beside = (p for p in video.parent.iterdir() if p.suffix.lower() == ".txt")
-        path = max((p for p in beside if p.stem == video.stem), default=None)
+        beside = (job.video(clip).with_suffix(suffix) for suffix in TEXTS)
+        path = next((p for p in beside if p.exists()), None)
         return text_files.read_text(path).strip() if path else ""
 
     def _write(self, clip: Clip) -> str:

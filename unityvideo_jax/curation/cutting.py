@@ -45,9 +45,9 @@ def find(folder: str) -> list[Clip]:
     waiting, seen = collections.deque([root]), set()
     while waiting:
         place = waiting.popleft()
-        if place.resolve() in seen:
+        if (real := place.resolve()) in seen:
             continue
-        seen.add(place.resolve())
+        seen.add(real)
         try:
             there = sorted(place.iterdir())
         except OSError as error:
@@ -64,8 +64,8 @@ def find(folder: str) -> list[Clip]:
             else:
                 waiting.appendleft(path)
     videos = {path for path in files if media.is_video(root / path)}
-    spoken = {(video.with_suffix(""), ".txt") for video in videos}
-    others = {path for path in files if (path.with_suffix(""), path.suffix.lower()) not in spoken}
+    texts = {(video.with_suffix(""), ".txt") for video in videos}
+    others = {path for path in files if (path.with_suffix(""), path.suffix.lower()) not in texts}
     list_ignored(folder, sorted([*ignored, *map(str, others - videos)]))
     found += [_video(path) for path in videos]
     if not found:

@@ -12,7 +12,6 @@ from typing import Any
 from unityvideo_jax import modalities
 from unityvideo_jax.curation import manifest, page, phases, registry, runner
 from unityvideo_jax.curation.beam import Beam
-from unityvideo_jax.curation.captions import Captions
 from unityvideo_jax.curation.journal import Journal
 from unityvideo_jax.curation.stage import Clip, Collective, Job, Stage
 from unityvideo_jax.errors import UserError
@@ -48,7 +47,7 @@ def curate(config: Any, *, source: str, workdir: str | os.PathLike) -> dict[str,
     job = Job(source=os.fspath(source), workdir=os.fspath(workdir))
     pathlib.Path(workdir).mkdir(parents=True, exist_ok=True)
     for stage in stages:
-        if isinstance(stage, Captions):
+        if isinstance(stage, Stage):
             stage.list_unused(job)
     mapper = Beam(options=tuple(shlex.split(config.beam))) if config.beam else None
     clips = list(

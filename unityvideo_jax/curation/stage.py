@@ -172,6 +172,9 @@ class Stage:
         """Reason why it cannot run as it is configured, as a note for every clip; '' if it can."""
         return ""
 
+    def list_unused(self, job: Job) -> None:
+        """Prints what of the stage's own files no video of the job uses; called once per job."""
+
     def setup(self) -> None:
         """Loads its models; called once per process before the first clip, unless it is skipped.
 

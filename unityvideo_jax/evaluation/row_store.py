@@ -16,7 +16,7 @@ PACKAGE = pathlib.Path(__file__).parents[1]
 @functools.cache
 def code(package: pathlib.Path = PACKAGE) -> str:
     """Names the program's code: another version of it may give other rows for the same inputs."""
-    files = (path for path in sorted(package.rglob("*.py")) if "__pycache__" not in path.parts)
+    files = package.rglob("*.py")
     return provenance.config_hash(
         {path.relative_to(package).as_posix(): provenance.file_hash(path) for path in files}
     )

@@ -19,7 +19,7 @@ TENSORSTORE = re.compile(
 )
 AGAIN = "then give the same command again, which continues from what is whole"
 # How the clients write a status of HTTP; any other number may be a step or a process.
-STATUS = r"(?:\(|[Cc]ode:? |[Cc]ode='|, )"
+STATUS = r"(?:\(|[Cc]ode(?::? |=')|, )"
 # The first that matches counts, so the more certain ones come first.
 REASONS = (
     (

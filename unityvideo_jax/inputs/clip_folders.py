@@ -203,11 +203,8 @@ class Clip:
 
     @staticmethod
     def _stored(modality: str, path: pathlib.Path, unit: str) -> Arrays:
-        if not is_npz(path):
-            return pictures.read_arrays(modality, path, depth_unit=unit)
-        arrays = read_npz(path, modalities.get(modality).metric.keys)
-        pictures.scaled_depth(arrays, path, depth_unit=unit)
-        return arrays
+        keys = modalities.get(modality).metric.keys
+        return pictures.read_truth(modality, path, keys, depth_unit=unit)
 
     def checksums(self, streams: Sequence[str]) -> dict[str, str]:
         """SHA-256 of the files of these streams (and of the caption), by relative path."""

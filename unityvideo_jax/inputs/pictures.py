@@ -20,6 +20,7 @@ from jaxtyping import Float, Int, Shaped
 from unityvideo_jax import media, units
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.files import strict_json
+from unityvideo_jax.files.npz import is_npz, read_npz
 from unityvideo_jax.media.source import note
 from unityvideo_jax.metrics.depth_units import UNIT, in_metres
 
@@ -155,6 +156,27 @@ def read_arrays(
             "--truth_unit, --prediction_unit)",
         )
     return {"depth": measure.depth(values, str(path)), UNIT: np.asarray(measure.known)}
+
+
+def read_truth(
+    modality: str, path: pathlib.Path, keys: Sequence[str], *, depth_unit: str = ""
+) -> dict[str, Shaped[np.ndarray, "..."]]:
+    """Reads the arrays of a modality from an npz, or from pictures that hold its numbers.
+
+    Args:
+      modality: any that has a metric.
+      path: of the npz, or the pictures, of which `holds_numbers` is true.
+      keys: of the arrays that an npz must hold.
+      depth_unit: what the flag states; "" if it states nothing.
+
+    Raises:
+      UserError: as `read_npz`, `scaled_depth` and `read_arrays` do.
+    """
+    if not is_npz(path):
+        return read_arrays(modality, path, depth_unit=depth_unit)
+    arrays = read_npz(path, keys)
+    scaled_depth(arrays, path, depth_unit=depth_unit)
+    return arrays
 
 
 def scaled_depth(

@@ -64,10 +64,16 @@ def opened(path: pathlib.Path) -> Iterator[Image.Image]:
         ) from error
 
 
+def raw_mode(image: Image.Image) -> tuple[str, tuple]:
+    """Returns Pillow's name of the stored pixels before they are decoded, and what follows it."""
+    arguments = image.tile[0][3] if image.tile else ""
+    name, *more = arguments if isinstance(arguments, tuple) else (arguments,)
+    return str(name), tuple(more)
+
+
 def bits(image: Image.Image) -> int:
     """Bits of one channel of one pixel."""
-    raw = image.tile[0][3] if image.tile else ""
-    raw = str(raw[0] if isinstance(raw, tuple) else raw)
+    raw, _ = raw_mode(image)
     if image.mode in ("I", "F"):
         return 32
     return 16 if "16" in image.mode or "16" in raw else 1 if image.mode == "1" else 8

@@ -263,7 +263,7 @@ def on_display(frames: Iterator[Shown], times: Iterable[float]) -> Iterator[tupl
 
 
 def _slack(interval: float) -> float:
-    """By how many seconds a frame may appear later than asked for and still be the one meant."""
+    """Returns how many seconds after the time asked for a frame may appear and still be taken."""
     return min(CLOCK, CLOCK_SHARE * interval)
 
 

@@ -13,7 +13,7 @@ from jaxtyping import Shaped
 from PIL import Image, ImageOps
 
 from unityvideo_jax.errors import UserError
-from unityvideo_jax.media.images import NUMBERS, bits, opened
+from unityvideo_jax.media.images import NUMBERS, bits, opened, raw_mode
 
 # Formats, and compressions of TIFF, that change numbers, or do not say whether they did.
 LOSSY = ("JPEG", "MPO", "AVIF", "JPEG2000")
@@ -61,10 +61,9 @@ def read_numbers(path: pathlib.Path, page: int = 0) -> Shaped[np.ndarray, "h w"]
 
 def _as_stored(image: Image.Image) -> Callable[[np.ndarray], np.ndarray]:
     """How to undo what Pillow does to the numbers of an image that is not yet decoded."""
-    arguments = image.tile[0][3] if image.tile else ""
-    raw = str(arguments[0] if isinstance(arguments, tuple) else arguments)
-    if image.format == "PPM" and isinstance(arguments, tuple) and isinstance(arguments[-1], int):
-        most = arguments[-1]
+    raw, more = raw_mode(image)
+    if image.format == "PPM" and more:
+        (most,) = more
         scale = 65535 if image.mode == "I" else 255
         return lambda x: np.rint(x * (most / scale)).astype(x.dtype)
     sample = getattr(image, "tag_v2", {}).get(SAMPLE_FORMAT, (UNSIGNED,))
@@ -74,8 +73,7 @@ def _as_stored(image: Image.Image) -> Callable[[np.ndarray], np.ndarray]:
     if image.mode == "L" and sample == SIGNED:
         return lambda x: x.view(np.int8)
     if found := re.fullmatch(r"[1LP](?:;([24]?)(I?)R?)?", raw):
-        factor, inverted = STRETCHED.get(found[1] or "", 1), bool(found[2])
+        factor = np.uint8(1 if image.mode == "P" else STRETCHED.get(found[1], 1))
         top = 1 if image.mode == "1" else 255
-        factor = 1 if image.mode == "P" else factor
-        return lambda x: (top - x if inverted else x) // np.uint8(factor)
+        return lambda x: (top - x if found[2] else x) // factor
     return lambda x: x

@@ -13,7 +13,7 @@ import dataclasses
 import json
 import pathlib
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -22,7 +22,7 @@ from unityvideo_jax.errors import UserError
 from unityvideo_jax.files import provenance, strict_json, text_files
 from unityvideo_jax.files.faults import list_ignored, reason_of
 from unityvideo_jax.files.names import safe_path
-from unityvideo_jax.files.npz import is_npz, read_npz
+from unityvideo_jax.files.npz import is_npz
 from unityvideo_jax.inputs import pictures
 from unityvideo_jax.inputs.clip_folders import Clip
 from unityvideo_jax.inputs.crop import Crop, hide_outside, resize
@@ -168,7 +168,9 @@ def _write(key: str, listing: Listing, folder: pathlib.Path, target: Target) -> 
         file = listing.files.get((key, modality))
         if file is None:
             continue
-        stored = _truth(modality, file, metric.keys)
+        if not is_npz(file) and not pictures.holds_numbers(modality, file):
+            raise UserError(f"{file.name}: a drawing; give its arrays as .npz, or move it away")
+        stored = pictures.read_truth(modality, file, metric.keys)
         unit = {name: stored.pop(name) for name in (UNIT,) if name in stored}
         for name, array in stored.items():
             flat = array.ndim >= 3 and name not in ("keypoints", "visibility")
@@ -194,14 +196,3 @@ def _write(key: str, listing: Listing, folder: pathlib.Path, target: Target) -> 
     caption = text_files.read_text(text).strip() if text else ""
     provenance.write_json(temporary / "clip.json", {"caption": caption, "fps": video.fps})
     temporary.rename(folder)
-
-
-def _truth(modality: str, file: pathlib.Path, keys: Sequence[str]) -> dict[str, np.ndarray]:
-    """The arrays of an annotation, depth in metres where its unit is stated."""
-    if not is_npz(file):
-        if not pictures.holds_numbers(modality, file):
-            raise UserError(f"{file.name}: a drawing; give its arrays as .npz, or move it away")
-        return pictures.read_arrays(modality, file)
-    stored = read_npz(file, keys)
-    pictures.scaled_depth(stored, file)
-    return stored

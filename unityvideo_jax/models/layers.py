@@ -85,6 +85,10 @@ class Linear(nnx.Module):
           offset: still to be added to the inputs; the adapter sees it, the kernel does not.
         """
         precision = matmul_precision(dtype)
+        if self.adapter is not None and self.adapter.joins_base(use):
+            base = self.kernel[...] if self.quantised is None else self.quantised.parts()
+            y = self.adapter.with_base(x, base, dtype, offset)
+            return checkpoint_name(y, LINEAR), self.bias[...]
         if self.quantised is None:
             y = jnp.matmul(x.astype(dtype), self.matrix(dtype), precision=precision)
         else:

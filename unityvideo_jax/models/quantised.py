@@ -97,6 +97,10 @@ class Quantised(nnx.Module):
         """The matrix in `dtype`."""
         return restore(self.codes[...], self.scales[...], dtype)
 
+    def parts(self) -> tuple[Shaped[Array, "... j o"], Float[Array, "... k o"]]:
+        """The codes and the scales, as `restore` takes them."""
+        return self.codes[...], self.scales[...]
+
     def product(
         self, x: Float[Array, "... i"], dtype: jnp.dtype, precision: jax.lax.Precision
     ) -> Float[Array, "... o"]:

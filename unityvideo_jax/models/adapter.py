@@ -24,7 +24,7 @@ from unityvideo_jax.models.quantised import restore
 from unityvideo_jax.models.switcher import choose, select
 from unityvideo_jax.parallel import rules
 
-PARTS = 16  # of a sum over tokens, so that more of a GPU works on it
+PARTS = 16  # of a sum over all tokens, so that more of a GPU works on it
 # A frozen matrix: the kernel [i, o] in any float type, or codes and scales of `models.quantised`.
 Base = Float[Array, "i o"] | tuple[Shaped[Array, "j o"], Float[Array, "k o"]]
 
@@ -190,8 +190,8 @@ def adapted_product(
     splits the axis i, along which it concatenates.
 
     The gradient of x is one product, `dy @ (base + down @ up).T`. Those of `down` and `up` sum over
-    the tokens of each sample in `PARTS` parts, in float32; the axes before the tokens stay apart
-    until the end, so that a mesh may split them. A quantised base is restored here and again for
+    all tokens in some `PARTS` parts, in float32; the axes before the tokens stay apart until the
+    end, so that a mesh may split them. A quantised base is restored here and again for
     the gradient, so that it is not saved in between.
 
     Args:
@@ -264,8 +264,9 @@ def _matrix(base: Any, dtype: jnp.dtype) -> Float[Array, "i o"]:
 def _over_tokens(a: Float[Array, "... i"], b: Float[Array, "... o"]) -> Float[Array, "i o"]:
     """Returns the float32 sum over tokens of the products [i, o] of their features."""
     settings = dict(precision=matmul_precision(a.dtype), preferred_element_type=jnp.float32)
-    if a.ndim < 2 or a.shape[-2] % PARTS:
+    count = max(1, PARTS // math.prod(a.shape[:-2]))
+    if a.ndim < 2 or a.shape[-2] % count:
         return jnp.einsum("...i,...o->io", a, b, **settings)
-    a, b = (x.reshape(*x.shape[:-2], PARTS, -1, x.shape[-1]) for x in (a, b))
+    a, b = (x.reshape(*x.shape[:-2], count, -1, x.shape[-1]) for x in (a, b))
     parts = jnp.einsum("...pti,...pto->...pio", a, b, **settings)
     return parts.sum(axis=range(parts.ndim - 2))

@@ -11,6 +11,7 @@ transformers and torch. Those of QUALITY may run side by side, each with a part 
 """
 
 import argparse
+import itertools
 import os
 import pathlib
 import shlex
@@ -40,8 +41,8 @@ TIMES = {
     "lora": (
         "step.py --config=configs/wan21_1_3b.py --steps=3 --set lora.rank=32"
         " --remat attention_ffn --peer checkpointed",
-        f"step.py --config=configs/wan21_1_3b.py {SHORT} --steps=8 --set lora.rank=32"
-        " --remat none attention_ffn --peer plain",
+        f"XLA_FLAGS=--xla_gpu_enable_command_buffer= step.py --config=configs/wan21_1_3b.py {SHORT}"
+        " --steps=8 --set lora.rank=32 model.scan_layers=False --remat none --peer plain",
     ),
     "lora_5b": (
         "step.py --config=configs/wan22_5b.py --steps=2 --set lora.rank=32 --remat attention"
@@ -74,7 +75,7 @@ MINI = "-m unityvideo_jax.evaluate --pretrained=worlds-mini --processes=8 --batc
 ONE_PASS = f"{MINI} --steps=1 --nocontrol --joint_clips=0 --num_clips=64"
 ROPE = (
     '-m unityvideo_jax.train --config=ablations/all --config.data.streams="(0.0,0.0,0.5,0.5)"'
-    " --config.train.steps=1000 --config.train.batch_size=96"
+    " --config.train.steps=1000 --config.train.batch_size=96 --config.model.attention=xla"
 )
 COLUMNS = ("modality", "place", "rgb")
 NORMALS = "--plugins=examples.normals"
@@ -136,14 +137,16 @@ def run(output: pathlib.Path, name: str, limit: float) -> bool:
     with log.open("w") as stream:
         for command in MEASUREMENTS[name]:
             words = shlex.split(command.format(output=output.absolute()))
+            variables = list(itertools.takewhile(lambda word: "=" in word, words))
+            words = words[len(variables) :]
             if words[0] != "-m":
                 words[0] = f"benchmarks/{words[0]}"
-            print(f"$ python {shlex.join(words)}", file=stream, flush=True)
+            print(f"$ {shlex.join([*variables, 'python', *words])}", file=stream, flush=True)
             try:
                 subprocess.run(
                     [sys.executable, *words],
                     cwd=ROOT,
-                    env=environment,
+                    env=environment | dict(v.split("=", 1) for v in variables),
                     stdout=stream,
                     stderr=subprocess.STDOUT,
                     timeout=max(ends - time.monotonic(), 1.0),

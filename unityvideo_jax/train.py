@@ -21,7 +21,7 @@ from unityvideo_jax.files import disk, stores
 from unityvideo_jax.parallel import hosts
 from unityvideo_jax.parallel.mesh import MeshConfig, make_mesh
 from unityvideo_jax.runtime import seeds
-from unityvideo_jax.settings.sections import check_keys, section
+from unityvideo_jax.settings.sections import check_keys, check_value, section
 from unityvideo_jax.training.curriculum import Stage, stages
 from unityvideo_jax.training.workdir import open_workdir
 
@@ -146,6 +146,7 @@ def check(config: ml_collections.ConfigDict) -> None:
     seeds.check(config.seed, "config.seed")
     for name, cls in classes.items():
         section(cls, config, name)
+    check_value(str, config.get("init_from", ""), "config.init_from")
     adapters.check(section(SECTIONS["lora"], config, "lora"), config.get("init_from"))
     weighted = config.objective.get("modality_loss_weights", {})
     check_keys(weighted, config.model.modalities, "config.objective.modality_loss_weights.")

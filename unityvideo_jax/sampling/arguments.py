@@ -36,6 +36,44 @@ def check(
             check_value(int, pixels, name)
 
 
+def unread(
+    sampler: SamplerConfig,
+    *,
+    given: Collection[str],
+    wanted: Collection[str],
+    counted: bool,
+    has_text: bool,
+) -> dict[str, str]:
+    """Why nothing in a call reads some of its settings, by their names.
+
+    Args:
+      sampler: the settings; one at its default is read or does no harm.
+      given, wanted: streams of the call.
+      counted: whether given streams have masks or weights.
+      has_text: whether there is a text for guidance to compare with none.
+    """
+    found = {}
+    conditions = set(given) - set(wanted)
+    guided = (has_text and sampler.text_guidance != 1.0) or (
+        conditions and sampler.condition_guidance != 1.0
+    )
+    if not has_text:
+        found["text_guidance"] = "there is no text to guide by; give a prompt, or leave it out"
+    if not conditions:
+        found["condition_guidance"] = "guides by given streams and there is none; leave it out"
+    if not guided:
+        off = "nothing is guided here; set text_guidance with a prompt, or condition_guidance"
+        found["guidance_interval"] = off
+        if not counted:
+            found["guidance_rescale"] = off
+    if not sampler.window:
+        found["overlap"] = "is of windows; set window, or leave it out"
+    plain = SamplerConfig(text_guidance=1.0)
+    return {
+        name: why for name, why in found.items() if getattr(sampler, name) != getattr(plain, name)
+    }
+
+
 def check_dict(name: str, value: Any) -> None:
     """Raises UserError unless an argument has something by name of stream."""
     if not isinstance(value, Mapping):

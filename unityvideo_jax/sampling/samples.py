@@ -14,6 +14,7 @@ from unityvideo_jax import media, modalities
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.files import provenance, stores
 from unityvideo_jax.files.paths import atomic_path
+from unityvideo_jax.media.source import note
 from unityvideo_jax.metrics.depth_units import UNIT
 from unityvideo_jax.modalities import RGB
 from unityvideo_jax.modalities.base import Codec, Side
@@ -113,6 +114,8 @@ class Samples:
             return names
         index = index or 0
         files, rows, units = [], {}, {}
+        ours = {f"{name}{kind}" for name in modalities.names() for kind in (".mp4", ".npz")}
+        earlier = ours & {file.name for file in (folder.iterdir() if folder.is_dir() else ())}
         for name in self.streams:
             frames = self.video(name, index)
             folder.mkdir(parents=True, exist_ok=True)
@@ -131,6 +134,8 @@ class Samples:
         files.append("sheet.png")
         said = {**(self.records[index] if self.records else {}), **record}
         provenance.write_json(folder / "sample.json", {**said, "units": units, "files": files})
+        if others := sorted(earlier - set(files)):
+            note("earlier samples", f"{folder}: {', '.join(others)} stay from an earlier sample")
         return [*files, "sample.json"]
 
     def _float_video(self, stream: str, index: int) -> Float[np.ndarray, "t h w 3"]:

@@ -4,7 +4,7 @@ import importlib
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal
 
 import jax
@@ -21,6 +21,10 @@ from unityvideo_jax.settings import presets
 
 # Flags that are defined here are the programs': `--help` lists them.
 flags.disclaim_key_flags()
+
+# Flags of `define_pipeline` that choose among a run's weights, and all of them.
+RUN_FLAGS = ("checkpoint_step", "fallback", "ema")
+PIPELINE_FLAGS = (*RUN_FLAGS, "vae", "text_encoder", "lora", "hold_weights")
 
 CACHE = "~/.cache/unityvideo_jax/compiled"
 
@@ -101,6 +105,18 @@ class _ConfigParser(ConfigFileFlagParser):
         return presets.load_config(path).lock()
 
 
+def refuse(names: Iterable[str], why: str) -> None:
+    """Raises UserError for the first of these flags that is given, since nothing would read it.
+
+    Args:
+      names: of flags.
+      why: what the message says after the flag.
+    """
+    for name in names:
+        if flags.FLAGS[name].present:
+            raise UserError(f"--{name}: {why}")
+
+
 def define_config(help: str) -> flags.FlagHolder:
     """Defines --config, a file or a preset by name; --config.key=value overrides its values."""
     help += f" A file, or one of: {', '.join(presets.names())}."
@@ -168,9 +184,7 @@ def _load_weights() -> Any:
             fallback=args.fallback,
             **parts,
         )
-    for name in ("checkpoint_step", "fallback", "ema"):
-        if args[name].present:
-            raise UserError(f"--{name}: is for --workdir, a model has one set of weights; drop it")
+    refuse(RUN_FLAGS, "is for --workdir, a model has one set of weights; drop it")
     return Pipeline.from_pretrained(args.pretrained, **parts)
 
 

@@ -216,7 +216,7 @@ def test_another_programs_folder_is_not_taken_for_a_runs(tmp_path):
         assert [file.name for file in folder.iterdir()] == ["config.json"]
         assert json.loads((folder / "config.json").read_text()) == content
     file = tmp_path / "vae" / "config.json"
-    with pytest.raises(UserError, match="config.json: a file; name the folder of a run"):
+    with pytest.raises(UserError, match=r"config\.json: a file; name the folder of a run"):
         read_config(file)
 
 

@@ -13,7 +13,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 from ml_collections.config_flags.config_flags import ConfigFileFlagParser
 
-from unityvideo_jax.errors import UserError
+from unityvideo_jax.errors import UserError, raised_by
 from unityvideo_jax.files import disk, paths, stores
 from unityvideo_jax.files.escape import Terminal
 from unityvideo_jax.runtime import seeds, signals
@@ -262,6 +262,10 @@ def _import(name: str) -> None:
         raise UserError(
             f"--plugins={name}: no module {error.name!r}; start in its folder or set PYTHONPATH"
         ) from error
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"--plugins={name}: does not import, {raised_by(error)}") from error
 
 
 def _leave(message: str) -> None:
@@ -273,7 +277,7 @@ def _parse(argv: Sequence[str]) -> Sequence[str]:
     """Parses flags; one that does not exist, also inside --config, is one line with its nearest."""
     try:
         return flags.FLAGS(argv)
-    except flags.Error as error:
+    except (flags.Error, ValueError) as error:
         missing = re.findall(r"Flag (--\w+) must have a value other than None", str(error))
         _leave(f"give {' and '.join(missing)}; see --help" if missing else str(error))
     except (AttributeError, KeyError) as error:

@@ -252,6 +252,19 @@ def test_a_seed_may_be_an_array_of_none_or_one_axis():
     assert arrays.sample_keys(np.array([5]), 1).shape == (1,)
 
 
+def test_a_result_is_saved_where_its_folder_says(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    film = np.zeros((1, 1, 16, 16, 3), np.float32)
+    samples = Samples(videos={"rgb": film}, latents={}, streams=("rgb",))
+    samples.save("~/out")
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    (tmp_path / "file").touch()
+    for folder, says in (("", "folder=: empty; name a folder"), ("file", "is a file; name a")):
+        with pytest.raises(UserError, match=says):
+            samples.save(folder)
+
+
 def test_files_of_an_earlier_sample_are_named(tmp_path, capsys):
     film = np.zeros((1, 1, 16, 16, 3), np.float32)
 

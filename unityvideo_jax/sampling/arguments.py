@@ -4,6 +4,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from unityvideo_jax.errors import UserError
+from unityvideo_jax.files import text_files
 from unityvideo_jax.sampling.generate import SamplerConfig
 from unityvideo_jax.settings.sections import check_value
 
@@ -25,6 +26,7 @@ def check(
     check_dict("given", given)
     if not isinstance(wanted, Collection):
         raise UserError(f"wanted: of type {type(wanted).__name__}; give a tuple of names")
+    check_texts("wanted", wanted)
     check_dict("modality_prompts", modality_prompts)
     for name, texts in modality_prompts.items():
         check_texts(f"modality_prompts[{name!r}]", texts)
@@ -87,3 +89,4 @@ def check_texts(name: str, value: Any) -> None:
         if not isinstance(text, str):
             kind = type(text).__name__
             raise UserError(f"{name}: {kind} instead of text; give a text or a list of texts")
+        text_files.check_text(text, name)

@@ -12,12 +12,13 @@ from jaxtyping import Float, UInt8
 
 from unityvideo_jax import media, modalities
 from unityvideo_jax.errors import UserError
-from unityvideo_jax.files import provenance, stores
+from unityvideo_jax.files import paths, provenance, stores
 from unityvideo_jax.files.paths import atomic_path
 from unityvideo_jax.media.source import note
 from unityvideo_jax.metrics.depth_units import UNIT
 from unityvideo_jax.modalities import RGB
 from unityvideo_jax.modalities.base import Codec, Side
+from unityvideo_jax.settings.sections import check_value
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -100,6 +101,8 @@ class Samples:
         Raises:
           UserError: no such sample, or a disk that refuses.
         """
+        folder = paths.expand(os.fspath(folder))
+        paths.check_output(f"folder={folder}", folder, "folder")
         with stores.output(folder) as place:
             return self._save(place, index, record)
 
@@ -141,6 +144,7 @@ class Samples:
     def _float_video(self, stream: str, index: int) -> Float[np.ndarray, "t h w 3"]:
         if stream not in self.videos:
             raise UserError(f"stream {stream!r}: this call made {', '.join(self.streams)}")
+        check_value(int, index, "index")
         if not -len(self) <= index < len(self):
             raise UserError(f"index={index}: there are {len(self)} samples, 0 to {len(self) - 1}")
         return self.videos[stream][index]

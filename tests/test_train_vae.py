@@ -230,12 +230,26 @@ def test_a_time_limit_ends_training(config):
         ({"data.sizes": ((16, 16, 3),)}, "multiple of 8"),
         ({"data.modalities": ("rgb", "sound")}, "sound"),
         ({"steps": 0}, "positive"),
+        ({"steps": 1.5}, "config.steps=1.5: give a whole number"),
+        ({"dtype": "half"}, "config.dtype='half': use one of"),
+        ({"evaluation.batch": 0}, "config.evaluation.batch=0: give 1 or more"),
+        ({"evaluation.clips": 2}, "config.evaluation.clips: no such key; did you mean"),
+        ({"data.closeup": 2.0}, "closeup=2.0: is a share"),
+        ({"loss.background.sound": 0.0}, "config.loss.background.sound: no such key"),
+        ({"step": 5}, "config.step: no such key; did you mean 'steps'"),
     ],
 )
 def test_configurations_that_cannot_train(config, tmp_path, change, says):
-    config.update_from_flattened_dict(change)
+    with config.ignore_type():
+        config.update_from_flattened_dict(change)
     with pytest.raises(UserError, match=says):
         train_vae.check(config, tmp_path / "vae")
+
+
+def test_a_runs_folder_is_not_written_over(config, tmp_path):
+    (tmp_path / "config.json").touch()
+    with pytest.raises(UserError, match=r"holds config\.json already; give another --output"):
+        train_vae.check(config, tmp_path)
 
 
 def test_weights_too_large_to_ship_are_refused(config, monkeypatch):

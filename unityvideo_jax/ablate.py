@@ -32,6 +32,11 @@ from unityvideo_jax.files import lock, provenance, strict_json
 from unityvideo_jax.runtime import signals
 
 FLAGS = flags.FLAGS
+# Flags that only running a grid reads.
+OF_GRID = (
+    *("arms", "seeds", "steps", "max_seconds", "parallel", "stop_after", "change", "measure"),
+    *("estimator", "dry_run", "tflops"),
+)
 
 
 def define_flags() -> None:
@@ -67,6 +72,7 @@ def main(argv: Sequence[str]) -> None:
     if bool(FLAGS.log) != bool(FLAGS.page) or bool(FLAGS.log) == bool(FLAGS.output):
         raise UserError("give --output=FOLDER to run the grid, or --log=FILE and --page=FILE")
     if FLAGS.log:
+        cli.refuse(OF_GRID, "is of a grid that is run with --output; leave it out")
         if not pathlib.Path(FLAGS.log).is_file():
             raise UserError(f"--log={FLAGS.log}: no such file; the grid writes {log.FILE}")
         page.write(pathlib.Path(FLAGS.page), log.read(pathlib.Path(FLAGS.log)))

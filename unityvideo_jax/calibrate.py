@@ -83,9 +83,8 @@ def calls(pipeline: Pipeline) -> Iterator[dict[str, Any]]:
       UserError: flags that contradict the file, a request with controls, or an unknown modality.
     """
     if FLAGS.batch_file:
-        for name in ("tasks", "modality", "num_clips"):
-            if FLAGS[name].present:
-                raise UserError(f"--{name} and --batch_file: the file says it; leave one out")
+        names = ("tasks", "modality", "num_clips")
+        cli.refuse(names, "not with --batch_file: the file says it; leave one out")
         for request in requests.read_batch_file(FLAGS.batch_file, FLAGS.seed):
             if request.sampler or request.strength or request.masks or request.weights:
                 raise UserError(

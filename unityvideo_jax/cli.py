@@ -4,7 +4,7 @@ import importlib
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal
 
 import jax
@@ -13,7 +13,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 from ml_collections.config_flags.config_flags import ConfigFileFlagParser
 
-from unityvideo_jax.errors import UserError
+from unityvideo_jax.errors import UserError, raised_by
 from unityvideo_jax.files import disk, paths, stores
 from unityvideo_jax.files.escape import Terminal
 from unityvideo_jax.runtime import seeds, signals
@@ -21,6 +21,10 @@ from unityvideo_jax.settings import presets
 
 # Flags that are defined here are the programs': `--help` lists them.
 flags.disclaim_key_flags()
+
+# Flags of `define_pipeline` that choose among a run's weights, and all of them.
+RUN_FLAGS = ("checkpoint_step", "fallback", "ema")
+PIPELINE_FLAGS = (*RUN_FLAGS, "vae", "text_encoder", "lora", "hold_weights")
 
 CACHE = "~/.cache/unityvideo_jax/compiled"
 
@@ -101,6 +105,18 @@ class _ConfigParser(ConfigFileFlagParser):
         return presets.load_config(path).lock()
 
 
+def refuse(names: Iterable[str], why: str) -> None:
+    """Raises UserError for the first of these flags that is given, since nothing would read it.
+
+    Args:
+      names: of flags.
+      why: what the message says after the flag.
+    """
+    for name in names:
+        if flags.FLAGS[name].present:
+            raise UserError(f"--{name}: {why}")
+
+
 def define_config(help: str) -> flags.FlagHolder:
     """Defines --config, a file or a preset by name; --config.key=value overrides its values."""
     help += f" A file, or one of: {', '.join(presets.names())}."
@@ -168,9 +184,7 @@ def _load_weights() -> Any:
             fallback=args.fallback,
             **parts,
         )
-    for name in ("checkpoint_step", "fallback", "ema"):
-        if args[name].present:
-            raise UserError(f"--{name}: is for --workdir, a model has one set of weights; drop it")
+    refuse(RUN_FLAGS, "is for --workdir, a model has one set of weights; drop it")
     return Pipeline.from_pretrained(args.pretrained, **parts)
 
 
@@ -248,6 +262,10 @@ def _import(name: str) -> None:
         raise UserError(
             f"--plugins={name}: no module {error.name!r}; start in its folder or set PYTHONPATH"
         ) from error
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"--plugins={name}: does not import, {raised_by(error)}") from error
 
 
 def _leave(message: str) -> None:
@@ -259,7 +277,7 @@ def _parse(argv: Sequence[str]) -> Sequence[str]:
     """Parses flags; one that does not exist, also inside --config, is one line with its nearest."""
     try:
         return flags.FLAGS(argv)
-    except flags.Error as error:
+    except (flags.Error, ValueError) as error:
         missing = re.findall(r"Flag (--\w+) must have a value other than None", str(error))
         _leave(f"give {' and '.join(missing)}; see --help" if missing else str(error))
     except (AttributeError, KeyError) as error:

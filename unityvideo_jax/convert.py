@@ -338,8 +338,8 @@ def main(argv: Sequence[str]) -> None:
     if not source or not workdir or not args.to:
         raise UserError("give --from, --to and --workdir")
     for name, targets in READ_BY.items():
-        if args[name].present and args.to not in targets:
-            raise UserError(f"--{name}: is for --to={'|'.join(targets)}; leave it out")
+        if args.to not in targets:
+            cli.refuse([name], f"is for --to={'|'.join(targets)}; leave it out")
 
     def log(line: str) -> None:
         print(line, flush=True)

@@ -58,6 +58,17 @@ from unityvideo_jax.sampling.generate import SamplerConfig
 from unityvideo_jax.sampling.pipeline import Pipeline
 
 FLAGS = flags.FLAGS
+# Flags by what reads them: a folder of predictions, a model, worlds or a folder of clips that a
+# model is scored on, and the benchmark of physics.
+OF_PREDICTIONS = ("system", "weights", "processes", "prediction_unit")
+OF_CLIPS = (
+    *("num_clips", "worlds_seed", "captions", "heldout_timesteps", "condition_gap_clips"),
+    *("control", "joint_clips", "joint_streams"),
+)
+OF_PHYSICS = tuple(f"physics_{name}" for name in
+                   ("pairs", "predictions", "given", "timesteps", "modalities"))  # fmt: skip
+SETTINGS = ("steps", "solver", "condition_guidance", "shift", "separate")
+OF_MODELS = (*cli.PIPELINE_FLAGS, *OF_CLIPS, *OF_PHYSICS, *SETTINGS, "batch_size")
 # Settings that no row of a clip depends on.
 ANEW = ("num_clips", "batch_size", "gap", "joint")
 
@@ -131,6 +142,7 @@ def main(argv: Sequence[str]) -> None:
             "give --workdir to score a run, or --predictions to score a folder, or --pretrained to "
             "score a model"
         )
+    _check_read(chosen[0])
     media.check_videos()
     if chosen == ["predictions"]:
         _score_folder(output)
@@ -140,6 +152,27 @@ def main(argv: Sequence[str]) -> None:
         _score_run(output)
     print((output / "results.md").read_text(), flush=True)
     print(f"wrote {output}/results.json, results.md and results.html", flush=True)
+
+
+def _check_read(scored: str) -> None:
+    """Raises UserError for a flag that nothing reads where this flag says what is scored."""
+    if scored == "predictions":
+        cli.refuse(OF_MODELS, "is for a model, --predictions are scored as they are; leave it out")
+        return
+    cli.refuse(["prediction_unit"], "a run knows its own unit; give it with --predictions")
+    cli.refuse(OF_PREDICTIONS, "is for --predictions; leave it out")
+    if FLAGS.benchmark == physics.NAME:
+        cli.refuse(
+            (*OF_CLIPS, "truth_unit"), f"is not for --benchmark={physics.NAME}; leave it out"
+        )
+        return
+    cli.refuse(OF_PHYSICS, f"is for --benchmark={physics.NAME}; leave it out")
+    if FLAGS.benchmark in BENCHMARKS:
+        cli.refuse(["truth_unit"], "worlds are in metres; leave it out")
+    else:
+        cli.refuse(["worlds_seed"], "is for worlds, not for a folder of clips; leave it out")
+    if not FLAGS.joint_clips:
+        cli.refuse(["joint_streams"], "--joint_clips=0 samples none jointly; leave one of them out")
 
 
 def _progress(start: float):
@@ -257,8 +290,7 @@ def _load() -> tuple[Pipeline, SamplerConfig]:
     """The pipeline that the flags name, on all devices, and how to sample."""
     pipeline = cli.load_pipeline()
     pipeline.spread(jax.local_devices())
-    names = ("steps", "solver", "condition_guidance", "shift", "separate")
-    return pipeline, pipeline.sampler.changed(**{name: FLAGS[name].value for name in names})
+    return pipeline, pipeline.sampler.changed(**{name: FLAGS[name].value for name in SETTINGS})
 
 
 def _origin(pipeline: Pipeline, sampler: SamplerConfig) -> dict:
@@ -310,8 +342,6 @@ def _score_run(output: pathlib.Path) -> None:
         if FLAGS.joint_clips
         else None,
     )
-    if FLAGS.prediction_unit:
-        raise UserError("--prediction_unit: a run knows its own unit; give it with --predictions")
     pipeline, sampler = _load()
     start = time.monotonic()
     data = pipeline.config["data"]

@@ -43,6 +43,8 @@ def main(argv: Sequence[str]) -> None:
         registry.get(name)
     workdir = pathlib.Path(FLAGS.workdir)
     if FLAGS.benchmark:
+        names = ("subset", "modalities", "caption_column")
+        cli.refuse(names, "is for --tars; a benchmark is packed as it is, leave it out")
         card = pack_benchmark(
             pathlib.Path(FLAGS.benchmark), workdir, allow_faults=FLAGS.allow_faults
         )

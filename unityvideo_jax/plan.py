@@ -21,7 +21,7 @@ from typing import Any
 import jax
 from absl import flags
 
-from unityvideo_jax import cli
+from unityvideo_jax import cli, train
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.parallel.chips import GIB
 
@@ -52,7 +52,7 @@ def define_flags() -> None:
         "tries", 2, "Of --mesh=best: fitting programs to compile and compare.", lower_bound=1
     )
     flags.DEFINE_integer(
-        "samples", None, "Videos that sampling makes at once; 1 per device if unset."
+        "samples", None, "Videos that sampling makes at once; 1 per device if unset.", lower_bound=1
     )
     flags.DEFINE_bool(
         "optimize", False, "Compile for TPUs with full effort, as training does; takes minutes."
@@ -67,9 +67,12 @@ def parse_mesh(text: str, slices: int) -> Any:
     """
     from unityvideo_jax.parallel.mesh import AXES, MeshConfig
 
-    sizes = {"data": 1, "slice": slices}
+    sizes, given = {"data": 1, "slice": slices}, []
     for part in text.split(","):
         axis, _, size = part.partition("=")
+        if axis in given:
+            raise UserError(f"--mesh={text}: says {axis} twice; say it once")
+        given.append(axis)
         if axis not in AXES or not size.removeprefix("-").isdigit():
             raise UserError(
                 f"--mesh={text}: give {BEST}, or axis=size,... with axes of {', '.join(AXES)}"
@@ -83,6 +86,7 @@ def _checked_config() -> Any:
     config = cli.read_config(args.config)
     if config is None:
         raise UserError("give --config=NAME")
+    train.check(config)
     if args.program == "sampling" and args.mesh:
         raise UserError(
             "--mesh: sampling shares its samples among devices that each hold all weights; leave "
@@ -92,6 +96,8 @@ def _checked_config() -> Any:
         raise UserError("--samples is for --program=sampling; see --config.train.batch_size")
     if args.program == "sampling" and args.slices > 1:
         raise UserError("--slices: sampling stays within one slice; leave it out")
+    if BEST not in args.mesh:
+        cli.refuse(["tries"], f"is for --mesh={BEST}; leave it out")
     if BEST in args.mesh and len(args.mesh) > 1:
         raise UserError(f"--mesh={BEST}: leave out the other meshes")
     return config
@@ -198,8 +204,8 @@ def main(argv: Sequence[str]) -> None:
     from unityvideo_jax.planning.rates import gpus
 
     found = gpus(args.topology)
-    if found and args.slices > 1:
-        raise UserError("--slices is for TPUs; hosts of GPUs need none of it")
+    if found:
+        cli.refuse(("slices", "optimize", "tries"), "is for TPUs; for GPUs a closed form answers")
     devices = [] if found else planner.topology(args.topology, args.slices)
     kind, count = found or (devices[0].device_kind, len(devices))
     if not config.data.get("batch_multiple"):

@@ -61,6 +61,9 @@ NOT_OF_CURATION = (
     "seed", "vae", "text_encoder", "text_length", "chunk_size", "batch_size", "allow_faults",
     "registry_prompt_rate", "depth_codec", "closeup", "sizes", "every_size",
 )  # fmt: skip
+# Flags that worlds alone read, and those that files alone do.
+OF_WORLDS = ("seed", "closeup", "registry_prompt_rate")
+OF_FILES = ("depth_unit", "every_size")
 
 
 def define_flags() -> None:
@@ -142,9 +145,9 @@ def make_source(args: Any, size: tuple[int, int, int]) -> Source:
     if args.fps < 0:
         raise UserError(f"--fps={args.fps:g}: must be positive, or 0 for the default")
     if args.source != "worlds":
-        if args["registry_prompt_rate"].present:
-            raise UserError("--registry_prompt_rate: is for --source=worlds; leave it out")
+        cli.refuse(OF_WORLDS, "is for --source=worlds; leave it out")
         return _files(args, size)
+    cli.refuse(OF_FILES, "is for --source=FOLDER; leave it out")
     from unityvideo_jax import worlds
 
     if args.split not in worlds.SPLITS:
@@ -182,6 +185,9 @@ def _files(args: Any, size: tuple[int, int, int]) -> VideoFiles:
     target |= {"fps": args.fps, "depth_unit": args.depth_unit}
     target["codecs"] = {"depth": args.depth_codec}
     source = pathlib.Path(args.source)
+    packed = clip_shards.find_card(source)
+    if not packed:
+        cli.refuse(["split"], "is of worlds and packed clips; leave it out")
     if source.suffix.lower() == ".csv":
         return manifest.ManifestSource(
             source,
@@ -190,7 +196,7 @@ def _files(args: Any, size: tuple[int, int, int]) -> VideoFiles:
             allow_faults=args.allow_faults,
             **target,
         )
-    if clip_shards.find_card(source):
+    if packed:
         return clip_shards.ClipShardsSource(
             source, args.modalities, split=args.split, num_clips=args.num_clips, **target
         )
@@ -211,12 +217,10 @@ def curate(args: Any) -> None:
     """
     from unityvideo_jax.curation import program
 
-    given = [n for n in NOT_OF_CURATION if args[n].present]
-    if given or args.source == "worlds":
-        raise UserError(
-            f"--{given[0] if given else 'source=worlds'}: not with --config, which says all but "
-            "--source (a folder of videos) and --workdir"
-        )
+    why = "not with --config, which says all but --source (a folder of videos) and --workdir"
+    cli.refuse(NOT_OF_CURATION, why)
+    if args.source == "worlds":
+        raise UserError(f"--source=worlds: {why}")
     start = time.monotonic()
     cards = program.curate(cli.read_config(args.config), source=args.source, workdir=args.workdir)
     for group, card in cards.items():

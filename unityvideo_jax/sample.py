@@ -64,9 +64,7 @@ SETTINGS = (
 
 def _requests() -> list[requests.Request]:
     if FLAGS.batch_file:
-        for name in TASK_FLAGS:
-            if flags.FLAGS[name].present:
-                raise UserError(f"--{name} and --batch_file: put it into the file's lines instead")
+        cli.refuse(TASK_FLAGS, "not with --batch_file: put it into the file's lines instead")
         return requests.read_batch_file(FLAGS.batch_file, FLAGS.seed)
     texts = FLAGS.modality_prompt
     masks = requests.parse_named(FLAGS.mask, "--mask") if FLAGS.mask else ""
@@ -340,6 +338,11 @@ def main(argv: Sequence[str]) -> None:
     samplers = [sampler.changed(**request.sampler) for request in todo]
     for request, settings in zip(todo, samplers, strict=True):
         request.check(pipeline.model_config, settings)
+    read_anyway = {"overlap"} if FLAGS.long else set()
+    requests.check_read(todo, samplers, {*chosen} - read_anyway, pipeline.prompt_dropout > 0)
+    given = {name for request in todo for name in request.given}
+    if FLAGS.depth_unit and not any("depth" in pipeline.codec(name).keys for name in given):
+        raise UserError(f"--depth_unit={FLAGS.depth_unit}: no depth is given; leave it out")
     pipeline.warn_of_cut(
         text
         for one in todo

@@ -21,7 +21,7 @@ from unityvideo_jax.files import disk, stores
 from unityvideo_jax.parallel import hosts
 from unityvideo_jax.parallel.mesh import MeshConfig, make_mesh
 from unityvideo_jax.runtime import seeds
-from unityvideo_jax.settings.sections import check_keys, section
+from unityvideo_jax.settings.sections import check_keys, check_value, section
 from unityvideo_jax.training.curriculum import Stage, stages
 from unityvideo_jax.training.workdir import open_workdir
 
@@ -146,6 +146,7 @@ def check(config: ml_collections.ConfigDict) -> None:
     seeds.check(config.seed, "config.seed")
     for name, cls in classes.items():
         section(cls, config, name)
+    check_value(str, config.get("init_from", ""), "config.init_from")
     adapters.check(section(SECTIONS["lora"], config, "lora"), config.get("init_from"))
     weighted = config.objective.get("modality_loss_weights", {})
     check_keys(weighted, config.model.modalities, "config.objective.modality_loss_weights.")
@@ -217,6 +218,7 @@ def main(argv: Sequence[str]) -> None:
     )
     from unityvideo_jax.training import loop
     from unityvideo_jax.training.adapters import identity
+    from unityvideo_jax.training.config import check_read
     from unityvideo_jax.training.profiling import ProfileConfig
     from unityvideo_jax.training.workdir import pin_batch_multiple
 
@@ -224,6 +226,8 @@ def main(argv: Sequence[str]) -> None:
     if config is None or FLAGS.workdir is None:
         raise UserError("give both --config=NAME and --workdir=FOLDER")
     check(config)
+    overridden = config_flags.get_override_values(flags.FLAGS["config"])
+    check_read(config, overridden)
     profile = ProfileConfig(
         steps=FLAGS.profile_steps, hlo=FLAGS.dump_hlo, memory=FLAGS.profile_memory
     )
@@ -234,7 +238,7 @@ def main(argv: Sequence[str]) -> None:
     opened = open_workdir(
         workdir,
         config,
-        overridden=config_flags.get_override_values(flags.FLAGS["config"]),
+        overridden=overridden,
         identify=lambda: fingerprints(as_data_config(config.data)) | base(),
         log=log,
     )
@@ -249,6 +253,11 @@ def main(argv: Sequence[str]) -> None:
         share = hosts.feed_share(mesh)
         for line in _bucket_lines(config):
             log(line)
+        if (warm := config.optimizer.warmup_steps) > (steps := config.train.steps):
+            log(
+                f"config.optimizer.warmup_steps={warm}: in {steps} steps the learning rate comes "
+                f"to {steps / warm:.0%} of config.optimizer.learning_rate"
+            )
         loop.train(
             config,
             workdir,

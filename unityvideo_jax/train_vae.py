@@ -33,11 +33,12 @@ from unityvideo_jax.files.paths import atomic_path
 from unityvideo_jax.models.vae.wan_vae import VAEConfig, WanVAE
 from unityvideo_jax.parallel.device_memory import check_device
 from unityvideo_jax.parallel.mesh import MeshConfig, make_mesh
-from unityvideo_jax.pretrained.vae import WEIGHTS_FILE, load_vae, save_vae
+from unityvideo_jax.pretrained.vae import CONFIG_FILE, WEIGHTS_FILE, load_vae, save_vae
 from unityvideo_jax.runtime import seeds
 from unityvideo_jax.sampling.streams import PIXEL_BYTES
-from unityvideo_jax.settings.sections import section
+from unityvideo_jax.settings.sections import check_keys, check_values, section
 from unityvideo_jax.training import vae_report, vae_step
+from unityvideo_jax.training.vae_config import VAEDataConfig, VAEEvaluationConfig, VAERunConfig
 from unityvideo_jax.worlds import WorldConfig
 
 LARGEST = 12_000_000  # Bytes of weights that a package can carry comfortably.
@@ -74,31 +75,34 @@ def check(config: ml_collections.ConfigDict, output: pathlib.Path) -> VAEConfig:
     Raises:
       UserError: an occupied output folder, unknown keys, sizes that do not fit, weights too large.
     """
-    if (output / WEIGHTS_FILE).exists():
-        raise UserError(f"{output}: holds {WEIGHTS_FILE} already; give another --output")
+    for name in (WEIGHTS_FILE, CONFIG_FILE):
+        if (output / name).exists():
+            raise UserError(f"{output}: holds {name} already; give another --output")
+    sections = {
+        "data": VAEDataConfig,
+        "loss": vae_step.VAELossConfig,
+        "optimizer": vae_step.VAEOptimizerConfig,
+        "evaluation": VAEEvaluationConfig,
+    }
+    alone = [field.name for field in dataclasses.fields(VAERunConfig)]
+    known = ("model", *sections, *alone)
+    check_keys(config, known, "config.", needed=known)
+    check_values(VAERunConfig, {key: config[key] for key in alone}, "config.")
+    VAERunConfig(**{key: config[key] for key in alone})
+    for name, cls in sections.items():
+        section(cls, config.to_dict(), name)
+    for key in ("background", "modality_weights"):
+        check_keys(config.loss[key], modalities.names(), f"config.loss.{key}.")
     seeds.check(config.seed, "config.seed")
     try:
         model = VAEConfig(**config.model)
     except TypeError as error:
         raise UserError(f"config.model: {error}; its keys are those of VAEConfig") from error
-    for name, cls in (
-        ("optimizer", vae_step.VAEOptimizerConfig),
-        ("loss", vae_step.VAELossConfig),
-    ):
-        section(cls, config.to_dict(), name)
-    for name in ("steps", "max_seconds", "log_every"):
-        if not config[name] > 0:
-            raise UserError(f"config.{name}={config[name]}: give a positive number")
-    for name in config.data.modalities:
-        modalities.get(name)
     sizes = [tuple(size) for size in config.data.sizes]
-    if not sizes or any(len(size) != 3 or min(size) < 1 for size in sizes):
-        raise UserError(f"config.data.sizes={sizes}: give (height, width, clips) of each size")
     score = config.evaluation
     for height, width in [size[:2] for size in sizes] + [(score.height, score.width)]:
         model.latent_shape(config.data.num_frames, height, width)
-    if config.steps < 1 or config.max_seconds <= 0:
-        raise UserError("config.steps and config.max_seconds must be positive")
+        world(config, "train", height, width)
     count = jax.device_count()
     if uneven := [size for size in sizes if size[2] % count]:
         raise UserError(

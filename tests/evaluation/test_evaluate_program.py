@@ -161,6 +161,12 @@ def test_a_folder_of_predictions_is_scored_faults_and_all(tmp_path):
         ((), "give --workdir to score a run, or --predictions to score a folder"),
         (("--predictions=p", "--workdir=w"), "give --workdir to score a run, or --predictions"),
         (("--predictions=p",), "--system is missing"),
+        (("--predictions=p", "--lora=a"), "--lora: is for a model"),
+        (("--workdir=w", "--system=s"), "--system: is for --predictions"),
+        (("--workdir=w", "--physics_pairs=2"), "--physics_pairs: is for --benchmark="),
+        (("--workdir=w", "--truth_unit=cm"), "--truth_unit: worlds are in metres"),
+        (("--workdir=w", "--benchmark=clips", "--worlds_seed=2"), "--worlds_seed: is for worlds"),
+        (("--workdir=w", "--benchmark=worlds_physics", "--captions"), "--captions: is not for"),
         (("--predictions=p", "--system=s"), "--benchmark=worlds_validation: no such folder"),
     ],
 )

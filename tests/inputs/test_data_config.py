@@ -49,6 +49,8 @@ def test_a_config_dict_becomes_a_data_config():
         (dict(dirs=("a",), modality_weights=dict(depth=-1.0)), "'depth'.*-1.0"),
         (dict(dirs=("a",), fps=0), "fps=0"),
         (dict(dirs=("a",), read_threads=0), "read_threads"),
+        (dict(dirs=("a",), vae_dtype="half"), "vae_dtype='half': use one of"),
+        (dict(dirs=("a",), never_together=("depth",)), r"together\[0\]='depth': give a tuple"),
     ],
 )
 def test_bad_values_are_named(values, message):

@@ -185,7 +185,8 @@ def test_what_trains_is_what_the_patterns_say():
         (dict(rank=-1), r"lora\.rank=-1"),
         (dict(rank=2, dropout=1.0), r"lora\.dropout=1\.0"),
         (dict(rank=2, base="fp8"), r"lora\.base='fp8': use one of"),
-        (dict(rank=2, targets="blocks.*"), "give a tuple of patterns"),
+        (dict(rank=2, targets="blocks.*"), r"lora\.targets='blocks\.\*': give a tuple"),
+        (dict(rank=2, train=5), r"lora\.train=5: give a tuple"),
         (dict(rank=2, targets=("blocks.qkv",)), "'blocks.qkv' matches none of blocks.cross"),
         (dict(rank=2, train=("head.*",)), r"'head\.\*' matches none of blocks"),
         (dict(rank=2, targets=("*.up",), adapters="per_modality"), "inside the blocks alone"),
@@ -194,5 +195,5 @@ def test_what_trains_is_what_the_patterns_say():
 )
 def test_impossible_adapter_settings_are_one_line(settings, says):
     with pytest.raises(UserError, match=says):
-        chosen = LoraConfig(**settings)
+        chosen = LoraConfig.of({"lora": settings})
         nnx.eval_shape(lambda: lora.make(tiny(), chosen, rngs=nnx.Rngs(0)))

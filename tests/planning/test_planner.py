@@ -268,7 +268,10 @@ def test_gpus_are_answered_at_once_with_the_flags_of_the_best_mesh():
         (["--program=sampling", "--mesh=best"], "--mesh: sampling shares"),
         (["--samples=8"], "--samples is for --program=sampling"),
         (["--mesh=best", "--mesh=fsdp=8"], "--mesh=best: leave out the other meshes"),
-        (["--slices=2"], "--slices is for TPUs"),
+        (["--slices=2"], "--slices: is for TPUs"),
+        (["--mesh=fsdp=8", "--tries=3"], "--tries: is for --mesh=best"),
+        (["--mesh=fsdp=8,fsdp=2"], "--mesh=fsdp=8,fsdp=2: says fsdp twice"),
+        (["--config.objective.p_any=2"], "objective.p_any=2"),
         (["--mesh=fsdp:8"], "--mesh=fsdp:8: give best, or axis=size"),
     ],
 )

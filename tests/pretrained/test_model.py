@@ -137,6 +137,11 @@ def _edit_config(folder, **changes):
     file.write_text(json.dumps(json.loads(file.read_text()) | changes))
 
 
+def _drop_format(folder):
+    file = folder / "config.json"
+    file.write_text(json.dumps({"z_dim": 16}))
+
+
 def _edit_tensors(folder, edit):
     file = folder / "model.safetensors"
     tensors = safetensors.numpy.load_file(file)
@@ -164,6 +169,7 @@ NAME = "blocks.ffn.up.kernel"
         (lambda f: _edit_config(f, step=8), r"config\.json: damaged or changed"),
         (lambda f: (f / "SHA256SUMS").unlink(), "no pretrained model, it lacks SHA256SUMS"),
         (_sealed(lambda f: _edit_config(f, format=2)), "format 2, this version reads 1"),
+        (_sealed(_drop_format), r"config\.json: not of a pretrained model"),
         (_sealed(lambda f: _edit_config(f, storage="int4")), "storage='int4': known are"),
         (_sealed(lambda f: _edit_config(f, storage="int8")), "lacks .*kernel_scale"),
         (

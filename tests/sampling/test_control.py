@@ -240,6 +240,13 @@ RGB = {"rgb": VIDEO}
         (dict(wanted=("rgb",), guidance_interval=(0.5, 0.2)), "guidance_interval=.*LOW,HIGH"),
         (dict(wanted=("rgb",), guidance_interval=(0.1, 0.2, 0.3)), "give two times"),
         (dict(wanted=("rgb",), guidance_rescale=1.5), "guidance_rescale=1.5: give a share"),
+        (dict(wanted=("rgb",), guidance_rescale=0.5), "guidance_rescale=0.5: nothing is guided"),
+        (dict(wanted=("rgb",), condition_guidance=2.0), "condition_guidance=2.0: guides by given"),
+        (dict(wanted=("rgb",), text_guidance=2.0), "text_guidance=2.0: there is no text"),
+        (dict(wanted=("rgb",), overlap=1), "overlap=1: is of windows"),
+        (dict(prompts="\ud800", wanted=("rgb",)), "prompts: character 0 is half of one"),
+        (dict(wanted=("rgb",), shift=1e12, steps=3, solver="unipc"), "have no length; give a"),
+        (dict(prompts="a dog", wanted=("depth",)), "prompt: is of rgb, which is neither"),
     ],
 )
 def test_what_cannot_be_is_named(pipeline, arguments, message):

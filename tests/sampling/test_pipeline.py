@@ -16,6 +16,7 @@ from unityvideo_jax.pretrained.text import load_text_encoder
 from unityvideo_jax.pretrained.vae import load_vae
 from unityvideo_jax.sampling import arguments, arrays, files
 from unityvideo_jax.sampling.pipeline import Pipeline
+from unityvideo_jax.sampling.samples import Samples
 
 RNG = np.random.default_rng(0)
 VIDEO = RNG.integers(0, 256, (5, 32, 32, 3), np.uint8)
@@ -249,3 +250,29 @@ def test_a_seed_may_be_an_array_of_none_or_one_axis():
     keys = [jax.random.key_data(arrays.sample_keys(seed, 1)) for seed in (5, np.array(5))]
     np.testing.assert_array_equal(*keys)
     assert arrays.sample_keys(np.array([5]), 1).shape == (1,)
+
+
+def test_a_result_is_saved_where_its_folder_says(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    film = np.zeros((1, 1, 16, 16, 3), np.float32)
+    samples = Samples(videos={"rgb": film}, latents={}, streams=("rgb",))
+    samples.save("~/out")
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    (tmp_path / "file").touch()
+    for folder, says in (("", "folder=: empty; name a folder"), ("file", "is a file; name a")):
+        with pytest.raises(UserError, match=says):
+            samples.save(folder)
+
+
+def test_files_of_an_earlier_sample_are_named(tmp_path, capsys):
+    film = np.zeros((1, 1, 16, 16, 3), np.float32)
+
+    def save(*streams):
+        Samples(videos=dict.fromkeys(streams, film), latents={}, streams=streams).save(tmp_path)
+
+    save("rgb", "depth")
+    save("rgb", "depth")
+    assert "earlier" not in capsys.readouterr().out
+    save("rgb")
+    assert f"{tmp_path}: depth.mp4, depth.npz stay from an earlier" in capsys.readouterr().out

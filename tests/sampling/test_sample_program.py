@@ -5,6 +5,7 @@ from unittest import mock
 import in_process
 import jax
 import numpy as np
+import pytest
 from PIL import Image
 from tiny_pipeline import quick_compile, tiny_pipeline  # noqa: F401
 
@@ -165,6 +166,21 @@ def test_a_bad_flag_is_one_line_and_writes_nothing(tmp_path):
     assert "error: give either --workdir=RUN or --pretrained=FOLDER_OR_NAME" in both.stderr
 
 
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (("--guidance_interval=0.2,0.8",), "--guidance_interval: nothing is guided here"),
+        (("--condition_guidance=2",), "--condition_guidance: guides by given streams"),
+        (("--overlap=1",), "--overlap: is of windows"),
+        (("--depth_unit=cm",), "--depth_unit=cm: no depth is given"),
+        (("--batch_file=r.jsonl",), "--wanted: not with --batch_file"),
+    ],
+)
+def test_a_flag_that_nothing_reads_is_refused(tmp_path, flags, says):
+    done = run("--wanted=rgb", f"--output={tmp_path / 'out'}", *flags)
+    assert done.returncode == 2 and f"error: {says}" in done.stderr, done.stderr
+
+
 def test_all_requests_are_checked_before_the_first_sample(tmp_path):
     good = {"wanted": "rgb", "prompt": "a man"}
     file, out = tmp_path / "requests.jsonl", tmp_path / "out"
@@ -172,6 +188,7 @@ def test_all_requests_are_checked_before_the_first_sample(tmp_path):
         ({"strength": 0.5}, "request 0001: strength=0.5: is of the given video"),
         ({"negative_prompt": "grass"}, "request 0001: negative_prompt: text guidance is off"),
         ({"wanted": "normals"}, "request 0001: modality 'normals'"),
+        ({"sampler": {"guidance_rescale": 0.5}}, "request 0001: guidance_rescale=0.5: nothing is"),
     ):
         file.write_text("\n".join(map(json.dumps, (good, good | changes))))
         for flags in ((), ("--long=continued", "--window=5", "--overlap=1", "--num_frames=9")):

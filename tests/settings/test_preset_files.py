@@ -88,6 +88,22 @@ def test_names_of_neither_a_file_nor_a_preset_are_refused(tmp_path, monkeypatch,
         presets.find(given)
 
 
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        ("1 / 0", r"ZeroDivisionError: division by zero \(line 3 of .*own\.py\)"),
+        ("uv.load_config('base').modle", r"AttributeError: .*modle.*\(line 3 of .*own\.py\)"),
+        ("(", "SyntaxError: "),
+        ("uv.load_config('bass')", r"^bass: no such file or preset; did you mean 'base'"),
+    ],
+)
+def test_a_file_that_raises_is_one_line_with_its_place(tmp_path, body, says):
+    file = tmp_path / "own.py"
+    file.write_text(f"import unityvideo_jax as uv\ndef get_config():\n    {body}\n")
+    with pytest.raises(UserError, match=says):
+        presets.load_config(file)
+
+
 @pytest.mark.parametrize("given", ["=worlds_tiny", f" {ROOT}/configs/worlds_tiny.py"])
 def test_a_program_takes_a_preset_in_any_folder(tmp_path, given):
     # Another project's folder of the same name, from which nothing may be read.

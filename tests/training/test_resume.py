@@ -206,6 +206,25 @@ def _obey(message):
     shutil.copy(*command[1:])
 
 
+def test_another_programs_folder_is_not_taken_for_a_runs(tmp_path):
+    for name, content in {"vae": {"z_dim": 16}, "model": {"format": 1, "model": {}}}.items():
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "config.json").write_text(json.dumps(content))
+        with pytest.raises(UserError, match=r"holds 'config\.json' but no config\.json of a run"):
+            _open(folder, _config())
+        assert [file.name for file in folder.iterdir()] == ["config.json"]
+        assert json.loads((folder / "config.json").read_text()) == content
+    file = tmp_path / "vae" / "config.json"
+    with pytest.raises(UserError, match=r"config\.json: a file; name the folder of a run"):
+        read_config(file)
+
+
+def test_a_run_without_a_checkpoint_may_start_anew(tmp_path):
+    assert _open(tmp_path, _config()) == []
+    assert _open(tmp_path, _config(model__dim=64)) == []
+
+
 def test_config_is_not_changed_by_opening(run):
     config = _config()
     before = ml_collections.ConfigDict(config.to_dict())

@@ -8,6 +8,7 @@ import pytest
 from unityvideo_jax import train
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.settings import presets
+from unityvideo_jax.training.config import check_read
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 CONFIG = "--config=worlds_tiny"
@@ -86,3 +87,19 @@ def test_a_start_that_failed_does_not_pin_its_config(tmp_path):
         done = _train(CONFIG, workdir, f"--config.data.dirs=('{tmp_path / name}',)")
         assert done.returncode == 2
         assert f"{tmp_path / name}: no such folder" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("preset", "key", "says"),
+    [
+        ("worlds_tiny", "lora.alpha", r"config\.lora\.alpha: config\.lora\.rank=0 trains all"),
+        ("worlds_tiny", "data.closeup", r"closeup: is read only with config\.data\.kind='online'"),
+        ("worlds_small", "data.dirs", r"data\.dirs: is read only with .*, and that is 'online'"),
+        ("worlds_small", "optimizer.momentum", r"read only with config\.optimizer\.name='muon'"),
+    ],
+)
+def test_a_key_of_the_command_line_that_nothing_reads_is_refused(preset, key, says):
+    config = presets.load(preset)
+    check_read(config, ["lora.rank", "data.kind", "train.steps"])
+    with pytest.raises(UserError, match=says):
+        check_read(config, [key])

@@ -42,7 +42,10 @@ def find(
     folder = _absolute(run_folder.checkpoints(workdir))
     steps = run_folder.checkpoint_steps(workdir)
     if not steps:
-        raise UserError(f"{workdir}: no checkpoint yet; train until config.train.checkpoint_every")
+        raise UserError(
+            f"{workdir}: no checkpoint yet; train until config.train.checkpoint_every, or name a "
+            "model's folder by --pretrained"
+        )
     step = steps[-1] if step is None else step
     if step not in steps:
         raise UserError(f"{folder}: no checkpoint of step {step}; there are {steps}")
@@ -94,7 +97,7 @@ def refuse_adapters(source: str | os.PathLike, config: Any) -> None:
     if lora.LoraConfig.of(config).rank:
         raise UserError(
             f"config.init_from={source}: holds adapters, not weights; merge them first with "
-            f"`convert --from={source} --to=diffusers --merge`, and convert that"
+            f"`convert --from={source} --to=pretrained`, and name what that writes"
         )
 
 

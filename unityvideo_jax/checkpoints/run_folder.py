@@ -2,6 +2,7 @@
 
 import json
 import os
+import pathlib
 import shlex
 
 import ml_collections
@@ -58,13 +59,15 @@ def read_config(path: str | os.PathLike) -> ml_collections.ConfigDict:
     """
     path = stores.local(path)
     file = path / CONFIG
+    if path.is_file():
+        raise UserError(f"{path}: a file; name the folder of a run")
     try:
         content = json.loads(file.read_text())
     except FileNotFoundError as error:
         if copy := copy_of_config(path):
             raise UserError(f"{file}: missing; {how_to_restore(copy, file)}") from error
         raise UserError(
-            f"--workdir={path}: no {CONFIG}, so no run is there; check the path, or train one with "
+            f"{path}: no {CONFIG}, so no run is there; check the path, or train one with "
             "`python -m unityvideo_jax.train --workdir=...`"
         ) from error
     except (OSError, ValueError) as error:
@@ -78,6 +81,15 @@ def read_config(path: str | os.PathLike) -> ml_collections.ConfigDict:
                 f"{how_to_restore(copy_of_config(path), file)}"
             )
     return ml_collections.ConfigDict(content)
+
+
+def is_begun(path: pathlib.Path) -> bool:
+    """Whether a folder holds the configuration of a run; models have files of that name too."""
+    try:
+        content = json.loads((path / CONFIG).read_text())
+    except (OSError, ValueError):
+        return False
+    return isinstance(content, dict) and "train" in content
 
 
 def fingerprint_of_base(path: str | os.PathLike) -> str | None:

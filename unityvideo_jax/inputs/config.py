@@ -14,6 +14,7 @@ from unityvideo_jax.settings.sections import check_keys, check_values
 
 # Keys that sampling and evaluation read in a run's folder, so that none may be left out.
 READ_LATER = ("num_frames", "height", "width", "fps", "vae", "text_encoder", "text_length")
+VAE_DTYPES = ("float32", "bfloat16")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -127,6 +128,8 @@ class DataConfig:
                     f"config.data.never_together: {pair} is no pair of names in "
                     f"config.data.modality_weights ({', '.join(self.modality_weights)})"
                 )
+        if self.vae_dtype not in VAE_DTYPES:
+            raise UserError(f"config.data.vae_dtype={self.vae_dtype!r}: use one of {VAE_DTYPES}")
         registry.chosen_codec("depth", self.codecs, "config.data.depth_codec")
         check_frames(self.num_frames, "config.data.num_frames")
         check_pixels(self.height, "config.data.height")

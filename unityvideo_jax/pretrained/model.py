@@ -101,9 +101,14 @@ def read_config(folder: pathlib.Path) -> dict[str, Any]:
     file = folder / CONFIG_FILE
     checksums.check(file, FIX)
     config = strict_json.read_object(file)
-    if config.get("format") != FORMAT:
+    if "format" not in config:
         raise UserError(
-            f"{file}: format {config.get('format')}, this version reads {FORMAT}; use the "
+            f"{file}: not of a pretrained model, which states a format; name a folder that "
+            "`convert --to=pretrained` wrote"
+        )
+    if config["format"] != FORMAT:
+        raise UserError(
+            f"{file}: format {config['format']}, this version reads {FORMAT}; use the "
             "unityvideo_jax that wrote it"
         )
     check_keys(config, KEYS, f"{file}: ", needed=KEYS)

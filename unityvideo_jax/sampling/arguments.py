@@ -4,6 +4,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from unityvideo_jax.errors import UserError
+from unityvideo_jax.files import text_files
 from unityvideo_jax.sampling.generate import SamplerConfig
 from unityvideo_jax.settings.sections import check_value
 
@@ -25,6 +26,7 @@ def check(
     check_dict("given", given)
     if not isinstance(wanted, Collection):
         raise UserError(f"wanted: of type {type(wanted).__name__}; give a tuple of names")
+    check_texts("wanted", wanted)
     check_dict("modality_prompts", modality_prompts)
     for name, texts in modality_prompts.items():
         check_texts(f"modality_prompts[{name!r}]", texts)
@@ -34,6 +36,44 @@ def check(
     for name, pixels in size.items():
         if pixels is not None:
             check_value(int, pixels, name)
+
+
+def unread(
+    sampler: SamplerConfig,
+    *,
+    given: Collection[str],
+    wanted: Collection[str],
+    counted: bool,
+    has_text: bool,
+) -> dict[str, str]:
+    """Why nothing in a call reads some of its settings, by their names.
+
+    Args:
+      sampler: the settings; one at its default is read or does no harm.
+      given, wanted: streams of the call.
+      counted: whether given streams have masks or weights.
+      has_text: whether there is a text for guidance to compare with none.
+    """
+    found = {}
+    conditions = set(given) - set(wanted)
+    guided = (has_text and sampler.text_guidance != 1.0) or (
+        conditions and sampler.condition_guidance != 1.0
+    )
+    if not has_text:
+        found["text_guidance"] = "there is no text to guide by; give a prompt, or leave it out"
+    if not conditions:
+        found["condition_guidance"] = "guides by given streams and there is none; leave it out"
+    if not guided:
+        off = "nothing is guided here; set text_guidance with a prompt, or condition_guidance"
+        found["guidance_interval"] = off
+        if not counted:
+            found["guidance_rescale"] = off
+    if not sampler.window:
+        found["overlap"] = "is of windows; set window, or leave it out"
+    plain = SamplerConfig(text_guidance=1.0)
+    return {
+        name: why for name, why in found.items() if getattr(sampler, name) != getattr(plain, name)
+    }
 
 
 def check_dict(name: str, value: Any) -> None:
@@ -49,3 +89,4 @@ def check_texts(name: str, value: Any) -> None:
         if not isinstance(text, str):
             kind = type(text).__name__
             raise UserError(f"{name}: {kind} instead of text; give a text or a list of texts")
+        text_files.check_text(text, name)

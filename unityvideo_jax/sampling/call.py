@@ -45,7 +45,7 @@ def sample(
     captions = [prompts] if isinstance(prompts, str) else list(prompts)
     batch = len(captions)
     streams = _streams(pipeline, captions, given, wanted, modality_prompts)
-    control.check(tuple(given), tuple(wanted), pipeline.model_config, sampler)
+    control.check(tuple(given), tuple(wanted), pipeline.model_config, sampler, captions)
     groups = stream_groups(streams, tuple(given), tuple(wanted), sampler.separate)
 
     read, videos, size = _read(pipeline, given, streams, size, batch)

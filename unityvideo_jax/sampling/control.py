@@ -52,6 +52,7 @@ class Control:
         wanted: Sequence[str],
         model: DiTConfig,
         sampler: SamplerConfig,
+        captions: Sequence[str] = (),
     ) -> None:
         """Raises UserError, which names the argument, for controls that cannot be applied."""
         both = [name for name in given if name in wanted]
@@ -96,6 +97,11 @@ class Control:
                 raise UserError(f"{role}: is of the rgb that wanted={tuple(wanted)} lacks; add it")
         if self.first_frame is not None and model.patch_size[0] != 1:
             raise UserError("first_frame: this model's tokens join frames (model.patch_size)")
+        if any(captions) and RGB not in (*given, *wanted):
+            raise UserError(
+                "prompt: is of rgb, which is neither given nor wanted, so nothing reads it; give "
+                "modality_prompts, or leave it out"
+            )
         if self.negative_prompt:
             if sampler.text_guidance == 1.0:
                 raise UserError(

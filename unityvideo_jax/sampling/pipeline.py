@@ -380,21 +380,34 @@ class Pipeline:
         named = {"prompts": prompts, "given": given, "wanted": wanted, "sampler": sampler}
         size = {"num_frames": num_frames, "height": height, "width": width}
         arguments.check(**named, modality_prompts=modality_prompts, **size)
+        control = Control(
+            first_frame=first_frame,
+            last_frame=last_frame,
+            masks=masks,
+            weights=weights,
+            strength=strength,
+            negative_prompt=negative_prompt,
+        )
+        changed = (sampler or self.sampler).changed(**settings)
+        if settings:
+            has_text = any([*np.atleast_1d(prompts), *np.atleast_1d(negative_prompt)])
+            reasons = arguments.unread(
+                changed,
+                given=given,
+                wanted=wanted,
+                counted=bool(masks or weights),
+                has_text=has_text or self.prompt_dropout > 0,
+            )
+            for name in set(settings) & set(reasons):
+                raise UserError(f"{name}={settings[name]}: {reasons[name]}")
         return call.sample(
             self,
             prompts,
             given=given,
             wanted=wanted,
-            control=Control(
-                first_frame=first_frame,
-                last_frame=last_frame,
-                masks=masks,
-                weights=weights,
-                strength=strength,
-                negative_prompt=negative_prompt,
-            ),
+            control=control,
             modality_prompts=modality_prompts,
-            sampler=(sampler or self.sampler).changed(**settings),
+            sampler=changed,
             seed=seed,
             size=tuple(size.values()),
         )

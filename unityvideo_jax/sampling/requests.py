@@ -5,7 +5,7 @@ import json
 import os
 import pathlib
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from unityvideo_jax import modalities
@@ -15,6 +15,7 @@ from unityvideo_jax.files.names import safe_name
 from unityvideo_jax.modalities import RGB
 from unityvideo_jax.models.dit import DiTConfig
 from unityvideo_jax.runtime import seeds
+from unityvideo_jax.sampling import arguments
 from unityvideo_jax.sampling.control import Control
 from unityvideo_jax.sampling.generate import SamplerConfig
 from unityvideo_jax.sampling.streams import stream_groups, stream_order
@@ -112,10 +113,43 @@ class Request:
         )
         try:
             streams = stream_order(tuple(dict.fromkeys((*given, *self.wanted))), model.modalities)
-            control.check(given, self.wanted, model, sampler)
+            control.check(given, self.wanted, model, sampler, (self.prompt,))
             stream_groups(streams, given, self.wanted, sampler.separate)
         except UserError as error:
             raise UserError(f"request {self.name}: {error}" if self.name else str(error)) from error
+
+
+def check_read(
+    requests: Sequence[Request],
+    samplers: Sequence[SamplerConfig],
+    flags: Collection[str],
+    drops_prompts: bool,
+) -> None:
+    """Raises UserError for a setting that nothing reads: of one request, or the flags' of any.
+
+    Args:
+      requests: all of them.
+      samplers: the settings of each.
+      flags: names of the settings that flags give.
+      drops_prompts: whether guidance compares with no modality prompts either.
+    """
+    found = [
+        arguments.unread(
+            sampler,
+            given=one.given,
+            wanted=one.wanted,
+            counted=bool(one.masks or one.weights),
+            has_text=bool(one.prompt or one.negative_prompt or drops_prompts),
+        )
+        for one, sampler in zip(requests, samplers, strict=True)
+    ]
+    for one, reasons in zip(requests, found, strict=True):
+        for name in set(one.sampler) & set(reasons):
+            value = one.sampler[name]
+            raise UserError(f"request {one.name}: {name}={value}: {reasons[name]}")
+    for name in flags:
+        if all(name in reasons for reasons in found):
+            raise UserError(f"--{name}: {found[0][name]}")
 
 
 def build(

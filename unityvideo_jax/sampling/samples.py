@@ -12,11 +12,13 @@ from jaxtyping import Float, UInt8
 
 from unityvideo_jax import media, modalities
 from unityvideo_jax.errors import UserError
-from unityvideo_jax.files import provenance, stores
+from unityvideo_jax.files import paths, provenance, stores
 from unityvideo_jax.files.paths import atomic_path
+from unityvideo_jax.media.source import note
 from unityvideo_jax.metrics.depth_units import UNIT
 from unityvideo_jax.modalities import RGB
 from unityvideo_jax.modalities.base import Codec, Side
+from unityvideo_jax.settings.sections import check_value
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -99,6 +101,8 @@ class Samples:
         Raises:
           UserError: no such sample, or a disk that refuses.
         """
+        folder = paths.expand(os.fspath(folder))
+        paths.check_output(f"folder={folder}", folder, "folder")
         with stores.output(folder) as place:
             return self._save(place, index, record)
 
@@ -113,6 +117,8 @@ class Samples:
             return names
         index = index or 0
         files, rows, units = [], {}, {}
+        ours = {f"{name}{kind}" for name in modalities.names() for kind in (".mp4", ".npz")}
+        earlier = ours & {file.name for file in (folder.iterdir() if folder.is_dir() else ())}
         for name in self.streams:
             frames = self.video(name, index)
             folder.mkdir(parents=True, exist_ok=True)
@@ -131,11 +137,14 @@ class Samples:
         files.append("sheet.png")
         said = {**(self.records[index] if self.records else {}), **record}
         provenance.write_json(folder / "sample.json", {**said, "units": units, "files": files})
+        if others := sorted(earlier - set(files)):
+            note("earlier samples", f"{folder}: {', '.join(others)} stay from an earlier sample")
         return [*files, "sample.json"]
 
     def _float_video(self, stream: str, index: int) -> Float[np.ndarray, "t h w 3"]:
         if stream not in self.videos:
             raise UserError(f"stream {stream!r}: this call made {', '.join(self.streams)}")
+        check_value(int, index, "index")
         if not -len(self) <= index < len(self):
             raise UserError(f"index={index}: there are {len(self)} samples, 0 to {len(self) - 1}")
         return self.videos[stream][index]

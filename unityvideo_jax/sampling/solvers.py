@@ -206,7 +206,14 @@ def solver_table(solver: str, sigmas: Float[np.ndarray, " n"]) -> SolverTable:
     """Returns the table of a solver by name; UserError if there is none of that name."""
     if solver not in SOLVERS:
         raise UserError(f"solver={solver!r}: unknown solver; choose one of {', '.join(SOLVERS)}")
-    return SOLVERS[solver](sigmas)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        table = SOLVERS[solver](sigmas)
+    if not all(np.isfinite(one).all() for one in vars(table).values()):
+        raise UserError(
+            f"solver={solver!r}: at this shift some of the {len(sigmas) - 1} steps have no length; "
+            "give a shift nearer to 1, or fewer steps"
+        )
+    return table
 
 
 def integrate(

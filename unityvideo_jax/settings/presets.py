@@ -7,7 +7,7 @@ import runpy
 
 import ml_collections
 
-from unityvideo_jax.errors import UserError
+from unityvideo_jax.errors import UserError, raised_by
 from unityvideo_jax.files import assets, paths, stores
 
 FOLDER = assets.folder("configs")
@@ -54,6 +54,10 @@ def load_config(given: str | os.PathLike) -> ml_collections.ConfigDict:
         config = get_config(*[argument] * bool(argument))
     except OSError as error:
         raise UserError(f"{name}: does not load ({error})") from error
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"{name}: does not load, {raised_by(error)}") from error
     finally:
         _LOADING.pop()
     if not isinstance(config, ml_collections.ConfigDict):

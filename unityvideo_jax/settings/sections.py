@@ -6,7 +6,7 @@ import math
 import numbers
 import types
 import typing
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from unityvideo_jax.errors import UserError
@@ -58,8 +58,8 @@ def check_value(hint: Any, value: Any, name: str) -> None:
     """Raises UserError for a value of another type, or a number that is not finite.
 
     Args:
-      hint: a number, text or switch, `tuple[..., ...]` or `Mapping[str, ...]` of them, or of each
-        other; with another one the value is not looked at.
+      hint: a number, text or switch, a tuple or `Sequence` of one of them, `Mapping[str, ...]`, or
+        these of each other; with another one the value is not looked at.
       value: a list may stand for a tuple, and a ConfigDict for a mapping.
       name: of the value, which the message begins with.
     """
@@ -74,7 +74,7 @@ def check_value(hint: Any, value: Any, name: str) -> None:
         good, kind = isinstance(value, numbers.Integral), "a whole number"
     elif float in wanted and wanted <= {int, float}:
         good, kind = isinstance(value, numbers.Real) and math.isfinite(value), "a finite number"
-    elif origin is tuple and arguments[-1] is ...:
+    elif origin in (tuple, Sequence):
         good = isinstance(value, tuple | list)
         kind, inner = "a tuple, (VALUE,)", enumerate(value) if good else ()
     elif origin is Mapping:

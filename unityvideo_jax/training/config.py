@@ -1,6 +1,8 @@
 """The sections of an experiment's configuration, and the keys of `config.train`."""
 
 import dataclasses
+from collections.abc import Collection
+from typing import Any
 
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.flow_matching import ObjectiveConfig
@@ -56,6 +58,48 @@ class TrainConfig:
                 raise UserError(
                     f"config.train.{name}={getattr(self, name)}: must be at least {least}"
                 )
+
+
+# Keys that are read only with some value of another key: that key, and the value.
+_READ_WITH = {
+    **dict.fromkeys(
+        ("data.dirs", "data.dir_weights", "data.num_workers", "data.read_threads"),
+        ("data.kind", "shards"),
+    ),
+    **dict.fromkeys(
+        ("data.split", "data.closeup", "data.repeats", "data.vae_dtype"), ("data.kind", "online")
+    ),
+    "objective.logit_mean": ("objective.timestep", "logit_normal"),
+    "objective.logit_std": ("objective.timestep", "logit_normal"),
+    "optimizer.momentum": ("optimizer.name", "muon"),
+    "optimizer.schedule_steps": ("optimizer.schedule", "cosine"),
+}
+
+
+def check_read(config: Any, overridden: Collection[str]) -> None:
+    """Raises UserError for a key of the command line that nothing reads in this configuration.
+
+    A file may state such a key: presets start from others.
+
+    Args:
+      config: of an experiment.
+      overridden: keys that the command line set, without "config.".
+    """
+    for key in overridden:
+        if key.startswith("lora.") and key != "lora.rank" and not config.lora.rank:
+            raise UserError(
+                f"config.{key}: config.lora.rank=0 trains all weights and no adapters; set the "
+                "rank too, or leave it out"
+            )
+        if key not in _READ_WITH:
+            continue
+        other, needed = _READ_WITH[key]
+        section, name = other.split(".")
+        if (value := config[section][name]) != needed:
+            raise UserError(
+                f"config.{key}: is read only with config.{other}={needed!r}, and that is "
+                f"{value!r}; set both, or leave it out"
+            )
 
 
 SECTIONS = {

@@ -45,10 +45,10 @@ def open_workdir(
     steps = run_folder.checkpoint_steps(path)
     there = path.iterdir() if path.exists() else ()
     strangers = [f.name for f in there if f.name != ".lock" and not is_part(f)]
-    if strangers and not steps and not (path / run_folder.CONFIG).exists():
+    if strangers and not steps and not run_folder.is_begun(path):
         raise UserError(
-            f"--workdir={path}: holds {sorted(strangers)[0]!r} but no {run_folder.CONFIG}, so it "
-            "is not a run's folder; name an empty or a new one"
+            f"--workdir={path}: holds {sorted(strangers)[0]!r} but no {run_folder.CONFIG} of a "
+            "run, so it is not a run's folder; name an empty or a new one"
         )
     path.mkdir(parents=True, exist_ok=True)
     with store_lock.locked(path), lock.locked(path / ".lock", f"--workdir={path}"):

@@ -71,7 +71,7 @@ TIMES = {
         "worlds.py --size=128 --batch 16",
     ),
 }
-MINI = "-m unityvideo_jax.evaluate --pretrained=worlds-mini --processes=8 --batch_size=16"
+MINI = "-m unityvideo_jax.evaluate --pretrained=worlds-mini --batch_size=16"
 ONE_PASS = f"{MINI} --steps=1 --nocontrol --joint_clips=0 --num_clips=64"
 ROPE = (
     '-m unityvideo_jax.train --config=ablations/all --config.data.streams="(0.0,0.0,0.5,0.5)"'

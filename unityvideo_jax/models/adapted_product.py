@@ -39,8 +39,8 @@ def adapted_product(
 
     The gradient of x is one product, `dy @ (base + down @ up).T`. Those of `down` and `up` sum over
     all tokens in some `PARTS` parts, in float32; the axes before the tokens stay apart until the
-    end, so that a mesh may split them. A quantised base is restored here and again for the gradient,
-    so that it is not saved in between.
+    end, so that a mesh may split them. A quantised base is restored here and again for the
+    gradient, so that it is not saved in between.
 
     Args:
       stacks: whether to compute y as one product.

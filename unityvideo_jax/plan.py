@@ -21,7 +21,7 @@ from typing import Any
 import jax
 from absl import flags
 
-from unityvideo_jax import cli, train
+from unityvideo_jax import cli
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.parallel.chips import GIB
 
@@ -86,6 +86,8 @@ def _checked_config() -> Any:
     config = cli.read_config(args.config)
     if config is None:
         raise UserError("give --config=NAME")
+    from unityvideo_jax import train
+
     train.check(config)
     if args.program == "sampling" and args.mesh:
         raise UserError(

@@ -157,11 +157,7 @@ class Adapter(nnx.Module):
         if offset is not None:
             shift = jnp.matmul(offset.astype(dtype), down.astype(dtype), precision=precision)
         inputs, outputs = down.shape[-2], up.shape[-1]
-        stacks = inputs <= outputs and not _is_split(self.in_axis)
+        mesh = rules.ambient_mesh()
+        whole = mesh is None or rules.divisible_spec((inputs,), (self.in_axis,), mesh)[0] is None
+        stacks = inputs <= outputs and whole
         return adapted_product(stacks, x.astype(dtype), base, down, up, shift)
-
-
-def _is_split(axis: str | None) -> bool:
-    """Whether the ambient mesh, if any, splits a logical axis."""
-    mesh = rules.ambient_mesh()
-    return mesh is not None and bool(rules.split_axes(rules.AxisRules().spec((axis,))[0], mesh))

@@ -95,7 +95,7 @@ class Quantised(nnx.Module):
 
     def __call__(self, dtype: jnp.dtype) -> Float[Array, "... i o"]:
         """The matrix in `dtype`."""
-        return restore(self.codes[...], self.scales[...], dtype)
+        return restore(*self.parts(), dtype)
 
     def parts(self) -> tuple[Shaped[Array, "... j o"], Float[Array, "... k o"]]:
         """The codes and the scales, as `restore` takes them."""
@@ -109,4 +109,4 @@ class Quantised(nnx.Module):
         def times(x: Array, codes: Array, scales: Array) -> Array:
             return jnp.matmul(x, restore(codes, scales, dtype), precision=precision)
 
-        return jax.checkpoint(times)(x, self.codes[...], self.scales[...])
+        return jax.checkpoint(times)(x, *self.parts())

@@ -87,8 +87,9 @@ def check(config: ml_collections.ConfigDict, output: pathlib.Path) -> VAEConfig:
     alone = [field.name for field in dataclasses.fields(VAERunConfig)]
     known = ("model", *sections, *alone)
     check_keys(config, known, "config.", needed=known)
-    check_values(VAERunConfig, {key: config[key] for key in alone}, "config.")
-    VAERunConfig(**{key: config[key] for key in alone})
+    values = {key: config[key] for key in alone}
+    check_values(VAERunConfig, values, "config.")
+    VAERunConfig(**values)
     for name, cls in sections.items():
         section(cls, config.to_dict(), name)
     for key in ("background", "modality_weights"):

@@ -86,10 +86,9 @@ def read_config(path: str | os.PathLike) -> ml_collections.ConfigDict:
 def is_begun(path: pathlib.Path) -> bool:
     """Whether a folder holds the configuration of a run; models have files of that name too."""
     try:
-        content = json.loads((path / CONFIG).read_text())
-    except (OSError, ValueError):
+        return "train" in read_config(path)
+    except UserError:
         return False
-    return isinstance(content, dict) and "train" in content
 
 
 def fingerprint_of_base(path: str | os.PathLike) -> str | None:

@@ -4,8 +4,7 @@ import dataclasses
 
 from unityvideo_jax import modalities as registry
 from unityvideo_jax.errors import UserError
-
-DTYPES = ("float32", "bfloat16")
+from unityvideo_jax.inputs.config import VAE_DTYPES
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -91,5 +90,5 @@ class VAERunConfig:
         for name in ("steps", "max_seconds", "log_every"):
             if not getattr(self, name) > 0:
                 raise UserError(f"config.{name}={getattr(self, name)}: give a positive number")
-        if self.dtype not in DTYPES:
-            raise UserError(f"config.dtype={self.dtype!r}: use one of {DTYPES}")
+        if self.dtype not in VAE_DTYPES:
+            raise UserError(f"config.dtype={self.dtype!r}: use one of {VAE_DTYPES}")

@@ -60,7 +60,7 @@ from unityvideo_jax.sampling.pipeline import Pipeline
 FLAGS = flags.FLAGS
 # Flags by what reads them: a folder of predictions, a model, worlds or a folder of clips that a
 # model is scored on, and the benchmark of physics.
-OF_PREDICTIONS = ("system", "weights", "processes", "prediction_unit")
+OF_PREDICTIONS = ("system", "weights", "processes")
 OF_CLIPS = (
     *("num_clips", "worlds_seed", "captions", "heldout_timesteps", "condition_gap_clips"),
     *("control", "joint_clips", "joint_streams"),

@@ -338,8 +338,8 @@ def main(argv: Sequence[str]) -> None:
     samplers = [sampler.changed(**request.sampler) for request in todo]
     for request, settings in zip(todo, samplers, strict=True):
         request.check(pipeline.model_config, settings)
-    read_anyway = {"overlap"} if FLAGS.long else set()
-    requests.check_read(todo, samplers, {*chosen} - read_anyway, pipeline.prompt_dropout > 0)
+    unsure = [name for name in chosen if not (FLAGS.long and name == "overlap")]
+    requests.check_read(todo, samplers, unsure, pipeline.prompt_dropout > 0)
     given = {name for request in todo for name in request.given}
     if FLAGS.depth_unit and not any("depth" in pipeline.codec(name).keys for name in given):
         raise UserError(f"--depth_unit={FLAGS.depth_unit}: no depth is given; leave it out")

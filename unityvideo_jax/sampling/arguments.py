@@ -1,6 +1,6 @@
 """The types of a call's arguments, checked before anything is made of them."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from unityvideo_jax.errors import UserError
@@ -44,7 +44,8 @@ def unread(
     given: Collection[str],
     wanted: Collection[str],
     counted: bool,
-    has_text: bool,
+    texts: Iterable[str],
+    drops_prompts: bool,
 ) -> dict[str, str]:
     """Why nothing in a call reads some of its settings, by their names.
 
@@ -52,9 +53,10 @@ def unread(
       sampler: the settings; one at its default is read or does no harm.
       given, wanted: streams of the call.
       counted: whether given streams have masks or weights.
-      has_text: whether there is a text for guidance to compare with none.
+      texts: prompts and negative prompts.
+      drops_prompts: whether guidance compares with no modality prompts either.
     """
-    found = {}
+    found, has_text = {}, drops_prompts or any(texts)
     conditions = set(given) - set(wanted)
     guided = (has_text and sampler.text_guidance != 1.0) or (
         conditions and sampler.condition_guidance != 1.0

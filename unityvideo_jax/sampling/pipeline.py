@@ -390,15 +390,15 @@ class Pipeline:
         )
         changed = (sampler or self.sampler).changed(**settings)
         if settings:
-            has_text = any([*np.atleast_1d(prompts), *np.atleast_1d(negative_prompt)])
             reasons = arguments.unread(
                 changed,
                 given=given,
                 wanted=wanted,
                 counted=bool(masks or weights),
-                has_text=has_text or self.prompt_dropout > 0,
+                texts=[*np.atleast_1d(prompts), *np.atleast_1d(negative_prompt)],
+                drops_prompts=self.prompt_dropout > 0,
             )
-            for name in set(settings) & set(reasons):
+            for name in filter(reasons.get, settings):
                 raise UserError(f"{name}={settings[name]}: {reasons[name]}")
         return call.sample(
             self,

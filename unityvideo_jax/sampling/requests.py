@@ -139,12 +139,13 @@ def check_read(
             given=one.given,
             wanted=one.wanted,
             counted=bool(one.masks or one.weights),
-            has_text=bool(one.prompt or one.negative_prompt or drops_prompts),
+            texts=(one.prompt, one.negative_prompt),
+            drops_prompts=drops_prompts,
         )
         for one, sampler in zip(requests, samplers, strict=True)
     ]
     for one, reasons in zip(requests, found, strict=True):
-        for name in set(one.sampler) & set(reasons):
+        for name in filter(reasons.get, one.sampler):
             value = one.sampler[name]
             raise UserError(f"request {one.name}: {name}={value}: {reasons[name]}")
     for name in flags:

@@ -5,11 +5,13 @@ Command: python benchmarks/adapters.py [--tokens=40560] [--layers 1536,1536 1536
 Forward and backward of one layer, x [tokens, in] and the gradient of y [tokens, out] in bfloat16:
 
   frozen   x @ kernel, no adapter
-  sum      x @ kernel + (x @ down) @ up, differentiated by JAX: as `models.adapter` computes it
+  sum      x @ kernel + (x @ down) @ up, differentiated by JAX: as adapters per modality do
   split    sum, with the sums over tokens of both small gradients in parts, so that more of the GPU
            works on them
   merged   split, with the gradient of x as one product with kernel + down @ up
   stacked  merged, and y as one product of [x, x @ down] with the kernel and `up` stacked
+
+The last two are `models.adapted_product`, which takes `stacked` where y is no narrower than x.
 
 "Error" is the largest of y and the three gradients, ‖a − a₀‖ / ‖a₀‖, against float32. The second
 table has the products of `sum` alone, with the memory that each must read and write.
@@ -24,7 +26,8 @@ import jax.numpy as jnp
 from attention import seconds
 from jaxtyping import Array, Float
 
-PARTS = 16  # of the sum over tokens
+from unityvideo_jax.models.adapted_product import PARTS, adapted_product
+
 Layer = Callable[[Array, Array, Array, Array], Array]
 
 
@@ -44,43 +47,33 @@ def over_tokens(a: Float[Array, "n i"], b: Float[Array, "n o"]) -> Float[Array, 
     return jnp.einsum("pni,pno->pio", *parts, preferred_element_type=jnp.float32).sum(0)
 
 
-def with_gradient(stacks: bool, merges: bool) -> Layer:
-    """The layer with a gradient of its own."""
+@jax.custom_vjp
+def split(x: Array, kernel: Array, down: Array, up: Array) -> Array:
+    """As `added`, with sums over tokens in parts."""
+    return added(x, kernel, down, up)
 
-    def forward(x, kernel, down, up):
-        narrow, wide = down.astype(x.dtype), up.astype(x.dtype)
-        inner = x @ narrow
-        if stacks:
-            y = jnp.concatenate([x, inner], -1) @ jnp.concatenate([kernel, wide], 0)
-        else:
-            y = x @ kernel + inner @ wide
-        return y, (x, inner, kernel, down, up)
 
-    def backward(saved, dy):
-        x, inner, kernel, down, up = saved
-        narrow, wide = down.astype(x.dtype), up.astype(x.dtype)
-        d_inner = dy @ wide.T
-        if merges:
-            whole = kernel + jnp.matmul(down, up, preferred_element_type=jnp.float32)
-            dx = dy @ whole.astype(x.dtype).T
-        else:
-            dx = dy @ kernel.T + d_inner @ narrow.T
-        return dx, None, over_tokens(x, d_inner), over_tokens(inner, dy)
+def _split_forward(x: Array, kernel: Array, down: Array, up: Array) -> tuple[Array, tuple]:
+    inner = x @ down.astype(x.dtype)
+    return x @ kernel + inner @ up.astype(x.dtype), (x, inner, kernel, down, up)
 
-    @jax.custom_vjp
-    def layer(x, kernel, down, up):
-        return forward(x, kernel, down, up)[0]
 
-    layer.defvjp(forward, backward)
-    return layer
+def _split_backward(saved: tuple[Array, ...], dy: Array) -> tuple[Array | None, ...]:
+    x, inner, kernel, down, up = saved
+    narrow, wide = down.astype(x.dtype), up.astype(x.dtype)
+    d_inner = dy @ wide.T
+    dx = dy @ kernel.T + d_inner @ narrow.T
+    return dx, None, over_tokens(x, d_inner), over_tokens(inner, dy)
 
+
+split.defvjp(_split_forward, _split_backward)
 
 LAYERS: dict[str, Layer] = {
     "frozen": frozen,
     "sum": added,
-    "split": with_gradient(stacks=False, merges=False),
-    "merged": with_gradient(stacks=False, merges=True),
-    "stacked": with_gradient(stacks=True, merges=True),
+    "split": split,
+    "merged": lambda *operands: adapted_product(False, *operands, None),
+    "stacked": lambda *operands: adapted_product(True, *operands, None),
 }
 
 

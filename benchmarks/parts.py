@@ -21,7 +21,7 @@ from scipy import ndimage
 from unityvideo_jax import modalities
 from unityvideo_jax.evaluation.benchmarks.clips import BENCHMARKS, BenchmarkClips
 from unityvideo_jax.metrics.densepose import part_ious
-from unityvideo_jax.modalities.densepose import CHAINS, EXTENT, LAYOUT, NUM_PARTS
+from unityvideo_jax.modalities.densepose import CHAINS, NUM_PARTS, colour_distances
 
 NAME = "densepose"
 FAR = 0.3  # squared distance above which a colour is no further evidence
@@ -29,18 +29,9 @@ WIDTH = 0.7  # of the average, in pixels
 BACKGROUND = 0.2  # factor of the background's distance in the average
 
 
-def distances(video: Float[np.ndarray, "t h w 3"]) -> Float[np.ndarray, "25 t h w"]:
-    """Squared distances of a picture's colours to those of every part, the background first."""
-    far = [
-        np.square(video - np.clip(video, low, low + extent)).sum(-1)
-        for low, extent in zip(LAYOUT, EXTENT, strict=True)
-    ]
-    return np.stack(far)
-
-
 def averaged(video: Float[np.ndarray, "t h w 3"]) -> Int[np.ndarray, "t h w"]:
     """The parts whose colours are nearest on average over neighbouring pixels."""
-    far = distances(video)
+    far = list(colour_distances(video))
     far[0] *= BACKGROUND
     around = (0, WIDTH, WIDTH)
     far = [ndimage.gaussian_filter(np.minimum(d, FAR), around, mode="nearest") for d in far]

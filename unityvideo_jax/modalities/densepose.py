@@ -1,7 +1,7 @@
 """DensePose (Güler et al., arXiv 1802.00434): body part, U and V of every pixel in one colour."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
 import jax.numpy as jnp
@@ -46,6 +46,12 @@ BAND_WIDTH = BANDS[0][1] - BANDS[0][0]
 EXTENT = np.where(np.arange(NUM_PARTS + 1)[:, None] > 0, (BAND_WIDTH, BAND_WIDTH, 0.0), 0.0).astype(
     np.float32
 )
+
+
+def colour_distances(video: Float[np.ndarray, "t h w 3"]) -> Iterator[Float[np.ndarray, "t h w"]]:
+    """Squared distances to each part's rectangle of colours, zero inside; the background first."""
+    for low, extent in zip(LAYOUT, EXTENT, strict=True):
+        yield np.square(video - np.clip(video, low, low + extent)).sum(axis=-1)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -108,10 +114,7 @@ class DensePoseCodec:
         video = np.clip(np.asarray(video, np.float32), -1.0, 1.0)
         part = np.zeros(video.shape[:3], np.int32)
         best = np.full(video.shape[:3], np.inf, np.float32)
-        for index in range(NUM_PARTS + 1):
-            # Distance to the part's rectangle of colours: zero anywhere inside it.
-            excess = video - np.clip(video, LAYOUT[index], LAYOUT[index] + EXTENT[index])
-            distance = np.square(excess).sum(axis=-1)
+        for index, distance in enumerate(colour_distances(video)):
             closer = distance < best
             part[closer], best[closer] = index, distance[closer]
         uv = (video[..., :2] - LAYOUT[part][..., :2]) / BAND_WIDTH

@@ -260,7 +260,7 @@ def test_a_result_is_saved_where_its_folder_says(tmp_path, monkeypatch):
     samples.save("~/out")
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     (tmp_path / "file").touch()
-    for folder, says in (("", "folder=: empty; name a folder"), ("file", "is a file; name a")):
+    for folder, says in (("", "folder: an empty path; name a"), ("file", "is a file; name a")):
         with pytest.raises(UserError, match=says):
             samples.save(folder)
 

@@ -12,7 +12,7 @@ import pathlib
 import tempfile
 import unicodedata
 from collections.abc import Iterator
-from typing import Literal
+from typing import Any, Literal
 
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.files import disk, stores
@@ -37,6 +37,25 @@ def expand(path: str) -> str:
             f"{path}: the home folder is not known, as HOME is not set; write the path in full"
         )
     return expanded
+
+
+def argument(name: str, path: Any, *, empty: bool = False) -> str:
+    """Returns an argument of a function that is a path, as text with `~` expanded.
+
+    Args:
+      name: of the argument, which errors begin with.
+      path: text or an `os.PathLike` of text.
+      empty: whether an empty path means something.
+
+    Raises:
+      UserError: another type, an empty path, or an unknown home folder.
+    """
+    text = os.fspath(path) if isinstance(path, os.PathLike) else path
+    if not isinstance(text, str):
+        raise UserError(f"{name}: of type {type(path).__name__}; give a name or a path as text")
+    if not (text or empty):
+        raise UserError(f"{name}: an empty path; name a file or folder")
+    return expand(text)
 
 
 def check_output(what: str, path: str, kind: Literal["folder", "file"]) -> None:

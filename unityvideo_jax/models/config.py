@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from unityvideo_jax import modalities as registry
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.kernels import flash
+from unityvideo_jax.settings.sections import check_values
 
 SWITCHERS = ("adaln", "additive", "none")
 INPUTS = ("auto", "one", "shared", "per_modality")
@@ -109,6 +110,7 @@ class DiTConfig:
             raise UserError(f"model.patch_size needs (time, height, width), not {self.patch_size}.")
         for size in self.patch_size:
             self._check_positive("patch_size", size)
+        check_values(type(self), vars(self), "model.")
         if self.dim % self.num_heads:
             raise UserError(
                 f"model.dim={self.dim} is not divisible by model.num_heads={self.num_heads}: "

@@ -45,6 +45,7 @@ from unityvideo_jax.models.switcher import (
     select,
 )
 from unityvideo_jax.parallel import rules
+from unityvideo_jax.settings.sections import check_instance
 
 __all__ = ["Block", "DiT", "DiTConfig", "model_flops"]
 
@@ -131,6 +132,7 @@ class DiT(nnx.Module):
     """
 
     def __init__(self, config: DiTConfig, *, rngs: nnx.Rngs) -> None:
+        check_instance(DiTConfig, config, "config", "a DiTConfig")
         self.config = config
         self.adapters = 0  # per layer, once `models.lora` has put them there
         dim = config.dim

@@ -74,11 +74,12 @@ def find(name: str | os.PathLike) -> pathlib.Path:
         Hugging Face hub, as `hub.local` takes it.
 
     Raises:
-      UserError: none of them, or a folder that holds no model.
+      UserError: none of them, a folder that holds no model, or an argument of another type.
     """
-    if os.fspath(name) in names() and not stores.local(name).exists():
-        return ASSETS / os.fspath(name)
-    folder = hub.local(paths.expand(os.fspath(name)), HUB_FILES)
+    given = paths.argument("name", name)
+    if given in names() and not stores.local(given).exists():
+        return ASSETS / given
+    folder = hub.local(given, HUB_FILES)
     for file in (CONFIG_FILE, WEIGHTS_FILE, checksums.SUMS):
         if (folder / file).is_file():
             continue

@@ -13,6 +13,7 @@ from unityvideo_jax.interop.tensors import TensorFiles
 from unityvideo_jax.models.text.encoder import LENGTH, TextEncoder
 from unityvideo_jax.models.text.minilm import MiniLM, WordPiece
 from unityvideo_jax.models.text.words import WordsEncoder
+from unityvideo_jax.settings.sections import check_value
 
 
 def load_text_encoder(name: str = "words", length: int = LENGTH) -> TextEncoder:
@@ -24,8 +25,11 @@ def load_text_encoder(name: str = "words", length: int = LENGTH) -> TextEncoder:
       length: tokens per text, at least 2.
 
     Raises:
-      UserError: unknown or unavailable name, a package missing, or a length out of range.
+      UserError: unknown or unavailable name, a package missing, a length out of range, or an
+        argument of another type.
     """
+    check_value(str, name, "name")
+    check_value(int, length, "length")
     if not 2 <= length <= 512:
         raise UserError(f"text length {length}: choose 2..512 tokens")
     if name == "words":

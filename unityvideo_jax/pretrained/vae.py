@@ -23,6 +23,7 @@ from unityvideo_jax.files.assets import ASSETS
 from unityvideo_jax.interop import identify
 from unityvideo_jax.interop.tensors import TensorFiles
 from unityvideo_jax.models import build
+from unityvideo_jax.models.config import DTYPES
 from unityvideo_jax.models.vae.wan_vae import VAEConfig, WanVAE
 
 WEIGHTS_FILE = "model.safetensors"
@@ -94,8 +95,11 @@ def load_vae(directory: str | os.PathLike | None = None, *, dtype: str = "float3
       dtype: compute type of the result; its parameters are float32 always.
 
     Raises:
-      UserError: files that are missing, truncated, or do not match each other.
+      UserError: files that are missing, truncated, or do not match each other, or an argument of
+        another type.
     """
+    if dtype not in DTYPES:
+        raise UserError(f"dtype={dtype!r}: use one of {', '.join(DTYPES)}")
     source = find_vae(directory)
     if _is_foreign(source):
         # Here, so that our own files need nothing of it.
@@ -126,9 +130,10 @@ def find_vae(directory: str | os.PathLike | None = None) -> pathlib.Path:
     Raises:
       UserError: there is none.
     """
-    if not directory:
+    given = "" if directory is None else paths.argument("directory", directory, empty=True)
+    if not given:
         return SHIPPED
-    path = hub.local(paths.expand(os.fspath(directory)), HUB_FILES)
+    path = hub.local(given, HUB_FILES)
     if path.is_file():
         return path
     if (path / "vae" / CONFIG_FILE).is_file():

@@ -5,8 +5,12 @@ from typing import Any
 
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.files import text_files
+from unityvideo_jax.modalities import chosen_codec
+from unityvideo_jax.models.dit import DiT
+from unityvideo_jax.models.text.encoder import TextEncoder
+from unityvideo_jax.models.vae.wan_vae import WanVAE
 from unityvideo_jax.sampling.generate import SamplerConfig
-from unityvideo_jax.settings.sections import check_value
+from unityvideo_jax.settings.sections import check_instance, check_keys, check_value
 
 
 def check(
@@ -24,18 +28,47 @@ def check(
     """
     check_texts("prompts", prompts)
     check_dict("given", given)
-    if not isinstance(wanted, Collection):
-        raise UserError(f"wanted: of type {type(wanted).__name__}; give a tuple of names")
+    check_instance(Collection, wanted, "wanted", "a tuple of names")
     check_texts("wanted", wanted)
     check_dict("modality_prompts", modality_prompts)
     for name, texts in modality_prompts.items():
         check_texts(f"modality_prompts[{name!r}]", texts)
-    if not isinstance(sampler, SamplerConfig | None):
-        kind = type(sampler).__name__
-        raise UserError(f"sampler: of type {kind}; give a SamplerConfig, or its fields by name")
+    check_sampler(sampler)
     for name, pixels in size.items():
         if pixels is not None:
             check_value(int, pixels, name)
+
+
+def check_parts(
+    *,
+    model: Any,
+    vae: Any,
+    text_encoder: Any,
+    sampler: Any,
+    config: Any,
+    depth_codec: Any,
+    real: Mapping[str, Any],
+    whole: Mapping[str, Any],
+) -> None:
+    """Raises UserError, which names the argument, for parts of a `Pipeline` of other types.
+
+    Args:
+      model, vae, text_encoder, sampler, config, depth_codec: as `Pipeline` takes them.
+      real, whole: its numbers by name.
+    """
+    check_instance(DiT, model, "model", "a DiT")
+    check_instance(WanVAE, vae, "vae", "what load_vae returns")
+    check_instance(TextEncoder, text_encoder, "text_encoder", "what load_text_encoder returns")
+    check_sampler(sampler)
+    if config is not None:
+        check_instance(Mapping, config, "config", "a dict")
+        check_keys(config, list(config), "config.", needed=("data",))
+    check_value(str, depth_codec, "depth_codec")
+    chosen_codec("depth", {"depth": depth_codec}, "depth_codec")
+    for name, number in real.items():
+        check_value(float, number, name)
+    for name, number in whole.items():
+        check_value(int, number, name)
 
 
 def unread(
@@ -80,8 +113,13 @@ def unread(
 
 def check_dict(name: str, value: Any) -> None:
     """Raises UserError unless an argument has something by name of stream."""
-    if not isinstance(value, Mapping):
-        raise UserError(f"{name}: of type {type(value).__name__}; give a dict by name of stream")
+    check_instance(Mapping, value, name, "a dict by name of stream")
+
+
+def check_sampler(sampler: Any) -> None:
+    """Raises UserError unless an argument is settings, or None."""
+    give = "a SamplerConfig, or its fields by name"
+    check_instance(SamplerConfig | None, sampler, "sampler", give)
 
 
 def check_texts(name: str, value: Any) -> None:

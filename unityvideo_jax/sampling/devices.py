@@ -1,6 +1,6 @@
 """A batch shared equally among devices, each of which holds all parameters."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -10,12 +10,21 @@ from jaxtyping import Array, Shaped
 
 from unityvideo_jax.parallel.mesh import MeshConfig, make_mesh
 from unityvideo_jax.parallel.rules import AxisRules
+from unityvideo_jax.settings.sections import check_instance
 
 
 class Devices:
-    """The devices of a batch; without devices, JAX chooses."""
+    """The devices of a batch; without devices, JAX chooses.
+
+    Raises:
+      UserError: no list of devices.
+    """
 
     def __init__(self, devices: Sequence[jax.Device] = ()):
+        give = "a list of them, such as jax.devices()"
+        check_instance(Collection, devices, "devices", give)
+        for device in devices:
+            check_instance(jax.Device, device, "devices", give)
         self.count = max(len(devices), 1)
         self.mesh: Mesh | None = make_mesh(MeshConfig(), devices) if self.count > 1 else None
 

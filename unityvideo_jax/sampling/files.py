@@ -17,6 +17,7 @@ from unityvideo_jax import media, modalities
 from unityvideo_jax.errors import UserError, reason
 from unityvideo_jax.files import provenance, stores
 from unityvideo_jax.files.npz import is_npz, read_npz
+from unityvideo_jax.files.paths import argument as path_argument
 from unityvideo_jax.inputs import pictures
 from unityvideo_jax.inputs.crop import Crop, resize
 from unityvideo_jax.media.source import note
@@ -108,9 +109,7 @@ def _path(name: str, value: Any) -> str | None:
     """The path that an argument is, if it is one; raises UserError for an empty one."""
     if not isinstance(value, str | os.PathLike):
         return None
-    if not (path := os.fspath(value)):
-        raise UserError(f"{name}: an empty path; name a file or folder")
-    return path
+    return path_argument(name, value)
 
 
 def _wrapped(name: str, value: Any) -> Given:

@@ -8,6 +8,7 @@ from typing import Any
 
 from flax import nnx
 
+from unityvideo_jax.files import paths
 from unityvideo_jax.inputs.config import READ_LATER, DataConfig
 from unityvideo_jax.models import build
 from unityvideo_jax.models.dit import DiTConfig
@@ -16,7 +17,7 @@ from unityvideo_jax.pretrained import model as pretrained
 from unityvideo_jax.pretrained.text import load_text_encoder
 from unityvideo_jax.pretrained.vae import load_vae
 from unityvideo_jax.sampling.generate import SamplerConfig
-from unityvideo_jax.settings.sections import check_keys, check_values, section
+from unityvideo_jax.settings.sections import check_keys, check_value, check_values, section
 
 # Keys of config.data that sampling needs, with the values of runs that lack them.
 DEFAULTS = {"depth_codec": "relative", "prompt_dropout": 0.0}
@@ -35,6 +36,8 @@ def from_workdir(
     text_encoder: str | None,
 ) -> dict[str, Any]:
     """Keywords of `Pipeline` for a run; arguments and errors as `Pipeline.from_workdir`."""
+    _check_places(vae, text_encoder)
+    workdir = paths.argument("workdir", workdir)
     # Here, so that pretrained models start without Orbax.
     from unityvideo_jax.checkpoints.inference import load_for_inference
 
@@ -50,6 +53,7 @@ def from_pretrained(
     name: str | os.PathLike, *, vae: str | None, text_encoder: str | None
 ) -> dict[str, Any]:
     """Keywords of `Pipeline` for a model; arguments and errors as `Pipeline.from_pretrained`."""
+    _check_places(vae, text_encoder)
     folder = pretrained.find(name)
     config = pretrained.read_config(folder)
     vae = vae or pretrained.find_own_vae(folder, config)
@@ -61,6 +65,14 @@ def from_pretrained(
         text_encoder,
     )
     return parts | {"step": config["step"], "folder": folder}
+
+
+def _check_places(vae: Any, text_encoder: Any) -> None:
+    """Raises UserError for arguments of another type than None or text."""
+    if vae is not None:
+        paths.argument("vae", vae, empty=True)
+    if text_encoder is not None:
+        check_value(str, text_encoder, "text_encoder")
 
 
 def _assembled(

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 
 from unityvideo_jax import modalities
 from unityvideo_jax.errors import UserError
-from unityvideo_jax.files import provenance, stores
+from unityvideo_jax.files import paths, provenance, stores
 from unityvideo_jax.models.dit import DiT
 from unityvideo_jax.models.lora import BASES, hold
 from unityvideo_jax.models.text.encoder import CutTexts, TextEncoder
@@ -86,8 +86,19 @@ class Pipeline:
           folder: where the weights came from, and their calibration is; None is nowhere.
 
         Raises:
-          UserError: an autoencoder of other latents, or an unknown codec.
+          UserError: an argument of another type, an autoencoder of other latents, or an unknown
+            codec.
         """
+        arguments.check_parts(
+            model=model,
+            vae=vae,
+            text_encoder=text_encoder,
+            sampler=sampler,
+            config=config,
+            depth_codec=depth_codec,
+            real={"fps": fps, "prompt_dropout": prompt_dropout},
+            whole={"num_frames": num_frames, "height": height, "width": width, "step": step},
+        )
         self.model_config = model.config
         self.modalities = tuple(self.model_config.modalities)
         self._graph, self.params = nnx.split(model)
@@ -121,7 +132,8 @@ class Pipeline:
           vae, text_encoder: where they are now; None is where the folder says.
 
         Raises:
-          UserError: neither, or files that are damaged or do not match each other.
+          UserError: neither, files that are damaged or do not match each other, or an argument of
+            another type.
         """
         return cls(**parts.from_pretrained(name, vae=vae, text_encoder=text_encoder))
 
@@ -146,7 +158,7 @@ class Pipeline:
           vae, text_encoder: where they are now; None is where config.data says.
 
         Raises:
-          UserError: no such run or checkpoint, VAE or text encoder.
+          UserError: no such run or checkpoint, VAE or text encoder, or an argument of another type.
         """
         return cls(
             **parts.from_workdir(
@@ -175,6 +187,7 @@ class Pipeline:
           UserError: a folder that holds something, or weights that the storage cannot hold, that
             `hold_weights` has rounded, or that have adapters beside them.
         """
+        folder = paths.argument("folder", folder)
         self._check_not_held("save_pretrained")
         if self.velocity(self.params).adapters:
             raise UserError(
@@ -256,6 +269,9 @@ class Pipeline:
         """Shares every batch among these devices from now on; each then holds all weights.
 
         A sample with a seed of its own does not depend on how many they are.
+
+        Raises:
+          UserError: no list of devices.
         """
         self.devices = Devices(devices)
         self.params = self.devices.replicate(self.params)

@@ -18,7 +18,7 @@ from unityvideo_jax.media.source import note
 from unityvideo_jax.metrics.depth_units import UNIT
 from unityvideo_jax.modalities import RGB
 from unityvideo_jax.modalities.base import Codec, Side
-from unityvideo_jax.settings.sections import check_value
+from unityvideo_jax.settings.sections import check_instance, check_value
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -99,9 +99,10 @@ class Samples:
           The names of the files, below `folder`.
 
         Raises:
-          UserError: no such sample, or a disk that refuses.
+          UserError: no such sample, an argument of another type, or a disk that refuses.
         """
-        folder = paths.expand(os.fspath(folder))
+        folder = paths.argument("folder", folder)
+        check_instance(Mapping, record, "record", "a dict")
         paths.check_output(f"folder={folder}", folder, "folder")
         with stores.output(folder) as place:
             return self._save(place, index, record)
@@ -142,7 +143,7 @@ class Samples:
         return [*files, "sample.json"]
 
     def _float_video(self, stream: str, index: int) -> Float[np.ndarray, "t h w 3"]:
-        if stream not in self.videos:
+        if stream not in tuple(self.videos):  # which compares, and so takes what has no hash
             raise UserError(f"stream {stream!r}: this call made {', '.join(self.streams)}")
         check_value(int, index, "index")
         if not -len(self) <= index < len(self):

@@ -42,9 +42,10 @@ def load_config(given: str | os.PathLike) -> ml_collections.ConfigDict:
       given: as `find` takes it.
 
     Raises:
-      UserError: no such file or preset, or a file that does not load or lacks `get_config`.
+      UserError: no such file or preset, a file that does not load or lacks `get_config`, or no
+        text.
     """
-    name, _, argument = find(paths.expand(os.fspath(given))).partition(":")
+    name, _, argument = find(paths.argument("load_config: given", given, empty=True)).partition(":")
     path = pathlib.Path(name).resolve()
     if path in _LOADING:
         path = _path(path.stem)

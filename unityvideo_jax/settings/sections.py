@@ -88,6 +88,19 @@ def check_value(hint: Any, value: Any, name: str) -> None:
         check_value(arguments[origin is Mapping], one, f"{name}[{key!r}]")
 
 
+def check_instance(kind: Any, value: Any, name: str, give: str) -> None:
+    """Raises UserError for an argument that is no instance of a class.
+
+    Args:
+      kind: the class, or a union of classes.
+      value: the argument.
+      name: of the argument, which the message begins with.
+      give: what to pass instead.
+    """
+    if not isinstance(value, kind):
+        raise UserError(f"{name}: of type {type(value).__name__}; give {give}")
+
+
 def section(cls: type[T], config: Any, name: str) -> T:
     """Returns `config.<name>` as an instance of the dataclass `cls`, which checks the values.
 

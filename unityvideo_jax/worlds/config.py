@@ -4,6 +4,7 @@ import dataclasses
 
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.runtime import capacity, seeds
+from unityvideo_jax.settings.sections import check_values
 
 # A scene's numbers depend on its split's place here: new splits come last.
 SPLITS = ("train", "validation", "heldout_animals", "heldout_objects", "closeup")
@@ -44,6 +45,7 @@ class WorldConfig:
     closeup: float = 0.0
 
     def __post_init__(self):
+        check_values(type(self), vars(self), "")
         if self.split not in SPLITS:
             raise UserError(f"split={self.split!r}: no such worlds; use one of {', '.join(SPLITS)}")
         for name, least in (("height", 8), ("width", 8), ("num_frames", 1), ("supersample", 1)):

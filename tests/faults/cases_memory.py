@@ -8,7 +8,7 @@ from unityvideo_jax import worlds
 from unityvideo_jax.evaluation.score_run import BenchmarkConfig
 from unityvideo_jax.files.npz import read_npy, read_npz
 from unityvideo_jax.models.config import DiTConfig
-from unityvideo_jax.sampling.fit import check_sampling
+from unityvideo_jax.sampling.fit import Load
 from unityvideo_jax.sampling.generate import SamplerConfig
 from unityvideo_jax.sampling.streams import check_size
 
@@ -86,11 +86,18 @@ ARRAYS = {
     "has a header that is a bomb": _npz(b"\x93NUMPY\x02\0\xff\xff\xff\x7f" + bytes(1 << 26)),
     "holds objects": _npz(_npy("(1,)", b"cposix\nsystem\n.", "|O")),
 }
-MODEL = DiTConfig(dim=64, ffn_dim=64, num_heads=2, num_layers=1)
+
+
+def _load(latents: tuple[int, int, int], batch: int) -> Load:
+    model = DiTConfig(dim=64, ffn_dim=64, num_heads=2, num_layers=1)
+    return Load(model=model, latent_shape=latents, streams=2, batch=batch)
+
+
 SIZES = {
     "frames": (lambda: check_size(4 * HUGE + 1, 64, 64), ("num_frames=", "at least")),
     "pixels": (lambda: check_size(17, 16 * HUGE, 16 * HUGE), ("height=", "at least")),
-    "samples": (lambda: check_sampling(MODEL, (5, 8, 8), 2, HUGE), ("samples", "at least")),
+    "samples": (lambda: _load((5, 8, 8), HUGE).check(), ("samples", "at least")),
+    "a video's attention": (lambda: _load((100_000, 8, 8), 1).check(), ("tokens", "at least")),
     "steps": (lambda: SamplerConfig(steps=HUGE), (f"steps={HUGE}", "10000")),
     "clips": (lambda: BenchmarkConfig(num_clips=HUGE), ("num_clips=", "at least")),
     "worlds": (lambda: worlds.WorldConfig(height=HUGE, width=HUGE), ("height=", "at least")),

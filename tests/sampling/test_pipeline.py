@@ -1,4 +1,5 @@
 import dataclasses
+from unittest import mock
 
 import jax
 import numpy as np
@@ -14,6 +15,7 @@ from tiny_pipeline import (  # noqa: F401
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.pretrained.text import load_text_encoder
 from unityvideo_jax.pretrained.vae import load_vae
+from unityvideo_jax.runtime import capacity
 from unityvideo_jax.sampling import arguments, arrays, files
 from unityvideo_jax.sampling.pipeline import Pipeline
 from unityvideo_jax.sampling.samples import Samples
@@ -244,6 +246,30 @@ def test_arguments_of_other_types_are_named(values, says):
 def test_given_values_that_are_no_video_are_named(value, says):
     with pytest.raises(UserError, match=f"^{says}"):
         arrays.as_batch("given depth", files.as_given({"depth": value})["depth"].video, 1)
+
+
+def test_memory_that_a_device_refuses_is_one_line(pipeline, monkeypatch):
+    """Of sizes that pass the check beforehand, and need more than is free."""
+
+    def refuse(message):
+        error = jax.errors.JaxRuntimeError(message)
+        monkeypatch.setattr(pipeline, "sample_latents", mock.Mock(side_effect=error))
+        pipeline("", wanted=("rgb", "depth"))
+
+    with pytest.raises(UserError, match=r"^1 samples of 2 streams, 16 tokens: .* for 23\.9 GiB"):
+        refuse("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 25739010976 bytes.")
+    with pytest.raises(UserError, match=r"a device \(cpu\) has no room; sample fewer frames"):
+        refuse("INTERNAL: Ran out of memory in memory space hbm.")
+    with pytest.raises(jax.errors.JaxRuntimeError, match="CUDA"):
+        refuse("INTERNAL: CUDA error")
+
+
+def test_videos_that_this_machine_cannot_hold_are_refused(pipeline, monkeypatch):
+    monkeypatch.setattr(capacity, "host_bytes", lambda: 200_000)  # three videos of 61,440 bytes
+    with pytest.raises(
+        UserError, match=r"^2 videos of 2 wanted streams: needs at least 240\.0 KiB"
+    ):
+        pipeline(["", ""], wanted=("rgb", "depth"))
 
 
 def test_a_seed_may_be_an_array_of_none_or_one_axis():

@@ -1,10 +1,18 @@
-"""The memory of a device, and whether something can fit it."""
+"""The memory of a device, whether something can fit it, and what a device says if it does not."""
+
+import contextlib
+import re
+from collections.abc import Iterator
 
 import jax
 
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.parallel.chips import chip_of
 from unityvideo_jax.runtime import capacity
+
+# What XLA says of memory that an allocator refuses, and of how much it was.
+_REFUSED = re.compile(r"RESOURCE_EXHAUSTED|out of memory", re.IGNORECASE)
+_BYTES = re.compile(r"allocat\w+ (\d+) bytes")
 
 
 def device_bytes(device: jax.Device) -> int:
@@ -32,3 +40,23 @@ def check_device(needed: int, what: str, fix: str) -> None:
             f"{what}: needs at least {capacity.show(needed)}, a device ({device.device_kind}) has "
             f"{capacity.show(have)}; {fix}"
         )
+
+
+@contextlib.contextmanager
+def explained(what: str, fix: str) -> Iterator[None]:
+    """Raises UserError where a device refuses memory inside; other errors of XLA stay.
+
+    XLA says so when results are waited for: wait inside.
+
+    Args:
+      what, fix: as `check_device` takes them.
+    """
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if not _REFUSED.search(str(error)):
+            raise
+        found = _BYTES.search(str(error))
+        size = f" for {capacity.show(int(found[1]))} more" if found else ""
+        kind = jax.local_devices()[0].device_kind
+        raise UserError(f"{what}: a device ({kind}) has no room{size}; {fix}") from error

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,12 +14,13 @@ from jaxtyping import Array, Float
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.files import provenance
 from unityvideo_jax.modalities import RGB
+from unityvideo_jax.runtime import capacity
 from unityvideo_jax.sampling import arrays, calibration, files, texts
 from unityvideo_jax.sampling.control import Control, counts_of, put_known
-from unityvideo_jax.sampling.fit import check_sampling
+from unityvideo_jax.sampling.fit import Load
 from unityvideo_jax.sampling.generate import SamplerConfig
 from unityvideo_jax.sampling.samples import Samples
-from unityvideo_jax.sampling.streams import check_size, stream_groups, stream_order
+from unityvideo_jax.sampling.streams import PIXEL_BYTES, check_size, stream_groups, stream_order
 
 # Frames of a still from which the latents of a last frame are taken: one and a latent frame more.
 STILL = 5
@@ -55,7 +57,18 @@ def sample(
         cells[1:4] if latent_window is None else (min(cells[1], latent_window[0]), *cells[2:4])
     )
     per_device = -(-len(groups) * batch // pipeline.devices.count)
-    check_sampling(pipeline.model_config, at_once, len(groups[0]), per_device)
+    load = Load(
+        model=pipeline.model_config,
+        latent_shape=at_once,
+        streams=len(groups[0]),
+        batch=per_device,
+    )
+    load.check()
+    capacity.check_host(
+        PIXEL_BYTES * batch * len(wanted) * math.prod(size),
+        f"{batch} videos of {len(wanted)} wanted streams",
+        "sample fewer frames, pixels or samples at once",
+    )
     masks, images = _control_files(pipeline, control, size)
     pixels = {name: arrays.as_masks(name, m.video, size, batch) for name, m in masks.items()}
 
@@ -86,7 +99,7 @@ def sample(
             str(file), sampler_of_texts, groups[0], wanted_first, counts=counts, skipped=skipped
         )
     mesh = pipeline.devices.mesh
-    with contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh):
+    with load.explained(), contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh):
         result = pipeline.sample_latents(
             pipeline.params,
             jax.tree.map(pipeline.devices.share, rows),
@@ -95,7 +108,7 @@ def sample(
             skipped=skipped,
             latent_window=latent_window,
             schedule=schedule,
-        )
+        ).block_until_ready()
     latents = {
         name: result[g * batch : (g + 1) * batch, s]
         for g, group in enumerate(groups)

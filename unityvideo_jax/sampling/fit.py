@@ -1,30 +1,59 @@
-"""Refusal of samples that cannot fit a device at all, from their sizes alone."""
+"""Samples that do not fit a device: refused by their sizes, or in words when the device does."""
 
+import contextlib
+import dataclasses
 import math
 
-from unityvideo_jax.models.config import DiTConfig
-from unityvideo_jax.parallel.device_memory import check_device
+import jax.numpy as jnp
 
-BFLOAT16 = 2  # bytes
+from unityvideo_jax.kernels.attention import pick_implementation
+from unityvideo_jax.models.config import DiTConfig
+from unityvideo_jax.parallel import device_memory
+
+BFLOAT16, FLOAT32 = 2, 4  # bytes
 # Arrays of the tokens' width that a block holds at once, at least: its input, and queries, keys and
 # values.
 WORKING = 4
+FIX = "sample fewer frames, pixels or samples at once, or a long video in windows (docs/long.md)"
 
 
-def check_sampling(
-    model: DiTConfig, latent_shape: tuple[int, int, int], streams: int, batch: int
-) -> None:
-    """Raises UserError if the tokens of a model call are more than a device holds.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Load:
+    """What a device works on in one call of the model.
 
-    Args:
-      model: its width counts.
-      latent_shape: (time, height, width) of one stream's latents.
+    Attributes:
+      model: that is called.
+      latent_shape: (time, height, width) of one stream's latents, those of a window if there are
+        windows.
       streams: of a sample.
       batch: samples of one device at once.
     """
-    tokens = batch * streams * math.prod(model.token_grid(latent_shape))
-    check_device(
-        WORKING * BFLOAT16 * tokens * model.dim,
-        f"{batch} samples of {streams} streams, {tokens:,} tokens",
-        "sample fewer frames, pixels or samples at once",
-    )
+
+    model: DiTConfig
+    latent_shape: tuple[int, int, int]
+    streams: int
+    batch: int
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of all streams of one sample."""
+        return self.streams * math.prod(self.model.token_grid(self.latent_shape))
+
+    def check(self) -> None:
+        """Raises UserError if the least that a block holds at once is more than a device has."""
+        model, tokens = self.model, self.batch * self.tokens
+        needed = WORKING * BFLOAT16 * tokens * model.dim
+        kernel = model.attention
+        if kernel == "auto":
+            kernel = pick_implementation(jnp.dtype(model.dtype), model.head_dim)
+        if kernel == "xla":  # which stores the score of each pair of tokens
+            needed += FLOAT32 * model.num_heads * tokens * self.tokens
+        device_memory.check_device(needed, str(self), FIX)
+
+    def explained(self) -> contextlib.AbstractContextManager[None]:
+        """Raises UserError where a device refuses memory inside, see `device_memory.explained`."""
+        return device_memory.explained(str(self), FIX)
+
+    def __str__(self) -> str:
+        tokens = self.batch * self.tokens
+        return f"{self.batch} samples of {self.streams} streams, {tokens:,} tokens"

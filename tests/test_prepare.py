@@ -290,6 +290,16 @@ def test_a_file_in_place_of_a_folder_is_named(tmp_path):
     assert (tmp_path / "notes").read_text() == "mine"
 
 
+@pytest.mark.parametrize("held", ["config.json", "model.safetensors", "model_index.json"])
+@pytest.mark.parametrize("flag", ["--source=worlds", "--config=openuni_local"])
+def test_the_folder_of_a_model_or_run_is_not_written_to(tmp_path, held, flag):
+    (tmp_path / held).touch()
+    result = _program("--source=worlds", flag, f"--workdir={tmp_path}")
+    assert result.returncode == 2
+    assert f"error: {tmp_path}: holds {held} already; give another --workdir" in result.stderr
+    assert [path.name for path in tmp_path.iterdir()] == [held]
+
+
 @pytest.mark.parametrize(
     "flags, message",
     [

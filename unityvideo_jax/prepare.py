@@ -45,6 +45,7 @@ from unityvideo_jax.inputs.video_files import VideoFiles
 from unityvideo_jax.models.sizes import check_frames, check_pixels
 from unityvideo_jax.models.text.encoder import LENGTH
 from unityvideo_jax.pretrained.text import load_text_encoder
+from unityvideo_jax.pretrained.vae import check_unoccupied
 from unityvideo_jax.runtime import capacity
 
 DEFAULT_WORLDS, DEFAULT_FPS = 64, 8.0
@@ -239,6 +240,7 @@ def main(argv: Sequence[str]) -> None:
     for name in ("source", "workdir"):
         if not getattr(args, name):
             raise UserError(f"--{name} is missing; see --help")
+    check_unoccupied(args.workdir, "--workdir")
     if args.config is not None:
         curate(args)
         return

@@ -33,7 +33,7 @@ from unityvideo_jax.files.paths import atomic_path
 from unityvideo_jax.models.vae.wan_vae import VAEConfig, WanVAE
 from unityvideo_jax.parallel.device_memory import check_device
 from unityvideo_jax.parallel.mesh import MeshConfig, make_mesh
-from unityvideo_jax.pretrained.vae import CONFIG_FILE, WEIGHTS_FILE, load_vae, save_vae
+from unityvideo_jax.pretrained.vae import check_unoccupied, load_vae, save_vae
 from unityvideo_jax.runtime import seeds
 from unityvideo_jax.sampling.streams import PIXEL_BYTES
 from unityvideo_jax.settings.sections import check_keys, check_values, section
@@ -75,9 +75,7 @@ def check(config: ml_collections.ConfigDict, output: pathlib.Path) -> VAEConfig:
     Raises:
       UserError: an occupied output folder, unknown keys, sizes that do not fit, weights too large.
     """
-    for name in (WEIGHTS_FILE, CONFIG_FILE):
-        if (output / name).exists():
-            raise UserError(f"{output}: holds {name} already; give another --output")
+    check_unoccupied(output, "--output")
     sections = {
         "data": VAEDataConfig,
         "loss": vae_step.VAELossConfig,

@@ -33,6 +33,8 @@ SHIPPED = ASSETS / "vae_worlds"
 HUB_FILES = ("vae/*", "*_VAE.*")
 ORIGINAL_FILES = ("*_VAE.safetensors", "*_VAE.pth")
 WEIGHT_FILES = ("*.safetensors", "*.pth")
+# What a folder of diffusers has at its top.
+DIFFUSERS_FILE = "model_index.json"
 FIX = (
     "set --config.data.vae=FOLDER (train) or --vae=FOLDER (prepare, sample, evaluate) to one of "
     "`python -m unityvideo_jax.train_vae` or of Wan"
@@ -152,6 +154,19 @@ def weight_files(source: pathlib.Path) -> list[pathlib.Path]:
     if source.is_file():
         return [source]
     return [file for pattern in WEIGHT_FILES for file in sorted(source.glob(pattern))]
+
+
+def check_unoccupied(folder: str | os.PathLike, flag: str) -> None:
+    """Raises UserError if a folder to write to is a model's, an autoencoder's or a run's.
+
+    Args:
+      folder: need not exist.
+      flag: that names it, for the message.
+    """
+    path = pathlib.Path(folder)
+    for file in (path / CONFIG_FILE, path / DIFFUSERS_FILE, *weight_files(path)):
+        if file.exists():
+            raise UserError(f"{folder}: holds {file.name} already; give another {flag}")
 
 
 def load_vae_config(directory: str | os.PathLike | None = None) -> VAEConfig:

@@ -9,7 +9,7 @@ from unityvideo_jax import media, modalities
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.files.npz import read_npz
 from unityvideo_jax.sampling import SamplerConfig
-from unityvideo_jax.sampling.long import sample_long
+from unityvideo_jax.sampling.long import Chunk, sample_long
 from unityvideo_jax.sampling.long_files import write_chunks
 from unityvideo_jax.sampling.samples import Samples
 from unityvideo_jax.sampling.windows import ramps, starts, windowed
@@ -92,6 +92,21 @@ def test_estimates_of_any_length_are_as_long_as_the_film(pipeline, tmp_path, cou
     assert read_npz(tmp_path / "depth.npz", ("depth",))["depth"].shape == (length, 32, 32)
     windows = -(-(length - 1) // 4)
     assert said["seams"].get("depth", {"count": 0})["count"] == windows - 1
+
+
+def test_files_of_an_earlier_sample_are_named(tmp_path, capsys):
+    def write(*streams):
+        frames = np.zeros((1, 32, 32, 3), np.uint8)
+        chunk = Chunk(arrays={}, videos=dict.fromkeys(streams, frames))
+        write_chunks(tmp_path, iter([chunk]), fps=8.0, record={})
+
+    write("rgb", "depth")
+    write("rgb", "depth")
+    assert "earlier" not in capsys.readouterr().out
+    (tmp_path / "sheet.png").touch()
+    write("rgb")
+    says = f"{tmp_path}: depth.mp4, sheet.png stay from an earlier sample"
+    assert says in capsys.readouterr().out
 
 
 class Stretching:

@@ -12,6 +12,7 @@ from unityvideo_jax.files import provenance
 from unityvideo_jax.files.npz_writer import NpzWriter
 from unityvideo_jax.media import VideoWriter
 from unityvideo_jax.modalities import RGB
+from unityvideo_jax.sampling.leftovers import note_leftovers
 from unityvideo_jax.sampling.long import Chunk
 
 
@@ -73,4 +74,5 @@ def write_chunks(
         "files": sorted(writers),
     }
     provenance.write_json(folder / "sample.json", said)
+    note_leftovers(folder, writers)
     return said

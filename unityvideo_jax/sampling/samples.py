@@ -14,10 +14,10 @@ from unityvideo_jax import media, modalities
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.files import paths, provenance, stores
 from unityvideo_jax.files.paths import atomic_path
-from unityvideo_jax.media.source import note
 from unityvideo_jax.metrics.depth_units import UNIT
 from unityvideo_jax.modalities import RGB
 from unityvideo_jax.modalities.base import Codec, Side
+from unityvideo_jax.sampling.leftovers import SHEET, note_leftovers
 from unityvideo_jax.settings.sections import check_instance, check_value
 
 
@@ -118,8 +118,6 @@ class Samples:
             return names
         index = index or 0
         files, rows, units = [], {}, {}
-        ours = {f"{name}{kind}" for name in modalities.names() for kind in (".mp4", ".npz")}
-        earlier = ours & {file.name for file in (folder.iterdir() if folder.is_dir() else ())}
         for name in self.streams:
             frames = self.video(name, index)
             folder.mkdir(parents=True, exist_ok=True)
@@ -134,12 +132,11 @@ class Samples:
             _save_npz(folder / f"{name}.npz", arrays)
             files.append(f"{name}.npz")
         height = next(iter(rows.values())).shape[1]
-        media.contact_sheet(rows, folder / "sheet.png", scale=max(1, 128 // height))
-        files.append("sheet.png")
+        media.contact_sheet(rows, folder / SHEET, scale=max(1, 128 // height))
+        files.append(SHEET)
         said = {**(self.records[index] if self.records else {}), **record}
         provenance.write_json(folder / "sample.json", {**said, "units": units, "files": files})
-        if others := sorted(earlier - set(files)):
-            note("earlier samples", f"{folder}: {', '.join(others)} stay from an earlier sample")
+        note_leftovers(folder, files)
         return [*files, "sample.json"]
 
     def _float_video(self, stream: str, index: int) -> Float[np.ndarray, "t h w 3"]:

@@ -26,6 +26,9 @@ flags.disclaim_key_flags()
 RUN_FLAGS = ("checkpoint_step", "fallback", "ema")
 PIPELINE_FLAGS = (*RUN_FLAGS, "vae", "text_encoder", "lora", "hold_weights")
 
+# Flags of absl itself that add up.
+SEVERAL = ("flagfile", "undefok")
+
 CACHE = "~/.cache/unityvideo_jax/compiled"
 
 
@@ -273,9 +276,31 @@ def _leave(message: str) -> None:
     sys.exit(2)
 
 
+def _check_repeated(words: Sequence[str]) -> None:
+    """Raises UserError for a flag of one value that a command gives two, of which one would count.
+
+    Of `--config.key`, as of a flag in a file of flags, the last one counts.
+    """
+    given: dict[str, str] = {}
+    rest = iter(words)
+    for word in rest:
+        found = re.fullmatch(r"--?([\w-]+)(?:=(.*))?", word, re.DOTALL)
+        name, value = found.groups() if found else ("", None)
+        if name not in flags.FLAGS and name.startswith("no"):
+            name, value = name.removeprefix("no"), "false"
+        if name not in flags.FLAGS or name in SEVERAL:
+            continue
+        flag = flags.FLAGS[name]
+        if value is None:
+            value = "true" if flag.boolean else next(rest, "")
+        if not isinstance(flag, flags.MultiFlag) and given.setdefault(name, value) != value:
+            raise UserError(f"--{name}: given as {given[name]} and as {value}; leave one out")
+
+
 def _parse(argv: Sequence[str]) -> Sequence[str]:
     """Parses flags; one that does not exist, also inside --config, is one line with its nearest."""
     try:
+        _check_repeated(argv[1:])
         return flags.FLAGS(argv)
     except (flags.Error, ValueError) as error:
         missing = re.findall(r"Flag (--\w+) must have a value other than None", str(error))

@@ -59,6 +59,12 @@ def _train(*args):
         (["--config=configs/nothing.py"], "configs/nothing.py"),
         ([CONFIG, "stray"], "unexpected argument 'stray'"),
         ([], "give both --config"),
+        ([CONFIG, "--config", "base"], f"--config: given as {CONFIG[9:]} and as base; leave one"),
+        ([CONFIG, "--workdir=b"], "/run and as b; leave one out"),
+        ([CONFIG, "--alsologtostderr", "--noalsologtostderr"], "given as true and as false"),
+        # One value twice, and what may be there several times.
+        ([CONFIG, CONFIG, "--plugins=", "--plugins", "", "stray"], "unexpected argument 'stray'"),
+        ([CONFIG, "--config.seed=1", "--config.seed=2", "stray"], "unexpected argument 'stray'"),
     ],
 )
 def test_faulty_command_lines_are_one_error_and_write_nothing(tmp_path, args, says):

@@ -23,19 +23,10 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 from absl import flags
-from flax import nnx
 
 from unityvideo_jax import cli, media, modalities, units
-from unityvideo_jax.checkpoints import manifest
 from unityvideo_jax.errors import UserError
-from unityvideo_jax.evaluation import (
-    condition_gap,
-    controllability,
-    heldout,
-    joint,
-    score_folder,
-    score_run,
-)
+from unityvideo_jax.evaluation import facts, score_folder, score_run
 from unityvideo_jax.evaluation.benchmarks.clips import BENCHMARKS
 from unityvideo_jax.evaluation.condition_gap import ConditionGapConfig
 from unityvideo_jax.evaluation.heldout import HeldoutConfig
@@ -51,7 +42,6 @@ from unityvideo_jax.files import provenance
 from unityvideo_jax.files.faults import show
 from unityvideo_jax.metrics import scores
 from unityvideo_jax.metrics.video.fvd import ENOUGH_VIDEOS
-from unityvideo_jax.metrics.video.table import VIDEO_PROTOCOLS
 from unityvideo_jax.modalities import RGB
 from unityvideo_jax.sampling import solvers
 from unityvideo_jax.sampling.generate import SamplerConfig
@@ -239,7 +229,7 @@ def _score_folder(output: pathlib.Path) -> None:
         "metrics": metrics,
         "trivial": scores.aggregate([row.trivial for row in outcome.rows]),
         **_common(clips, start),
-        "protocols": _used(metrics),
+        "protocols": facts.used_protocols(metrics),
         "notes": notes,
         "faults": outcome.faults,
         "skipped": outcome.skipped,
@@ -268,58 +258,11 @@ def _entry(
     return ClipEntry(name=name, score=score, pictures=there)
 
 
-def _protocols() -> dict[str, str]:
-    """Definitions of the protocols of a run's metrics, by name."""
-    scored = modalities.metrics().values()
-    own = {name: text for metric in scored for name, text in metric.protocols.items()}
-    run = heldout.PROTOCOLS | condition_gap.PROTOCOLS | controllability.PROTOCOLS
-    return own | run | joint.protocols()
-
-
-def _used(metrics: dict) -> dict[str, str]:
-    """The protocols of these metrics: those whose name is in one of the keys."""
-    everything = _protocols() | VIDEO_PROTOCOLS
-    return {
-        name: text
-        for name, text in everything.items()
-        if any(f"/{name}/" in f"/{key}/" for key in metrics)
-    }
-
-
 def _load() -> tuple[Pipeline, SamplerConfig]:
     """The pipeline that the flags name, on all devices, and how to sample."""
     pipeline = cli.load_pipeline()
     pipeline.spread(jax.local_devices())
     return pipeline, pipeline.sampler.changed(**{name: FLAGS[name].value for name in SETTINGS})
-
-
-def _origin(pipeline: Pipeline, sampler: SamplerConfig) -> dict:
-    """Facts that rows depend on beside the settings of a benchmark."""
-    return {
-        "codecs": {name: modalities.get(name).codec.version for name in modalities.metrics()},
-        "sampler": dataclasses.asdict(sampler),
-        "config": provenance.config_hash(pipeline.config),
-        "weights": weights_digest(pipeline),
-        "text_encoder": FLAGS.text_encoder,
-    }
-
-
-def weights_digest(pipeline: Pipeline) -> str:
-    """Names the arrays of the model and its autoencoder as they are held, whatever their path."""
-    weights = {"model": pipeline.params, "vae": nnx.state(pipeline.vae)}
-    return provenance.config_hash(manifest.make(weights, {}))
-
-
-def _model(pipeline: Pipeline, sampler: SamplerConfig) -> dict:
-    """A record's facts about the model and its sampler."""
-    data = pipeline.config["data"]
-    return {
-        "sampler": dataclasses.asdict(sampler),
-        "size": [data["num_frames"], data["height"], data["width"]],
-        **cli.weights_of(pipeline),
-        "config_sha256": provenance.config_hash(pipeline.config),
-        "config": provenance.plain(pipeline.config),
-    }
 
 
 def _score_run(output: pathlib.Path) -> None:
@@ -359,7 +302,7 @@ def _score_run(output: pathlib.Path) -> None:
     # Of a clip, the scores depend on these and not on how many clips there are or go together.
     settings = dataclasses.asdict(config)
     depends = {k: v for k, v in settings.items() if k not in ANEW}
-    depends |= _origin(pipeline, sampler)
+    depends |= facts.origin(pipeline, sampler, FLAGS.text_encoder)
     rows = RowStore(
         folder=output / "rows", kind=score_run.RunRow, settings=provenance.plain(depends)
     )
@@ -375,10 +318,10 @@ def _score_run(output: pathlib.Path) -> None:
         "faults": results.faults,
         "joint": {f"{n:04d}": caption for n, caption in results.joint_captions.items()},
         **_common(results.clips, start),
-        "protocols": _protocols(),
+        "protocols": facts.protocols(),
         "settings": settings,
         "codecs": {name: pipeline.codec(name).version for name in scored},
-        **_model(pipeline, sampler),
+        **facts.model(pipeline, sampler, cli.weights_of(pipeline)),
     }
     entries = [
         _entry(output, f"{i:04d}", clip, {m: f"{picture(i, m)}.png" for m in scored})
@@ -401,10 +344,11 @@ def _score_physics(output: pathlib.Path) -> None:
     start = time.monotonic()
     settings = dataclasses.asdict(config)
     depends = {k: v for k, v in settings.items() if k not in ("pairs", "predictions", "batch_size")}
+    depends |= facts.origin(pipeline, sampler, FLAGS.text_encoder)
     rows = RowStore(
         folder=output / "rows",
         kind=physics.PhysicsRow,
-        settings=provenance.plain(depends | _origin(pipeline, sampler)),
+        settings=provenance.plain(depends),
     )
 
     def draw(name: str, sheet: Sequence[tuple[str, np.ndarray]]) -> None:
@@ -422,7 +366,7 @@ def _score_physics(output: pathlib.Path) -> None:
         "protocols": plausibility.protocols(config.plausibility) | prediction.PROTOCOL,
         "notes": physics.notes(pipeline),
         "settings": settings,
-        **_model(pipeline, sampler),
+        **facts.model(pipeline, sampler, cli.weights_of(pipeline)),
     }
     entries = [
         _entry(output, name, row.scores["model"], {RGB: f"pictures/{name}.png"})

@@ -42,8 +42,7 @@ from unityvideo_jax.files.names import safe_path
 from unityvideo_jax.runtime import capacity
 from unityvideo_jax.sampling import files, requests, solvers
 from unityvideo_jax.sampling.generate import SamplerConfig
-from unityvideo_jax.sampling.long import sample_long
-from unityvideo_jax.sampling.long_files import write_chunks
+from unityvideo_jax.sampling.long_requests import WAYS, LongVideos
 from unityvideo_jax.sampling.pipeline import Pipeline
 from unityvideo_jax.sampling.presets import PRESETS
 from unityvideo_jax.sampling.streams import PIXEL_BYTES, check_size
@@ -54,7 +53,6 @@ TASK_FLAGS = (
     *("mode", "modality", "input", "given", "wanted", "first_frame", "last_frame", "mask"),
     *("weight", "strength", "prompt", "negative_prompt", "modality_prompt"),
 )
-LONG = ("joined", "continued")
 # Settings of the sampler, by the names of its fields.
 SETTINGS = (
     *("steps", "solver", "text_guidance", "condition_guidance", "shift", "grid"),
@@ -170,60 +168,23 @@ def _sample_long(
     output: pathlib.Path,
 ) -> None:
     """Samples every request window by window, from its videos into files."""
-    size = FLAGS.height or pipeline.height, FLAGS.width or pipeline.width
-    fps = FLAGS.fps or pipeline.fps
-    options = {"fps": fps, "size": size, "depth_unit": FLAGS.depth_unit}
     if FLAGS.profile:
         raise UserError(f"--profile: traces one window; leave out --long={FLAGS.long}")
-    for request in todo:
-        for name in ("masks", "strength", "last_frame"):
-            if getattr(request, name):
-                raise UserError(f"--long={FLAGS.long}: {name} is of one window; leave it out")
-        for name, path in request.given.items():
-            next(files.stream_given(name, path, **options), None)  # a bad file costs no work
+    videos = LongVideos(
+        way=FLAGS.long,
+        num_frames=FLAGS.num_frames,
+        fps=FLAGS.fps or pipeline.fps,
+        size=(FLAGS.height or pipeline.height, FLAGS.width or pipeline.width),
+        depth_unit=FLAGS.depth_unit,
+        record={"command": _command(), **cli.weights_of(pipeline)},
+    )
+    videos.check(todo)
     for request, sampler in zip(todo, samplers, strict=True):
-        start, folder = time.monotonic(), output / request.name
-        window = sampler.window or pipeline.num_frames
-        first = request.first_frame
-        chunks = sample_long(
-            pipeline,
-            request.prompt,
-            given={n: files.stream_given(n, p, **options) for n, p in request.given.items()},
-            wanted=request.wanted,
-            num_frames=FLAGS.num_frames,
-            continued=FLAGS.long == "continued",
-            window=window,
-            overlap=sampler.overlap,
-            seed=request.seed,
-            first_frame=files.read_image(first, height=size[0], width=size[1]) if first else None,
-            weights=request.weights,
-            negative_prompt=request.negative_prompt,
-            modality_prompts=request.modality_prompts,
-            sampler=dataclasses.replace(sampler, window=0),
-            height=FLAGS.height,
-            width=FLAGS.width,
-        )
-        record = {
-            "command": ["python", "-m", "unityvideo_jax.sample", *sys.argv[1:]],
-            "request": dataclasses.asdict(request),
-            "sampler": dataclasses.asdict(sampler),
-            "long": {"way": FLAGS.long, "window": window, "overlap": sampler.overlap},
-            "fps": fps,
-            **cli.weights_of(pipeline),
-        }
+        videos.sample(pipeline, request, sampler, output / request.name)
 
-        def progress(done: int, start: float = start) -> None:
-            print(f"  {done} frames, {time.monotonic() - start:.0f} s", flush=True)
 
-        said = write_chunks(folder, chunks, fps=fps, record=record, progress=progress)
-        print(f"{request.name or 'sample'}: {said['num_frames']} frames, {folder}", flush=True)
-        for name, seam in said["seams"].items():
-            headline = modalities.get(name).metric.headline
-            print(
-                f"  {name}: {headline} in {seam['count']} overlaps: mean {seam['mean']:.4g}, "
-                f"largest {seam['largest']:.4g}",
-                flush=True,
-            )
+def _command() -> list[str]:
+    return ["python", "-m", "unityvideo_jax.sample", *sys.argv[1:]]
 
 
 def define_flags() -> None:
@@ -311,7 +272,7 @@ def define_flags() -> None:
     flags.DEFINE_enum(
         "long",
         None,
-        LONG,
+        WAYS,
         "Any length, window after window from file to file: sampled each for itself and joined, or "
         "continued from the last frames of the one before. Left out: all windows at once.",
     )
@@ -386,7 +347,7 @@ def main(argv: Sequence[str]) -> None:
             )
             seconds = time.monotonic() - start
         record = {
-            "command": ["python", "-m", "unityvideo_jax.sample", *sys.argv[1:]],
+            "command": _command(),
             "request": dataclasses.asdict(request),
             "fps": fps,
             "seconds": round(seconds, 3),

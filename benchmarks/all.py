@@ -65,6 +65,7 @@ TIMES = {
         "attention.py --shape 1,40560,40560,12,128 8,2560,2560,12,128 --kernel cudnn flash",
     ),
     "start": ("start.py", "start.py wan"),
+    "first_step": ("first_step.py --config=worlds_mini",),
     "inputs": (
         "inputs.py --workers=0,4,8 --threads=4 --seconds=5",
         "inputs.py --online=configs/worlds_mini.py --seconds=20",

@@ -16,6 +16,7 @@ from ml_collections.config_flags.config_flags import ConfigFileFlagParser
 from unityvideo_jax.errors import UserError, raised_by
 from unityvideo_jax.files import disk, paths, stores
 from unityvideo_jax.files.escape import Terminal
+from unityvideo_jax.parallel import device_memory
 from unityvideo_jax.runtime import seeds, signals
 from unityvideo_jax.settings import presets
 
@@ -29,15 +30,18 @@ PIPELINE_FLAGS = (*RUN_FLAGS, "vae", "text_encoder", "lora", "hold_weights")
 # Flags of absl itself that add up.
 SEVERAL = ("flagfile", "undefok")
 
+# What a device has no room for where nothing nearer to it says so, and what to do.
+NO_ROOM = "what was computed", "take fewer samples at once, frames or pixels"
+
 CACHE = "~/.cache/unityvideo_jax/compiled"
 
 
 def run(main: Callable[[Sequence[str]], None]) -> None:
     """Runs an absl program; errors that a user can fix print one line and exit with status 2.
 
-    The line is `error: ...`. Such errors are a `UserError`, or a refusal of a disk that is full,
-    read-only, broken or not ours. SIGTERM and Ctrl-C end the program at once with status 143 and
-    130; training saves first.
+    The line is `error: ...`. Such errors are a `UserError`, a refusal of a disk that is full,
+    read-only, broken or not ours, or of a device that has no room. SIGTERM and Ctrl-C end the
+    program at once with status 143 and 130; training saves first.
     Paths that the program writes are tried before `main` is called; flags that name URLs of object
     stores then hold their places on this machine (`files.stores`). Modules named by `--plugins`
     are imported first, so that their modalities are known. Programs that JAX compiles are stored in
@@ -54,7 +58,12 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
         outputs = _outputs()
         where = outputs[0][0].value if outputs else None
         try:
-            with signals.heard(signals.end), disk.explained(where), stores.session():
+            with (
+                signals.heard(signals.end),
+                disk.explained(where),
+                stores.session(),
+                device_memory.explained(*NO_ROOM),
+            ):
                 store_compiled()
                 for flag, kind in outputs:
                     paths.check_output(f"--{flag.name}={flag.value}", flag.value, kind)

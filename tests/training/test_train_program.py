@@ -3,11 +3,13 @@
 import pathlib
 
 import in_process
+import jax
 import pytest
 
 from unityvideo_jax import train
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.settings import presets
+from unityvideo_jax.training import loop
 from unityvideo_jax.training.config import check_read
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
@@ -109,3 +111,20 @@ def test_a_key_of_the_command_line_that_nothing_reads_is_refused(preset, key, sa
     check_read(config, ["lora.rank", "data.kind", "train.steps"])
     with pytest.raises(UserError, match=says):
         check_read(config, [key])
+
+
+def test_memory_that_a_device_refuses_is_one_line(monkeypatch):
+    """The step's line names the batch; what no line is nearer to, as a VAE's batch, has one too."""
+
+    def refuse(*_):
+        said = "RESOURCE_EXHAUSTED: Out of memory while trying to allocate 25739010976 bytes."
+        raise jax.errors.JaxRuntimeError(said)
+
+    monkeypatch.setattr(loop, "_train", refuse)
+    config = presets.load("worlds_tiny")
+    with pytest.raises(UserError, match=r"^config\.train\.batch_size=8: .* no room for 23\.9 GiB"):
+        loop.train(config, pathlib.Path(), refuse)
+    monkeypatch.setattr(train, "main", refuse)
+    done = _train(CONFIG)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: what was computed: a device (cpu) has no room for 23.9")

@@ -13,7 +13,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from unityvideo_jax.files import disk
-from unityvideo_jax.parallel import hosts
+from unityvideo_jax.parallel import device_memory, hosts
 from unityvideo_jax.parallel.mesh import MeshConfig, make_mesh
 from unityvideo_jax.parallel.rules import put_batch
 from unityvideo_jax.runtime import seeds, signals
@@ -32,6 +32,8 @@ from unityvideo_jax.training.times import Deadline, SaveTimes
 
 # (graphdef, modalities) -> writes a contact sheet of parameters: (params, step, path).
 Sampler = Callable[[Any, int, pathlib.Path], None]
+
+FIT = "lower it or set config.model.remat; `python -m unityvideo_jax.plan` says what fits"
 
 
 class Ended(NamedTuple):
@@ -65,10 +67,16 @@ def train(
         damaged.
 
     Raises:
-      UserError: a config that cannot run, a damaged checkpoint, or a step that is not finite.
+      UserError: a config that cannot run, a damaged checkpoint, a step that is not finite, or one
+        that a device has no room for.
     """
     mesh = make_mesh(section(MeshConfig, config, "mesh"), devices)
-    with jax.set_mesh(mesh), disk.explained(workdir, lambda: last_whole(workdir)):
+    batch = f"config.train.batch_size={config.train.batch_size}"
+    with (
+        jax.set_mesh(mesh),
+        disk.explained(workdir, lambda: last_whole(workdir)),
+        device_memory.explained(batch, FIT),
+    ):
         profile = profile or ProfileConfig()
         return _train(config, workdir, build_iterator, make_sampler, log, mesh, profile, fallback)
 

@@ -1,9 +1,11 @@
 """Files in and out: bits kept, diffusers reads them, and bad ones are named."""
 
 import json
+import pathlib
 import re
 
 import jax.numpy as jnp
+import ml_dtypes
 import numpy as np
 import pytest
 import torch
@@ -212,6 +214,25 @@ def test_not_finite_is_refused_and_no_file_appears(tensors, tmp_path):
     with pytest.raises(UserError, match=r"proj_out\.bias is not finite as float16"):
         save_dit(model, tmp_path / "out", storage="float16")
     assert not list((tmp_path / "out").glob("*.safetensors"))
+
+
+@pytest.mark.filterwarnings("ignore:invalid value")
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16])
+def test_every_value_that_is_not_finite_is_named(dtype):
+    bits = np.random.default_rng(0).integers(0, 2**16, 400_000, np.uint16)
+    values = bits.view(np.dtype(dtype))
+    finite = values[np.isfinite(values)][:150_000]
+    file = pathlib.Path("w")
+    for array in (finite, np.abs(finite), -np.abs(finite), finite[:0], finite[:6].reshape(2, 3)):
+        shards.check_finite(file, "x", array)
+    infinities = np.array([np.inf, -np.inf], dtype)
+    least = (infinities.view(f"u{finite.itemsize}") + 1).view(infinities.dtype)  # NaNs too
+    for bad in (*infinities, *least, np.nan, -np.nan):
+        for place in (0, 70_000, finite.size - 1):
+            array = finite.copy()
+            array[place] = bad
+            with pytest.raises(UserError, match=rf"^w: x is -?(inf|nan) at element {place} of"):
+                shards.check_finite(file, "x", array)
 
 
 def test_shards_hold_what_fits(tmp_path):

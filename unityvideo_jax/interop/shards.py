@@ -40,7 +40,7 @@ SIZES = {
     **{"C64": 64, "I64": 64, "U64": 64, "F64": 64},
 }
 LONGEST_HEADER = 100_000_000  # bytes; the format's own limit
-FINITE_BLOCK = 2**22
+FINITE_BLOCK = 2**17  # elements that stay in a processor's cache
 # First bytes of other files that users give as weights.
 MARKS = {
     b"GGUF": "a GGUF file (quantised)",
@@ -163,17 +163,29 @@ def check_finite(file: pathlib.Path, name: str, values: Shaped[np.ndarray, "..."
 
     Args:
       file, name: of the weight, for the message.
-      values: of any float type.
+      values: of any float type of 16 or 32 bits.
     """
     flat = values.reshape(-1)
     for start in range(0, flat.size, FINITE_BLOCK):
-        bad = ~np.isfinite(flat[start : start + FINITE_BLOCK])
-        if bad.any():
-            place = start + int(bad.argmax())
+        block = flat[start : start + FINITE_BLOCK]
+        if not _all_finite(block):
+            place = start + int((~np.isfinite(block)).argmax())
             raise UserError(
                 f"{file}: {name} is {flat[place]} at element {place} of {flat.size}: the weights "
                 "are damaged, or their training diverged; copy them again"
             )
+
+
+def _all_finite(values: Shaped[np.ndarray, " n"]) -> bool:
+    """Whether no value is NaN or infinite; several times as fast as `np.isfinite`.
+
+    Of one sign, floats are in the order of their bits, and NaNs lie beyond infinity. As signed
+    numbers the largest bits are those of a positive float, as unsigned ones those of a negative.
+    """
+    size = values.dtype.itemsize
+    largest, lowest = np.array([np.inf, -np.inf], values.dtype).view(f"u{size}")
+    positive = values.view(f"i{size}").max(initial=0) < largest
+    return bool(positive and values.view(f"u{size}").max(initial=0) < lowest)
 
 
 def find_files(path: str | os.PathLike) -> list[pathlib.Path]:

@@ -132,6 +132,26 @@ def test_bfloat16_stays_close_and_sharded_files_load(reference, folder, model, t
         umt5.load_umt5(tmp_path)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_weights_are_those_of_transformers_bit_for_bit(folder, tmp_path, dtype):
+    load = transformers.UMT5EncoderModel.from_pretrained
+    theirs = load(folder / "text_encoder", dtype=getattr(torch, dtype))
+    theirs.save_pretrained(tmp_path)
+    kept = torch.float32 if dtype == "float32" else torch.bfloat16
+    expected = theirs.state_dict()
+    loaded = nnx.to_flat_state(nnx.state(umt5.load_umt5(tmp_path), nnx.Param))
+    names = umt5.tensor_names(3, original=False)
+    assert len(loaded) == len(names)
+    for path, leaf in loaded:
+        ours = ".".join(map(str, path))
+        large = ours == "embedding" or ours.endswith("kernel")
+        tensor = expected[names[ours]].to(kept if large else torch.float32)
+        assert str(leaf.get_value().dtype) == str(tensor.dtype).removeprefix("torch.")
+        value = tensor.float().numpy()
+        value = value.T if ours.endswith("kernel") else value
+        np.testing.assert_array_equal(np.asarray(leaf.get_value(), np.float32), value, ours)
+
+
 def test_texts_as_wan_embeds_them(reference, folder, parity):
     """The steps of diffusers' WanPipeline: clean, tokenize, mask, zero the rest."""
     pipeline = pytest.importorskip("diffusers.pipelines.wan.pipeline_wan")

@@ -1,15 +1,38 @@
 """A checkpoint as one mapping from names to arrays, each read when asked for."""
 
+import concurrent.futures
+import dataclasses
+import math
 import os
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar
 
+import jax
 import numpy as np
-from jaxtyping import Int8, Shaped
+from jaxtyping import Array, Int8, Shaped
 
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.files import checksums, stores
 from unityvideo_jax.interop import identify, pickles, shards
+
+Key = TypeVar("Key")
+READERS = 8  # tensors in host memory at a time
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """A tensor as a model holds it.
+
+    Attributes:
+      name: in the files.
+      dtype: of the model's parameter.
+      turn: makes its axes, on the device, of those in the files; None keeps them.
+    """
+
+    name: str
+    dtype: Any
+    turn: Callable[[Array], Array] | None = None
 
 
 class TensorFiles(Mapping[str, np.ndarray]):
@@ -33,6 +56,28 @@ class TensorFiles(Mapping[str, np.ndarray]):
 
     def __getitem__(self, name: str) -> Shaped[np.ndarray, "..."]:
         return self._tensors[name].read()
+
+    def load(self, wanted: Mapping[Key, Wanted]) -> dict[Key, Array]:
+        """Reads tensors onto the first device, several at a time, the largest first.
+
+        Raises:
+          UserError: one of them is not finite, or its file is damaged.
+        """
+
+        def load_one(key: Key) -> Array:
+            one = wanted[key]
+            value = self[one.name].astype(one.dtype, copy=False)
+            array = jax.device_put(value, may_alias=False)  # a mapped file may change later
+            array = array if one.turn is None else one.turn(array)
+            return array.block_until_ready()  # else host memory would fill up
+
+        order = sorted(wanted, key=lambda key: -math.prod(self.shape(wanted[key].name)))
+        pool = concurrent.futures.ThreadPoolExecutor(min(READERS, os.cpu_count() or 1))
+        try:
+            arrays = dict(zip(order, pool.map(load_one, order), strict=True))
+        finally:
+            pool.shutdown(cancel_futures=True)
+        return {key: arrays[key] for key in wanted}
 
     def read_int8(self, name: str) -> Int8[np.ndarray, "..."]:
         """Reads a tensor of kind "I8", which `[]` refuses: it is no weight without its scales."""

@@ -5,6 +5,7 @@ one (`models_t5_umt5-xxl-enc-bf16.pth`, tokenizer in `google/umt5-xxl/`), or eve
 folder.
 """
 
+import concurrent.futures
 import dataclasses
 import functools
 import html
@@ -24,7 +25,7 @@ from jaxtyping import Array, Float
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.files import hub, paths, strict_json
 from unityvideo_jax.interop import identify
-from unityvideo_jax.interop.tensors import TensorFiles
+from unityvideo_jax.interop.tensors import TensorFiles, Wanted
 from unityvideo_jax.models import build
 from unityvideo_jax.models.text.umt5 import UMT5, UMT5Config
 
@@ -114,11 +115,17 @@ def load_umt5(directory: str | os.PathLike, dtype: str | None = None) -> UMT5:
         identify.T5,
         IGNORED,
     )
-    loaded = {}
-    for ours, (path, leaf) in flat.items():
-        value = tensors[names[ours]]
-        value = value.T if ours.endswith("kernel") else value
-        loaded[path] = leaf.replace(jnp.asarray(value.astype(leaf.get_value().dtype)))
+    arrays = tensors.load(
+        {
+            path: Wanted(
+                name=names[ours],
+                dtype=leaf.get_value().dtype,
+                turn=jnp.transpose if ours.endswith("kernel") else None,
+            )
+            for ours, (path, leaf) in flat.items()
+        }
+    )
+    loaded = {path: leaf.replace(arrays[path]) for path, leaf in flat.values()}
     return nnx.merge(graph, nnx.from_flat_state(loaded))
 
 
@@ -256,7 +263,9 @@ def load_text_encoder(directory: str | os.PathLike, length: int = 512) -> UMT5Te
       UserError: the folder or a file of it is missing or faulty, or the extra `interop` is.
     """
     tokens, weights = find_umt5(directory)
-    tokenizer, model = load_tokenizer(tokens), load_umt5(weights)
+    with concurrent.futures.ThreadPoolExecutor(1) as thread:
+        loading = thread.submit(load_umt5, weights)
+        tokenizer, model = load_tokenizer(tokens), loading.result()
     if len(tokenizer) > model.config.vocab_size:
         raise UserError(
             f"{directory}: the tokenizer has {len(tokenizer)} tokens, the weights' embedding only "

@@ -1,6 +1,7 @@
 """Wan's autoencoders, 2.1 and 2.2, read and written under diffusers' or the original names."""
 
 import dataclasses
+import functools
 import json
 import os
 import pathlib
@@ -10,12 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 import safetensors.numpy
 from flax import nnx
-from jaxtyping import Float
+from jaxtyping import Array, Float
 
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.files import checksums, paths, strict_json
 from unityvideo_jax.interop import identify
-from unityvideo_jax.interop.tensors import TensorFiles
+from unityvideo_jax.interop.tensors import TensorFiles, Wanted
 from unityvideo_jax.models import build
 from unityvideo_jax.models.vae.wan_vae import WAN_2_1, WAN_2_2, VAEConfig, WanVAE
 
@@ -111,11 +112,11 @@ def to_torch(path: str, tensor: Float[np.ndarray, "..."]) -> Float[np.ndarray, "
     return tensor
 
 
-def from_torch(path: str, tensor: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
-    """The inverse of `to_torch`."""
+def from_torch(path: str, tensor: Float[Array, "..."]) -> Float[Array, "..."]:
+    """The inverse of `to_torch`, on the device."""
     if path.endswith("gamma"):
         return tensor.reshape(-1)
-    return np.moveaxis(tensor, (0, 1), (-1, -2)) if tensor.ndim >= 4 else tensor
+    return tensor.transpose(*range(2, tensor.ndim), 1, 0) if tensor.ndim >= 4 else tensor
 
 
 def load_wan_vae(
@@ -147,10 +148,15 @@ def load_wan_vae(
         },
         identify.VAE,
     )
-    loaded = {
-        path: leaf.replace(jnp.asarray(from_torch(ours, tensors[theirs[ours]]), jnp.float32))
-        for ours, (path, leaf) in leaves.items()
-    }
+    arrays = tensors.load(
+        {
+            path: Wanted(
+                name=theirs[ours], dtype=jnp.float32, turn=functools.partial(from_torch, ours)
+            )
+            for ours, (path, _) in leaves.items()
+        }
+    )
+    loaded = {path: leaf.replace(arrays[path]) for path, leaf in leaves.values()}
     return nnx.merge(graph, nnx.from_flat_state(loaded))
 
 

@@ -21,7 +21,7 @@ from unityvideo_jax.errors import UserError
 from unityvideo_jax.files import checksums, hub, paths, strict_json
 from unityvideo_jax.files.assets import ASSETS
 from unityvideo_jax.interop import identify
-from unityvideo_jax.interop.tensors import TensorFiles
+from unityvideo_jax.interop.tensors import TensorFiles, Wanted
 from unityvideo_jax.models import build
 from unityvideo_jax.models.config import DTYPES
 from unityvideo_jax.models.vae.wan_vae import VAEConfig, WanVAE
@@ -114,10 +114,11 @@ def load_vae(directory: str | os.PathLike | None = None, *, dtype: str = "float3
     tensors = TensorFiles(source / WEIGHTS_FILE)
     graph, state = build.abstract(WanVAE, config, dtype=dtype)
     tensors.check({name: leaf.shape for name, leaf in flatten(state).items()}, identify.VAE)
-    loaded = {
-        path: leaf.replace(jnp.asarray(tensors[".".join(map(str, path))], jnp.float32))
-        for path, leaf in nnx.to_flat_state(state)
-    }
+    leaves = dict(nnx.to_flat_state(state))
+    arrays = tensors.load(
+        {path: Wanted(name=".".join(map(str, path)), dtype=jnp.float32) for path in leaves}
+    )
+    loaded = {path: leaf.replace(arrays[path]) for path, leaf in leaves.items()}
     return nnx.merge(graph, nnx.from_flat_state(loaded))
 
 

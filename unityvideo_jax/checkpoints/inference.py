@@ -1,6 +1,7 @@
 """The weights to sample with: a run's own, or those that its adapters stand beside, with them."""
 
 import os
+from collections.abc import Callable
 from typing import Any
 
 import ml_collections
@@ -19,7 +20,18 @@ def load_for_inference(
     use_ema: bool = True,
     fallback: bool = False,
 ) -> tuple[ml_collections.ConfigDict, Any, int]:
-    """Loads configuration, parameters and step of a run onto the first device.
+    """Loads configuration, parameters and step of a run; arguments and errors as `open_run`."""
+    config, load, step = open_run(workdir, step, use_ema, fallback)
+    return config, load(), step
+
+
+def open_run(
+    workdir: str | os.PathLike,
+    step: int | None = None,
+    use_ema: bool = True,
+    fallback: bool = False,
+) -> tuple[ml_collections.ConfigDict, Callable[[], Any], int]:
+    """Finds configuration, parameters and step of a run.
 
     Args:
       workdir: of the run, or of a conversion.
@@ -27,18 +39,23 @@ def load_for_inference(
       use_ema: the averaged parameters, if there are any, rather than those of the last step.
       fallback: as `reading.find` takes it.
 
+    Returns:
+      The parameters as a function that loads them onto the first device.
+
     Raises:
-      UserError: no run, no such checkpoint, or a damaged one.
+      UserError: no run, no such checkpoint, or a damaged one; the function raises it too.
     """
     config, folder = reading.find(workdir, step, fallback)
     model = section(DiTConfig, config, "model")
     adapters = lora.LoraConfig.of(config)
-    if adapters.rank:
-        params = _with_base(workdir, config, model, adapters, folder, use_ema)
-    else:
+
+    def load() -> Any:
+        if adapters.rank:
+            return _with_base(workdir, config, model, adapters, folder, use_ema)
         target = build.on_one_device(build.abstract_transformer(model)[1])
-        params = reading.restore_weights(folder, target, use_ema)
-    return config, params, int(folder.name)
+        return reading.restore_weights(folder, target, use_ema)
+
+    return config, load, int(folder.name)
 
 
 def _with_base(

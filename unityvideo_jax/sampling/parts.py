@@ -1,5 +1,6 @@
 """The parts of a pipeline, as `Pipeline` takes them, from a run or from a pretrained model."""
 
+import concurrent.futures
 import dataclasses
 import os
 import pathlib
@@ -39,13 +40,10 @@ def from_workdir(
     _check_places(vae, text_encoder)
     workdir = paths.argument("workdir", workdir)
     # Here, so that pretrained models start without Orbax.
-    from unityvideo_jax.checkpoints.inference import load_for_inference
+    from unityvideo_jax.checkpoints.inference import open_run
 
-    config, params, step = load_for_inference(
-        workdir, step=step, use_ema=use_ema, fallback=fallback
-    )
-    config = config.to_dict()
-    parts = _assembled(workdir, config, lambda _: params, vae, text_encoder)
+    config, load, step = open_run(workdir, step=step, use_ema=use_ema, fallback=fallback)
+    parts = _assembled(workdir, config.to_dict(), lambda _: load(), vae, text_encoder)
     return parts | {"step": step, "folder": pathlib.Path(workdir)}
 
 
@@ -82,7 +80,7 @@ def _assembled(
     vae: str | os.PathLike | None,
     text_encoder: str | None,
 ) -> dict[str, Any]:
-    """The parts that a configuration describes; the small ones come before the weights.
+    """The parts that a configuration describes, loaded side by side.
 
     Args:
       source: names the configuration in errors.
@@ -95,12 +93,18 @@ def _assembled(
     check_values(DataConfig, {key: data[key] for key in READ_LATER}, where)
     model = section(DiTConfig, config, "model")
     graph, state = build.abstract_sampler(model, LoraConfig.of(config))
+    encoder = text_encoder or data["text_encoder"]
+    with concurrent.futures.ThreadPoolExecutor() as threads:
+        loading = {
+            "vae": threads.submit(load_vae, vae or data["vae"] or None),
+            "text_encoder": threads.submit(load_text_encoder, encoder, data["text_length"]),
+            "params": threads.submit(load, state),
+        }
+        loaded = {name: part.result() for name, part in loading.items()}
     return {
-        "vae": load_vae(vae or data["vae"] or None),
-        "text_encoder": load_text_encoder(
-            text_encoder or data["text_encoder"], data["text_length"]
-        ),
-        "model": nnx.merge(graph, load(state)),
+        "vae": loaded["vae"],
+        "text_encoder": loaded["text_encoder"],
+        "model": nnx.merge(graph, loaded["params"]),
         "num_frames": data["num_frames"],
         "height": data["height"],
         "width": data["width"],

@@ -9,9 +9,21 @@ from typing import Any
 import jax
 from flax import nnx
 from jax.sharding import SingleDeviceSharding
+from jaxtyping import Array
 
 from unityvideo_jax.models.config import DiTConfig
 from unityvideo_jax.models.lora import WHOLE, LoraConfig, make, make_for_sampling
+
+
+class SameKey(nnx.Rngs):
+    """One key for all weights: their shapes do not depend on it.
+
+    `nnx.Rngs` counts keys in a traced variable, which takes most of the time of `abstract`.
+    """
+
+    def params(self) -> Array:
+        """Returns the key."""
+        return jax.random.key(0)
 
 
 def abstract(
@@ -27,7 +39,7 @@ def abstract(
     Returns:
       What `nnx.split` gives, with `jax.ShapeDtypeStruct` in place of arrays.
     """
-    return nnx.split(nnx.eval_shape(lambda: network(config, rngs=nnx.Rngs(0), **options)))
+    return nnx.split(nnx.eval_shape(lambda: network(config, rngs=SameKey(), **options)))
 
 
 def abstract_transformer(

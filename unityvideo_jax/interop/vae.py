@@ -1,12 +1,12 @@
 """Wan's autoencoders, 2.1 and 2.2, read and written under diffusers' or the original names."""
 
 import dataclasses
-import functools
 import json
 import os
 import pathlib
 import re
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import safetensors.numpy
@@ -119,6 +119,12 @@ def from_torch(path: str, tensor: Float[Array, "..."]) -> Float[Array, "..."]:
     return tensor.transpose(*range(2, tensor.ndim), 1, 0) if tensor.ndim >= 4 else tensor
 
 
+@jax.jit
+def _all_from_torch(tensors: dict[str, Array]) -> dict[str, Array]:
+    """One program: dozens of shapes are dozens of programs otherwise, which a start waits for."""
+    return {path: from_torch(path, tensor) for path, tensor in tensors.items()}
+
+
 def load_wan_vae(
     source: str | os.PathLike, *, config: VAEConfig | None = None, dtype: str = "float32"
 ) -> WanVAE:
@@ -148,15 +154,9 @@ def load_wan_vae(
         },
         identify.VAE,
     )
-    arrays = tensors.load(
-        {
-            path: Wanted(
-                name=theirs[ours], dtype=jnp.float32, turn=functools.partial(from_torch, ours)
-            )
-            for ours, (path, _) in leaves.items()
-        }
-    )
-    loaded = {path: leaf.replace(arrays[path]) for path, leaf in leaves.values()}
+    stored = tensors.load({ours: Wanted(name=theirs[ours], dtype=jnp.float32) for ours in leaves})
+    arrays = _all_from_torch(stored)
+    loaded = {path: leaf.replace(arrays[ours]) for ours, (path, leaf) in leaves.items()}
     return nnx.merge(graph, nnx.from_flat_state(loaded))
 
 

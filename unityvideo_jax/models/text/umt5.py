@@ -176,6 +176,8 @@ class UMT5(nnx.Module):
             mean nothing.
         """
         x = self.embedding[...][ids].astype(jnp.float32)
+        graph = nnx.graphdef(self.blocks[0])
+        run = jax.jit(lambda state, x: nnx.merge(graph, state)(x, mask))  # traced for one block
         for block in self.blocks:
-            x = block(x, mask)
+            x = run(nnx.state(block), x)
         return self.norm(x)

@@ -1,6 +1,5 @@
 """A checkpoint as one mapping from names to arrays, each read when asked for."""
 
-import concurrent.futures
 import dataclasses
 import math
 import os
@@ -15,6 +14,7 @@ from jaxtyping import Array, Int8, Shaped
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.files import checksums, stores
 from unityvideo_jax.interop import identify, pickles, shards
+from unityvideo_jax.runtime import threads
 
 Key = TypeVar("Key")
 READERS = 8  # tensors in host memory at a time
@@ -72,11 +72,8 @@ class TensorFiles(Mapping[str, np.ndarray]):
             return array.block_until_ready()  # else host memory would fill up
 
         order = sorted(wanted, key=lambda key: -math.prod(self.shape(wanted[key].name)))
-        pool = concurrent.futures.ThreadPoolExecutor(min(READERS, os.cpu_count() or 1))
-        try:
-            arrays = dict(zip(order, pool.map(load_one, order), strict=True))
-        finally:
-            pool.shutdown(cancel_futures=True)
+        workers = min(READERS, os.cpu_count() or 1)
+        arrays = dict(zip(order, threads.map_all(load_one, order, workers), strict=True))
         return {key: arrays[key] for key in wanted}
 
     def read_int8(self, name: str) -> Int8[np.ndarray, "..."]:

@@ -5,7 +5,6 @@ one (`models_t5_umt5-xxl-enc-bf16.pth`, tokenizer in `google/umt5-xxl/`), or eve
 folder.
 """
 
-import concurrent.futures
 import dataclasses
 import functools
 import html
@@ -28,6 +27,7 @@ from unityvideo_jax.interop import identify
 from unityvideo_jax.interop.tensors import TensorFiles, Wanted
 from unityvideo_jax.models import build
 from unityvideo_jax.models.text.umt5 import UMT5, UMT5Config
+from unityvideo_jax.runtime import threads
 
 # Advice for a UMT5 that is missing.
 FIX = (
@@ -263,9 +263,10 @@ def load_text_encoder(directory: str | os.PathLike, length: int = 512) -> UMT5Te
       UserError: the folder or a file of it is missing or faulty, or the extra `interop` is.
     """
     tokens, weights = find_umt5(directory)
-    with concurrent.futures.ThreadPoolExecutor(1) as thread:
-        loading = thread.submit(load_umt5, weights)
-        tokenizer, model = load_tokenizer(tokens), loading.result()
+    loaded = threads.call_all(
+        tokenizer=lambda: load_tokenizer(tokens), model=lambda: load_umt5(weights)
+    )
+    tokenizer, model = loaded["tokenizer"], loaded["model"]
     if len(tokenizer) > model.config.vocab_size:
         raise UserError(
             f"{directory}: the tokenizer has {len(tokenizer)} tokens, the weights' embedding only "

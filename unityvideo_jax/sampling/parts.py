@@ -1,6 +1,5 @@
 """The parts of a pipeline, as `Pipeline` takes them, from a run or from a pretrained model."""
 
-import concurrent.futures
 import dataclasses
 import os
 import pathlib
@@ -17,6 +16,7 @@ from unityvideo_jax.models.lora import LoraConfig
 from unityvideo_jax.pretrained import model as pretrained
 from unityvideo_jax.pretrained.text import load_text_encoder
 from unityvideo_jax.pretrained.vae import load_vae
+from unityvideo_jax.runtime import threads
 from unityvideo_jax.sampling.generate import SamplerConfig
 from unityvideo_jax.settings.sections import check_keys, check_value, check_values, section
 
@@ -94,13 +94,11 @@ def _assembled(
     model = section(DiTConfig, config, "model")
     graph, state = build.abstract_sampler(model, LoraConfig.of(config))
     encoder = text_encoder or data["text_encoder"]
-    with concurrent.futures.ThreadPoolExecutor() as threads:
-        loading = {
-            "vae": threads.submit(load_vae, vae or data["vae"] or None),
-            "text_encoder": threads.submit(load_text_encoder, encoder, data["text_length"]),
-            "params": threads.submit(load, state),
-        }
-        loaded = {name: part.result() for name, part in loading.items()}
+    loaded = threads.call_all(
+        vae=lambda: load_vae(vae or data["vae"] or None),
+        text_encoder=lambda: load_text_encoder(encoder, data["text_length"]),
+        params=lambda: load(state),
+    )
     return {
         "vae": loaded["vae"],
         "text_encoder": loaded["text_encoder"],

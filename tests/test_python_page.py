@@ -39,6 +39,7 @@ OTHER_TYPES = {
     "uv.Pipeline.from_workdir('run', vae=3)": "vae: of type int",
     "uv.Pipeline.from_pretrained(7)": "name: of type int",
     "uv.Pipeline.from_pretrained('a', text_encoder=3)": "text_encoder=3: give a text",
+    "uv.Pipeline.from_pretrained('a', vae_dtype='half')": "vae_dtype='half': use one of float32",
     "uv.Pipeline(None, vae=None, text_encoder=None)": "model: of type NoneType; give a DiT",
     "make(vae=None)": "vae: of type NoneType; give what load_vae returns",
     "make(text_encoder='words')": "text_encoder: of type str; give what load_text_encoder returns",

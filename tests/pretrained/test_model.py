@@ -82,6 +82,17 @@ def test_a_loaded_model_samples_as_its_parts_do(saved):
         assert error < (0.05 if saved.name == "int8" else 1e-6), (name, error)
 
 
+def test_an_autoencoder_that_computes_in_bfloat16_decodes_alike(exact):
+    whole, half = (Pipeline.from_pretrained(exact, vae_dtype=t) for t in ("float32", "bfloat16"))
+    latents = np.random.default_rng(0).standard_normal(
+        (1, *whole.vae.config.latent_shape(5, 16, 16))
+    )
+    wanted, found = (pipe.decode(jnp.float32(latents), "rgb") for pipe in (whole, half))
+    assert found.dtype == np.float32
+    difference = np.abs(found - wanted).max()
+    assert 0 < difference < 0.1
+
+
 def test_scales_are_those_of_torch():
     kernel = np.random.default_rng(0).standard_normal((2, 5, 3)).astype(np.float32)
     kernel[1, :, 2] = 0

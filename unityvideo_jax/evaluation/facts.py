@@ -30,6 +30,7 @@ def origin(pipeline: Pipeline, sampler: SamplerConfig, text_encoder: str | None)
         "sampler": dataclasses.asdict(sampler),
         "config": provenance.config_hash(pipeline.config),
         "weights": weights_digest(pipeline),
+        "vae_dtype": pipeline.vae.dtype,
         "text_encoder": text_encoder,
     }
 

@@ -8,8 +8,9 @@ from typing import Any
 
 from flax import nnx
 
+from unityvideo_jax.errors import UserError
 from unityvideo_jax.files import paths
-from unityvideo_jax.inputs.config import READ_LATER, DataConfig
+from unityvideo_jax.inputs.config import READ_LATER, VAE_DTYPES, DataConfig
 from unityvideo_jax.models import build
 from unityvideo_jax.models.dit import DiTConfig
 from unityvideo_jax.models.lora import LoraConfig
@@ -35,23 +36,24 @@ def from_workdir(
     fallback: bool,
     vae: str | None,
     text_encoder: str | None,
+    vae_dtype: str,
 ) -> dict[str, Any]:
     """Keywords of `Pipeline` for a run; arguments and errors as `Pipeline.from_workdir`."""
-    _check_places(vae, text_encoder)
+    _check_names(vae, text_encoder, vae_dtype)
     workdir = paths.argument("workdir", workdir)
     # Here, so that pretrained models start without Orbax.
     from unityvideo_jax.checkpoints.inference import open_run
 
     config, load, step = open_run(workdir, step=step, use_ema=use_ema, fallback=fallback)
-    parts = _assembled(workdir, config.to_dict(), lambda _: load(), vae, text_encoder)
+    parts = _assembled(workdir, config.to_dict(), lambda _: load(), vae, text_encoder, vae_dtype)
     return parts | {"step": step, "folder": pathlib.Path(workdir)}
 
 
 def from_pretrained(
-    name: str | os.PathLike, *, vae: str | None, text_encoder: str | None
+    name: str | os.PathLike, *, vae: str | None, text_encoder: str | None, vae_dtype: str
 ) -> dict[str, Any]:
     """Keywords of `Pipeline` for a model; arguments and errors as `Pipeline.from_pretrained`."""
-    _check_places(vae, text_encoder)
+    _check_names(vae, text_encoder, vae_dtype)
     folder = pretrained.find(name)
     config = pretrained.read_config(folder)
     vae = vae or pretrained.find_own_vae(folder, config)
@@ -61,16 +63,19 @@ def from_pretrained(
         lambda state: pretrained.load(folder, config, build.on_one_device(state)),
         vae,
         text_encoder,
+        vae_dtype,
     )
     return parts | {"step": config["step"], "folder": folder}
 
 
-def _check_places(vae: Any, text_encoder: Any) -> None:
-    """Raises UserError for arguments of another type than None or text."""
+def _check_names(vae: Any, text_encoder: Any, vae_dtype: Any) -> None:
+    """Raises UserError for arguments of another type than None or text, or an unknown type."""
     if vae is not None:
         paths.argument("vae", vae, empty=True)
     if text_encoder is not None:
         check_value(str, text_encoder, "text_encoder")
+    if vae_dtype not in VAE_DTYPES:
+        raise UserError(f"vae_dtype={vae_dtype!r}: use one of {', '.join(VAE_DTYPES)}")
 
 
 def _assembled(
@@ -79,6 +84,7 @@ def _assembled(
     load: Callable[[nnx.State], Any],
     vae: str | os.PathLike | None,
     text_encoder: str | None,
+    vae_dtype: str,
 ) -> dict[str, Any]:
     """The parts that a configuration describes, loaded side by side.
 
@@ -87,6 +93,7 @@ def _assembled(
       config: with the sections model, data and sampling.
       load: makes the transformer's parameters, of their shapes.
       vae, text_encoder: instead of config.data's.
+      vae_dtype: in which the autoencoder computes.
     """
     data, where = config["data"], f"{source}: config.data."
     check_keys(data, list(data), where, READ_LATER)
@@ -95,7 +102,7 @@ def _assembled(
     graph, state = build.abstract_sampler(model, LoraConfig.of(config))
     encoder = text_encoder or data["text_encoder"]
     loaded = threads.call_all(
-        vae=lambda: load_vae(vae or data["vae"] or None),
+        vae=lambda: load_vae(vae or data["vae"] or None, dtype=vae_dtype),
         text_encoder=lambda: load_text_encoder(encoder, data["text_length"]),
         params=lambda: load(state),
     )

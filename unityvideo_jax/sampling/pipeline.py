@@ -122,7 +122,12 @@ class Pipeline:
 
     @classmethod
     def from_pretrained(
-        cls, name: str | os.PathLike, *, vae: str | None = None, text_encoder: str | None = None
+        cls,
+        name: str | os.PathLike,
+        *,
+        vae: str | None = None,
+        text_encoder: str | None = None,
+        vae_dtype: str = "float32",
     ) -> "Pipeline":
         """Loads a folder that `save_pretrained` wrote, here or on the hub, or a model that ships.
 
@@ -130,12 +135,15 @@ class Pipeline:
           name: of the folder, which comes first, of the shipped model, or an id of the Hugging Face
             hub, which may end in `@` and a revision.
           vae, text_encoder: where they are now; None is where the folder says.
+          vae_dtype: in which the VAE computes, "float32" or, faster, "bfloat16".
 
         Raises:
           UserError: neither, files that are damaged or do not match each other, or an argument of
             another type.
         """
-        return cls(**parts.from_pretrained(name, vae=vae, text_encoder=text_encoder))
+        return cls(
+            **parts.from_pretrained(name, vae=vae, text_encoder=text_encoder, vae_dtype=vae_dtype)
+        )
 
     @classmethod
     def from_workdir(
@@ -147,6 +155,7 @@ class Pipeline:
         fallback: bool = False,
         vae: str | None = None,
         text_encoder: str | None = None,
+        vae_dtype: str = "float32",
     ) -> "Pipeline":
         """Loads a training run: its configuration, weights, VAE and text encoder.
 
@@ -156,6 +165,7 @@ class Pipeline:
           use_ema: averaged weights rather than those of the last step.
           fallback: take the newest whole checkpoint before it if it is damaged.
           vae, text_encoder: where they are now; None is where config.data says.
+          vae_dtype: in which the VAE computes, "float32" or, faster, "bfloat16".
 
         Raises:
           UserError: no such run or checkpoint, VAE or text encoder, or an argument of another type.
@@ -168,6 +178,7 @@ class Pipeline:
                 fallback=fallback,
                 vae=vae,
                 text_encoder=text_encoder,
+                vae_dtype=vae_dtype,
             )
         )
 

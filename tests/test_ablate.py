@@ -16,7 +16,7 @@ from unityvideo_jax.errors import UserError
 from unityvideo_jax.files import lock
 from unityvideo_jax.training.loop import Ended
 
-ARMS = ("--arms=rgb,all", "--seeds=0,1", "--steps=10")
+ARMS = ("--arms=rgb,all", "--seeds=0,1")
 
 
 class _Evaluator:
@@ -49,8 +49,10 @@ def trained(monkeypatch):
     return types.SimpleNamespace(names=names, ends=ends)
 
 
-def _run(folder, *args):
-    return in_process.run("ablate", f"--output={folder}", *ARMS, *args)
+def _run(folder, *args, **flags):
+    flags = {"steps": 10} | flags
+    given = (f"--{name}={value}" for name, value in flags.items())
+    return in_process.run("ablate", f"--output={folder}", *ARMS, *given, *args)
 
 
 @pytest.mark.slow
@@ -81,11 +83,11 @@ def test_a_resumed_grid_repeats_no_finished_run(trained, tmp_path):
 
     # What may not change within a grid.
     for args, says in (
-        (["--steps=20"], "rgb_0: the log has it with another configuration"),
-        (["--measure=clips=64"], "evaluation was"),
-        (["--change=data.fps=4.0"], "size was [17, 64, 64, 8.0]"),
+        ({"steps": 20}, "rgb_0: the log has it with another configuration"),
+        ({"measure": "clips=64"}, "evaluation was"),
+        ({"change": "data.fps=4.0"}, "size was [17, 64, 64, 8.0]"),
     ):
-        done = _run(grid, *args)
+        done = _run(grid, **args)
         assert done.returncode == 2 and says in done.stderr, done.stderr
     lines = (grid / log.FILE).read_text().splitlines()
     changed = json.loads(lines[0])
@@ -110,6 +112,22 @@ def test_slips_are_named_before_anything_is_written(args, says, tmp_path):
     done = in_process.run("ablate", *args, folder=tmp_path)
     assert done.returncode == 2 and says in done.stderr, done.stderr
     assert not (tmp_path / "g").exists()
+
+
+@pytest.mark.parametrize("parallel", [["--parallel=2"], ["--parallel", "2"]])
+def test_workers_take_the_command_and_one_run_at_a_time(parallel, trained, tmp_path, monkeypatch):
+    commands = []
+
+    def start(command, **_):
+        commands.append(command[3:])
+        return types.SimpleNamespace(poll=lambda: 0, returncode=0)
+
+    monkeypatch.setattr(ablate.subprocess, "Popen", start)
+    monkeypatch.setattr(log, "devices", lambda count: [{}] * count)
+    assert "0 of 5 finished" in _run(tmp_path / "grid", *parallel).stdout
+    first, second = commands
+    assert first == second
+    assert "5 of 5 finished" in in_process.run("ablate", *first).stdout
 
 
 def test_two_workers_take_different_runs(tmp_path, monkeypatch):

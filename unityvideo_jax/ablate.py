@@ -14,6 +14,7 @@ import dataclasses
 import gc
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -165,7 +166,7 @@ def _share_out(output: pathlib.Path, total: int) -> None:
     """
     started = time.monotonic()
     (output / "logs").mkdir(exist_ok=True)
-    command = [sys.executable, "-m", "unityvideo_jax.ablate", *sys.argv[1:], "--parallel=1"]
+    command = [sys.executable, "-m", "unityvideo_jax.ablate", *_of_a_worker(sys.argv[1:])]
     with signals.asks_to_stop("the workers save and end") as asked:
         workers = []
         for n, environment in enumerate(log.devices(FLAGS.parallel)):
@@ -188,6 +189,17 @@ def _share_out(output: pathlib.Path, total: int) -> None:
     bad = [str(file) for worker, file in workers if worker.returncode not in (0, 143)]
     if bad:
         raise UserError(f"{len(bad)} workers failed, see the end of {', '.join(bad)}")
+
+
+def _of_a_worker(words: Sequence[str]) -> list[str]:
+    """The words of a command for one run at a time: those given, without --parallel's."""
+    kept, rest = [], iter(words)
+    for word in rest:
+        if re.fullmatch("--?parallel", word):
+            next(rest)  # its value
+        elif not re.match("--?parallel=", word):
+            kept.append(word)
+    return kept
 
 
 def _work(output: pathlib.Path, runs: Sequence[Run], key: str, settings: Any) -> None:

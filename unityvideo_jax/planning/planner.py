@@ -8,6 +8,7 @@ import functools
 import math
 import os
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -318,7 +319,10 @@ def _compile(traced: Any, device: Any, quick: bool) -> tuple[Any, str]:
     if quick and device.platform == "tpu":
         options |= _QUICK
     try:
-        return traced.lower().compile(options), ""
+        with warnings.catch_warnings():
+            # JAX stores programs for devices that are not there, and cannot read them again.
+            warnings.filterwarnings("ignore", "Error reading persistent compilation cache")
+            return traced.lower().compile(options), ""
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise

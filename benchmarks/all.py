@@ -83,6 +83,7 @@ NORMALS = "--plugins=examples.normals"
 QUALITY = {
     "heldout": ("heldout.py worlds-mini",),
     "agreement": ("agreement.py --clips=32 --batch=16",),
+    "rounding": ("rounding.py --clips=64 --batch=16 --output={output}/rounding",),
     # Estimation in one pass, then in 20 steps with control and joint samples beside.
     **{
         name: (f"{ONE_PASS} --benchmark={name} --output={{output}}/{name}",)

@@ -6,8 +6,6 @@ same. A flipped bit changes both sums; the chance that other damage changes neit
 """
 
 import collections
-import concurrent.futures
-import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,6 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 from jaxtyping import Array, Shaped, UInt32
+
+from unityvideo_jax.runtime import threads
 
 Sums = UInt32[np.ndarray, "2"]
 # Odd numbers that distinguish the weights of rows and, in either sum, of columns.
@@ -117,9 +117,8 @@ def of_arrays(arrays: Mapping[str, jax.Array]) -> dict[str, str]:
             return [of_part(np.asarray(part), origin, shape) for part in parts]
         return _on_device(parts, origin, shape)
 
-    with concurrent.futures.ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        split = ((kind, [part for _, part in group]) for kind, group in groups.items())
-        found = list(pool.map(lambda entry: of_group(*entry), split))
+    split = ((kind, [part for _, part in group]) for kind, group in groups.items())
+    found = threads.map_all(lambda entry: of_group(*entry), split)
     sums = np.zeros((len(arrays), 2), np.uint32)
     for group, parts in zip(groups.values(), jax.device_get(found), strict=True):
         for (number, _), part in zip(group, parts, strict=True):

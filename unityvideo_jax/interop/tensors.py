@@ -17,7 +17,6 @@ from unityvideo_jax.interop import identify, pickles, shards
 from unityvideo_jax.runtime import threads
 
 Key = TypeVar("Key")
-READERS = 8  # tensors in host memory at a time
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -72,8 +71,7 @@ class TensorFiles(Mapping[str, np.ndarray]):
             return array.block_until_ready()  # else host memory would fill up
 
         order = sorted(wanted, key=lambda key: -math.prod(self.shape(wanted[key].name)))
-        workers = min(READERS, os.cpu_count() or 1)
-        arrays = dict(zip(order, threads.map_all(load_one, order, workers), strict=True))
+        arrays = dict(zip(order, threads.map_all(load_one, order), strict=True))
         return {key: arrays[key] for key in wanted}
 
     def read_int8(self, name: str) -> Int8[np.ndarray, "..."]:

@@ -1,5 +1,6 @@
 """Calls side by side in threads: what reads files or waits for a device leaves Python to others."""
 
+import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
@@ -8,6 +9,7 @@ import jax
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+MOST = 8  # calls at a time, so that what they read does not fill the memory
 
 
 def map_all(
@@ -18,7 +20,7 @@ def map_all(
     Args:
       function: may be called in any order, and by several threads at once.
       items: one for each call.
-      workers: calls at a time at most; None is a few.
+      workers: calls at a time at most; None is one for each processor, up to MOST.
 
     Raises:
       Exception: that of the first item whose call raised; calls that had not begun are left out.
@@ -29,7 +31,7 @@ def map_all(
         with jax.default_device(device):
             return function(item)
 
-    pool = ThreadPoolExecutor(workers)
+    pool = ThreadPoolExecutor(workers or min(MOST, os.cpu_count() or 1))
     try:
         return list(pool.map(call, items))
     finally:
@@ -38,4 +40,4 @@ def map_all(
 
 def call_all(**calls: Callable[[], Any]) -> dict[str, Any]:
     """Returns what each of some functions returns, by name; errors as `map_all`."""
-    return dict(zip(calls, map_all(lambda call: call(), calls.values()), strict=True))
+    return dict(zip(calls, map_all(lambda call: call(), calls.values(), len(calls)), strict=True))

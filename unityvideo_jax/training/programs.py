@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Mapping
-from concurrent import futures
 from typing import Any
 
 import jax
@@ -10,6 +9,7 @@ import jax
 from unityvideo_jax.inputs.buckets import count_streams, size_name
 from unityvideo_jax.models.config import DiTConfig, model_flops
 from unityvideo_jax.models.lora import LoraConfig
+from unityvideo_jax.runtime import threads
 from unityvideo_jax.training.batches import check_batch
 from unityvideo_jax.training.profiling import Profiler
 from unityvideo_jax.training.state import TrainState
@@ -63,8 +63,8 @@ class StepPrograms:
             self._log(f"compiling the step{of if several else ''}")
             lowered[shape] = self._step.lower(state, batch, self._key)
         names = [f"step_{size_name(shape[:5])}" if several else "step" for shape in lowered]
-        with futures.ThreadPoolExecutor() as threads:
-            done = list(threads.map(self._profiler.compile, lowered.values(), names))
+        named = zip(lowered.values(), names, strict=True)
+        done = threads.map_all(lambda one: self._profiler.compile(*one), named)
         self._compiled.update(zip(lowered, done, strict=True))
 
     def __call__(self, state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Any]]:

@@ -220,6 +220,15 @@ def weights_of(pipeline: Any) -> dict[str, Any]:
     }
 
 
+def command(program: str) -> list[str]:
+    """The words that started this process, as records hold them.
+
+    Args:
+      program: its module in this package.
+    """
+    return ["python", "-m", f"unityvideo_jax.{program}", *sys.argv[1:]]
+
+
 def define_seed(name: str, help: str) -> flags.FlagHolder:
     """Defines a flag whose value is a seed, 0 by default."""
     return flags.DEFINE_integer(name, 0, help, lower_bound=0, upper_bound=seeds.COUNT - 1)

@@ -16,7 +16,6 @@ results.html.
 
 import dataclasses
 import pathlib
-import sys
 import time
 from collections.abc import Sequence
 
@@ -179,7 +178,7 @@ def _common(clips: Sequence[scores.ClipScore], start: float) -> dict:
         "bootstrap": {"samples": FLAGS.bootstrap, "seed": FLAGS.seed, "level": 0.95},
         "seed": FLAGS.seed,
         "versions": provenance.versions(),
-        "command": ["python", "-m", "unityvideo_jax.evaluate", *sys.argv[1:]],
+        "command": cli.command("evaluate"),
         "seconds": round(time.monotonic() - start, 1),
     }
 

@@ -27,7 +27,6 @@ import contextlib
 import dataclasses
 import functools
 import pathlib
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -176,15 +175,11 @@ def _sample_long(
         fps=FLAGS.fps or pipeline.fps,
         size=(FLAGS.height or pipeline.height, FLAGS.width or pipeline.width),
         depth_unit=FLAGS.depth_unit,
-        record={"command": _command(), **cli.weights_of(pipeline)},
+        record={"command": cli.command("sample"), **cli.weights_of(pipeline)},
     )
     videos.check(todo)
     for request, sampler in zip(todo, samplers, strict=True):
         videos.sample(pipeline, request, sampler, output / request.name)
-
-
-def _command() -> list[str]:
-    return ["python", "-m", "unityvideo_jax.sample", *sys.argv[1:]]
 
 
 def define_flags() -> None:
@@ -347,7 +342,7 @@ def main(argv: Sequence[str]) -> None:
             )
             seconds = time.monotonic() - start
         record = {
-            "command": _command(),
+            "command": cli.command("sample"),
             "request": dataclasses.asdict(request),
             "fps": fps,
             "seconds": round(seconds, 3),

@@ -11,7 +11,6 @@ import datetime
 import math
 import pathlib
 import shlex
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
@@ -315,7 +314,7 @@ def _card(
     path: pathlib.Path,
 ) -> None:
     score = config.evaluation
-    command = shlex.join(["python", "-m", "unityvideo_jax.train_vae", *sys.argv[1:]])
+    command = shlex.join(cli.command("train_vae"))
     sizes = ", ".join(f"{c} x {h}x{w}" for h, w, c in config.data.sizes)
     start = f"from the weights in {escape.code(config.init_from)}"
     origin = start if config.init_from else "from scratch"

@@ -18,6 +18,7 @@ from unityvideo_jax.interop import wan, wan_keys
 from unityvideo_jax.interop.umt5 import load_umt5
 from unityvideo_jax.models.dit import DiTConfig
 from unityvideo_jax.pretrained.vae import SHIPPED, load_vae
+from unityvideo_jax.settings import presets
 
 KIND = "weights"
 MODEL = dict(dim=8, ffn_dim=8, num_heads=1, num_layers=1, in_channels=4, freq_dim=8, text_dim=4)
@@ -45,7 +46,8 @@ def _save(folder: pathlib.Path, tensors: Tensors) -> pathlib.Path:
 def _convert(folder: pathlib.Path, source: pathlib.Path) -> list[str]:
     """Converts as the program does; what it refuses has written nothing."""
     lines: list[str] = []
-    config = ml_collections.ConfigDict({"seed": 0, "model": MODEL, "data": {}})
+    data = presets.load("worlds_tiny").data  # the config of a conversion is whole
+    config = ml_collections.ConfigDict({"seed": 0, "model": MODEL, "data": data})
     try:
         convert.convert_in(str(source), str(folder / "run"), config, lines.append)
     except Exception:

@@ -1,6 +1,7 @@
 """Checks every jaxtyping annotation of the package while the tests run, and lists comparisons."""
 
 import atexit
+import collections
 import gc
 import os
 import shutil
@@ -56,6 +57,14 @@ def parity(record_property):
         assert error < bound, (what, error)
 
     return check
+
+
+@pytest.fixture(autouse=True)
+def fresh_notes(monkeypatch):
+    """No test depends on notes of another: a process says each kind a few times only."""
+    from unityvideo_jax.media import source
+
+    monkeypatch.setattr(source, "_notes", collections.defaultdict(set))
 
 
 @pytest.fixture

@@ -8,8 +8,9 @@ Command: python benchmarks/start.py
          programs: importing, loading weights, and a call of one step, divided into the step (with
          the text encoder) and decoding. Tracing, lowering, compiling and reading the cache are
          parts of them, as JAX reports them.
-  wan    the same for Wan 2.1's 1.3B at 81x480x832 with UMT5-XXL: random weights of these sizes,
-         saved by diffusers and transformers and converted; 33 GB of temporary files.
+  wan    the same for Wan 2.1's 1.3B at 81x480x832 with UMT5-XXL, its VAE in float32 and then in
+         bfloat16: random weights of these sizes, saved by diffusers and transformers and
+         converted; 33 GB of temporary files.
   trace  what of that the host does for the 1.3B at 81x480x832, 50 steps, by shapes alone: tracing
          and lowering need no weights and no accelerator.
 """
@@ -76,7 +77,7 @@ def one(args: argparse.Namespace) -> None:
     if args.workdir:
         from wan import SIZES
 
-        pipe = Pipeline.from_workdir(args.workdir)
+        pipe = Pipeline.from_workdir(args.workdir, vae_dtype=args.vae_dtype)
         video = SIZES[args.size_of_model]["video"]
         call |= dict(zip(("num_frames", "height", "width"), video, strict=True))
         call["wanted"] = ("rgb",)
@@ -111,6 +112,7 @@ def start(args: argparse.Namespace) -> None:
     """Prints a table of two starts."""
     of = f"--workdir={args.workdir}" if args.workdir else f"--pretrained={args.pretrained}"
     command = [sys.executable, __file__, "--one", of, f"--size_of_model={args.size_of_model}"]
+    command += [f"--vae_dtype={args.vae_dtype}"]
     with tempfile.TemporaryDirectory() as cache:
         outputs = [output_of(*command, JAX_COMPILATION_CACHE_DIR=cache) for _ in range(2)]
     runs = [json.loads(output.strip().splitlines()[-1]) for output in outputs]
@@ -170,7 +172,9 @@ def wan(args: argparse.Namespace) -> None:
             f"--config.data.text_length={size['dit']['text_len']}",
             JAX_PLATFORMS="cpu",
         )
-        start(argparse.Namespace(**vars(args) | {"workdir": workdir}))
+        for vae_dtype in ("float32", "bfloat16"):
+            print(f"\nVAE in {vae_dtype}:\n", flush=True)
+            start(argparse.Namespace(**vars(args) | {"workdir": workdir, "vae_dtype": vae_dtype}))
 
 
 def trace(args: argparse.Namespace) -> None:
@@ -217,6 +221,7 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--pretrained", default="worlds-mini")
     parser.add_argument("--size_of_model", default="wan", help="of wan and trace: wan or tiny")
     parser.add_argument("--workdir", default="", help=argparse.SUPPRESS)
+    parser.add_argument("--vae_dtype", default="float32", help=argparse.SUPPRESS)
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     (one if args.one else parts[args.part])(args)

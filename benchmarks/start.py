@@ -10,7 +10,7 @@ Command: python benchmarks/start.py
          parts of them, as JAX reports them.
   wan    the same for Wan 2.1's 1.3B at 81x480x832 with UMT5-XXL, its VAE in float32 and then in
          bfloat16: random weights of these sizes, saved by diffusers and transformers and
-         converted; 33 GB of temporary files.
+         converted to a model stored in bfloat16; 33 GB of temporary files.
   trace  what of that the host does for the 1.3B at 81x480x832, 50 steps, by shapes alone: tracing
          and lowering need no weights and no accelerator.
 """
@@ -20,6 +20,7 @@ import collections
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -74,15 +75,13 @@ def one(args: argparse.Namespace) -> None:
     jax.monitoring.register_event_duration_secs_listener(add)
     jax.monitoring.register_event_listener(lambda event, **_: counts.update([HITS.get(event, "")]))
     call: dict[str, Any] = {"wanted": ("rgb", "depth"), "steps": 1}
-    if args.workdir:
+    pipe = Pipeline.from_pretrained(args.pretrained, vae_dtype=args.vae_dtype)
+    if args.wan:
         from wan import SIZES
 
-        pipe = Pipeline.from_workdir(args.workdir, vae_dtype=args.vae_dtype)
         video = SIZES[args.size_of_model]["video"]
         call |= dict(zip(("num_frames", "height", "width"), video, strict=True))
         call["wanted"] = ("rgb",)
-    else:
-        pipe = Pipeline.from_pretrained(args.pretrained)
     clock.lap("weights")
 
     def decode(*args: Any) -> Any:
@@ -110,9 +109,9 @@ def output_of(*command: str, **env: str) -> str:
 
 def start(args: argparse.Namespace) -> None:
     """Prints a table of two starts."""
-    of = f"--workdir={args.workdir}" if args.workdir else f"--pretrained={args.pretrained}"
-    command = [sys.executable, __file__, "--one", of, f"--size_of_model={args.size_of_model}"]
-    command += [f"--vae_dtype={args.vae_dtype}"]
+    command = [sys.executable, __file__, "--one", f"--pretrained={args.pretrained}"]
+    command += [f"--size_of_model={args.size_of_model}", f"--vae_dtype={args.vae_dtype}"]
+    command += ["--wan"] * args.wan
     with tempfile.TemporaryDirectory() as cache:
         outputs = [output_of(*command, JAX_COMPILATION_CACHE_DIR=cache) for _ in range(2)]
     runs = [json.loads(output.strip().splitlines()[-1]) for output in outputs]
@@ -162,19 +161,28 @@ def wan(args: argparse.Namespace) -> None:
 
     size = SIZES[args.size_of_model]
     with tempfile.TemporaryDirectory() as temporary:
-        download, workdir = (pathlib.Path(temporary) / name for name in ("wan", "converted"))
+        folder = pathlib.Path(temporary)
+        download, workdir, model = (folder / name for name in ("wan", "run", "model"))
         save_wan(download, size)
+        convert = (sys.executable, "-m", "unityvideo_jax.convert")
         output_of(
-            *(sys.executable, "-m", "unityvideo_jax.convert", f"--from={download}", "--to=orbax"),
-            *(f"--workdir={workdir}", "--config=wan21_1_3b", "--config.model.modalities=('rgb',)"),
+            *(*convert, f"--from={download}", "--to=orbax", f"--workdir={workdir}"),
+            *("--config=wan21_1_3b", "--config.model.modalities=('rgb',)"),
             *(f"--config.model.{key}={value}" for key, value in size["dit"].items()),
             *(f"--config.data.vae={download}", f"--config.data.text_encoder=umt5:{download}"),
             f"--config.data.text_length={size['dit']['text_len']}",
             JAX_PLATFORMS="cpu",
         )
+        output_of(
+            *(*convert, f"--from={workdir}", "--to=pretrained", "--storage=bfloat16"),
+            f"--workdir={model}",
+            JAX_PLATFORMS="cpu",
+        )
+        shutil.rmtree(workdir)
         for vae_dtype in ("float32", "bfloat16"):
             print(f"\nVAE in {vae_dtype}:\n", flush=True)
-            start(argparse.Namespace(**vars(args) | {"workdir": workdir, "vae_dtype": vae_dtype}))
+            changes = {"pretrained": str(model), "vae_dtype": vae_dtype, "wan": True}
+            start(argparse.Namespace(**vars(args) | changes))
 
 
 def trace(args: argparse.Namespace) -> None:
@@ -220,7 +228,7 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("part", nargs="?", choices=parts, default="start")
     parser.add_argument("--pretrained", default="worlds-mini")
     parser.add_argument("--size_of_model", default="wan", help="of wan and trace: wan or tiny")
-    parser.add_argument("--workdir", default="", help=argparse.SUPPRESS)
+    parser.add_argument("--wan", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--vae_dtype", default="float32", help=argparse.SUPPRESS)
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args(argv)

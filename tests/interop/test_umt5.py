@@ -152,6 +152,24 @@ def test_weights_are_those_of_transformers_bit_for_bit(folder, tmp_path, dtype):
         np.testing.assert_array_equal(np.asarray(leaf.get_value(), np.float32), value, ours)
 
 
+@pytest.mark.parametrize("name", [*umt5.TOKENIZERS, "LlamaTokenizer", None])
+def test_the_tokenizer_is_the_one_that_transformers_finds(folder, tmp_path, name):
+    """By its class where it is a T5's: AutoTokenizer imports PyTorch, which takes seconds."""
+    copy = shutil.copytree(folder / "tokenizer", tmp_path / "tokenizer")
+    file = copy / "tokenizer_config.json"
+    config = {k: v for k, v in json.loads(file.read_text()).items() if k != "tokenizer_class"}
+    file.write_text(json.dumps(config | ({"tokenizer_class": name} if name else {})))
+    if name is None:
+        file.unlink()
+        shutil.copy(folder / "text_encoder" / "config.json", copy)
+    found = transformers.AutoTokenizer.from_pretrained(copy)
+    ours = umt5.load_tokenizer(copy)
+    assert type(ours) is type(found)
+    texts = ["the red ball rolls", "", "a blue box " * 30]
+    for text_ in texts:
+        assert ours(text_).input_ids == found(text_).input_ids
+
+
 def test_texts_as_wan_embeds_them(reference, folder, parity):
     """The steps of diffusers' WanPipeline: clean, tokenize, mask, zero the rest."""
     pipeline = pytest.importorskip("diffusers.pipelines.wan.pipeline_wan")

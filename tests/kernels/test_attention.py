@@ -179,6 +179,20 @@ def test_kernel_follows_device_type_and_head(monkeypatch):
     assert pick_implementation(jnp.dtype("float32"), 128) == "xla"
 
 
+def test_libraries_of_the_kernel_that_will_run_are_imported_beforehand(monkeypatch):
+    imported = []
+    monkeypatch.setattr(flash, "is_installed", lambda: True)
+    monkeypatch.setattr(flash, "library", lambda: imported.append("flash"))
+    bfloat16 = jnp.dtype("bfloat16")
+    for kind, expected in (("NVIDIA A100", []), ("NVIDIA H200", ["flash"])):
+        monkeypatch.setattr(attention, "target_device", lambda kind=kind: ("gpu", kind))
+        attention.import_libraries("auto", bfloat16, 128)
+        assert imported == expected
+    attention.import_libraries("cudnn", bfloat16, 128)
+    attention.import_libraries("auto", bfloat16, 64)
+    assert imported == ["flash"]
+
+
 def _trace_cudnn_anywhere(monkeypatch):
     kernel = pytest.importorskip("jax._src.cudnn.fused_attention_stablehlo")
     for check in ("check_cudnn_version", "check_compute_capability", "check_is_flash_attention"):

@@ -54,6 +54,9 @@ BLOCK = (
     ("down.kernel", "1.DenseReluDense.wo.weight", "ffn.fc2.weight"),
 )
 TOKENIZER_FILES = ("tokenizer.json", "spiece.model")
+# Classes that `tokenizer_config.json` names, and what reads their files.
+TOKENIZERS = {name: name for name in ("T5TokenizerFast", "PreTrainedTokenizerFast")}
+TOKENIZERS |= {"T5Tokenizer": "T5TokenizerFast", "TokenizersBackend": "PreTrainedTokenizerFast"}
 # Texts at a time, and the lengths that they are padded to.
 BATCH, SIZES = 8, (64, 128, 256)
 # Files of a repository of the hub; in the original layout they lie beside the transformer's.
@@ -302,13 +305,20 @@ def load_tokenizer(directory: pathlib.Path) -> Any:
     except ImportError as error:
         raise _missing_extra() from error
     try:
-        return transformers.AutoTokenizer.from_pretrained(
+        return _tokenizer_class(transformers, directory).from_pretrained(
             directory, local_files_only=True, trust_remote_code=False
         )
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise UserError(f"{directory}: transformers cannot read a tokenizer there: {error}") from (
             error
         )
+
+
+def _tokenizer_class(transformers: Any, directory: pathlib.Path) -> Any:
+    """The class that AutoTokenizer would find: by name, since AutoTokenizer imports PyTorch."""
+    file = directory / "tokenizer_config.json"
+    name = strict_json.read_object(file).get("tokenizer_class") if file.is_file() else None
+    return getattr(transformers, TOKENIZERS.get(str(name), "AutoTokenizer"))
 
 
 def _first_folder(

@@ -45,6 +45,22 @@ def pick_implementation(dtype: jnp.dtype, head_dim: int) -> str:
     return "cudnn" if head_dim % 8 == 0 and head_dim <= 128 else "xla"
 
 
+def import_libraries(implementation: str, dtype: jnp.dtype, head_dim: int) -> None:
+    """Imports what a kernel needs, which otherwise its first call does.
+
+    Args:
+      implementation: as `local_attention` takes it, or "auto".
+      dtype, head_dim: of the queries, by which "auto" picks.
+
+    Raises:
+      UserError: "flash", and its packages are not installed.
+    """
+    if implementation == "auto":
+        implementation = pick_implementation(dtype, head_dim)
+    if implementation == "flash":
+        flash.library()
+
+
 def output_name(num_queries: int, num_keys: int) -> str:
     """Returns the output's name for rematerialisation: two policies differ in whether they save it.
 

@@ -92,12 +92,15 @@ def block_backward(
 def _call(kernel, outputs, *inputs):
     from cutlass.jax import cutlass_call
 
-    return cutlass_call(kernel, output_shape_dtype=outputs, use_static_tensors=True)(*inputs)
+    # By its own object: else what the kernel becomes is written twice, once to look it up.
+    return cutlass_call(
+        kernel, output_shape_dtype=outputs, use_static_tensors=True, compile_key=kernel
+    )(*inputs)
 
 
 @functools.cache
-def _library():
-    """The packages, imported once.
+def library():
+    """Returns the packages, imported once, which takes seconds.
 
     Raises:
       UserError: one of them is missing.
@@ -116,14 +119,14 @@ def _library():
 
 def _element(dtype: str):
     """The packages' name of a 16-bit type."""
-    cutlass = _library()[0]
+    cutlass = library()[0]
     return {"bfloat16": cutlass.BFloat16, "float16": cutlass.Float16}[dtype]
 
 
 @functools.cache
 def _forward_kernel(dtype: str, d: int):
     """A CuTe function (stream, q, k, v, out, log-sum-exp), with its authors' tiles."""
-    cutlass, cute, interface, hopper, _ = _library()
+    cutlass, cute, interface, hopper, _ = library()
     tiles = interface._tile_size_fwd_sm90(d, d, False, False)
     run = hopper.FlashAttentionForwardSm90(
         _element(dtype),
@@ -156,7 +159,7 @@ def _backward_kernel(dtype: str, d: int):
     Its arguments are (stream, q, k, v, out, log-sum-exp, out's gradient) and then what
     `block_backward` lists as outputs.
     """
-    cutlass, cute, interface, _, hopper = _library()
+    cutlass, cute, interface, _, hopper = library()
     tiles = interface._tile_size_bwd_sm90(d, d, False, False)
     element = _element(dtype)
     tile, align = tiles.m_block_size, 64 if tiles.dKV_swapAB else 32

@@ -34,6 +34,7 @@ from unityvideo_jax.models import build
 from unityvideo_jax.models.dit import DiTConfig
 from unityvideo_jax.models.vae.wan_vae import WanVAE
 from unityvideo_jax.pretrained.vae import SHIPPED, flatten, load_vae, save_vae
+from unityvideo_jax.runtime import threads
 from unityvideo_jax.settings.sections import check_keys, section
 
 FORMAT = 1
@@ -45,6 +46,7 @@ INT8 = "int8"
 STORAGE = (*shards.STORAGE, INT8)
 SCALE = "_scale"
 LARGEST = 127
+READ_AT_ONCE = 3  # tensors: of a large model one is gigabytes
 FIX = "copy the folder again, or convert the run again"
 
 
@@ -129,7 +131,7 @@ def find_own_vae(folder: pathlib.Path, config: Mapping[str, Any]) -> str | None:
 
 
 def load(folder: pathlib.Path, config: Mapping[str, Any], target: Any = None) -> Any:
-    """Loads the parameters of a model, float32, one tensor in host memory at a time.
+    """Loads the parameters of a model, float32, up to `READ_AT_ONCE` tensors in host memory.
 
     Args:
       folder: as `find` gives it.
@@ -141,20 +143,23 @@ def load(folder: pathlib.Path, config: Mapping[str, Any], target: Any = None) ->
         the configuration says.
     """
     model = section(DiTConfig, {"model": config["model"]}, "model")
-    weights = stored(folder, config)
+    _, read = _opened(folder, config)
     if target is None:
         target = build.on_one_device(build.abstract_transformer(model)[1])
+    flat = dict(nnx.to_flat_state(target))
 
-    def place(name: str, like: Any) -> jax.Array:
-        value = weights[name][...]
-        return jax.make_array_from_callback(like.shape, like.sharding, lambda index: value[index])
+    def place(path: tuple[Any, ...]) -> jax.Array:
+        like = flat[path].get_value()
+        value = read(".".join(map(str, path)))
+        placed = jax.make_array_from_callback(like.shape, like.sharding, lambda index: value[index])
+        # Widened there: half the bytes travel, and this processor's loop over bfloat16 is slow.
+        return placed.astype(np.float32).block_until_ready()
 
-    return nnx.from_flat_state(
-        {
-            path: leaf.replace(place(".".join(map(str, path)), leaf.get_value()))
-            for path, leaf in nnx.to_flat_state(target)
-        }
-    )
+    order = sorted(flat, key=lambda path: -flat[path].get_value().size)
+    # Several processes run the same programs in the same order.
+    workers = READ_AT_ONCE if jax.process_count() == 1 else 1
+    arrays = dict(zip(order, threads.map_all(place, order, workers), strict=True))
+    return nnx.from_flat_state({path: leaf.replace(arrays[path]) for path, leaf in flat.items()})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -185,23 +190,36 @@ def stored(folder: pathlib.Path, config: Mapping[str, Any]) -> dict[str, StoredW
     Raises:
       UserError: as `load` does.
     """
+    shapes, by_name = _opened(folder, config)
+
+    @functools.lru_cache(maxsize=1)  # stacks of layers are read a layer at a time
+    def read(name: str) -> Float[np.ndarray, "..."]:
+        return by_name(name).astype(np.float32, copy=False)
+
+    return {
+        name: StoredWeight(read=lambda place, name=name: read(name)[place], shape=shape)
+        for name, shape in shapes.items()
+    }
+
+
+def _opened(
+    folder: pathlib.Path, config: Mapping[str, Any]
+) -> tuple[dict[str, tuple[int, ...]], Callable[[str], Float[np.ndarray, "..."]]]:
+    """Shapes by dotted path, and a function that reads a weight in its stored type.
+
+    Weights of 8 bits come as float32. Errors are those of `load`.
+    """
     tensors = TensorFiles(folder / WEIGHTS_FILE)
     model = section(DiTConfig, {"model": config["model"]}, "model")
     weights = flatten(build.abstract_transformer(model)[1])
     _check(tensors, _layout(weights, config["storage"]))
 
-    @functools.lru_cache(maxsize=1)  # stacks of layers are read a layer at a time
     def read(name: str) -> Float[np.ndarray, "..."]:
         if name + SCALE not in tensors:
-            return tensors[name].astype(np.float32)
+            return tensors[name]
         return tensors.read_int8(name) * np.expand_dims(tensors[name + SCALE], -2)
 
-    return {
-        name: StoredWeight(
-            read=lambda place, name=name: read(name)[place], shape=tuple(weight.shape)
-        )
-        for name, weight in weights.items()
-    }
+    return {name: tuple(weight.shape) for name, weight in weights.items()}, read
 
 
 def fingerprint(folder: pathlib.Path) -> str:

@@ -6,11 +6,13 @@ import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax.numpy as jnp
 from flax import nnx
 
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.files import paths
 from unityvideo_jax.inputs.config import READ_LATER, VAE_DTYPES, DataConfig
+from unityvideo_jax.kernels import attention
 from unityvideo_jax.models import build
 from unityvideo_jax.models.dit import DiTConfig
 from unityvideo_jax.models.lora import LoraConfig
@@ -105,6 +107,10 @@ def _assembled(
         vae=lambda: load_vae(vae or data["vae"] or None, dtype=vae_dtype),
         text_encoder=lambda: load_text_encoder(encoder, data["text_length"]),
         params=lambda: load(state),
+        # While the others wait for files and the device.
+        kernels=lambda: attention.import_libraries(
+            model.attention, jnp.dtype(model.dtype), model.head_dim
+        ),
     )
     return {
         "vae": loaded["vae"],

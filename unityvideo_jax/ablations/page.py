@@ -105,6 +105,8 @@ def _outcome(words: Sequence[str], claim: Claim) -> str:
     expected = "better" if claim.better else "worse"
     if not words:
         return "not measured"
+    if set(words) == {statistics.UNTESTED}:
+        return statistics.UNTESTED
     if not says:
         return "no difference shown"
     if says == {expected}:
@@ -119,7 +121,7 @@ def _summary(results: Results) -> list[str]:
     for table in TABLES:
         for claim in table.claims:
             words = [w for c in COLUMNS if (w := _said(results, table, claim, c)[1])]
-            tests += len(words)
+            tests += len(words) - words.count(statistics.UNTESTED)
             rows.append([f"{table.number}: {claim.text}", _outcome(words, claim)])
     seeds = results.seeds()
     lines += [
@@ -231,7 +233,8 @@ def _estimation(results: Results) -> list[str]:
         }
     )
     keys = [*heads.values(), *control]
-    rows = [[arm, *(results.cell(arm, key) for key in keys)] for arm in results.runs]
+    arms = [arm for arm in results.runs if any(results.values(arm, key) for key in keys)]
+    rows = [[arm, *(results.cell(arm, key) for key in keys)] for arm in arms]
     for label, title in (("ceiling/", "truth through the autoencoder"), ("trivial/", "trivial")):
         rows.append([title, *(_of_reference(results, label + key) for key in keys)])
     rows.append(
@@ -243,9 +246,17 @@ def _estimation(results: Results) -> list[str]:
         "## Estimation and control",
         "",
         "Estimated from true RGB in one pass, without captions. Control is scored by one model "
-        "that is no arm, from RGB sampled with the true modality.",
-        *_grid(("arm", *(f"`{key}`" for key in keys)), rows),
+        "that is no arm, from RGB sampled with the true modality. Columns: "
+        f"{', '.join(f'`{key}`' for key in keys)}.",
+        *_grid(("arm", *map(_short, keys)), rows),
     ]
+
+
+def _short(key: str) -> str:
+    """A metric's modality and last word, and whether it is control's: "control by depth, epe"."""
+    control = key.startswith(CONTROL)
+    modality = key.split("/")[1 if control else 0]
+    return f"{'control by ' * control}{modality}, {key.rpartition('/')[2]}"
 
 
 def _of_reference(results: Results, key: str) -> str:
@@ -274,8 +285,9 @@ def _agreement(results: Results) -> list[str]:
         "## Do streams agree?",
         "",
         "RGB and two modalities sampled together from a caption (`docs/evaluation.md`). The arm "
-        "`unseen_pair` never saw flow and segmentation in one sample.",
-        *_grid(("arm", *(f"`{key}`" for key in keys)), rows),
+        "`unseen_pair` never saw flow and segmentation in one sample. Columns are "
+        "`agreement/<column>/joint_3`.",
+        *_grid(("arm", *(f"`{key.split('/')[1]}`" for key in keys)), rows),
     ]
 
 

@@ -17,6 +17,7 @@ from jaxtyping import Float
 LEVEL = 0.95
 # More seeds than this have more than a million sign flips; their test is Student's alone.
 MOST_FLIPS = 20
+UNTESTED = "one seed, not tested"
 Values = Sequence[float | int] | Float[np.ndarray, " n"]
 
 
@@ -119,13 +120,15 @@ def bootstrap_share(
 
 
 def verdict(found: Difference, lower_is_better: bool, noise: float = 0.0) -> str:
-    """Judges a difference: "better", "worse", or "no difference shown".
+    """Judges a difference: "better", "worse", "no difference shown", or `UNTESTED`.
 
     Args:
       found: the arm less its baseline.
       lower_is_better: of the metric.
       noise: smaller differences are not claimed.
     """
+    if found.seeds < 2:
+        return UNTESTED
     if not found.student < 1 - LEVEL or abs(found.mean) < noise:
         return "no difference shown"
     return "better" if (found.mean < 0) == lower_is_better else "worse"

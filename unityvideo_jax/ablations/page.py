@@ -3,9 +3,8 @@
 import pathlib
 from collections.abc import Mapping, Sequence
 
-from unityvideo_jax import modalities
-from unityvideo_jax.ablations import curves, statistics
-from unityvideo_jax.ablations.results import NOTHING, Record, Results
+from unityvideo_jax.ablations import curves, sections, statistics
+from unityvideo_jax.ablations.results import NOTHING, Record, Results, grid
 from unityvideo_jax.ablations.tables import (
     COLUMNS,
     MEASURED,
@@ -20,8 +19,6 @@ from unityvideo_jax.evaluation.report import reported
 from unityvideo_jax.files.paths import atomic_path
 
 ABSENT = "not available offline"
-ESTIMATED = ("depth", "flow", "segmentation", "skeleton", "densepose")
-CONTROL = "control_by_"
 # Pictures that the page shows of these arms, in this order, by the titles that scoring gives them.
 PICTURED = ("rgb", "all", "neither", "unseen_pair")
 PICTURES = (
@@ -57,26 +54,15 @@ def write(path: pathlib.Path, records: Mapping[str, Record]) -> None:
         *_summary(results),
         *(line for table in TABLES for line in _table(results, table)),
         *(["", "## Curves", "", f"![RGB loss by step]({folder.name}/curves.svg)"] if drawn else []),
-        *_physics(results),
-        *_estimation(results),
-        *_agreement(results),
-        *_zero_shot(results),
+        *sections.physics(results),
+        *sections.estimation(results),
+        *sections.agreement(results),
+        *sections.zero_shot(results),
         *_pictures(folder),
         *_cost(results),
     ]
     with atomic_path(path) as temporary:
         temporary.write_text("\n".join(lines) + "\n")
-
-
-def _grid(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    if not rows:
-        return ["", "No run of it is finished."]
-    return [
-        "",
-        f"| {' | '.join(titles)} |",
-        f"|---{'|---:' * (len(titles) - 1)}|",
-        *(f"| {' | '.join(row)} |" for row in rows),
-    ]
 
 
 def _noise(results: Results, key: str) -> float:
@@ -137,7 +123,7 @@ def _summary(results: Results) -> list[str]:
         "The measured columns are not the paper's: its models have 10 billion weights and real "
         "video, these at most 25 million and procedural worlds.",
     ]
-    return lines + _grid(("claim (table of the paper)", "here"), rows)
+    return lines + grid(("claim (table of the paper)", "here"), rows)
 
 
 def _table(results: Results, table: Table) -> list[str]:
@@ -153,13 +139,13 @@ def _table(results: Results, table: Table) -> list[str]:
         for row in shown
     ]
     lines = ["", f"## Table {table.number}: {table.title}"]
-    lines += _grid(("", *(column.title for column in COLUMNS)), rows)
+    lines += grid(("", *(column.title for column in COLUMNS)), rows)
     lines += [
         "",
         "The paper's columns, the paper's number and what was measured here. VBench's networks are "
         f"{ABSENT}; temporal flickering needs none.",
     ]
-    lines += _grid(
+    lines += grid(
         ("", *names),
         [[row.title, *(_beside(results, row, paper, key) for key in table.paper)] for row in shown],
     )
@@ -168,7 +154,7 @@ def _table(results: Results, table: Table) -> list[str]:
         [claim.text, *(_said(results, table, claim, column)[0] or NOTHING for column in COLUMNS)]
         for claim in table.claims
     ]
-    return lines + _grid(("", *(column.title for column in COLUMNS)), claims)
+    return lines + grid(("", *(column.title for column in COLUMNS)), claims)
 
 
 def _beside(results: Results, row: Row, paper: Mapping, key: str) -> str:
@@ -177,177 +163,6 @@ def _beside(results: Results, row: Row, paper: Mapping, key: str) -> str:
     ours = MEASURED.get(key)
     here = ABSENT if ours is None else results.cell(row.arm, ours.format(way=row.way), 2)
     return f"{theirs} / {here}"
-
-
-def _physics(results: Results) -> list[str]:
-    kinds = dict.fromkeys(
-        streams for runs in results.runs.values() for r in runs.values() for streams in r["pairs"]
-    )
-    chosen = [s for s in kinds if not s.startswith("rgb_of_")]
-    base = results.outcomes("rgb", "rgb")
-    rows = []
-    for arm in results.runs:
-        row = [arm]
-        for streams in chosen:
-            outcomes = results.outcomes(arm, streams)
-            row.append(NOTHING if outcomes is None else _interval(outcomes))
-        own = results.outcomes(arm, "rgb")
-        both = own is not None and base is not None and arm != "rgb"
-        row.append(_interval(own, base) if both else NOTHING)
-        rows.append(row)
-    frames = next(iter(results.runs.values()))
-    number = next(iter(frames.values()))["metrics"].get("plausibility_error/frame_differences/all")
-    text = NOTHING if number is None else f"{number:.3f}"
-    return [
-        "",
-        "## Plausibility error",
-        "",
-        f"Share of {results.pairs()} pairs of which the impossible clip has the lower loss "
-        "(`docs/physics.md`); chance is 0.5, intervals are bootstrapped over pairs. The energy of "
-        f"frame differences, which knows no physics, has {text}; `rgb_shuffled` is the model on "
-        "frames in a random order.",
-        *_grid(("arm", *chosen, "rgb less that of RGB alone"), rows),
-    ]
-
-
-def _interval(outcomes, base=None) -> str:
-    value, low, high = statistics.bootstrap_share(outcomes, base)
-    sign = "+" if base is not None else ""
-    return f"{value:{sign}.3f} [{low:{sign}.3f}, {high:{sign}.3f}]"
-
-
-def _headlines() -> dict[str, str]:
-    return {name: modalities.get(name).metric.headline for name in ESTIMATED}
-
-
-def _estimation(results: Results) -> list[str]:
-    heads = _headlines()
-    control = sorted(
-        {
-            key
-            for runs in results.runs.values()
-            for run in runs.values()
-            for key in run["metrics"]
-            for name, head in heads.items()
-            if key.startswith(CONTROL) and key.endswith(f"/{head}")
-        }
-    )
-    keys = [*heads.values(), *control]
-    arms = [arm for arm in results.runs if any(results.values(arm, key) for key in keys)]
-    rows = [[arm, *(results.cell(arm, key) for key in keys)] for arm in arms]
-    for label, title in (("ceiling/", "truth through the autoencoder"), ("trivial/", "trivial")):
-        rows.append([title, *(_of_reference(results, label + key) for key in keys)])
-    rows.append(
-        ["control's estimator on true RGB"]
-        + [_of_reference(results, f"truth/{key}" if key in control else "") for key in keys]
-    )
-    return [
-        "",
-        "## Estimation and control",
-        "",
-        "Estimated from true RGB in one pass, without captions. Control is scored by one model "
-        "that is no arm, from RGB sampled with the true modality. Columns: "
-        f"{', '.join(f'`{key}`' for key in keys)}.",
-        *_grid(("arm", *map(_short, keys)), rows),
-    ]
-
-
-def _short(key: str) -> str:
-    """A metric's modality and last word, and whether it is control's: "control by depth, epe"."""
-    control = key.startswith(CONTROL)
-    modality = key.split("/")[1 if control else 0]
-    return f"{'control by ' * control}{modality}, {key.rpartition('/')[2]}"
-
-
-def _of_reference(results: Results, key: str) -> str:
-    value = results.reference.get(key)
-    return NOTHING if value is None else f"{value:.3f}"
-
-
-def _agreement(results: Results) -> list[str]:
-    keys = dict.fromkeys(
-        key
-        for runs in results.runs.values()
-        for run in runs.values()
-        for key in run["metrics"]
-        if key.startswith("agreement/") and key.endswith("/joint_3")
-    )
-    arms = [arm for arm in results.runs if any(results.values(arm, key) for key in keys)]
-    rows = []
-    for arm in arms:
-        rows.append([arm, *(results.cell(arm, key) for key in keys)])
-        rows.append([f"{arm}, shuffled", *(results.cell(arm, f"floor/{key}") for key in keys)])
-    if arms:
-        ceiling = [results.cell(arms[0], f"ceiling/{key}") for key in keys]
-        rows.append(["truth through the autoencoder", *ceiling])
-    return [
-        "",
-        "## Do streams agree?",
-        "",
-        "RGB and two modalities sampled together from a caption (`docs/evaluation.md`). The arm "
-        "`unseen_pair` never saw flow and segmentation in one sample. Columns are "
-        "`agreement/<column>/joint_3`.",
-        *_grid(("arm", *(f"`{key.split('/')[1]}`" for key in keys)), rows),
-    ]
-
-
-def _zero_shot(results: Results) -> list[str]:
-    heads = _headlines()
-    columns = {
-        "objects, asked for": f"zero_shot/objects/{heads['segmentation']}",
-        "objects, asked for people": f"zero_shot/objects_asked_for_people/{heads['segmentation']}",
-        "people": heads["segmentation"],
-        "animals with a skeleton": "zero_shot/animals/found",
-        "joints on the animals": "zero_shot/animals/keypoints_in_masks",
-        "on those of another clip": "floor/zero_shot/animals/keypoints_in_masks",
-        "people's skeletons": heads["skeleton"],
-    }
-    arms = [arm for arm in results.runs if any(results.values(arm, k) for k in columns.values())]
-    rows = [[arm, *(results.cell(arm, key) for key in columns.values())] for arm in arms]
-    ceilings = [_of_reference(results, f"ceiling/{key}") for key in columns.values()]
-    rows.append(["truth through the autoencoder", *ceilings])
-    return [
-        "",
-        "## Zero-shot",
-        "",
-        "Prompts of the training asked for people alone, and its worlds show no animal. The second "
-        "column has the same clips and prompts that ask for people: what is not the prompt's. "
-        "Worlds have no joints of animals, so that their skeletons are scored by the exact masks.",
-        *_grid(("arm", *columns), rows if arms else []),
-        "",
-        "Differences over seeds:",
-        *_grid(("", "difference", "p", ""), _zero_shot_tests(results, heads)),
-    ]
-
-
-def _zero_shot_tests(results: Results, heads: Mapping[str, str]) -> list[list[str]]:
-    masks, pair = heads["segmentation"], "agreement/moved_mask_iou/joint_3"
-    joints = "zero_shot/animals/keypoints_in_masks"
-    tests = {
-        "objects: asked for, less the same asked for people": (
-            ("all", f"zero_shot/objects/{masks}"),
-            ("all", f"zero_shot/objects_asked_for_people/{masks}"),
-        ),
-        "animals: joints on them, less on those of another clip": (
-            ("all", joints),
-            ("all", f"floor/{joints}"),
-        ),
-        "flow and segmentation never seen together: agreement, less that of shuffled streams": (
-            ("unseen_pair", pair),
-            ("unseen_pair", f"floor/{pair}"),
-        ),
-        "the same, less that of `all`, which saw them together": (
-            ("unseen_pair", pair),
-            ("all", pair),
-        ),
-    }
-    rows = []
-    for title, sides in tests.items():
-        if (found := results.difference(*sides)) is not None:
-            p = NOTHING if found.seeds < 2 else f"{found.student:.3f}"
-            word = statistics.verdict(found, lower_is_better=False)
-            rows.append([title, f"{found.mean:+.3f}", p, word])
-    return rows
 
 
 def picture(arm: str, title: str) -> str | None:
@@ -404,5 +219,5 @@ def _cost(results: Results) -> list[str]:
         "",
         f"{total / 3600:.1f} device hours on {', '.join(devices)}. A joint or a control sample "
         "noises RGB, an estimation sample does not; a step of more streams costs more.",
-        *_grid(titles, rows),
+        *grid(titles, rows),
     ]

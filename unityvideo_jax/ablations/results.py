@@ -1,6 +1,6 @@
 """The runs of a grid by arm, seed and metric, and comparisons between them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,18 @@ from unityvideo_jax.errors import UserError
 
 NOTHING = "–"
 Record = Mapping[str, Any]
+
+
+def grid(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """The lines of a table; of no rows, a sentence."""
+    if not rows:
+        return ["", "No run of it is finished."]
+    return [
+        "",
+        f"| {' | '.join(titles)} |",
+        f"|---{'|---:' * (len(titles) - 1)}|",
+        *(f"| {' | '.join(row)} |" for row in rows),
+    ]
 
 
 class Results:

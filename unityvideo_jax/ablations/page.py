@@ -19,6 +19,8 @@ from unityvideo_jax.evaluation.report import reported
 from unityvideo_jax.files.paths import atomic_path
 
 ABSENT = "not available offline"
+# Rows below the measured ones of each table.
+REFERENCES = {"truth through the autoencoder": "autoencoder", "truth": "truth"}
 # Pictures that the page shows of these arms, in this order, by the titles that scoring gives them.
 PICTURED = ("rgb", "all", "neither", "unseen_pair")
 PICTURES = (
@@ -138,6 +140,9 @@ def _table(results: Results, table: Table) -> list[str]:
         [row.title, *(results.cell(row.arm, c.of(row.way), c.digits) for c in COLUMNS)]
         for row in shown
     ]
+    for title, way in REFERENCES.items():
+        cells = [results.reference_cell(c.of(way), c.digits) for c in COLUMNS]
+        rows += [[title, *cells]] if results.reference else []
     lines = ["", f"## Table {table.number}: {table.title}"]
     lines += grid(("", *(column.title for column in COLUMNS)), rows)
     lines += [

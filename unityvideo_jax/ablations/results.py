@@ -67,6 +67,11 @@ class Results:
         mean, std = statistics.mean_std(values)
         return f"{mean:.{digits}f}" + (f" ± {std:.{digits}f}" if len(values) > 1 else "")
 
+    def reference_cell(self, key: str, digits: int = 3) -> str:
+        """Formats a number that needs no run."""
+        value = self.reference.get(key)
+        return NOTHING if value is None else f"{value:.{digits}f}"
+
     def difference(self, ours: tuple[str, str], base: tuple[str, str]) -> Difference | None:
         """An (arm, key) minus another over the seeds that both have; None if there are none."""
         first, second = self.values(*ours), self.values(*base)

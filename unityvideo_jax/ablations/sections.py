@@ -69,10 +69,10 @@ def estimation(results: Results) -> list[str]:
     arms = [arm for arm in results.runs if any(results.values(arm, key) for key in keys)]
     rows = [[arm, *(results.cell(arm, key) for key in keys)] for arm in arms]
     for label, title in (("ceiling/", "truth through the autoencoder"), ("trivial/", "trivial")):
-        rows.append([title, *(_of_reference(results, label + key) for key in keys)])
+        rows.append([title, *(results.reference_cell(label + key) for key in keys)])
     rows.append(
         ["control's estimator on true RGB"]
-        + [_of_reference(results, f"truth/{key}" if key in control else "") for key in keys]
+        + [results.reference_cell(f"truth/{key}" if key in control else "") for key in keys]
     )
     return [
         "",
@@ -90,11 +90,6 @@ def _short(key: str) -> str:
     control = key.startswith(CONTROL)
     modality = key.split("/")[1 if control else 0]
     return f"{'control by ' * control}{modality}, {key.rpartition('/')[2]}"
-
-
-def _of_reference(results: Results, key: str) -> str:
-    value = results.reference.get(key)
-    return NOTHING if value is None else f"{value:.3f}"
 
 
 def agreement(results: Results) -> list[str]:
@@ -139,7 +134,7 @@ def zero_shot(results: Results) -> list[str]:
     }
     arms = [arm for arm in results.runs if any(results.values(arm, k) for k in columns.values())]
     rows = [[arm, *(results.cell(arm, key) for key in columns.values())] for arm in arms]
-    ceilings = [_of_reference(results, f"ceiling/{key}") for key in columns.values()]
+    ceilings = [results.reference_cell(f"ceiling/{key}") for key in columns.values()]
     rows.append(["truth through the autoencoder", *ceilings])
     return [
         "",

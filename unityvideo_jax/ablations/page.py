@@ -4,7 +4,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 
 from unityvideo_jax.ablations import curves, sections, statistics
-from unityvideo_jax.ablations.results import NOTHING, Record, Results, grid
+from unityvideo_jax.ablations.results import NOTHING, Record, Results, grid, p_value
 from unityvideo_jax.ablations.tables import (
     COLUMNS,
     MEASURED,
@@ -83,8 +83,7 @@ def _said(results: Results, table: Table, claim: Claim, column: Column) -> tuple
     if found is None:
         return "", ""
     word = statistics.verdict(found, column.lower_is_better, _noise(results, column.key))
-    p = NOTHING if found.seeds < 2 else f"{found.student:.3f}"
-    return f"{found.mean:+.{column.digits}f} (p {p}): {word}", word
+    return f"{found.mean:+.{column.digits}f} (p {p_value(found)}): {word}", word
 
 
 def _outcome(words: Sequence[str], claim: Claim) -> str:

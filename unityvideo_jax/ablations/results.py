@@ -27,6 +27,11 @@ def grid(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     ]
 
 
+def p_value(found: Difference) -> str:
+    """Formats the p of the paired t-test, which one seed has not."""
+    return NOTHING if found.seeds < 2 else f"{found.student:.3f}"
+
+
 class Results:
     """Records of one grid.
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from unityvideo_jax import modalities
 from unityvideo_jax.ablations import statistics
-from unityvideo_jax.ablations.results import NOTHING, Results, grid
+from unityvideo_jax.ablations.results import NOTHING, Results, grid, p_value
 
 ESTIMATED = ("depth", "flow", "segmentation", "skeleton", "densepose")
 CONTROL = "control_by_"
@@ -174,7 +174,6 @@ def _zero_shot_tests(results: Results, heads: Mapping[str, str]) -> list[list[st
     rows = []
     for title, sides in tests.items():
         if (found := results.difference(*sides)) is not None:
-            p = NOTHING if found.seeds < 2 else f"{found.student:.3f}"
             word = statistics.verdict(found, lower_is_better=False)
-            rows.append([title, f"{found.mean:+.3f}", p, word])
+            rows.append([title, f"{found.mean:+.3f}", p_value(found), word])
     return rows

@@ -45,19 +45,21 @@ def pick_implementation(dtype: jnp.dtype, head_dim: int) -> str:
     return "cudnn" if head_dim % 8 == 0 and head_dim <= 128 else "xla"
 
 
+def resolve(implementation: str, dtype: jnp.dtype, head_dim: int) -> str:
+    """Returns the kernel that `config.model.attention` means; "auto" is `pick_implementation`'s."""
+    return pick_implementation(dtype, head_dim) if implementation == "auto" else implementation
+
+
 def import_libraries(implementation: str, dtype: jnp.dtype, head_dim: int) -> None:
     """Imports what a kernel needs, which otherwise its first call does.
 
     Args:
-      implementation: as `local_attention` takes it, or "auto".
-      dtype, head_dim: of the queries, by which "auto" picks.
+      implementation, dtype, head_dim: as `resolve` takes them.
 
     Raises:
       UserError: "flash", and its packages are not installed.
     """
-    if implementation == "auto":
-        implementation = pick_implementation(dtype, head_dim)
-    if implementation == "flash":
+    if resolve(implementation, dtype, head_dim) == "flash":
         flash.library()
 
 

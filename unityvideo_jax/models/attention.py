@@ -46,8 +46,7 @@ def dot_product_attention(
     Returns:
       Attended values, in the type of `q`.
     """
-    if implementation == "auto":
-        implementation = attention.pick_implementation(q.dtype, q.shape[-1])
+    implementation = attention.resolve(implementation, q.dtype, q.shape[-1])
     attend = _attend_jointly if joint else _attend_to_groups
     attend = functools.partial(attend, implementation=implementation)
     mesh = rules.ambient_mesh()

@@ -142,9 +142,9 @@ def load(folder: pathlib.Path, config: Mapping[str, Any], target: Any = None) ->
       UserError: a damaged file; a tensor that is missing, unknown, or of another shape or type than
         the configuration says.
     """
-    model = section(DiTConfig, {"model": config["model"]}, "model")
     _, read = _opened(folder, config)
     if target is None:
+        model = section(DiTConfig, {"model": config["model"]}, "model")
         target = build.on_one_device(build.abstract_transformer(model)[1])
     flat = dict(nnx.to_flat_state(target))
 

@@ -6,7 +6,7 @@ import math
 
 import jax.numpy as jnp
 
-from unityvideo_jax.kernels.attention import pick_implementation
+from unityvideo_jax.kernels.attention import resolve
 from unityvideo_jax.models.config import DiTConfig
 from unityvideo_jax.parallel import device_memory
 
@@ -43,9 +43,7 @@ class Load:
         """Raises UserError if the least that a block holds at once is more than a device has."""
         model, tokens = self.model, self.batch * self.tokens
         needed = WORKING * BFLOAT16 * tokens * model.dim
-        kernel = model.attention
-        if kernel == "auto":
-            kernel = pick_implementation(jnp.dtype(model.dtype), model.head_dim)
+        kernel = resolve(model.attention, jnp.dtype(model.dtype), model.head_dim)
         if kernel == "xla":  # which stores the score of each pair of tokens
             needed += FLOAT32 * model.num_heads * tokens * self.tokens
         device_memory.check_device(needed, str(self), FIX)

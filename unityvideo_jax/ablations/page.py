@@ -221,7 +221,9 @@ def _cost(results: Results) -> list[str]:
         "",
         "## What was run, and what it cost",
         "",
-        f"{total / 3600:.1f} device hours on {', '.join(devices)}. A joint or a control sample "
-        "noises RGB, an estimation sample does not; a step of more streams costs more.",
+        f"The runs took {total / 3600:.1f} hours on {', '.join(devices)}, each counted whole: "
+        "several may have shared a device, and their times are no measure of its speed. A joint or "
+        "a control sample noises RGB, an estimation sample does not; a step of more streams costs "
+        "more.",
         *grid(titles, rows),
     ]

@@ -258,6 +258,8 @@ def test_memory_that_a_device_refuses_is_one_line(pipeline, monkeypatch):
 
     with pytest.raises(UserError, match=r"^1 samples of 2 streams, 16 tokens: .* for 23\.9 GiB"):
         refuse("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 25739010976 bytes.")
+    with pytest.raises(UserError, match=r"has no room for 12\.88 GiB more; sample fewer frames"):
+        refuse("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 12.88GiB.")
     with pytest.raises(UserError, match=r"a device \(cpu\) has no room; sample fewer frames"):
         refuse("INTERNAL: Ran out of memory in memory space hbm.")
     with pytest.raises(jax.errors.JaxRuntimeError, match="CUDA"):

@@ -12,7 +12,7 @@ from unityvideo_jax.runtime import capacity
 
 # What XLA says of memory that an allocator refuses, and of how much it was.
 _REFUSED = re.compile(r"RESOURCE_EXHAUSTED|out of memory", re.IGNORECASE)
-_BYTES = re.compile(r"allocat\w+ (\d+) bytes")
+_SIZE = re.compile(r"allocat\w+ ([\d.]+) ?(bytes|[KMGT]iB)")
 
 
 def device_bytes(device: jax.Device) -> int:
@@ -56,7 +56,12 @@ def explained(what: str, fix: str) -> Iterator[None]:
     except jax.errors.JaxRuntimeError as error:
         if not _REFUSED.search(str(error)):
             raise
-        found = _BYTES.search(str(error))
-        size = f" for {capacity.show(int(found[1]))} more" if found else ""
+        size = f" for {_said(found)} more" if (found := _SIZE.search(str(error))) else ""
         kind = jax.local_devices()[0].device_kind
         raise UserError(f"{what}: a device ({kind}) has no room{size}; {fix}") from error
+
+
+def _said(size: re.Match[str]) -> str:
+    """The size that XLA names, in bytes or in units of its own, by version."""
+    number, unit = size.groups()
+    return capacity.show(int(number)) if unit == "bytes" else f"{number} {unit}"

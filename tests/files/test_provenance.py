@@ -3,6 +3,7 @@ import json
 
 import ml_collections
 import numpy as np
+import pytest
 
 from unityvideo_jax.files import provenance
 
@@ -14,11 +15,13 @@ def test_config_hash_depends_on_content_alone():
     assert provenance.config_hash(first) != provenance.config_hash(first | {"b": (1, 3)})
 
 
-def test_file_hash(tmp_path):
-    (tmp_path / "a").write_bytes(b"one")
-    (tmp_path / "b").write_bytes(b"two")
-    assert provenance.file_hash(tmp_path / "a") == hashlib.sha256(b"one").hexdigest()
-    assert provenance.file_hash(tmp_path) == hashlib.sha256(b"onetwo").hexdigest()
+@pytest.mark.parametrize("block", [2, 3, 1 << 25])
+def test_file_hash(block, tmp_path, monkeypatch):
+    monkeypatch.setattr(provenance, "HASHED_BYTES", block)
+    for name, content in {"a": b"one", "b": b"", "c": b"second"}.items():
+        (tmp_path / name).write_bytes(content)
+        assert provenance.file_hash(tmp_path / name) == hashlib.sha256(content).hexdigest()
+    assert provenance.file_hash(tmp_path) == hashlib.sha256(b"onesecond").hexdigest()
 
 
 def test_json(tmp_path):

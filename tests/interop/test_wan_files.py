@@ -218,7 +218,8 @@ def test_not_finite_is_refused_and_no_file_appears(tensors, tmp_path):
 
 @pytest.mark.filterwarnings("ignore:invalid value")
 @pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16])
-def test_every_value_that_is_not_finite_is_named(dtype):
+def test_every_value_that_is_not_finite_is_named(dtype, monkeypatch):
+    monkeypatch.setattr(shards, "FINITE_BLOCK", 2**16)
     bits = np.random.default_rng(0).integers(0, 2**16, 400_000, np.uint16)
     values = bits.view(np.dtype(dtype))
     finite = values[np.isfinite(values)][:150_000]

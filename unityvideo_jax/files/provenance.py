@@ -17,6 +17,9 @@ from unityvideo_jax.files import stores
 from unityvideo_jax.files.paths import atomic_path
 
 PACKAGES = ("jax", "jaxlib", "flax", "numpy", "orbax-checkpoint")
+# Read and hashed in one go. After each block a thread waits for those that run Python, such as one
+# that imports: with small ones it hardly gets on beside them.
+HASHED_BYTES = 1 << 25
 
 
 def versions() -> dict[str, str]:
@@ -57,10 +60,12 @@ def file_hash(path: str | os.PathLike) -> str:
     path = stores.local(path)
     files = sorted(f for f in path.iterdir() if f.is_file()) if path.is_dir() else [path]
     digest = hashlib.sha256()
+    largest = max((file.stat().st_size for file in files), default=0)
+    block = memoryview(bytearray(min(largest + 1, HASHED_BYTES)))
     for file in files:
-        with file.open("rb") as stream:
-            while block := stream.read(1 << 20):
-                digest.update(block)
+        with file.open("rb", buffering=0) as stream:
+            while count := stream.readinto(block):
+                digest.update(block[:count])
     return digest.hexdigest()
 
 

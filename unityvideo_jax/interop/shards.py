@@ -40,7 +40,9 @@ SIZES = {
     **{"C64": 64, "I64": 64, "U64": 64, "F64": 64},
 }
 LONGEST_HEADER = 100_000_000  # bytes; the format's own limit
-FINITE_BLOCK = 2**17  # elements that stay in a processor's cache
+# Elements looked at in one go. After each, a thread waits for those that run Python, such as one
+# that imports: with fewer it hardly gets on beside them.
+FINITE_BLOCK = 2**22
 # First bytes of other files that users give as weights.
 MARKS = {
     b"GGUF": "a GGUF file (quantised)",

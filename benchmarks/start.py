@@ -6,8 +6,8 @@ Command: python benchmarks/start.py
 
   start  worlds-mini in a new process, twice, with an empty and then a filled cache of compiled
          programs: importing, loading weights, and a call of one step, divided into the step (with
-         the text encoder) and decoding. Tracing, lowering, compiling and reading the cache are
-         parts of them, as JAX reports them.
+         the text encoder) and decoding. What loads side by side, and tracing, lowering, compiling
+         and reading the cache, as JAX reports them, are parts of these.
   wan    the same for Wan 2.1's 1.3B at 81x480x832 with UMT5-XXL, its VAE in float32 and then in
          bfloat16: random weights of these sizes, saved by diffusers and transformers and
          converted to a model stored in bfloat16; 33 GB of temporary files.
@@ -17,6 +17,7 @@ Command: python benchmarks/start.py
 
 import argparse
 import collections
+import functools
 import json
 import os
 import pathlib
@@ -25,7 +26,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 EVENTS = {
@@ -61,6 +62,7 @@ def one(args: argparse.Namespace) -> None:
     import jax
 
     from unityvideo_jax import cli
+    from unityvideo_jax.runtime import threads
     from unityvideo_jax.sampling.pipeline import Pipeline
 
     clock.lap("import")
@@ -74,6 +76,18 @@ def one(args: argparse.Namespace) -> None:
 
     jax.monitoring.register_event_duration_secs_listener(add)
     jax.monitoring.register_event_listener(lambda event, **_: counts.update([HITS.get(event, "")]))
+    beside: dict[str, float] = {}
+
+    def timed(name: str, call: Callable[[], Any]) -> Any:
+        begun = time.perf_counter()
+        result = call()
+        beside[name] = time.perf_counter() - begun
+        return result
+
+    call_all = threads.call_all
+    threads.call_all = lambda **calls: call_all(
+        **{name: functools.partial(timed, name, call) for name, call in calls.items()}
+    )
     call: dict[str, Any] = {"wanted": ("rgb", "depth"), "steps": 1}
     pipe = Pipeline.from_pretrained(args.pretrained, vae_dtype=args.vae_dtype)
     if args.wan:
@@ -96,7 +110,7 @@ def one(args: argparse.Namespace) -> None:
     within |= {"programs": counts["compile or load"], **{n: counts[n] for n in HITS.values()}}
     pipe("A person in a red shirt walks past a blue ball.", **call)
     clock.lap("second call")
-    print(json.dumps({"clock": clock.rows, "within": within}))
+    print(json.dumps({"clock": clock.rows, "beside": beside, "within": within}))
 
 
 def output_of(*command: str, **env: str) -> str:
@@ -123,6 +137,9 @@ def start(args: argparse.Namespace) -> None:
             totals = [list(run["clock"].values())[: number + 1] for run in runs]
             cells = [f"{sum(w for w, _ in t):.1f} ({sum(c for _, c in t):.1f})" for t in totals]
             print(f"| **start to the end of the first step** | {' | '.join(cells)} |")
+    for name in runs[0]["beside"]:
+        cells = [f"{run['beside'][name]:.1f}" for run in runs]
+        print(f"| of weights, side by side: {name} | {' | '.join(cells)} |")
     for name in runs[0]["within"]:
         kind = "d" if name in ("programs", *HITS.values()) else ".2f"
         print(f"| to the end of the first call: {name} | "

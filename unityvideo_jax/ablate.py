@@ -224,10 +224,11 @@ def _work(output: pathlib.Path, runs: Sequence[Run], key: str, settings: Any) ->
                 print(f"{name}: error: {error}", file=sys.stderr, flush=True)
                 failed.append(name)
                 continue
+            finally:
+                gc.collect()  # the run's state lies in cycles of functions, and on the device
             record |= {"frozen": key, "versions": provenance.versions()}
             log.add(output, record)
             print(f"{name}: finished", flush=True)
-            gc.collect()  # the run's state lies in cycles of functions, and on the device
     if failed:
         raise UserError(f"failed, as listed above: {', '.join(failed)}; run it again to try again")
 

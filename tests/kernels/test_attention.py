@@ -14,7 +14,7 @@ from jax.test_util import check_grads
 from test_rope import rotate_by_complex_numbers
 
 from unityvideo_jax.errors import UserError
-from unityvideo_jax.kernels import attention, flash
+from unityvideo_jax.kernels import attention, flash, stored
 from unityvideo_jax.kernels.attention import pick_implementation
 from unityvideo_jax.kernels.rope import rope_table
 from unityvideo_jax.models.attention import Attention, dot_product_attention
@@ -123,27 +123,41 @@ def test_kernels_of_gpus_in_blocks_equal_float32(kernel):
         assert np.linalg.norm(a - b) < 1e-2 * np.linalg.norm(b)
 
 
-def test_flash_kernels_compile_for_hopper():
+def test_flash_kernels_compile_for_hopper(tmp_path):
     """The real compiler lowers each kernel once, forward and backward; it needs no GPU.
 
-    In a process without the tests' shape checks, whose rewriting the compiler cannot read.
+    A second process reads what the first kept, and its program is the same. They are processes
+    without the tests' shape checks, whose rewriting the compiler cannot read.
     """
     if not flash.is_installed():
         pytest.skip("the extra `flash` is not installed")
     program = """
+import hashlib, sys
 import jax, jax.numpy as jnp
 from unityvideo_jax.kernels import flash
 q = jax.ShapeDtypeStruct((1, 300, 2, flash.HEAD_DIM), jnp.bfloat16)
 k = jax.ShapeDtypeStruct((1, 200, 2, flash.HEAD_DIM), jnp.bfloat16)
 loss = lambda *x: jnp.sum(flash.attention(*x, "out").astype(jnp.float32))
 traced = jax.jit(jax.grad(loss, argnums=(0, 1, 2))).trace(q, k, k)
-print(traced.lower(lowering_platforms=("cuda",)).as_text().count("custom_call @CuteDSL"))
+text = traced.lower(lowering_platforms=("cuda",)).as_text()
+print(text.count("custom_call @CuteDSL"), hashlib.sha256(text.encode()).hexdigest())
+print("flash_attn" in sys.modules)
 """
     hopper = {"CUTE_DSL_ARCH": "sm_90a", "FLASH_ATTENTION_ARCH": "sm_90"}
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, env=os.environ | hopper
-    )
-    assert done.stdout.split() == ["2"], done.stderr
+    kept = {"JAX_COMPILATION_CACHE_DIR": str(tmp_path)}
+    programs = set()
+    for wrote in ("True", "False"):
+        done = subprocess.run(
+            [sys.executable, "-c", program],
+            capture_output=True,
+            text=True,
+            env=os.environ | hopper | kept,
+        )
+        assert done.returncode == 0, done.stderr
+        count, program_hash, imported = done.stdout.split()
+        assert (count, imported) == ("2", wrote)
+        programs.add(program_hash)
+    assert len(programs) == 1
 
 
 @pytest.mark.skipif(flash.is_installed(), reason="the extra `flash` is installed")
@@ -216,6 +230,7 @@ def test_halves_of_the_cudnn_kernel_take_what_they_are_given(monkeypatch):
 
 def _trace_flash_anywhere(monkeypatch):
     """Stands a call of the same shapes in for the kernels, which nothing here can compile."""
+    monkeypatch.setattr(stored, "folder", lambda: None)
     monkeypatch.setattr(flash, "_forward_kernel", lambda *_: "flash_forward")
     monkeypatch.setattr(flash, "_backward_kernel", lambda *_: ("flash_backward", 80))
     monkeypatch.setattr(

@@ -6,6 +6,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
 from unityvideo_jax.kernels import flash, splash
+from unityvideo_jax.kernels.target import target_device
 
 # Names by which rematerialisation policies find an attention's output and its log-sum-exp.
 SELF_ATTENTION = "self_attention_output"
@@ -16,14 +17,6 @@ HOPPER = ("H100", "H20", "H800")  # H20, H200 and GH200
 
 Output = Float[Array, "b n h d"]
 LogSumExp = Float[Array, "b h n"]
-
-
-def target_device() -> tuple[str, str]:
-    """Platform and kind of the device to compile for: the ambient mesh's, else the first."""
-    device = jax.sharding.get_abstract_mesh().abstract_device
-    if device is not None:
-        return device.platform, device.device_kind
-    return jax.default_backend(), jax.devices()[0].device_kind
 
 
 def pick_implementation(dtype: jnp.dtype, head_dim: int) -> str:
@@ -51,7 +44,7 @@ def resolve(implementation: str, dtype: jnp.dtype, head_dim: int) -> str:
 
 
 def import_libraries(implementation: str, dtype: jnp.dtype, head_dim: int) -> None:
-    """Imports what a kernel needs, which otherwise its first call does.
+    """Imports what a kernel needs, which otherwise its first call does, taking seconds.
 
     Args:
       implementation, dtype, head_dim: as `resolve` takes them.
@@ -60,7 +53,7 @@ def import_libraries(implementation: str, dtype: jnp.dtype, head_dim: int) -> No
       UserError: "flash", and its packages are not installed.
     """
     if resolve(implementation, dtype, head_dim) == "flash":
-        flash.library()
+        flash.import_packages()
 
 
 def output_name(num_queries: int, num_keys: int) -> str:

@@ -1,21 +1,32 @@
 """FlashAttention's Hopper kernels (FlashAttention-3, arXiv 2407.08608), called from JAX.
 
 The extra `flash` brings them: `flash-attn-4` has them in NVIDIA's CuTe DSL, whose JAX bridge
-compiles them when the program that calls them is lowered.
+compiles them when the program that calls them is lowered. That and the imports take seconds, so
+they are kept (`stored`).
 """
 
 import functools
+import hashlib
 import importlib.metadata
+import os
+import pathlib
+from collections.abc import Sequence
 
 import jax
+import jax.export
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
 from unityvideo_jax.errors import UserError
+from unityvideo_jax.kernels import stored
+from unityvideo_jax.kernels.target import target_device
 
 # The size of a head that was checked and measured on a device, and that all presets have.
 HEAD_DIM = 128
+# What the kernels depend on besides: packages, and variables whose names begin so.
+PACKAGES = ("flash-attn-4", "nvidia-cutlass-dsl", "quack-kernels")
+VARIABLES = ("CUTE_DSL_", "FLASH_ATTENTION_")
 
 Output = Float[Array, "b n h d"]
 LogSumExp = Float[Array, "b h n"]
@@ -25,7 +36,7 @@ LogSumExp = Float[Array, "b h n"]
 def is_installed() -> bool:
     """Returns whether the packages of the extra `flash` are installed; imports none of them."""
     try:
-        return all(map(importlib.metadata.version, ("flash-attn-4", "nvidia-cutlass-dsl")))
+        return all(map(importlib.metadata.version, PACKAGES))
     except importlib.metadata.PackageNotFoundError:
         return False
 
@@ -62,6 +73,10 @@ def block_forward(
     q: Float[Array, "b n h d"], k: Float[Array, "b m h d"], v: Float[Array, "b m h d"]
 ) -> tuple[Output, LogSumExp]:
     """Computes attention and its log-sum-exp: see `attention.block_forward`."""
+    return _kept(_forward, q, k, v)
+
+
+def _forward(q, k, v):
     b, n, h, d = q.shape
     outputs = (jax.ShapeDtypeStruct(q.shape, q.dtype), jax.ShapeDtypeStruct((b, h, n), jnp.float32))
     return _call(_forward_kernel(q.dtype.name, d), outputs, q, k, v)
@@ -79,6 +94,10 @@ def block_backward(
 
     Arguments and results are those of `attention.block_backward`.
     """
+    return _kept(_backward, q, k, v, out, lse, out_gradient)
+
+
+def _backward(q, k, v, out, lse, out_gradient):
     b, n, h, d = q.shape
     kernel, tile = _backward_kernel(q.dtype.name, d)
     padded = n + -n % tile
@@ -98,6 +117,33 @@ def _call(kernel, outputs, *inputs):
     )(*inputs)
 
 
+def _kept(function, *inputs):
+    """`function(*inputs)`, with the kernels of an earlier process if they are those of this one."""
+    if not is_installed():
+        return function(*inputs)
+    version = _version(target_device())
+    return stored.call(function, *inputs, platform="cuda", version=version, register=_register)
+
+
+@functools.cache
+def _version(target: tuple[str, str]) -> str:
+    names = [*target, *(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES)]
+    names += [f"{k}={v}" for k, v in sorted(os.environ.items()) if k.startswith(VARIABLES)]
+    return f"{names} {hashlib.sha256(pathlib.Path(__file__).read_bytes()).hexdigest()}"
+
+
+def import_packages() -> None:
+    """Imports what the next program needs: all packages, or the bridge alone if kernels are kept.
+
+    Raises:
+      UserError: one of them is missing.
+    """
+    if stored.are_any(stored.folder()):
+        _register()
+    else:
+        library()
+
+
 @functools.cache
 def library():
     """Returns the packages, imported once, which takes seconds.
@@ -110,11 +156,23 @@ def library():
         from cutlass import cute
         from flash_attn.cute import flash_bwd_sm90, flash_fwd_sm90, interface
     except ImportError as error:
-        raise UserError(
-            f"model.attention='flash': {error}; pip install 'unityvideo_jax[flash]', or set it to "
-            "'auto'"
-        ) from error
+        raise _missing(error) from error
     return cutlass, cute, interface, flash_fwd_sm90, flash_bwd_sm90
+
+
+def _register() -> Sequence[jax.export.DisabledSafetyCheck]:
+    """As `stored.Register`; imports a fifth of what `library` does."""
+    try:
+        from cutlass import jax as bridge
+    except ImportError as error:
+        raise _missing(error) from error
+    bridge.register_ffi()
+    return bridge.get_export_disabled_safety_checks()
+
+
+def _missing(error: ImportError) -> UserError:
+    fix = "pip install 'unityvideo_jax[flash]', or set it to 'auto'"
+    return UserError(f"model.attention='flash': {error}; {fix}")
 
 
 def _element(dtype: str):

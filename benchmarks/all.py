@@ -100,6 +100,7 @@ QUALITY = {
     "unibench": (
         "-m unityvideo_jax.unibench --workdir={output}/unibench_clips --num_clips=24",
         "-m unityvideo_jax.evaluate --pretrained=worlds-mini --steps=1 --batch_size=4"
+        " --nocontrol --joint_clips=0 --heldout_timesteps=0 --condition_gap_clips=0"
         " --num_clips=24 --benchmark={output}/unibench_clips --output={output}/unibench",
     ),
     # Which columns of RoPE a modality takes, at three and four streams.

@@ -14,7 +14,7 @@ from jax.test_util import check_grads
 from test_rope import rotate_by_complex_numbers
 
 from unityvideo_jax.errors import UserError
-from unityvideo_jax.kernels import attention, flash, stored
+from unityvideo_jax.kernels import attention, flash, stored, target
 from unityvideo_jax.kernels.attention import pick_implementation
 from unityvideo_jax.kernels.rope import rope_table
 from unityvideo_jax.models.attention import Attention, dot_product_attention
@@ -173,7 +173,7 @@ def test_cudnn_is_left_alone_where_it_cannot_run():
 
 def test_kernel_follows_device_type_and_head(monkeypatch):
     def compile_for(platform, kind):
-        monkeypatch.setattr(attention, "target_device", lambda: (platform, kind))
+        monkeypatch.setattr(target, "target_device", lambda: (platform, kind))
 
     monkeypatch.setattr(flash, "is_installed", lambda: True)
     compile_for("gpu", "NVIDIA H200")
@@ -199,7 +199,7 @@ def test_libraries_of_the_kernel_that_will_run_are_imported_beforehand(monkeypat
     monkeypatch.setattr(flash, "library", lambda: imported.append("flash"))
     bfloat16 = jnp.dtype("bfloat16")
     for kind, expected in (("NVIDIA A100", []), ("NVIDIA H200", ["flash"])):
-        monkeypatch.setattr(attention, "target_device", lambda kind=kind: ("gpu", kind))
+        monkeypatch.setattr(target, "target_device", lambda kind=kind: ("gpu", kind))
         attention.import_libraries("auto", bfloat16, 128)
         assert imported == expected
     attention.import_libraries("cudnn", bfloat16, 128)

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from unityvideo_jax.kernels import attention
+from unityvideo_jax.kernels import target
 from unityvideo_jax.kernels.pointwise import (
     add_bias,
     gated_sum,
@@ -145,7 +145,7 @@ def test_the_kernels_are_torchs(name, row_kernels):
 @pytest.mark.skipif(jax.__version_info__ >= (0, 11), reason="would need an NVIDIA GPU")
 @pytest.mark.parametrize("width", [1536, 3072, 4096, 5120])
 def test_triton_takes_the_kernels(width, monkeypatch):
-    monkeypatch.setattr(attention, "target_device", lambda: ("gpu", "NVIDIA H200"))
+    monkeypatch.setattr(target, "target_device", lambda: ("gpu", "NVIDIA H200"))
     jax.clear_caches()
     rope = tuple(x.reshape(S, N, -1) for x in rope_table(128, S, (3, 2, 2)))
 

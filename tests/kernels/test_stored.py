@@ -50,7 +50,7 @@ def _arrays(keys=5):
 
 def test_another_process_reads_what_one_wrote(place):
     q, k = _arrays()
-    assert not stored.are_any(stored.folder())
+    assert not stored.are_any()
     expected = _attend(q, k)
     _new_process()
     outs, files = [], []
@@ -58,7 +58,7 @@ def test_another_process_reads_what_one_wrote(place):
         registered = []
         outs.append(jax.jit(functools.partial(_call, registered=registered))(q, k))
         assert len(WRITTEN) == written and registered == [1]
-        assert stored.are_any(stored.folder())
+        assert stored.are_any()
         files.append({file.name: file.read_bytes() for file in place.iterdir()})
         _new_process()
     assert files[0] == files[1] and len(files[0]) == 1
@@ -115,7 +115,7 @@ def test_without_a_place_nothing_is_kept(place, tmp_path):
     q, k = _arrays()
     for nowhere in (None, "gs://bucket/cache"):
         jax.config.update("jax_compilation_cache_dir", nowhere)
-        assert stored.folder() is None and not stored.are_any(None)
+        assert stored.folder() is None and not stored.are_any()
         np.testing.assert_array_equal(_call(q, k)[0], _attend(q, k)[0])
     assert not WRITTEN
     # A file where the folder should be: it costs time, and no run.

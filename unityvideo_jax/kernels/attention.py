@@ -5,8 +5,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
-from unityvideo_jax.kernels import flash, splash
-from unityvideo_jax.kernels.target import target_device
+from unityvideo_jax.kernels import flash, splash, target
 
 # Names by which rematerialisation policies find an attention's output and its log-sum-exp.
 SELF_ATTENTION = "self_attention_output"
@@ -25,7 +24,7 @@ def pick_implementation(dtype: jnp.dtype, head_dim: int) -> str:
     For 16-bit types: "splash" on TPU, "cudnn" on NVIDIA or, on Hopper and if installed, "flash";
     "xla" elsewhere, and for float32, whose precision the others do not preserve.
     """
-    platform, kind = target_device()
+    platform, kind = target.target_device()
     if jnp.dtype(dtype) not in (jnp.dtype(jnp.bfloat16), jnp.dtype(jnp.float16)):
         return "xla"
     if platform == "tpu":
@@ -183,4 +182,4 @@ def _cudnn_block_backward(q, k, v, out, lse, out_gradient):
 
 def _interpreted() -> bool:
     """Whether a Pallas TPU kernel must be emulated: slow, for tests."""
-    return target_device()[0] != "tpu"
+    return target.target_device()[0] != "tpu"

@@ -19,8 +19,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
 from unityvideo_jax.errors import UserError
-from unityvideo_jax.kernels import stored
-from unityvideo_jax.kernels.target import target_device
+from unityvideo_jax.kernels import stored, target
 
 # The size of a head that was checked and measured on a device, and that all presets have.
 HEAD_DIM = 128
@@ -121,13 +120,13 @@ def _kept(function, *inputs):
     """`function(*inputs)`, with the kernels of an earlier process if they are those of this one."""
     if not is_installed():
         return function(*inputs)
-    version = _version(target_device())
+    version = _version(target.target_device())
     return stored.call(function, *inputs, platform="cuda", version=version, register=_register)
 
 
 @functools.cache
-def _version(target: tuple[str, str]) -> str:
-    names = [*target, *(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES)]
+def _version(device: tuple[str, str]) -> str:
+    names = [*device, *(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES)]
     names += [f"{k}={v}" for k, v in sorted(os.environ.items()) if k.startswith(VARIABLES)]
     return f"{names} {hashlib.sha256(pathlib.Path(__file__).read_bytes()).hexdigest()}"
 
@@ -138,7 +137,7 @@ def import_packages() -> None:
     Raises:
       UserError: one of them is missing.
     """
-    if stored.are_any(stored.folder()):
+    if stored.are_any():
         _register()
     else:
         library()

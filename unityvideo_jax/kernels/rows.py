@@ -18,7 +18,7 @@ from jax.experimental.pallas import triton
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
 
-from unityvideo_jax.kernels import attention
+from unityvideo_jax.kernels import target
 from unityvideo_jax.kernels.rope import RopeTable, apply_rope
 from unityvideo_jax.parallel import rules
 
@@ -127,7 +127,7 @@ def _sum_to(x, like):
 
 def _layout(x, vectors, whole, features):
     """Partition specs of rows, vectors and angles; () without a mesh; None for XLA."""
-    platform, kind = attention.target_device()
+    platform, kind = target.target_device()
     # Float32 stays with XLA, as in `attention.pick_implementation`.
     if not is_supported(platform, kind) or x.dtype.itemsize != 2 or x.ndim < 2:
         return None
@@ -257,7 +257,7 @@ def _kernel(arrays, vectors, rope, *, formula, counts, whole):
         grid=grid,
         out_shape=([like] * outputs, terms),
         compiler_params=triton.CompilerParams(num_warps=warps, num_stages=1),
-        interpret=attention.target_device()[0] != "gpu",
+        interpret=target.target_device()[0] != "gpu",
         name=getattr(formula, "func", formula).__name__.strip("_"),
     )(arrays, vectors, rope)
     if totals is not None:

@@ -97,6 +97,7 @@ def _read(file: pathlib.Path) -> export.Exported | None:
     return export.deserialize(bytearray(content))
 
 
-def are_any(place: pathlib.Path | None) -> bool:
-    """Returns whether a folder, as `folder` gives it, holds a kernel."""
+def are_any() -> bool:
+    """Returns whether a kernel is kept."""
+    place = folder()
     return place is not None and place.is_dir() and any(os.scandir(place))

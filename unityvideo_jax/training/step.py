@@ -13,7 +13,7 @@ from flax import nnx
 from jaxtyping import Array
 
 from unityvideo_jax.flow_matching import ObjectiveConfig, flow_matching_loss
-from unityvideo_jax.kernels.attention import target_device
+from unityvideo_jax.kernels.target import target_device
 from unityvideo_jax.models.config import DiTConfig
 from unityvideo_jax.training.optimizer import OptimizerConfig
 from unityvideo_jax.training.state import TrainState

@@ -11,7 +11,7 @@ import in_process
 import pytest
 
 from unityvideo_jax import ablate
-from unityvideo_jax.ablations import log, scoring
+from unityvideo_jax.ablations import log, page, scoring
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.files import lock
 from unityvideo_jax.training.loop import Ended
@@ -128,6 +128,19 @@ def test_workers_take_the_command_and_one_run_at_a_time(parallel, trained, tmp_p
     first, second = commands
     assert first == second
     assert "5 of 5 finished" in in_process.run("ablate", *first).stdout
+
+
+def test_workers_that_end_together_write_one_page_after_the_other(trained, tmp_path, monkeypatch):
+    writing, held = page.write, []
+
+    def write(path, records):
+        with lock.attempt(tmp_path / "grid" / ".lock") as holder:
+            held.append(holder)
+        writing(path, records)
+
+    monkeypatch.setattr(page, "write", write)
+    _run(tmp_path / "grid")
+    assert held == [str(os.getpid())]
 
 
 def test_two_workers_take_different_runs(tmp_path, monkeypatch):

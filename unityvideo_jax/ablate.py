@@ -95,18 +95,20 @@ def main(argv: Sequence[str]) -> None:
     print("\n".join([*lines, *table]), flush=True)
     if FLAGS.dry_run:
         return
-    frozen.begin(output, shared)
+    with log.locked(output):
+        frozen.begin(output, shared)
     if FLAGS.parallel > 1:
         _share_out(output, len(runs) + 1)
     elif len(done) <= len(runs):
         with _stopped_after(FLAGS.stop_after):
             _work(output, runs, key, settings)
-    records = log.read(output / log.FILE)
-    done = log.finished(records, runs, key)
-    print(f"{len(done)} of {len(runs) + 1} finished, the reference among them", flush=True)
-    if done - {REFERENCE}:
-        page.write(output / "results.md", records)
-        print(f"wrote {output}/results.md", flush=True)
+    with log.locked(output):
+        records = log.read(output / log.FILE)
+        done = log.finished(records, runs, key)
+        print(f"{len(done)} of {len(runs) + 1} finished, the reference among them", flush=True)
+        if done - {REFERENCE}:
+            page.write(output / "results.md", records)
+            print(f"wrote {output}/results.md", flush=True)
     if len(done) <= len(runs):
         print("run the same command again to continue", flush=True)
 

@@ -1,9 +1,10 @@
 """The log of a grid: one sealed JSON line per finished run, and locks of the runs at work."""
 
+import contextlib
 import json
 import os
 import pathlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from unityvideo_jax.ablations.plan import REFERENCE, Run
@@ -35,9 +36,16 @@ def read(path: pathlib.Path) -> dict[str, dict[str, Any]]:
     return found
 
 
+@contextlib.contextmanager
+def locked(folder: pathlib.Path) -> Iterator[None]:
+    """Waits for the grid's other processes, and holds them off what all of them write."""
+    with lock.attempt(folder / ".lock", wait=True):
+        yield
+
+
 def add(folder: pathlib.Path, record: Mapping[str, Any]) -> None:
     """Adds a record to the log of a grid; several processes may."""
-    with lock.attempt(folder / ".lock", wait=True):
+    with locked(folder):
         records = read(folder / FILE) | {record["name"]: provenance.plain(record)}
         with atomic_path(folder / FILE) as temporary:
             lines = [json.dumps(checksums.sealed(one), allow_nan=False) for one in records.values()]

@@ -1,14 +1,18 @@
 """The arms differ from the full model as they say, and state their work rightly."""
 
+import shutil
+
 import jax
 import numpy as np
 import pytest
 
 from unityvideo_jax import train
-from unityvideo_jax.ablations import arms, plan
+from unityvideo_jax.ablations import arms, frozen, plan
+from unityvideo_jax.ablations.truth import MeasureConfig
 from unityvideo_jax.errors import UserError
 from unityvideo_jax.flow_matching import ObjectiveConfig
 from unityvideo_jax.flow_matching.tasks import ESTIMATION, JOINT, draw_noising
+from unityvideo_jax.pretrained import model as pretrained
 from unityvideo_jax.settings import presets
 from unityvideo_jax.training.resume import differences, flat
 
@@ -95,3 +99,15 @@ def test_a_model_that_is_too_large_or_a_key_that_does_not_exist_is_refused():
         train.check(arms.load("all", {"train.stepz": 12}).config)
     with pytest.raises(UserError, match=r"all: .*give keys of a configuration"):
         arms.load("all", {"train.steps": "many"})
+
+
+def test_a_grid_freezes_the_estimators_weights_and_not_its_card(tmp_path):
+    arm, folder = arms.load("rgb"), tmp_path / "model"
+    shutil.copytree(pretrained.find("worlds-mini"), folder)
+    before = frozen.record(arm, str(folder), MeasureConfig())
+    (folder / pretrained.CARD).write_text("other words")
+    assert frozen.record(arm, str(folder), MeasureConfig()) == before
+    with open(folder / pretrained.WEIGHTS_FILE, "ab") as weights:
+        weights.write(b"0")
+    after = frozen.record(arm, str(folder), MeasureConfig())
+    assert [key for key in before if before[key] != after[key]] == ["estimator"]

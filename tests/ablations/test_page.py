@@ -6,7 +6,7 @@ import made_records
 import pytest
 
 from unityvideo_jax.ablations import curves, page, statistics
-from unityvideo_jax.ablations.results import Results
+from unityvideo_jax.ablations.results import Results, p_value
 from unityvideo_jax.errors import UserError
 
 
@@ -49,6 +49,8 @@ def test_claims_are_judged(text):
     assert outcomes["3: only control does not: it is worse than RGB alone"] == "contradicts"
     row = re.search(r"^\| all modalities improve RGB \| (\S+) \(p (\S+)\): better", text, re.M)
     assert float(row[1]) == pytest.approx(-0.06, abs=0.003) and float(row[2]) < 0.01
+    found = [statistics.Difference(3, 1.0, 0.1, student, 0.25) for student in (9e-4, 0.01)]
+    assert [p_value(one) for one in found] == ["below 0.001", "0.010"]
     # Every third pair of arms differs by chance alone, and 48 pairs show nothing below 14 points.
     assert "14.1 points" in text
 

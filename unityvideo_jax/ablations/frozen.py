@@ -26,6 +26,8 @@ def record(arm: Arm, estimator: str, settings: Any) -> dict[str, Any]:
     """
     data = arm.data
     found = fingerprints(data)
+    folder = pretrained.find(estimator)
+    files = [folder / x for x in (pretrained.CONFIG_FILE, pretrained.WEIGHTS_FILE, pretrained.VAE)]
     return provenance.plain(
         {
             "vae": found["data.vae"],
@@ -34,7 +36,7 @@ def record(arm: Arm, estimator: str, settings: Any) -> dict[str, Any]:
             "worlds": worlds.VERSION,
             "size": [*data.size, float(data.fps)],
             "physics": provenance.file_hash(physics.FROZEN),
-            "estimator": [estimator, provenance.file_hash(pretrained.find(estimator))],
+            "estimator": [estimator, *(provenance.file_hash(x) for x in files if x.exists())],
             "evaluation": dataclasses.asdict(settings),
         }
     )

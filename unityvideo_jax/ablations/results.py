@@ -29,7 +29,9 @@ def grid(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 def p_value(found: Difference) -> str:
     """Formats the p of the paired t-test, which one seed has not."""
-    return NOTHING if found.seeds < 2 else f"{found.student:.3f}"
+    if found.seeds < 2:
+        return NOTHING
+    return "below 0.001" if found.student < 0.001 else f"{found.student:.3f}"
 
 
 class Results:

@@ -59,7 +59,7 @@ EXTRAS = {
         # PySceneDetect without a window toolkit: its usual package brings another OpenCV.
         "scenedetect-headless>=0.7,<0.8",
     ],
-    "interop": ["transformers>=4.57,<6", "ftfy>=6.3,<7"],
+    "interop": ["transformers>=4.57,<6", "tokenizers>=0.22,<1", "ftfy>=6.3,<7"],
     # Object stores: gs:// and s3:// wherever a folder or file is named.
     "gcs": ["gcsfs>=2025.5,<2027", "google-cloud-storage>=3,<4"],
     "s3": ["s3fs>=2025.5,<2027"],

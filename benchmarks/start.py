@@ -154,6 +154,8 @@ def save_wan(folder: pathlib.Path, size: dict[str, Any]) -> None:
     from tokenizers import Tokenizer, models, pre_tokenizers
     from wan import peer_transformer, peer_umt5, torch_module
 
+    from unityvideo_jax.models.text.umt5 import UMT5Config
+
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     parts = {
         "transformer": lambda: peer_transformer(size["dit"]),
@@ -162,9 +164,11 @@ def save_wan(folder: pathlib.Path, size: dict[str, Any]) -> None:
     }
     for name, make in parts.items():
         torch_module(make, device).save_pretrained(folder / name)
-    # Letters alone: what a word's number is does not change the time.
+    # Letters, and as many made-up words as the real one has: its size is what takes time.
     pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)]
     pieces += [(letter, -9.0) for letter in "▁abcdefghijklmnopqrstuvwxyz"]
+    rest = UMT5Config(**size["umt5"]).vocab_size - len(pieces)
+    pieces += [(f"▁{number:06}", -9.0) for number in range(rest)]
     tokenizer = Tokenizer(models.Unigram(pieces, unk_id=2))
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
     transformers.PreTrainedTokenizerFast(

@@ -1,7 +1,9 @@
 """UMT5 against transformers' own, from the files that transformers writes."""
 
+import dataclasses
 import json
 import shutil
+import subprocess
 import sys
 
 import chex
@@ -153,8 +155,7 @@ def test_weights_are_those_of_transformers_bit_for_bit(folder, tmp_path, dtype):
 
 
 @pytest.mark.parametrize("name", [*umt5.TOKENIZERS, "LlamaTokenizer", None])
-def test_the_tokenizer_is_the_one_that_transformers_finds(folder, tmp_path, name):
-    """By its class where it is a T5's: AutoTokenizer imports PyTorch, which takes seconds."""
+def test_texts_have_the_tokens_that_transformers_gives_them(model, folder, tmp_path, name):
     copy = shutil.copytree(folder / "tokenizer", tmp_path / "tokenizer")
     file = copy / "tokenizer_config.json"
     config = {k: v for k, v in json.loads(file.read_text()).items() if k != "tokenizer_class"}
@@ -163,11 +164,28 @@ def test_the_tokenizer_is_the_one_that_transformers_finds(folder, tmp_path, name
         file.unlink()
         shutil.copy(folder / "text_encoder" / "config.json", copy)
     found = transformers.AutoTokenizer.from_pretrained(copy)
-    ours = umt5.load_tokenizer(copy)
-    assert type(ours) is type(found)
-    texts = ["the red ball rolls", "", "a blue box " * 30]
+    # Lengths that a tokenizer brings are not those of the encoder.
+    whole = json.loads((copy / "tokenizer.json").read_text())
+    cut = {"direction": "Right", "max_length": 3, "strategy": "LongestFirst", "stride": 0}
+    (copy / "tokenizer.json").write_text(json.dumps(whole | {"truncation": cut}))
+    ours = umt5.UMT5TextEncoder(model=model, tokenizer=umt5.load_tokenizer(copy), length=LENGTH)
+    texts = ["the red ball rolls", "", "a blue box " * 30, "the\nred  unknown ball "]
     for text_ in texts:
-        assert ours(text_).input_ids == found(text_).input_ids
+        expected = found(umt5.clean(text_), truncation=True, max_length=LENGTH).input_ids
+        assert ours.tokens(text_) == expected
+        assert ours.count(text_) == len(found(umt5.clean(text_)).input_ids)
+    one = dataclasses.replace(ours, length=1)
+    assert one.tokens("the red ball") == found("the", truncation=True, max_length=1).input_ids
+
+
+def test_umt5s_own_tokenizer_needs_neither_transformers_nor_pytorch(folder):
+    code = (
+        "import pathlib, sys\n"
+        "from unityvideo_jax.interop import umt5\n"
+        "umt5.load_tokenizer(pathlib.Path(sys.argv[1])).encode('the red ball')\n"
+        "assert not {'transformers', 'torch'} & sys.modules.keys()"
+    )
+    subprocess.run([sys.executable, "-c", code, folder / "tokenizer"], check=True)
 
 
 def test_texts_as_wan_embeds_them(reference, folder, parity):
@@ -248,6 +266,6 @@ def test_configurations_that_cannot_be(wrong):
 
 
 def test_names_its_extra(folder, monkeypatch):
-    monkeypatch.setitem(sys.modules, "transformers", None)
+    monkeypatch.setitem(sys.modules, "tokenizers", None)
     with pytest.raises(UserError, match=r"unityvideo_jax\[interop\]"):
         text.load_text_encoder(f"umt5:{folder}")

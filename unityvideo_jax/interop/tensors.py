@@ -40,18 +40,31 @@ class TensorFiles(Mapping[str, np.ndarray]):
     Attributes:
       path: of the file or folder, for messages.
 
+    Args:
+      path: of the file or folder.
+      checked: whether to `check_sums` first; else the caller does, such as while it reads.
+
     Raises:
       UserError: no such file, a shard of its index is missing, or a file is damaged. Reading a
         tensor raises it for weights that are not finite.
     """
 
-    def __init__(self, path: str | os.PathLike) -> None:
+    def __init__(self, path: str | os.PathLike, *, checked: bool = True) -> None:
         self.path = stores.local(path)
         pickle = _only_pickle(self.path)
-        files = [pickle] if pickle else shards.find_files(self.path)
-        for file in files:
+        self._files = [pickle] if pickle else shards.find_files(self.path)
+        if checked:
+            self.check_sums()
+        self._tensors = pickles.read_pickle(pickle) if pickle else shards.read_headers(self._files)
+
+    def check_sums(self) -> None:
+        """Compares the files with the `SHA256SUMS` beside them: a second per gigabyte.
+
+        Raises:
+          UserError: a file is not what the list says.
+        """
+        for file in self._files:
             checksums.check(file)
-        self._tensors = pickles.read_pickle(pickle) if pickle else shards.read_headers(files)
 
     def __getitem__(self, name: str) -> Shaped[np.ndarray, "..."]:
         return self._tensors[name].read()

@@ -54,9 +54,8 @@ BLOCK = (
     ("down.kernel", "1.DenseReluDense.wo.weight", "ffn.fc2.weight"),
 )
 TOKENIZER_FILES = ("tokenizer.json", "spiece.model")
-# Classes that `tokenizer_config.json` names, and what reads their files.
-TOKENIZERS = {name: name for name in ("T5TokenizerFast", "PreTrainedTokenizerFast")}
-TOKENIZERS |= {"T5Tokenizer": "T5TokenizerFast", "TokenizersBackend": "PreTrainedTokenizerFast"}
+# Classes named by `tokenizer_config.json` of which `tokenizer.json` is the whole tokenizer.
+TOKENIZERS = ("T5Tokenizer", "T5TokenizerFast", "PreTrainedTokenizerFast", "TokenizersBackend")
 # Texts at a time, and the lengths that they are padded to.
 BATCH, SIZES = 8, (64, 128, 256)
 # Files of a repository of the hub; in the original layout they lie beside the transformer's.
@@ -201,7 +200,7 @@ class UMT5TextEncoder:
 
     Attributes:
       model: the encoder.
-      tokenizer: a fast tokenizer of transformers.
+      tokenizer: of the library tokenizers.
       length: tokens per text; longer ones are cut, keeping the end token.
       name: what shards record.
     """
@@ -229,14 +228,17 @@ class UMT5TextEncoder:
 
     def count(self, text: str) -> int:
         """Counts the tokens of a text, the end token included."""
-        return len(self.tokenizer(clean(text))["input_ids"])
+        return len(self.tokenizer.encode(clean(text)))
+
+    def tokens(self, text: str) -> list[int]:
+        """The tokens of a text, at most `length` with the end token."""
+        found = self.tokenizer.encode(clean(text), add_special_tokens=False)
+        found.truncate(self.length - self.tokenizer.num_special_tokens_to_add(False))
+        return self.tokenizer.post_process(found).ids
 
     def __call__(self, texts: Sequence[str]) -> Float[np.ndarray, "n length dim"]:
         """Embeds texts, cleaned as Wan cleans them; "" gives the end token's embedding alone."""
-        tokens = [
-            self.tokenizer(clean(text), truncation=True, max_length=self.length)["input_ids"]
-            for text in texts
-        ]
+        tokens = [self.tokens(text) for text in texts]
         by_size: dict[int, list[int]] = {}
         for number, ids in enumerate(tokens):
             by_size.setdefault(self.padded_length(len(ids)), []).append(number)
@@ -270,9 +272,9 @@ def load_text_encoder(directory: str | os.PathLike, length: int = 512) -> UMT5Te
         tokenizer=lambda: load_tokenizer(tokens), model=lambda: load_umt5(weights)
     )
     tokenizer, model = loaded["tokenizer"], loaded["model"]
-    if len(tokenizer) > model.config.vocab_size:
+    if (size := tokenizer.get_vocab_size()) > model.config.vocab_size:
         raise UserError(
-            f"{directory}: the tokenizer has {len(tokenizer)} tokens, the weights' embedding only "
+            f"{directory}: the tokenizer has {size} tokens, the weights' embedding only "
             f"{model.config.vocab_size}; put the two of one UMT5 together"
         )
     return UMT5TextEncoder(model=model, tokenizer=tokenizer, length=length)
@@ -295,30 +297,42 @@ def find_umt5(directory: str | os.PathLike) -> tuple[pathlib.Path, pathlib.Path]
 
 
 def load_tokenizer(directory: pathlib.Path) -> Any:
-    """Loads transformers' tokenizer of a local folder; nothing is downloaded.
+    """Loads the `tokenizers.Tokenizer` of a local folder; nothing is downloaded.
+
+    UMT5's own is read by that library alone: transformers, which brings all others, imports PyTorch
+    where it is installed, for seconds in which no other thread of Python runs.
 
     Raises:
-      UserError: transformers is not installed, or cannot read the folder.
+      UserError: a library is not installed, or cannot read the folder.
     """
+    whole = _is_whole(directory)
     try:
-        import transformers
-    except ImportError as error:
+        if whole:
+            import tokenizers
+
+            found = tokenizers.Tokenizer.from_file(os.fspath(directory / TOKENIZER_FILES[0]))
+        else:
+            import transformers
+
+            found = transformers.AutoTokenizer.from_pretrained(
+                directory, local_files_only=True, trust_remote_code=False
+            ).backend_tokenizer
+    except ModuleNotFoundError as error:
         raise _missing_extra() from error
-    try:
-        return _tokenizer_class(transformers, directory).from_pretrained(
-            directory, local_files_only=True, trust_remote_code=False
-        )
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        raise UserError(f"{directory}: transformers cannot read a tokenizer there: {error}") from (
-            error
-        )
+    except Exception as error:  # the class that tokenizers raises
+        raise UserError(f"{directory}: holds no tokenizer that can be read: {error}") from error
+    # Neither is a text's own.
+    found.no_truncation()
+    found.no_padding()
+    return found
 
 
-def _tokenizer_class(transformers: Any, directory: pathlib.Path) -> Any:
-    """The class that AutoTokenizer would find: by name, since AutoTokenizer imports PyTorch."""
-    file = directory / "tokenizer_config.json"
-    name = strict_json.read_object(file).get("tokenizer_class") if file.is_file() else None
-    return getattr(transformers, TOKENIZERS.get(str(name), "AutoTokenizer"))
+def _is_whole(directory: pathlib.Path) -> bool:
+    """Whether `tokenizer.json` is all that transformers' class for the folder would read."""
+    config = directory / "tokenizer_config.json"
+    if not config.is_file() or not (directory / TOKENIZER_FILES[0]).is_file():
+        return False
+    return strict_json.read_object(config).get("tokenizer_class") in TOKENIZERS
 
 
 def _first_folder(
@@ -335,6 +349,6 @@ def _first_folder(
 
 def _missing_extra() -> UserError:
     return UserError(
-        "text encoder 'umt5' needs transformers and ftfy; pip install 'unityvideo_jax[interop]', "
-        "or use text_encoder='words'"
+        "text encoder 'umt5' needs tokenizers, transformers and ftfy; "
+        "pip install 'unityvideo_jax[interop]', or use text_encoder='words'"
     )

@@ -142,7 +142,8 @@ def load(folder: pathlib.Path, config: Mapping[str, Any], target: Any = None) ->
       UserError: a damaged file; a tensor that is missing, unknown, or of another shape or type than
         the configuration says.
     """
-    _, read = _opened(folder, config)
+    tensors = TensorFiles(folder / WEIGHTS_FILE, checked=False)
+    _, read = _opened(tensors, config)
     if target is None:
         model = section(DiTConfig, {"model": config["model"]}, "model")
         target = build.on_one_device(build.abstract_transformer(model)[1])
@@ -158,7 +159,10 @@ def load(folder: pathlib.Path, config: Mapping[str, Any], target: Any = None) ->
     order = sorted(flat, key=lambda path: -flat[path].get_value().size)
     # Several processes run the same programs in the same order.
     workers = READ_AT_ONCE if jax.process_count() == 1 else 1
-    arrays = dict(zip(order, threads.map_all(place, order, workers), strict=True))
+    loaded = threads.call_all(
+        sums=tensors.check_sums, arrays=lambda: threads.map_all(place, order, workers)
+    )
+    arrays = dict(zip(order, loaded["arrays"], strict=True))
     return nnx.from_flat_state({path: leaf.replace(arrays[path]) for path, leaf in flat.items()})
 
 
@@ -190,7 +194,7 @@ def stored(folder: pathlib.Path, config: Mapping[str, Any]) -> dict[str, StoredW
     Raises:
       UserError: as `load` does.
     """
-    shapes, by_name = _opened(folder, config)
+    shapes, by_name = _opened(TensorFiles(folder / WEIGHTS_FILE), config)
 
     @functools.lru_cache(maxsize=1)  # stacks of layers are read a layer at a time
     def read(name: str) -> Float[np.ndarray, "..."]:
@@ -203,13 +207,12 @@ def stored(folder: pathlib.Path, config: Mapping[str, Any]) -> dict[str, StoredW
 
 
 def _opened(
-    folder: pathlib.Path, config: Mapping[str, Any]
+    tensors: TensorFiles, config: Mapping[str, Any]
 ) -> tuple[dict[str, tuple[int, ...]], Callable[[str], Float[np.ndarray, "..."]]]:
     """Shapes by dotted path, and a function that reads a weight in its stored type.
 
     Weights of 8 bits come as float32. Errors are those of `load`.
     """
-    tensors = TensorFiles(folder / WEIGHTS_FILE)
     model = section(DiTConfig, {"model": config["model"]}, "model")
     weights = flatten(build.abstract_transformer(model)[1])
     _check(tensors, _layout(weights, config["storage"]))

@@ -154,9 +154,14 @@ def test_weights_are_those_of_transformers_bit_for_bit(folder, tmp_path, dtype):
         np.testing.assert_array_equal(np.asarray(leaf.get_value(), np.float32), value, ours)
 
 
+@pytest.mark.parametrize("end", [True, False])
 @pytest.mark.parametrize("name", [*umt5.TOKENIZERS, "LlamaTokenizer", None])
-def test_texts_have_the_tokens_that_transformers_gives_them(model, folder, tmp_path, name):
+def test_texts_have_the_tokens_that_transformers_gives_them(model, folder, tmp_path, name, end):
     copy = shutil.copytree(folder / "tokenizer", tmp_path / "tokenizer")
+    whole = json.loads((copy / "tokenizer.json").read_text())
+    if not end:
+        whole["post_processor"] = None
+        (copy / "tokenizer.json").write_text(json.dumps(whole))
     file = copy / "tokenizer_config.json"
     config = {k: v for k, v in json.loads(file.read_text()).items() if k != "tokenizer_class"}
     file.write_text(json.dumps(config | ({"tokenizer_class": name} if name else {})))
@@ -165,7 +170,6 @@ def test_texts_have_the_tokens_that_transformers_gives_them(model, folder, tmp_p
         shutil.copy(folder / "text_encoder" / "config.json", copy)
     found = transformers.AutoTokenizer.from_pretrained(copy)
     # Lengths that a tokenizer brings are not those of the encoder.
-    whole = json.loads((copy / "tokenizer.json").read_text())
     cut = {"direction": "Right", "max_length": 3, "strategy": "LongestFirst", "stride": 0}
     (copy / "tokenizer.json").write_text(json.dumps(whole | {"truncation": cut}))
     ours = umt5.UMT5TextEncoder(model=model, tokenizer=umt5.load_tokenizer(copy), length=LENGTH)

@@ -305,18 +305,16 @@ def load_tokenizer(directory: pathlib.Path) -> Any:
     Raises:
       UserError: a library is not installed, or cannot read the folder.
     """
-    whole = _is_whole(directory)
     try:
-        if whole:
-            import tokenizers
-
-            found = tokenizers.Tokenizer.from_file(os.fspath(directory / TOKENIZER_FILES[0]))
-        else:
+        found = _own_tokenizer(directory)
+        if found is None:
             import transformers
 
             found = transformers.AutoTokenizer.from_pretrained(
                 directory, local_files_only=True, trust_remote_code=False
             ).backend_tokenizer
+    except UserError:
+        raise
     except ModuleNotFoundError as error:
         raise _missing_extra() from error
     except Exception as error:  # the class that tokenizers raises
@@ -327,12 +325,18 @@ def load_tokenizer(directory: pathlib.Path) -> Any:
     return found
 
 
-def _is_whole(directory: pathlib.Path) -> bool:
-    """Whether `tokenizer.json` is all that transformers' class for the folder would read."""
-    config = directory / "tokenizer_config.json"
-    if not config.is_file() or not (directory / TOKENIZER_FILES[0]).is_file():
-        return False
-    return strict_json.read_object(config).get("tokenizer_class") in TOKENIZERS
+def _own_tokenizer(directory: pathlib.Path) -> Any:
+    """The tokenizer that `tokenizer.json` holds; None if transformers' class adds to it."""
+    config, file = directory / "tokenizer_config.json", directory / TOKENIZER_FILES[0]
+    if not config.is_file() or not file.is_file():
+        return None
+    if strict_json.read_object(config).get("tokenizer_class") not in TOKENIZERS:
+        return None
+    import tokenizers
+
+    found = tokenizers.Tokenizer.from_file(os.fspath(file))
+    # Old files lack the end token.
+    return found if found.num_special_tokens_to_add(False) else None
 
 
 def _first_folder(

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 from flax import nnx
+from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import NamedSharding
 
 from unityvideo_jax.errors import UserError
@@ -203,8 +204,19 @@ def test_a_name_that_is_no_tpu_is_refused():
         planner.topology("bogus:2x2")
 
 
+@pytest.fixture
+def own_cache(tmp_path):
+    """An empty folder of compiled programs."""
+    before = jax.config.jax_compilation_cache_dir
+    compilation_cache.reset_cache()
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path))
+    yield tmp_path
+    compilation_cache.reset_cache()
+    jax.config.update("jax_compilation_cache_dir", before)
+
+
 @pytest.mark.slow
-def test_compiles_with_splash_for_tpus_that_are_not_there(monkeypatch):
+def test_compiles_with_splash_for_tpus_that_are_not_there(monkeypatch, own_cache):
     mesh = MeshConfig(slice=2, data=1, fsdp=2, context=2, tensor=2)
     programs = []
     measure = planner.hlo.measure
@@ -224,6 +236,10 @@ def test_compiles_with_splash_for_tpus_that_are_not_there(monkeypatch):
     }
     assert made.seconds["network"] > 0
     assert made.executed_flops > made.model_flops > 0
+    # Nothing could read them again.
+    assert not list(own_cache.glob("jit_train_step*"))
+    planner.plan(_config(), MeshConfig(), jax.devices()[:4])
+    assert list(own_cache.glob("jit_train_step*"))
 
 
 def test_sampling_holds_all_weights_on_every_device():

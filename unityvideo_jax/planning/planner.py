@@ -3,13 +3,14 @@
 The real program is compiled for the devices; memory and traffic are then read from the result.
 """
 
+import contextlib
 import dataclasses
 import functools
 import math
 import os
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -319,14 +320,26 @@ def _compile(traced: Any, device: Any, quick: bool) -> tuple[Any, str]:
     if quick and device.platform == "tpu":
         options |= _QUICK
     try:
-        with warnings.catch_warnings():
-            # JAX stores programs for devices that are not there, and cannot read them again.
-            warnings.filterwarnings("ignore", "Error reading persistent compilation cache")
+        with contextlib.nullcontext() if device in jax.devices() else _unstored():
             return traced.lower().compile(options), ""
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         return None, _out_of_memory(str(error))
+
+
+@contextlib.contextmanager
+def _unstored() -> Iterator[None]:
+    """JAX would store programs for devices that are not there, and cannot read them again."""
+    threshold = "jax_persistent_cache_min_compile_time_secs"
+    before = getattr(jax.config, threshold)
+    jax.config.update(threshold, math.inf)
+    try:
+        with warnings.catch_warnings():  # of those that were stored
+            warnings.filterwarnings("ignore", "Error reading persistent compilation cache")
+            yield
+    finally:
+        jax.config.update(threshold, before)
 
 
 def _plan(traced: Any, compiled: Any, problem: str, *, mesh: Mesh, **known: Any) -> Plan:

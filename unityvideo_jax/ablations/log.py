@@ -4,7 +4,7 @@ import contextlib
 import json
 import os
 import pathlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from unityvideo_jax.ablations.plan import REFERENCE, Run
@@ -36,11 +36,9 @@ def read(path: pathlib.Path) -> dict[str, dict[str, Any]]:
     return found
 
 
-@contextlib.contextmanager
-def locked(folder: pathlib.Path) -> Iterator[None]:
+def locked(folder: pathlib.Path) -> contextlib.AbstractContextManager[str]:
     """Waits for the grid's other processes, and holds them off what all of them write."""
-    with lock.attempt(folder / ".lock", wait=True):
-        yield
+    return lock.attempt(folder / ".lock", wait=True)
 
 
 def add(folder: pathlib.Path, record: Mapping[str, Any]) -> None:

@@ -151,7 +151,7 @@ def save_wan(folder: pathlib.Path, size: dict[str, Any]) -> None:
     import diffusers
     import torch
     import transformers
-    from tokenizers import Tokenizer, models, pre_tokenizers
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from wan import peer_transformer, peer_umt5, torch_module
 
     from unityvideo_jax.models.text.umt5 import UMT5Config
@@ -171,6 +171,9 @@ def save_wan(folder: pathlib.Path, size: dict[str, Any]) -> None:
     pieces += [(f"▁{number:06}", -9.0) for number in range(rest)]
     tokenizer = Tokenizer(models.Unigram(pieces, unk_id=2))
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="$A </s>", special_tokens=[("</s>", 1)]
+    )
     transformers.PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>"
     ).save_pretrained(folder / "tokenizer")

@@ -15,7 +15,7 @@ def test_config_hash_depends_on_content_alone():
     assert provenance.config_hash(first) != provenance.config_hash(first | {"b": (1, 3)})
 
 
-@pytest.mark.parametrize("block", [2, 3, 1 << 25])
+@pytest.mark.parametrize("block", [2, 3, 1 << 28])
 def test_file_hash(block, tmp_path, monkeypatch):
     monkeypatch.setattr(provenance, "HASHED_BYTES", block)
     for name, content in {"a": b"one", "b": b"", "c": b"second"}.items():

@@ -19,7 +19,7 @@ from unityvideo_jax.files.paths import atomic_path
 PACKAGES = ("jax", "jaxlib", "flax", "numpy", "orbax-checkpoint")
 # Read and hashed in one go. After each block a thread waits for those that run Python, such as one
 # that imports: with small ones it hardly gets on beside them.
-HASHED_BYTES = 1 << 25
+HASHED_BYTES = 1 << 28
 
 
 def versions() -> dict[str, str]:

@@ -42,7 +42,7 @@ SIZES = {
 LONGEST_HEADER = 100_000_000  # bytes; the format's own limit
 # Elements looked at in one go. After each, a thread waits for those that run Python, such as one
 # that imports: with fewer it hardly gets on beside them.
-FINITE_BLOCK = 2**22
+FINITE_BLOCK = 2**26
 # First bytes of other files that users give as weights.
 MARKS = {
     b"GGUF": "a GGUF file (quantised)",

@@ -143,27 +143,28 @@ def load(folder: pathlib.Path, config: Mapping[str, Any], target: Any = None) ->
         the configuration says.
     """
     tensors = TensorFiles(folder / WEIGHTS_FILE, checked=False)
-    _, read = _opened(tensors, config)
-    if target is None:
-        model = section(DiTConfig, {"model": config["model"]}, "model")
-        target = build.on_one_device(build.abstract_transformer(model)[1])
-    flat = dict(nnx.to_flat_state(target))
+    state, read = _opened(tensors, config)
 
-    def place(path: tuple[Any, ...]) -> jax.Array:
-        like = flat[path].get_value()
-        value = read(".".join(map(str, path)))
-        placed = jax.make_array_from_callback(like.shape, like.sharding, lambda index: value[index])
-        # Widened there: half the bytes travel, and this processor's loop over bfloat16 is slow.
-        return placed.astype(np.float32).block_until_ready()
+    def read_all() -> Any:
+        # Here, for it waits until the device is ready, and the sums need none.
+        flat = dict(nnx.to_flat_state(build.on_one_device(state) if target is None else target))
 
-    order = sorted(flat, key=lambda path: -flat[path].get_value().size)
-    # Several processes run the same programs in the same order.
-    workers = READ_AT_ONCE if jax.process_count() == 1 else 1
-    loaded = threads.call_all(
-        sums=tensors.check_sums, arrays=lambda: threads.map_all(place, order, workers)
-    )
-    arrays = dict(zip(order, loaded["arrays"], strict=True))
-    return nnx.from_flat_state({path: leaf.replace(arrays[path]) for path, leaf in flat.items()})
+        def place(path: tuple[Any, ...]) -> jax.Array:
+            like = flat[path].get_value()
+            value = read(".".join(map(str, path)))
+            placed = jax.make_array_from_callback(
+                like.shape, like.sharding, lambda index: value[index]
+            )
+            # Widened there: half the bytes travel, and this processor's loop over bfloat16 is slow.
+            return placed.astype(np.float32).block_until_ready()
+
+        order = sorted(flat, key=lambda path: -flat[path].get_value().size)
+        # Several processes run the same programs in the same order.
+        workers = READ_AT_ONCE if jax.process_count() == 1 else 1
+        arrays = zip(order, threads.map_all(place, order, workers), strict=True)
+        return nnx.from_flat_state({path: flat[path].replace(array) for path, array in arrays})
+
+    return threads.call_all(sums=tensors.check_sums, arrays=read_all)["arrays"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -194,35 +195,35 @@ def stored(folder: pathlib.Path, config: Mapping[str, Any]) -> dict[str, StoredW
     Raises:
       UserError: as `load` does.
     """
-    shapes, by_name = _opened(TensorFiles(folder / WEIGHTS_FILE), config)
+    state, by_name = _opened(TensorFiles(folder / WEIGHTS_FILE), config)
 
     @functools.lru_cache(maxsize=1)  # stacks of layers are read a layer at a time
     def read(name: str) -> Float[np.ndarray, "..."]:
         return by_name(name).astype(np.float32, copy=False)
 
     return {
-        name: StoredWeight(read=lambda place, name=name: read(name)[place], shape=shape)
-        for name, shape in shapes.items()
+        name: StoredWeight(read=lambda place, name=name: read(name)[place], shape=weight.shape)
+        for name, weight in flatten(state).items()
     }
 
 
 def _opened(
     tensors: TensorFiles, config: Mapping[str, Any]
-) -> tuple[dict[str, tuple[int, ...]], Callable[[str], Float[np.ndarray, "..."]]]:
-    """Shapes by dotted path, and a function that reads a weight in its stored type.
+) -> tuple[nnx.State, Callable[[str], Float[np.ndarray, "..."]]]:
+    """The weights as shapes, and a function that reads one by dotted path in its stored type.
 
     Weights of 8 bits come as float32. Errors are those of `load`.
     """
     model = section(DiTConfig, {"model": config["model"]}, "model")
-    weights = flatten(build.abstract_transformer(model)[1])
-    _check(tensors, _layout(weights, config["storage"]))
+    state = build.abstract_transformer(model)[1]
+    _check(tensors, _layout(flatten(state), config["storage"]))
 
     def read(name: str) -> Float[np.ndarray, "..."]:
         if name + SCALE not in tensors:
             return tensors[name]
         return tensors.read_int8(name) * np.expand_dims(tensors[name + SCALE], -2)
 
-    return {name: tuple(weight.shape) for name, weight in weights.items()}, read
+    return state, read
 
 
 def fingerprint(folder: pathlib.Path) -> str:

@@ -47,7 +47,7 @@ def from_workdir(
     from unityvideo_jax.checkpoints.inference import open_run
 
     config, load, step = open_run(workdir, step=step, use_ema=use_ema, fallback=fallback)
-    parts = _assembled(workdir, config.to_dict(), lambda _: load(), vae, text_encoder, vae_dtype)
+    parts = _assembled(workdir, config.to_dict(), load, vae, text_encoder, vae_dtype)
     return parts | {"step": step, "folder": pathlib.Path(workdir)}
 
 
@@ -62,7 +62,7 @@ def from_pretrained(
     parts = _assembled(
         folder / pretrained.CONFIG_FILE,
         {key: config[key] for key in pretrained.SECTIONS},
-        lambda state: pretrained.load(folder, config, build.on_one_device(state)),
+        lambda: pretrained.load(folder, config),
         vae,
         text_encoder,
         vae_dtype,
@@ -83,7 +83,7 @@ def _check_names(vae: Any, text_encoder: Any, vae_dtype: Any) -> None:
 def _assembled(
     source: str | os.PathLike,
     config: Mapping[str, Any],
-    load: Callable[[nnx.State], Any],
+    load: Callable[[], Any],
     vae: str | os.PathLike | None,
     text_encoder: str | None,
     vae_dtype: str,
@@ -93,7 +93,7 @@ def _assembled(
     Args:
       source: names the configuration in errors.
       config: with the sections model, data and sampling.
-      load: makes the transformer's parameters, of their shapes.
+      load: gives the transformer's parameters.
       vae, text_encoder: instead of config.data's.
       vae_dtype: in which the autoencoder computes.
     """
@@ -101,12 +101,12 @@ def _assembled(
     check_keys(data, list(data), where, READ_LATER)
     check_values(DataConfig, {key: data[key] for key in READ_LATER}, where)
     model = section(DiTConfig, config, "model")
-    graph, state = build.abstract_sampler(model, LoraConfig.of(config))
+    graph, _ = build.abstract_sampler(model, LoraConfig.of(config))
     encoder = text_encoder or data["text_encoder"]
     loaded = threads.call_all(
         vae=lambda: load_vae(vae or data["vae"] or None, dtype=vae_dtype),
         text_encoder=lambda: load_text_encoder(encoder, data["text_length"]),
-        params=lambda: load(state),
+        params=load,
         # While the others wait for files and the device.
         kernels=lambda: attention.import_libraries(
             model.attention, jnp.dtype(model.dtype), model.head_dim

@@ -144,27 +144,30 @@ def load(folder: pathlib.Path, config: Mapping[str, Any], target: Any = None) ->
     """
     tensors = TensorFiles(folder / WEIGHTS_FILE, checked=False)
     state, read = _opened(tensors, config)
+    loaded = threads.call_all(
+        sums=tensors.check_sums,
+        # The sums need no device, and until it is ready its layout is not known.
+        weights=lambda: _read_all(read, build.on_one_device(state) if target is None else target),
+    )
+    return loaded["weights"]
 
-    def read_all() -> Any:
-        # Here, for it waits until the device is ready, and the sums need none.
-        flat = dict(nnx.to_flat_state(build.on_one_device(state) if target is None else target))
 
-        def place(path: tuple[Any, ...]) -> jax.Array:
-            like = flat[path].get_value()
-            value = read(".".join(map(str, path)))
-            placed = jax.make_array_from_callback(
-                like.shape, like.sharding, lambda index: value[index]
-            )
-            # Widened there: half the bytes travel, and this processor's loop over bfloat16 is slow.
-            return placed.astype(np.float32).block_until_ready()
+def _read_all(read: Callable[[str], Float[np.ndarray, "..."]], target: nnx.State) -> nnx.State:
+    """The weights, float32, laid out as `target` is; `read` gives one by dotted path."""
+    flat = dict(nnx.to_flat_state(target))
 
-        order = sorted(flat, key=lambda path: -flat[path].get_value().size)
-        # Several processes run the same programs in the same order.
-        workers = READ_AT_ONCE if jax.process_count() == 1 else 1
-        arrays = zip(order, threads.map_all(place, order, workers), strict=True)
-        return nnx.from_flat_state({path: flat[path].replace(array) for path, array in arrays})
+    def place(path: tuple[Any, ...]) -> jax.Array:
+        like = flat[path].get_value()
+        value = read(".".join(map(str, path)))
+        placed = jax.make_array_from_callback(like.shape, like.sharding, lambda index: value[index])
+        # Widened there: half the bytes travel, and this processor's loop over bfloat16 is slow.
+        return placed.astype(np.float32).block_until_ready()
 
-    return threads.call_all(sums=tensors.check_sums, arrays=read_all)["arrays"]
+    order = sorted(flat, key=lambda path: -flat[path].get_value().size)
+    # Several processes run the same programs in the same order.
+    workers = READ_AT_ONCE if jax.process_count() == 1 else 1
+    arrays = zip(order, threads.map_all(place, order, workers), strict=True)
+    return nnx.from_flat_state({path: flat[path].replace(array) for path, array in arrays})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

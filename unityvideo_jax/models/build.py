@@ -53,9 +53,9 @@ def abstract_transformer(
     return abstract(make, config, lora=lora)
 
 
-def abstract_sampler(config: DiTConfig, lora: LoraConfig) -> tuple[nnx.GraphDef, nnx.State]:
-    """Returns the graph and shapes of the transformer that samples after a run with `lora`."""
-    return abstract(make_for_sampling, config, lora=lora)
+def sampler_graph(config: DiTConfig, lora: LoraConfig) -> nnx.GraphDef:
+    """Returns the graph of the transformer that samples after a run with `lora`."""
+    return abstract(make_for_sampling, config, lora=lora)[0]
 
 
 def on_one_device(state: nnx.State) -> nnx.State:

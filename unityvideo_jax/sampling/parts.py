@@ -101,7 +101,7 @@ def _assembled(
     check_keys(data, list(data), where, READ_LATER)
     check_values(DataConfig, {key: data[key] for key in READ_LATER}, where)
     model = section(DiTConfig, config, "model")
-    graph, _ = build.abstract_sampler(model, LoraConfig.of(config))
+    graph = build.sampler_graph(model, LoraConfig.of(config))
     encoder = text_encoder or data["text_encoder"]
     loaded = threads.call_all(
         vae=lambda: load_vae(vae or data["vae"] or None, dtype=vae_dtype),
